@@ -1,0 +1,69 @@
+"""What the server needs of a broker, and what a client needs of it.
+
+Every broker (AMQP, embedded, memory) passes the same contract suite, ``tests/test_broker_contract.py``.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol, Self
+
+
+class Delivery(Protocol):
+    """One request, lent by the broker until :meth:`answer` or :meth:`requeue` gives it back.
+
+    A delivery stands for the request, not for one hand-over of it: when a broker hands the same request out
+    again because a connection was lost while its work is still running, the delivery takes the new hand-over
+    on and nothing is received a second time.
+    """
+
+    @property
+    def body(self) -> bytes:
+        """The message as the client sent it."""
+
+    @property
+    def request_id(self) -> str:
+        """Names the request in the log: the client's message or correlation id, or one made here."""
+
+    async def answer(self, response: bytes) -> None:
+        """Put the response on its queue, durably, and only then take the request off its own.
+
+        Waits for as long as the broker is away. A response whose private reply queue has gone goes to the
+        outgoing queue. Raises BrokerGaveUp when the broker is given up; the request is then not lost, it will
+        be delivered again. When cancelled, either both happened, or the request is still the broker's.
+        """
+
+    async def requeue(self) -> None:
+        """Give the request back unanswered, for this or another service to take at once. Never raises."""
+
+
+class Broker(Protocol):
+    """The server's side: takes requests, gives responses. Holds at most ``max_in_flight`` requests at a time."""
+
+    async def open(self) -> None:
+        """Connect, and make the queues that don't exist. Raises BrokerError or BrokerGaveUp."""
+
+    async def receive(self) -> Delivery:
+        """Wait for the next request. Safe to cancel. Raises BrokerGaveUp when there will be none any more."""
+
+    async def stop_receiving(self) -> None:
+        """Take no more requests; those taken ahead and not yet received go back at once. Idempotent."""
+
+    async def close(self) -> None:
+        """Let go of everything. Requests not answered stay with, or go back to, the broker. Idempotent."""
+
+
+class Client(Protocol):
+    """The client's side: puts requests, takes responses. An async context manager."""
+
+    async def __aenter__(self) -> Self: ...
+
+    async def __aexit__(self, *exc_info: object) -> None: ...
+
+    async def send(self, request: bytes, *, message_id: str | None = None) -> None:
+        """Put a request on the incoming queue, durably; its response will be on the outgoing queue."""
+
+    async def call(self, request: bytes, *, message_id: str | None = None) -> bytes:
+        """Put a request and wait for its response on a reply queue of this client's own."""
+
+    async def take_response(self, timeout_s: float) -> bytes | None:
+        """Take the oldest response off the outgoing queue; None when none came in ``timeout_s`` seconds."""

@@ -1,0 +1,155 @@
+"""A YAML file in, a typed, frozen settings object out; every complaint names its place in the file.
+
+Generic: knows nothing of the sections. A settings type is a tree of ``msgspec.Struct``.
+
+- Ruby symbols are read as what they name: ``:port: 5672`` is ``port: 5672``, ``level: :info`` is ``level: info``.
+- ``${NAME}`` in a string value is replaced by that environment variable. ``$${`` stands for a plain ``${``.
+- An empty value (``key:`` or ``key: ~``) means the default.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import types
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+import yaml
+
+from simple_queue_server.errors import SettingsError
+
+T = TypeVar("T", bound=msgspec.Struct)
+
+_SYMBOL = re.compile(r":\"?[A-Za-z_]\w*[?!]?\"?$")
+_VARIABLE = re.compile(r"\$(\$\{)|\$\{([A-Za-z_]\w*)\}")
+
+
+def load(path: Path, settings_type: type[T], environ: Mapping[str, str] = os.environ) -> T:
+    """Read the file at ``path`` into ``settings_type``. Raises SettingsError."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise SettingsError(f"{path}: can't be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise SettingsError(f"{path}: is not UTF-8 text (byte {error.start})") from None
+    return parse(text, settings_type, source=str(path), environ=environ)
+
+
+def parse(text: str, settings_type: type[T], *, source: str, environ: Mapping[str, str] = os.environ) -> T:
+    """Parse YAML ``text`` into ``settings_type``; ``source`` names it in errors. Raises SettingsError."""
+    try:
+        tree = yaml.load(text, _Loader)  # noqa: S506 - _Loader is a SafeLoader
+    except yaml.YAMLError as error:
+        raise SettingsError(f"{source}: is not YAML: {' '.join(str(error).split())}") from None
+    if tree is None:
+        tree = {}
+    if not isinstance(tree, dict):
+        raise SettingsError(f"{source}: must be a mapping of sections, not a {_kind(tree)}")
+    try:
+        tree = _fill_in(tree, settings_type, "", environ)
+        return msgspec.convert(tree, settings_type, strict=False)
+    except msgspec.ValidationError as error:
+        raise SettingsError(f"{source}: {_readable(error)}") from None
+    except SettingsError as error:
+        raise SettingsError(f"{source}: {error}") from None
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML, plus Ruby symbols; a key that stands twice is an error."""
+
+
+def _symbol(loader: _Loader, node: yaml.Node) -> str:
+    return str(loader.construct_scalar(typing.cast("yaml.ScalarNode", node))).removeprefix(":").strip('"')
+
+
+def _mapping(loader: _Loader, node: yaml.Node) -> dict[Any, Any]:
+    mapping = typing.cast("yaml.MappingNode", node)
+    loader.flatten_mapping(mapping)
+    result: dict[Any, Any] = {}
+    for key_node, value_node in mapping.value:
+        key = loader.construct_object(key_node, deep=True)
+        if key in result:
+            raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} stands twice", key_node.start_mark)
+        result[key] = loader.construct_object(value_node, deep=True)
+    return result
+
+
+_Loader.add_implicit_resolver("!ruby/symbol", _SYMBOL, [":"])
+for _tag in ("!ruby/symbol", "!ruby/sym"):
+    _Loader.add_constructor(_tag, _symbol)
+_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
+
+
+def _fill_in(value: Any, wanted: Any, path: str, environ: Mapping[str, str]) -> Any:
+    """Walk the tree beside its type: replace variables, drop empty values, refuse unknown keys."""
+    if isinstance(value, str):
+        return _VARIABLE.sub(lambda match: _variable(match, path, environ), value)
+    if isinstance(value, list):
+        return [_fill_in(item, None, f"{path}[{i}]", environ) for i, item in enumerate(value)]
+    if not isinstance(value, dict):
+        return value
+    fields = _fields(wanted)
+    result = {}
+    for key, item in value.items():
+        here = f"{path}.{key}" if path else str(key)
+        if fields is not None and key not in fields:
+            raise SettingsError(f"{here}: unknown key{_nearest(str(key), fields)}")
+        item_type = _value_type(wanted) if fields is None else fields[key]
+        if item is not None:
+            result[key] = _fill_in(item, item_type, here, environ)
+        elif fields is None:
+            result[key] = {} if _fields(item_type) is not None else None
+    return result
+
+
+def _variable(match: re.Match[str], path: str, environ: Mapping[str, str]) -> str:
+    if match[1]:
+        return match[1]
+    name = match[2]
+    if name not in environ:
+        raise SettingsError(f"{path}: the environment variable {name} is not set")
+    return environ[name]
+
+
+def _alternatives(wanted: Any) -> list[Any]:
+    if typing.get_origin(wanted) in (typing.Union, types.UnionType):
+        return list(typing.get_args(wanted))
+    return [wanted]
+
+
+def _fields(wanted: Any) -> dict[str, Any] | None:
+    """The keys that a struct type (or an optional one) takes, with their types; None for other types."""
+    for alternative in _alternatives(wanted):
+        if isinstance(alternative, type) and issubclass(alternative, msgspec.Struct):
+            return {field.encode_name: field.type for field in msgspec.structs.fields(alternative)}
+    return None
+
+
+def _value_type(wanted: Any) -> Any:
+    """The type of a mapping's values, where ``wanted`` is ``dict[str, X]``; else None."""
+    for alternative in _alternatives(wanted):
+        if typing.get_origin(alternative) is dict:
+            return typing.get_args(alternative)[1]
+    return None
+
+
+def _nearest(key: str, known: Mapping[str, Any]) -> str:
+    near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    return f"; did you mean {near[0]!r}?" if near else f"; known here: {', '.join(sorted(known))}"
+
+
+def _readable(error: msgspec.ValidationError) -> str:
+    """``Expected `int`, got `str` - at `$.a.b` `` becomes ``a.b: expected int, got str``."""
+    what, _, where = str(error).partition(" - at `$")
+    place = where.rstrip("`").removeprefix(".").replace("[...]", ".*")
+    what = what.replace("`", "").removeprefix("Object ")
+    return f"{place}: {what[0].lower()}{what[1:]}" if place else what[0].lower() + what[1:]
+
+
+def _kind(value: Any) -> str:
+    return {"list": "list", "str": "text"}.get(type(value).__name__, type(value).__name__)

@@ -1,0 +1,45 @@
+"""The errors that this package raises, in one tree.
+
+::
+
+    QueueServerError
+    ├── Failure             a handler's way to answer a request with a failure
+    ├── SettingsError       the configuration is wrong; says where and what would be right
+    └── BrokerError         the broker can't be used
+        └── BrokerGaveUp    it stayed away for longer than the configuration allows
+
+Errors of the libraries underneath are translated into these where they enter.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class QueueServerError(Exception):
+    """Base of every error of this package."""
+
+
+class Failure(QueueServerError):
+    """Raised by a handler to answer its request with a failure.
+
+    ``message`` is the response's ``message``: one line for a person. Every further keyword becomes a
+    top-level field of the response, for example ``Failure("no such file", rclone_status=3)``.
+    """
+
+    def __init__(self, message: str, **fields: Any) -> None:
+        super().__init__(message)
+        self.message = message
+        self.fields = fields
+
+
+class SettingsError(QueueServerError):
+    """The configuration can't be used. The message names the file, the place in it, and the remedy."""
+
+
+class BrokerError(QueueServerError):
+    """The broker refused or can't be reached. The message names it, without its password."""
+
+
+class BrokerGaveUp(BrokerError):  # noqa: N818 - it is what happened
+    """The broker stayed away for more attempts than ``max_connection_retry_errors``."""

@@ -1,0 +1,128 @@
+"""Requests and responses: bytes in, typed values out, and back. Pure; no I/O.
+
+A request is a JSON object ``{"action": str, "parameters": {…}, "pass_through": any}``. It is parsed once,
+strictly: well-formed JSON in UTF-8 or it is an :class:`InvalidRequest`. ``pass_through`` is never decoded on the
+way to the response, so that it comes back to the byte: big numbers, key order and number formats included.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import msgspec
+
+SUCCESS: Final = "success"
+FAILURE: Final = "failure"
+INVALID_REQUEST: Final = "Invalid Request"
+UNRECOGNIZED_ACTION: Final = "Unrecognized Action"
+UNKNOWN_FAILURE: Final = "Unknown failure"
+
+NO_PASS_THROUGH: Final = b"{}"
+"""What comes back when a request has no ``pass_through``, or null."""
+
+STANDARD_FIELDS: Final = frozenset({"action", "status", "message", "parameters", "pass_through", "raw_request"})
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A well-formed request, as a handler gets it.
+
+    ``action`` is a str, except when the client sent something else (then no handler is registered for it).
+    ``parameters`` is what the client sent, ``{}`` when absent or null. ``id`` names the request in the log.
+    """
+
+    action: Any
+    parameters: Any
+    pass_through_json: bytes = NO_PASS_THROUGH
+    id: str = ""
+
+    @property
+    def pass_through(self) -> Any:
+        """The decoded ``pass_through``; ``{}`` when absent or null."""
+        return json.loads(self.pass_through_json)
+
+
+@dataclass(frozen=True, slots=True)
+class InvalidRequest:
+    """A body that is not a request. ``raw`` is the body; ``reason`` says what is wrong with it."""
+
+    raw: bytes
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Success:
+    """What a handler returns when its response needs top-level ``fields`` beside the ``parameters``."""
+
+    parameters: Mapping[str, Any]
+    fields: Mapping[str, Any] = field(default_factory=dict)
+
+
+class _Envelope(msgspec.Struct):
+    action: Any = None
+    parameters: msgspec.Raw = msgspec.Raw(b"null")
+    pass_through: msgspec.Raw = msgspec.Raw(b"null")
+
+
+_decoder = msgspec.json.Decoder(_Envelope)
+
+
+def parse_request(body: bytes, request_id: str = "") -> Request | InvalidRequest:
+    """Parse the body of a message. Never raises for what a client can send."""
+    try:
+        envelope = _decoder.decode(body.decode("utf-8"))
+        parameters = json.loads(bytes(envelope.parameters))
+    except UnicodeDecodeError as error:
+        return InvalidRequest(body, f"the body is not UTF-8 (byte {error.start})")
+    except msgspec.ValidationError as error:
+        return InvalidRequest(body, f"the body is not a JSON object with an action: {error}")
+    except msgspec.DecodeError as error:
+        return InvalidRequest(body, f"the body is not JSON: {error}" if body else "the body is empty")
+    except (RecursionError, ValueError) as error:  # nested too deeply; a number of thousands of digits
+        return InvalidRequest(body, f"the body can't be read: {error}")
+    pass_through = bytes(envelope.pass_through)
+    return Request(
+        action=envelope.action,
+        parameters={} if parameters is None else parameters,
+        pass_through_json=NO_PASS_THROUGH if pass_through == b"null" else pass_through,
+        id=request_id,
+    )
+
+
+def success(request: Request, result: Success | Mapping[str, Any]) -> bytes:
+    """The response to a request that its handler completed. Raises TypeError for what JSON can't hold."""
+    if not isinstance(result, Success):
+        result = Success(result)
+    return _encode(
+        _extra(result.fields)
+        | {"action": request.action, "status": SUCCESS, "parameters": dict(result.parameters)},
+        request.pass_through_json,
+    )
+
+
+def failure(request: Request, message: str, fields: Mapping[str, Any] | None = None) -> bytes:
+    """The response to a request that failed, with ``fields`` at the top level."""
+    return _encode(
+        _extra(fields or {}) | {"action": request.action, "status": FAILURE, "message": message},
+        request.pass_through_json,
+    )
+
+
+def invalid(request: InvalidRequest) -> bytes:
+    """The response to a body that is no request. Bytes that are not UTF-8 come back as ``\\xNN``."""
+    raw = request.raw.decode("utf-8", "backslashreplace")
+    response = {"status": FAILURE, "message": INVALID_REQUEST, "reason": request.reason, "raw_request": raw}
+    return _encode(response, NO_PASS_THROUGH)
+
+
+def _extra(fields: Mapping[str, Any]) -> dict[str, Any]:
+    if taken := STANDARD_FIELDS & fields.keys():
+        raise ValueError(f"a handler may not set the response's own field {sorted(taken)[0]!r}")
+    return dict(fields)
+
+
+def _encode(response: dict[str, Any], pass_through_json: bytes) -> bytes:
+    return msgspec.json.encode(response | {"pass_through": msgspec.Raw(pass_through_json)})

@@ -1,0 +1,74 @@
+"""The sections of a configuration file: ``server``, ``amqp``, ``embedded``, ``log``. The single place of every option.
+
+An application adds its own sections by subclassing :class:`Settings`. The Ruby server's files load as they are.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal, TypeAlias
+
+import msgspec
+from msgspec import Meta
+
+from simple_queue_server.amqp_connection import AmqpConnection
+
+Count: TypeAlias = Annotated[int, Meta(ge=1)]
+Name: TypeAlias = Annotated[str, Meta(min_length=1, max_length=255)]
+Level: TypeAlias = Literal["debug", "info", "warn", "warning", "error", "fatal", "critical", "unknown"]
+
+
+class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of every section: frozen, and no key passes unknown."""
+
+
+class ServerSection(Section):
+    """``server``: the service as a whole."""
+
+    name: Annotated[str, Meta(min_length=1, pattern=r"^[^/\x00]+$")]
+    """Names the log file and the service in the logs."""
+    max_in_flight: Count = 16
+    """Requests worked on at the same time. 1 keeps the order of the queue."""
+    max_total_requests: Count | None = None
+    """Stop after so many requests; unset: never."""
+    sleep_on_empty: float | None = None
+    """Read for compatibility. Nothing sleeps here: a request is taken when it comes."""
+
+
+class AmqpSection(Section):
+    """``amqp``: a RabbitMQ (AMQP 0-9-1) broker."""
+
+    incoming_queue: Name
+    outgoing_queue: Name | None = None
+    """Unset: responses go to a request's ``reply_to`` only."""
+    connection: AmqpConnection | str = AmqpConnection()
+    """Keys of the Ruby client Bunny, or an ``amqp://`` or ``amqps://`` URL."""
+    max_connection_retry_errors: Annotated[int, Meta(ge=0)] | None = None
+    """Give up after so many failed attempts to connect in a row; unset: never."""
+
+
+class EmbeddedSection(Section):
+    """``embedded``: a queue in a file, for services and clients on one machine. Used when no broker is named."""
+
+    path: Path = Path("run/queue.db")
+    incoming_queue: Name = "incoming"
+    outgoing_queue: Name | None = "outgoing"
+
+
+class LogSection(Section):
+    """``log``: where and how much."""
+
+    level: Level = "info"
+    destination: str | None = None
+    """``stdout``, or the path of a file. Unset: ``log/NAME.log``."""
+    show_requests: bool = False
+    show_responses: bool = False
+
+
+class Settings(Section):
+    """A whole configuration file."""
+
+    server: ServerSection
+    amqp: AmqpSection | None = None
+    embedded: EmbeddedSection | None = None
+    log: LogSection = LogSection()
