@@ -1,4 +1,4 @@
-"""The sections of a configuration file: ``server``, ``amqp``, ``embedded``, ``log``. The single place of every option.
+"""The sections of a configuration file: ``server``, ``amqp``, ``sqs``, ``embedded``, ``log``. The single place of every option.
 
 An application adds its own sections by subclassing :class:`Settings`. The Ruby server's files load as they are.
 """
@@ -47,6 +47,27 @@ class AmqpSection(Section):
     """Give up after so many failed attempts to connect in a row; unset: never."""
 
 
+class SqsConnection(Section):
+    """``sqs.connection``: the Ruby client's keys. What is unset comes from the AWS default chain."""
+
+    access_key_id: str | None = None
+    secret_access_key: str | None = None
+    session_token: str | None = None
+    region: str | None = None
+    endpoint: str | None = None
+
+
+class SqsSection(Section):
+    """``sqs``: Amazon SQS, or a server that speaks its protocol. Needs the extra ``[sqs]``."""
+
+    incoming_queue: Name
+    outgoing_queue: Name | None = None
+    """Unset: responses go to a request's own reply queue only."""
+    connection: SqsConnection = SqsConnection()
+    visibility_timeout_s: Annotated[int, Meta(ge=3, le=43200)] = 60
+    """How long a request stays hidden from others after this service died. Extended while it works."""
+
+
 class EmbeddedSection(Section):
     """``embedded``: a queue in a file, for services and clients on one machine. Used when no broker is named."""
 
@@ -70,5 +91,6 @@ class Settings(Section):
 
     server: ServerSection
     amqp: AmqpSection | None = None
+    sqs: SqsSection | None = None
     embedded: EmbeddedSection | None = None
     log: LogSection = LogSection()

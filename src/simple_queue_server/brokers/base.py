@@ -1,15 +1,28 @@
 """What the server needs of a broker, and what a client needs of it.
 
-Every broker (AMQP, embedded, memory) passes the same contract suite, ``tests/test_broker_contract.py``.
+Every broker (AMQP, SQS, embedded, memory) passes the same contract suite, ``tests/test_broker_contract.py``.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Protocol, Self
 
 
+@dataclass(frozen=True, slots=True)
+class ReplyAddress:
+    """Where a client wants its response: plain data, so that it can outlive a delivery.
+
+    ``reply_to`` names a queue of the client's own; None means the outgoing queue. ``correlation_id`` is set on
+    the response: the request's own, else the request's message id, else None.
+    """
+
+    reply_to: str | None = None
+    correlation_id: str | None = None
+
+
 class Delivery(Protocol):
-    """One request, lent by the broker until :meth:`answer` or :meth:`requeue` gives it back.
+    """One request, lent by the broker until :meth:`answer`, :meth:`ack` or :meth:`requeue` ends the loan.
 
     A delivery stands for the request, not for one hand-over of it: when a broker hands the same request out
     again because a connection was lost while its work is still running, the delivery takes the new hand-over
@@ -24,6 +37,14 @@ class Delivery(Protocol):
     def request_id(self) -> str:
         """Names the request in the log: the client's message or correlation id, or one made here."""
 
+    @property
+    def reply(self) -> ReplyAddress:
+        """Where the response goes."""
+
+    @property
+    def attempt(self) -> int:
+        """How often the request was handed out, this time included, as far as the broker knows: 1, 2, …"""
+
     async def answer(self, response: bytes) -> None:
         """Put the response on its queue, durably, and only then take the request off its own.
 
@@ -31,6 +52,9 @@ class Delivery(Protocol):
         outgoing queue. Raises BrokerGaveUp when the broker is given up; the request is then not lost, it will
         be delivered again. When cancelled, either both happened, or the request is still the broker's.
         """
+
+    async def ack(self) -> None:
+        """Take the request off its queue without a response: something durable has taken it over."""
 
     async def requeue(self) -> None:
         """Give the request back unanswered, for this or another service to take at once. Never raises."""
@@ -44,6 +68,9 @@ class Broker(Protocol):
 
     async def receive(self) -> Delivery:
         """Wait for the next request. Safe to cancel. Raises BrokerGaveUp when there will be none any more."""
+
+    async def publish(self, response: bytes, reply: ReplyAddress) -> None:
+        """Put a response on its queue, durably, as :meth:`Delivery.answer` does, without a delivery."""
 
     async def stop_receiving(self) -> None:
         """Take no more requests; those taken ahead and not yet received go back at once. Idempotent."""
