@@ -99,12 +99,23 @@ def _fill_in(value: Any, wanted: Any, path: str, environ: Mapping[str, str]) -> 
         here = f"{path}.{key}" if path else str(key)
         if fields is not None and key not in fields:
             raise SettingsError(f"{here}: unknown key{_nearest(str(key), fields)}")
-        item_type = _value_type(wanted) if fields is None else fields[key]
-        if item is not None:
-            result[key] = _fill_in(item, item_type, here, environ)
-        elif fields is None:
-            result[key] = {} if _fields(item_type) is not None else None
+        if fields is None:
+            result[key] = _entry(item, _value_type(wanted), here, environ)
+        elif item is not None:
+            result[key] = _fill_in(item, fields[key], here, environ)
     return result
+
+
+def _entry(item: Any, item_type: Any, path: str, environ: Mapping[str, str]) -> Any:
+    """A value of a mapping with free names. A section is converted here, where its name is known for errors."""
+    if _fields(item_type) is None:
+        return _fill_in(item, item_type, path, environ)
+    filled = _fill_in({} if item is None else item, item_type, path, environ)
+    try:
+        msgspec.convert(filled, item_type, strict=False)
+    except msgspec.ValidationError as error:
+        raise SettingsError(_readable(error, path)) from None
+    return filled
 
 
 def _variable(match: re.Match[str], path: str, environ: Mapping[str, str]) -> str:
@@ -117,6 +128,8 @@ def _variable(match: re.Match[str], path: str, environ: Mapping[str, str]) -> st
 
 
 def _alternatives(wanted: Any) -> list[Any]:
+    if typing.get_origin(wanted) is typing.Annotated:
+        return _alternatives(typing.get_args(wanted)[0])
     if typing.get_origin(wanted) in (typing.Union, types.UnionType):
         return list(typing.get_args(wanted))
     return [wanted]
@@ -143,12 +156,13 @@ def _nearest(key: str, known: Mapping[str, Any]) -> str:
     return f"; did you mean {near[0]!r}?" if near else f"; known here: {', '.join(sorted(known))}"
 
 
-def _readable(error: msgspec.ValidationError) -> str:
+def _readable(error: msgspec.ValidationError, path: str = "") -> str:
     """``Expected `int`, got `str` - at `$.a.b` `` becomes ``a.b: expected int, got str``."""
     what, _, where = str(error).partition(" - at `$")
-    place = where.rstrip("`").removeprefix(".").replace("[...]", ".*")
+    place = (path + where.rstrip("`").replace("[...]", ".*")).removeprefix(".")
     what = what.replace("`", "").removeprefix("Object ")
-    return f"{place}: {what[0].lower()}{what[1:]}" if place else what[0].lower() + what[1:]
+    what = what[0].lower() + what[1:]
+    return f"{place}: {what}" if place else what
 
 
 def _kind(value: Any) -> str:

@@ -31,7 +31,8 @@ class Request:
     """A well-formed request, as a handler gets it.
 
     ``action`` is a str, except when the client sent something else (then no handler is registered for it).
-    ``parameters`` is what the client sent, ``{}`` when absent or null. ``id`` names the request in the log.
+    ``parameters`` is a dict: a request with any other value reaches no handler; ``{}`` when absent or null.
+    ``id`` names the request in the log.
     """
 
     action: Any

@@ -6,6 +6,7 @@ request is taken off its own. Until then the broker still has the request, whate
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeAlias
 
@@ -15,8 +16,54 @@ from simple_queue_server import messages
 from simple_queue_server.brokers.base import Delivery
 from simple_queue_server.errors import Failure
 from simple_queue_server.messages import InvalidRequest, Request, Success
+from simple_queue_server.settings import LogSection
 
 Handler: TypeAlias = Callable[[Request], Awaitable[Success | Mapping[str, Any]]]
 """Serves one action: returns the response's parameters, or raises :class:`Failure`."""
 
 log = structlog.stdlib.get_logger("simple_queue_server")
+
+
+async def serve(delivery: Delivery, handlers: Mapping[str, Handler], show: LogSection) -> None:
+    """Serve one request from its delivery to its response. Raises only what the broker raises."""
+    structlog.contextvars.bind_contextvars(request_id=delivery.request_id)
+    started = time.monotonic()
+    if show.show_requests:
+        log.info("request", body=_text(delivery.body))
+    response = await respond(delivery, handlers)
+    if show.show_responses:
+        log.info("response", body=_text(response))
+    await delivery.answer(response)
+    log.info("request finished", seconds=round(time.monotonic() - started, 4))
+
+
+async def respond(delivery: Delivery, handlers: Mapping[str, Handler]) -> bytes:
+    """The response to a request: whatever happens in here, there is one."""
+    request = messages.parse_request(delivery.body, delivery.request_id)
+    if isinstance(request, InvalidRequest):
+        log.error("invalid request", reason=request.reason)
+        return messages.invalid(request)
+    handler = handlers.get(request.action) if isinstance(request.action, str) else None
+    if handler is None:
+        log.error("unrecognized action", action=request.action, known=sorted(handlers))
+        return messages.failure(request, messages.UNRECOGNIZED_ACTION)
+    try:
+        return await _handle(request, handler)
+    except Exception:
+        log.exception("the handler crashed", action=request.action)
+        return messages.failure(request, messages.UNKNOWN_FAILURE)
+
+
+async def _handle(request: Request, handler: Handler) -> bytes:
+    try:
+        if not isinstance(request.parameters, dict):
+            raise Failure("parameters must be a JSON object")  # noqa: TRY301 - it is answered like any other
+        result = await handler(request)
+    except Failure as failure:
+        log.warning("request failed", action=request.action, message=failure.message, **failure.fields)
+        return messages.failure(request, failure.message, failure.fields)
+    return messages.success(request, result)
+
+
+def _text(body: bytes) -> str:
+    return body.decode("utf-8", "backslashreplace")

@@ -11,7 +11,7 @@ from typing import Annotated, Literal, TypeAlias
 import msgspec
 from msgspec import Meta
 
-from simple_queue_server.amqp_connection import AmqpConnection
+from simple_queue_server.amqp_connection import AmqpConnection, target
 
 Count: TypeAlias = Annotated[int, Meta(ge=1)]
 Name: TypeAlias = Annotated[str, Meta(min_length=1, max_length=255)]
@@ -35,7 +35,7 @@ class ServerSection(Section):
     """Read for compatibility. Nothing sleeps here: a request is taken when it comes."""
 
 
-class AmqpSection(Section):
+class AmqpSection(Section, frozen=True):
     """``amqp``: a RabbitMQ (AMQP 0-9-1) broker."""
 
     incoming_queue: Name
@@ -45,6 +45,13 @@ class AmqpSection(Section):
     """Keys of the Ruby client Bunny, or an ``amqp://`` or ``amqps://`` URL."""
     max_connection_retry_errors: Annotated[int, Meta(ge=0)] | None = None
     """Give up after so many failed attempts to connect in a row; unset: never."""
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for a connection URL that can't be read."""
+        try:
+            target(self.connection)
+        except ValueError as error:
+            raise ValueError(f"connection: {error}") from None
 
 
 class SqsConnection(Section):

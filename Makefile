@@ -1,0 +1,48 @@
+# make demo   run the main job on real input with the embedded queue; needs no server
+# make test   install what the tests need, then check everything; what CI runs
+# make check  lint, types and the import contract only
+# make lock   compile requirements/*.txt anew from pyproject.toml
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+
+.PHONY: demo test check format lock test-tools clean
+
+demo: $(VENV)/.runtime
+	$(BIN)/python demo/demo.py
+
+test: $(VENV)/.dev test-tools check
+	$(BIN)/pytest
+
+check: $(VENV)/.dev
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/.dev
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+test-tools: $(VENV)/.dev
+	scripts/install-test-tools
+
+lock: $(VENV)/.dev
+	scripts/compile-requirements
+
+clean:
+	rm -rf $(VENV) build dist log run .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+
+$(BIN)/python:
+	scripts/make-venv "$(PYTHON)" $(VENV)
+
+$(VENV)/.runtime: requirements/runtime.txt pyproject.toml | $(BIN)/python
+	$(PIP) install --require-hashes -r requirements/runtime.txt
+	$(PIP) install --no-deps --editable .
+	touch $@
+
+$(VENV)/.dev: requirements/dev.txt $(VENV)/.runtime
+	$(PIP) install --require-hashes -r requirements/dev.txt
+	touch $@

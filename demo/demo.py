@@ -1,0 +1,169 @@
+"""The main job on real input: local→local, local→S3, S3→local, a directory, and a copy that must fail.
+
+Starts an S3 server (rclone's own) and the service as a user would, on the embedded queue; submits the requests
+with the command line; prints each with its response; and compares the checksum of every copied file with its
+source. Exit status 0 only if all is as it must be. Everything it makes is in a temporary directory.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+BIN = Path(sys.executable).parent
+COPIER = str(BIN / "medusa-copier")
+RCLONE = str(BIN / "rclone")
+
+RCLONE_CONF = """\
+[storage]
+type = s3
+provider = Rclone
+endpoint = http://127.0.0.1:{port}
+access_key_id = demo-key
+secret_access_key = {secret}
+"""
+
+SERVICE_CONF = """\
+server:
+  name: demo
+rclone_config_path: rclone.conf
+roots:
+  masters: {rclone_config: "%(here)s/masters"}   # a directory of this machine
+  access: {rclone_config: "%(here)s/access"}     # another one
+  bucket: {rclone_config: "storage:bucket"}      # a bucket of an S3 server
+"""
+
+FILES = {
+    "film/reel-1.mov": os.urandom(50_000_000),
+    "film/notes/übersicht – 概要.txt": "Käse, 茶, 🎞\n".encode(),
+    "film/notes/100% \\ done?.txt": b"legal names are legal\n",
+    "film/empty.log": b"",
+    "letter.txt": b"Dear archive,\n",
+}
+
+COPIES = [  # source, target, must it succeed
+    ("masters:film/reel-1.mov", "access:film/reel-1.mov", True),
+    ("masters:film/notes/übersicht – 概要.txt", "bucket:notes/übersicht – 概要.txt", True),
+    ("masters:film/notes/100% \\ done?.txt", "bucket:notes/100% \\ done?.txt", True),
+    ("masters:film/reel-1.mov", "bucket:reels/1.mov", True),
+    ("bucket:reels/1.mov", "access:from-s3/1.mov", True),
+    ("bucket:notes/übersicht – 概要.txt", "access:from-s3/übersicht – 概要.txt", True),
+    ("masters:film/empty.log", "access:empty.log", True),
+    ("masters:letter.txt", "bucket:letter.txt", True),
+    ("masters:film", "access:whole-film", True),
+    ("bucket:no/such/object", "access:never.txt", False),
+]
+
+
+def main() -> int:
+    """Run the demo; the exit status."""
+    with tempfile.TemporaryDirectory(prefix="medusa-demo-") as directory, contextlib.chdir(directory):
+        here = Path(directory)
+        for name, content in FILES.items():
+            (here / "masters" / name).parent.mkdir(parents=True, exist_ok=True)
+            (here / "masters" / name).write_bytes(content)
+        (here / "s3" / "bucket").mkdir(parents=True)
+        with s3_server(here) as port, service(here, port):
+            results = [ask(*copy) for copy in COPIES]
+        results += [compare(here, source, target) for source, target, succeeds in COPIES if succeeds]
+        copied = sum(1 for path in (here / "access").rglob("*") if path.is_file())
+    good = all(results)
+    print(f"\n{'All as it must be' if good else 'NOT as it must be'}: {results.count(True)} of {len(results)} checks, "
+          f"{copied} files in 'access'.")
+    return 0 if good else 1
+
+
+@contextlib.contextmanager
+def s3_server(here: Path) -> Iterator[int]:
+    """A real S3 server on a free loopback port, over the directory ``s3``."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+    secret = os.urandom(12).hex()
+    (here / "rclone.conf").write_text(RCLONE_CONF.format(port=port, secret=secret))
+    command = [RCLONE, "serve", "s3", "--addr", f"127.0.0.1:{port}", "--auth-key", f"demo-key,{secret}", "s3"]
+    with process(command, here / "s3.log"):
+        wait_until(lambda: socket.create_connection(("127.0.0.1", port), timeout=1).close() or True)
+        yield port
+
+
+@contextlib.contextmanager
+def service(here: Path, port: int) -> Iterator[None]:
+    """The service, started as a user would start it."""
+    (here / "demo.yaml").write_text(SERVICE_CONF % {"here": here})
+    print(f"The service's configuration (S3 on port {port}):\n\n{SERVICE_CONF % {'here': here}}")
+    subprocess.run([COPIER, "check", "--config", "demo.yaml"], check=True)
+    with process([COPIER, "run", "--config", "demo.yaml"], here / "service.out"):
+        yield
+
+
+@contextlib.contextmanager
+def process(command: list[str], output: Path) -> Iterator[None]:
+    """A process that ends with the block; what it printed is shown if it has not ended well."""
+    with output.open("wb") as file, subprocess.Popen(command, stdout=file, stderr=file) as running:
+        try:
+            yield
+        finally:
+            running.send_signal(signal.SIGTERM)
+            status = running.wait(30)
+    if status != 0 and command[0] == COPIER:
+        raise SystemExit(f"{shlex.join(command)} ended with {status}:\n{output.read_text()}")
+
+
+def ask(source: str, target: str, must_succeed: bool) -> bool:
+    """Submit one copy on the command line, print request and response, and say whether it went as it must."""
+    command = ["submit", source, target, "--wait", "--pass-through", json.dumps({"ticket": source})]
+    done = subprocess.run(
+        [COPIER, *command, "--config", "demo.yaml"], capture_output=True, text=True, timeout=120, check=False
+    )
+    print(f"\n$ medusa-copier {shlex.join(command)}\n{done.stdout.strip() or done.stderr.strip()}")
+    response = json.loads(done.stdout or "{}")
+    expected = (0, "success", 0) if must_succeed else (1, "failure", 3)
+    return (done.returncode, response.get("status"), response.get("rclone_status")) == expected
+
+
+def compare(here: Path, source: str, target: str) -> bool:
+    """Compare every file of a copy with its source by checksum, as they lie on the disk."""
+
+    def on_disk(place: str) -> Path:
+        root, _, key = place.partition(":")
+        return here / {"masters": "masters", "access": "access", "bucket": "s3/bucket"}[root] / key
+
+    original, copy = on_disk(source), on_disk(target)
+    names = [path.relative_to(original) for path in original.rglob("*") if path.is_file()] or [Path()]
+    same = all((copy / name).is_file() and sha256(original / name) == sha256(copy / name) for name in names)
+    print(f"{'same    ' if same else 'DIFFERS '} {source} = {target} ({len(names)} file{'s' * (len(names) > 1)})")
+    return same
+
+
+def sha256(path: Path) -> str:
+    """The checksum of a file, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def wait_until(condition: object, timeout_s: float = 20) -> None:
+    """Call until it returns something true, OSErrors meaning not yet."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        with contextlib.suppress(OSError):
+            if condition():  # type: ignore[operator]
+                return
+        if time.monotonic() > deadline:
+            raise SystemExit(f"not ready after {timeout_s} s")
+        time.sleep(0.05)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,117 @@
+"""The command line: arguments → settings → the service. No logic, and nothing heavy is imported before it is needed."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import click
+
+Command: TypeAlias = Callable[..., Any]
+
+config_option = click.option(
+    "--config",
+    "-c",
+    "config",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    default=Path("config/medusa_copier.yaml"),
+    show_default=True,
+    envvar="MEDUSA_COPIER_CONFIG",
+    show_envvar=True,
+    help="The configuration: broker, roots, logs.",
+)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="medusa-copier", message="%(prog)s %(version)s")
+def main() -> None:
+    """Copy content between storage endpoints when a message asks for it.
+
+    A client puts a JSON request on a queue (RabbitMQ, Amazon SQS, or a file on this machine). It names two roots
+    of the configuration and two keys. The service copies with rclone and puts a JSON response on another queue.
+
+    \b
+    First steps:
+      medusa-copier check                        is everything that the configuration names there?
+      medusa-copier run                          serve, in the foreground
+      medusa-copier submit src:a dst:b --wait    ask for a copy, and see the response
+    """
+
+
+@main.command()
+@config_option
+def run(config: Path) -> None:
+    """Serve requests, in the foreground.
+
+    SIGTERM or Ctrl-C: finish what is in flight, then exit; a second one exits now. Either way nothing is lost:
+    what is unfinished goes back to the queue.
+    """
+    with _clear_errors():
+        from medusa_copier import service  # noqa: PLC0415
+        from medusa_copier.settings import CopierSettings  # noqa: PLC0415
+        from simple_queue_server import load_settings  # noqa: PLC0415
+
+        service.run(load_settings(config, CopierSettings))
+
+
+@main.command()
+@config_option
+def check(config: Path) -> None:
+    """See whether all that the configuration names can be reached.
+
+    Loads the configuration, reaches the broker and rclone, and lists every root once. Prints a table; the exit
+    status is 0 when all is well. Takes no request from the queue.
+    """
+    with _clear_errors():
+        from medusa_copier.commands.check import check as run_check  # noqa: PLC0415
+
+        sys.exit(0 if run_check(config) else 1)
+
+
+@main.command()
+@config_option
+@click.argument("source", metavar="[ROOT:KEY", required=False)
+@click.argument("target", metavar="ROOT:KEY]", required=False)
+@click.option("--wait", is_flag=True, help="Wait for the responses and print each as a line of JSON.")
+@click.option("--pass-through", metavar="JSON", help="Comes back unchanged in the response.")
+@click.option(
+    "--from",
+    "requests",
+    metavar="FILE",
+    type=click.File("rb"),
+    help="Submit many: one request a line, as JSON. '-' reads standard input.",
+)
+def submit(config: Path, requests: Any, **arguments: Any) -> None:
+    """Put a request on the queue: copy SOURCE to TARGET, each a root's name, a colon and a key.
+
+    Prints the id of each request, or with --wait each response; then the exit status is 1 if any failed.
+    """
+    with _clear_errors():
+        from medusa_copier.commands.submit import one_request, submit as run_submit  # noqa: PLC0415
+
+        wait = arguments.pop("wait")
+        if requests is not None:
+            if any(value is not None for value in arguments.values()):
+                raise click.UsageError("--from goes without ROOT:KEY and --pass-through: each line is a whole request")
+            bodies = (line.strip() for line in requests if line.strip())
+        else:
+            bodies = iter([one_request(**arguments)])
+        sys.exit(0 if run_submit(config, bodies, wait=wait) else 1)
+
+
+@contextmanager
+def _clear_errors() -> Iterator[None]:
+    """Errors that name the thing and the remedy are shown as they are; others keep their traceback."""
+    from medusa_copier.rclone.errors import RcloneError  # noqa: PLC0415
+    from simple_queue_server.errors import QueueServerError  # noqa: PLC0415
+
+    try:
+        yield
+    except (QueueServerError, RcloneError) as error:
+        raise click.ClickException(str(error)) from None
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -1,0 +1,77 @@
+"""``medusa-copier submit``: put requests on the configured queue, and wait for their responses if asked to."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import click
+
+from medusa_copier.settings import CopierSettings
+from simple_queue_server import QueueServerError, load_settings
+from simple_queue_server.brokers import client_for
+from simple_queue_server.brokers.base import Client
+
+AT_A_TIME: Final = 256
+"""Requests that wait for their responses at the same time."""
+
+
+def one_request(source: str | None, target: str | None, pass_through: str | None) -> bytes:
+    """The body of a copyto request from ``ROOT:KEY`` arguments. Raises click.UsageError."""
+    if source is None or target is None:
+        raise click.UsageError("say what to copy where: ROOT:KEY ROOT:KEY, or --from FILE")
+    parameters = {}
+    for side, place in (("source", source), ("target", target)):
+        root, colon, key = place.partition(":")
+        if not colon:
+            raise click.UsageError(f"{place!r} is not ROOT:KEY; write the root's name, a colon and the key")
+        parameters |= {f"{side}_root": root, f"{side}_key": key}
+    request: dict[str, object] = {"action": "copyto", "parameters": parameters}
+    if pass_through is not None:
+        try:
+            request["pass_through"] = json.loads(pass_through)
+        except ValueError as error:
+            raise click.UsageError(f"--pass-through is not JSON: {error}") from None
+    return json.dumps(request).encode()
+
+
+def submit(config: Path, bodies: Iterator[bytes], *, wait: bool) -> bool:
+    """Submit every body; False when a response was waited for and is not a success."""
+    settings = load_settings(config, CopierSettings)
+    return asyncio.run(_submit(client_for(settings), bodies, wait=wait))
+
+
+async def _submit(client: Client, bodies: Iterator[bytes], *, wait: bool) -> bool:
+    free = asyncio.Semaphore(AT_A_TIME)
+    failed = 0
+
+    async def submit_one(body: bytes) -> None:
+        nonlocal failed
+        try:
+            failed += not await _submit_one(client, body, wait=wait)
+        finally:
+            free.release()
+
+    try:
+        async with client, asyncio.TaskGroup() as tasks:
+            for body in bodies:
+                await free.acquire()
+                tasks.create_task(submit_one(body))
+    except* QueueServerError as errors:
+        raise errors.exceptions[0] from None
+    return failed == 0
+
+
+async def _submit_one(client: Client, body: bytes, *, wait: bool) -> bool:
+    request_id = uuid.uuid4().hex
+    if not wait:
+        await client.send(body, message_id=request_id)
+        click.echo(request_id)
+        return True
+    response = await client.call(body, message_id=request_id)
+    click.echo(response)
+    return bool(json.loads(response).get("status") == "success")

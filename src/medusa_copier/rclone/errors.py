@@ -1,0 +1,157 @@
+"""What can go wrong with rclone, in one tree; and the text of an rc error turned into it.
+
+::
+
+    RcloneError             reason (one line), exit_status, transient
+    ├── NotFound            the source isn't there: exit status 3
+    ├── WrongKind           a directory where a file was expected, or the other way round
+    ├── RcloneStopped       rclone itself died or hung, whatever it was asked: worth another try
+    └── RcloneUnusable      rclone can't be started: no binary, too old, a bad flag, a config it can't read
+
+The rc answers an error with text and an HTTP status only: neither the exit status that the command would have
+had, nor whether another try could help. Both are read from the text here, after rclone's own rules
+(``ShouldRetry`` and ``resolveExitCode`` in its source) and what its command was seen to do.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+OTHER_ERROR: Final = 1
+DIRECTORY_NOT_FOUND: Final = 3
+TEMPORARY_ERROR: Final = 5
+
+LONGEST_REASON: Final = 1000
+
+
+class RcloneError(Exception):
+    """Base of every error of this package.
+
+    ``reason`` is one line for a person, without secrets. ``exit_status`` is what the rclone command would
+    have exited with. ``transient`` says that the same call may succeed a moment later.
+    """
+
+    def __init__(self, reason: str, *, exit_status: int = OTHER_ERROR, transient: bool = False) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.exit_status = exit_status
+        self.transient = transient
+
+
+class NotFound(RcloneError):  # noqa: N818 - it is what happened
+    """Nothing is at the source, or the root itself is missing."""
+
+    def __init__(self, reason: str = "no such file or directory") -> None:
+        super().__init__(reason, exit_status=DIRECTORY_NOT_FOUND)
+
+
+class WrongKind(RcloneError):  # noqa: N818
+    """A directory stands where a file was expected, or a file where a directory was."""
+
+
+class RcloneStopped(RcloneError):  # noqa: N818
+    """rclone died, hung or isn't running. Nothing is known of what it was asked to do."""
+
+    def __init__(self, reason: str = "rclone stopped while it was working on this") -> None:
+        super().__init__(reason, exit_status=TEMPORARY_ERROR, transient=True)
+
+
+class RcloneUnusable(RcloneError):  # noqa: N818
+    """rclone can't be started as it is configured. Someone has to change something."""
+
+
+# Failures of the network that rclone's command exits 5 for.
+_NETWORK: Final = re.compile(
+    r"connection (refused|reset|timed out|aborted)|caused connection abort|broken pipe|no route to host"
+    r"|host is down|i/o timeout|operation timed out|TLS handshake timeout|deadline exceeded|Client\.Timeout"
+    r"|unexpected EOF|\bEOF$|temporary failure in name resolution|server misbehaving|resource temporarily"
+    r"|use of closed (network )?connection|transport connection broken|http: ContentLength="
+    r"|server closed idle connection|bad record MAC|stream error:|http2: server sent GOAWAY|context canceled",
+    re.IGNORECASE,
+)
+
+# A server that asks for patience, sometimes in an error that otherwise looks like a refusal (403).
+_BUSY: Final = re.compile(
+    r"slow ?down|throttl|too ?many ?(requests|write)|rate ?limit|service ?unavailable|request ?timeout\b"
+    r"|internal ?error|bad gateway|gateway time-?out|try again",
+    re.IGNORECASE,
+)
+
+# What stays as it is until someone changes something. A full disk is here on purpose: seconds don't empty it,
+# and the client learns the reason at once instead of after three long copies.
+_PERMANENT: Final = re.compile(
+    r"forbidden|access ?denied|permission denied|unauthori[sz]ed|SignatureDoesNotMatch|InvalidAccessKeyId"
+    r"|NoSuchBucket|NoSuchKey|didn't find section in config file|didn't find backend called|load config"
+    r"|unable to authenticate|no such host|certificate|is it obscured|file name too long|not a directory"
+    r"|is a directory|not a file|no space left on device|disk quota exceeded|quota ?exceeded"
+    r"|read-only file ?system|operation not permitted|operation not supported|invalid argument"
+    r"|invalid characters|not a regular file|illegal|unknown (flag|method)|couldn't find method"
+    r"|incompatible remotes|too large|immutable|no supported authentication",
+    re.IGNORECASE,
+)
+
+_WRONG_KIND: Final = re.compile(r"is a directory not a file$|is a file not a directory$|: not a directory$")
+_HTTP_STATUS: Final = re.compile(
+    r"(?:StatusCode: |HTTP Error:? |googleapi: Error |status(?: code)?:? )(\d{3})\b", re.IGNORECASE
+)
+
+
+def classify(text: str, http_status: int = 500) -> RcloneError:
+    """The error that an rc answer of ``text`` and ``http_status`` stands for.
+
+    What isn't recognised counts as worth another try, as it does for the rclone command.
+    """
+    reason = one_line(text)
+    if http_status == 404 and text.endswith("not found"):
+        return NotFound(reason)
+    if _WRONG_KIND.search(text):
+        return WrongKind(reason)
+    if _NETWORK.search(text):
+        return RcloneError(reason, exit_status=TEMPORARY_ERROR, transient=True)
+    return RcloneError(reason, transient=_may_pass(text))
+
+
+def _may_pass(text: str) -> bool:
+    if _BUSY.search(text):
+        return True
+    if status := _HTTP_STATUS.search(text):
+        code = int(status[1])
+        return code in {408, 425, 429} or not 300 <= code < 500
+    return not _PERMANENT.search(text)
+
+
+_S3: Final = re.compile(
+    r"operation error S3: (?P<operation>\w+), (?:exceeded maximum number of attempts, \d+, )?"
+    r"(?:https response error StatusCode: (?P<status>\d+), RequestID: (?P<request>[^,]*), HostID: [^,]*, )?"
+    r"(?:api error |request send failed, )?(?P<rest>.*)",
+    re.DOTALL,
+)
+_WRAPPING: Final = re.compile(r"^(panic received: (fatal error: )?|error in ListJSON: )")
+_USER_INFO: Final = re.compile(r"(\w://)[^/\s@\"]+@")
+_QUERY: Final = re.compile(r"(\w://[^\s?\"]+)\?[^\s\"]*")
+_SECRET_PARAMETER: Final = re.compile(
+    r"([,?&](?:\w*(?:secret|password|token|credentials)\w*|pass|key|sas_url)=)(\"[^\"]*\"|'[^']*'|[^,:&\s]*)",
+    re.IGNORECASE,
+)
+
+
+def one_line(text: str) -> str:
+    """``text`` as one line that a person can read: no line breaks, no credentials, no S3 ceremony."""
+    text = _WRAPPING.sub("", text)
+    text = _S3.sub(_compact_s3, text)
+    text = _USER_INFO.sub(r"\1", text)
+    text = _QUERY.sub(r"\1", text)
+    text = _SECRET_PARAMETER.sub(r"\1***", text)
+    text = " ".join(text.split())
+    return text if len(text) <= LONGEST_REASON else text[: LONGEST_REASON - 1] + "…"
+
+
+def _compact_s3(match: re.Match[str]) -> str:
+    """For example ``S3 HeadObject: 403 Forbidden (request 05FE)``: status, code, message, request id."""
+    status, request = match["status"], match["request"]
+    code, _, message = match["rest"].partition(": ")
+    rest = code if code.replace(" ", "").lower() == message.replace(" ", "").lower() else match["rest"]
+    shown_status = f"{status} " if status not in {None, "0"} else ""
+    shown_request = f" (request {request})" if request else ""
+    return f"S3 {match['operation']}: {shown_status}{rest}{shown_request}"

@@ -1,0 +1,27 @@
+"""Run as a script: become the given program, to be killed by the kernel as soon as the parent dies (Linux).
+
+``python -I -S launcher.py PARENT_PID PROGRAM ARGUMENT…``. It is a program of its own because ``preexec_fn``
+isn't safe beside threads. The kernel's order to kill survives the change of program.
+"""
+
+import ctypes
+import os
+import signal
+import sys
+
+PR_SET_PDEATHSIG = 1
+
+
+def main() -> None:
+    """Never returns: becomes the program, or exits."""
+    parent, *command = sys.argv[1:]
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
+        sys.exit(f"Error: prctl: {os.strerror(ctypes.get_errno())}")
+    if os.getppid() != int(parent):  # it died before the order was given
+        sys.exit("Error: the parent is gone")
+    os.execv(command[0], command)  # noqa: S606 - no shell is wanted
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,91 @@
+"""rclone's log lines, put into our log."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from typing import Final
+
+import msgspec
+import structlog
+
+from medusa_copier.rclone.errors import one_line
+
+LONGEST_LINE: Final = 64 * 1024
+"""In bytes; what is longer is cut."""
+
+_LEVELS: Final = {
+    "debug": logging.DEBUG,
+    "info": logging.INFO,
+    "notice": logging.INFO,
+    "warning": logging.WARNING,
+    "error": logging.ERROR,
+    "critical": logging.CRITICAL,
+    "alert": logging.CRITICAL,
+    "emergency": logging.CRITICAL,
+}
+
+log = structlog.stdlib.get_logger("medusa_copier.rclone")
+
+
+class _Line(msgspec.Struct):
+    level: str
+    msg: str
+    object: str | None = None
+
+
+_decoder = msgspec.json.Decoder(_Line)
+
+
+class LogLines:
+    """Reads the log of one rclone process until it ends.
+
+    ``complaint`` is the last thing it called an error, "" so far: why it ended, when it ended by itself.
+    """
+
+    def __init__(self, stream: asyncio.StreamReader) -> None:
+        self._stream = stream
+        self.complaint = ""
+        self.serving = False
+        """Set this once rclone answers: before, what isn't JSON is the help text after a wrong flag."""
+
+    async def read(self) -> None:
+        """Log line after line as they come, so that rclone never waits for a full pipe."""
+        async for line in _lines(self._stream):
+            self._take(line)
+
+    def _take(self, line: bytes) -> None:
+        try:
+            entry = _decoder.decode(line)
+        except msgspec.MsgspecError:
+            self._take_text(line.decode("utf-8", "replace"))
+            return
+        level = _LEVELS.get(entry.level, logging.INFO)
+        if entry.msg.startswith('rc: "'):  # a failed call: whoever made it knows, and says so
+            level = logging.DEBUG
+        text = one_line(entry.msg)
+        if level >= logging.ERROR:
+            self.complaint = text
+        fields = {"object": entry.object} if entry.object else {}
+        log.log(level, "rclone.log", text=text, **fields)
+
+    def _take_text(self, line: str) -> None:
+        text = one_line(line)
+        if text.startswith("Error: "):
+            self.complaint = text.removeprefix("Error: ")
+        if text:
+            log.log(logging.WARNING if self.serving else logging.DEBUG, "rclone.log", text=text)
+
+
+async def _lines(stream: asyncio.StreamReader) -> AsyncIterator[bytes]:
+    """The lines of ``stream``, without their ends, each cut to LONGEST_LINE."""
+    rest = b""
+    while chunk := await stream.read(LONGEST_LINE):
+        *complete, end = chunk.split(b"\n")
+        for line in complete:
+            yield (rest + line)[:LONGEST_LINE]
+            rest = b""
+        rest = (rest + end)[:LONGEST_LINE]
+    if rest:
+        yield rest

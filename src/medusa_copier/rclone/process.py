@@ -1,0 +1,110 @@
+"""One rclone process: its command line and environment, its start, its end."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Final, TypeAlias
+
+from medusa_copier.rclone import launcher
+from medusa_copier.rclone.errors import RcloneUnusable
+
+FlagValue: TypeAlias = bool | int | float | str | Sequence[str]
+
+_TAKEN: Final = {
+    "ask-password": "nobody is there to answer; give the password in RCLONE_CONFIG_PASS",
+    "config": "set rclone_config_path instead",
+    "dry-run": "every copy would be called a success without being made",
+    "interactive": "nobody is there to answer",
+    "log-file": "rclone's log lines go into the service's log",
+    "log-format": "rclone's log lines go into the service's log",
+    "syslog": "rclone's log lines go into the service's log",
+    "use-json-log": "rclone's log lines go into the service's log",
+}
+
+_FIXED: Final = (
+    "--rc-no-auth",  # the socket's directory is private
+    "--rc-server-read-timeout=0",
+    "--rc-server-write-timeout=0",  # by default a copy of more than an hour is cut off
+    "--rc-job-expire-duration=1s",
+    "--rc-job-expire-interval=1s",  # by default rclone remembers each call for a minute
+    "--use-json-log",
+    "--ask-password=false",
+    "--dry-run=false",
+    "--interactive=false",  # both may come from the environment
+)
+
+
+def command_line(
+    binary: Path, socket: Path, config: Path | None, flags: Mapping[str, FlagValue]
+) -> list[str]:
+    """What serves the remote control on ``socket``. Raises RcloneUnusable for a flag that isn't to be set."""
+    chosen = [f"--config={config}"] if config else []
+    return [str(binary), "rcd", f"--rc-addr=unix://{socket}", *_FIXED, *chosen, *flag_arguments(flags)]
+
+
+def flag_arguments(flags: Mapping[str, FlagValue]) -> list[str]:
+    """``{"bwlimit": "50M", "fast_list": True}`` → ``--bwlimit=50M --fast-list``; a list repeats its flag."""
+    arguments = []
+    for name, value in flags.items():
+        flag = name.lstrip("-").replace("_", "-")
+        if flag == "rc" or flag.startswith("rc-"):
+            raise RcloneUnusable(
+                f"the rclone flag {name!r} can't be set: the service controls rclone by itself"
+            )
+        if flag in _TAKEN:
+            raise RcloneUnusable(f"the rclone flag {name!r} can't be set: {_TAKEN[flag]}")
+        values = [value] if isinstance(value, (str, bool, int, float)) else value
+        arguments += [_argument(flag, one) for one in values]
+    return arguments
+
+
+def _argument(flag: str, value: bool | float | str) -> str:
+    if value is True:
+        return f"--{flag}"
+    return f"--{flag}={'false' if value is False else value}"
+
+
+async def spawn(command: Sequence[str]) -> asyncio.subprocess.Process:
+    """Start ``command`` with a pipe for stderr and nothing else. It dies when this process does (Linux).
+
+    It gets a process group of its own, so that Ctrl-C in the terminal doesn't reach it. The kernel watches
+    the thread that starts it: call this from one that lives as long as the service, best the main one.
+    """
+    environment = {name: value for name, value in os.environ.items() if not _is_rc_variable(name)}
+    if sys.platform == "linux":
+        command = [sys.executable, "-I", "-S", launcher.__file__, str(os.getpid()), *command]
+    try:
+        return await asyncio.create_subprocess_exec(
+            *command,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.PIPE,
+            env=environment,
+            start_new_session=True,
+        )
+    except OSError as error:
+        raise RcloneUnusable(f"{command[0]} can't be run: {error.strerror}") from error
+
+
+def _is_rc_variable(name: str) -> bool:
+    """RCLONE_RC=true in the environment would make it listen on TCP as well."""
+    return name == "RCLONE_RC" or name.startswith("RCLONE_RC_")
+
+
+async def end(process: asyncio.subprocess.Process, *, patience_s: float) -> None:
+    """Ask the process to end; kill it and its children after ``patience_s``. Returns when it is gone."""
+    if process.returncode is None and patience_s > 0:
+        with suppress(ProcessLookupError):
+            process.terminate()
+        with suppress(TimeoutError):
+            await asyncio.wait_for(process.wait(), patience_s)
+    if process.returncode is None:
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)
+    await process.wait()

@@ -1,0 +1,78 @@
+"""The rclone that the service uses: found, resident, and asked again when a failure may pass."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from medusa_copier.rclone.binary import find_binary
+from medusa_copier.rclone.client import Client, Location
+from medusa_copier.rclone.daemon import Daemon
+from medusa_copier.rclone.errors import NotFound, WrongKind
+from medusa_copier.rclone.process import FlagValue
+from medusa_copier.rclone.retry import with_retries
+
+
+class Rclone:
+    """``async with Rclone(…) as rclone: await rclone.copyto(source, target)``. Every call raises RcloneError.
+
+    ``binary`` and ``config`` are None for the defaults; ``attempts`` is how often a copy is tried when its failure
+    is transient.
+    """
+
+    def __init__(
+        self,
+        *,
+        binary: Path | None = None,
+        config: Path | None = None,
+        flags: Mapping[str, FlagValue] | None = None,
+        attempts: int = 3,
+        run_directory: Path | None = None,
+    ) -> None:
+        self._binary = binary
+        self._config = config
+        self._flags = flags
+        self._attempts = attempts
+        self._run_directory = run_directory
+
+    async def __aenter__(self) -> Self:
+        self.path = await find_binary(self._binary)
+        self._daemon = Daemon(
+            self.path, config=self._config, flags=self._flags, run_directory=self._run_directory
+        )
+        await self._daemon.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._daemon.stop()
+
+    @property
+    def client(self) -> Client:
+        """The calls that are made once, without retries."""
+        return self._daemon.client
+
+    async def copyto(self, source: Location, target: Location, *, target_is_directory: bool = False) -> None:
+        """Copy a file, or a directory where the source is one; return when the content is at the target.
+
+        ``target_is_directory`` says that the target can't be the name of a file: a file is then not copied.
+        """
+
+        async def copy() -> None:
+            if target_is_directory:
+                await self._require_directory(source)
+            await self.client.copyto(source, target)
+
+        await with_retries(copy, attempts=self._attempts, daemon_ready=self._daemon.ready)
+
+    async def _require_directory(self, source: Location) -> None:
+        item = await self.client.stat(source)
+        if item is None:
+            raise NotFound
+        if not item.is_dir:
+            raise WrongKind(
+                "the target is named as a directory, with a slash at its end, but the source is a file"
+            )

@@ -1,0 +1,50 @@
+"""Root name + key → the place that rclone copies from or to, or a Failure that says which parameter is wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from medusa_copier.rclone.client import Location
+from medusa_copier.settings import RootSection
+from simple_queue_server import Failure
+
+
+def locate(roots: Mapping[str, RootSection], parameters: Mapping[str, Any], side: str) -> Location:
+    """The place that ``{side}_root`` and ``{side}_key`` name; ``side`` is ``source`` or ``target``."""
+    root = _text(parameters, f"{side}_root")
+    key = _text(parameters, f"{side}_key")
+    if root not in roots:
+        known = ", ".join(sorted(roots))
+        raise Failure(f"Unrecognized root was provided: {side}_root {root!r} is not configured; known: {known}")
+    return Location(roots[root].fs, clean_key(key, f"{side}_key"))
+
+
+def clean_key(key: str, parameter: str) -> str:
+    """The path below the root that a key stands for, as the rclone command line reads it.
+
+    A leading slash, doubled slashes and ``.`` segments mean nothing, and are taken out: ``/a//./b`` is ``a/b``.
+    A ``..`` segment is refused, because rclone would write a look-alike name instead of going up.
+    """
+    if "\0" in key:
+        raise Failure(f"{parameter} {key!r} contains a NUL character, which no storage can hold")
+    segments = [segment for segment in key.split("/") if segment not in {"", "."}]
+    if not segments:
+        raise Failure(f"{parameter} {key!r} is empty; it must name a file or a directory below the root")
+    if ".." in segments:
+        raise Failure(f"{parameter} {key!r} contains a '..' segment; write the key from the root down")
+    return "/".join(segments)
+
+
+def _text(parameters: Mapping[str, Any], name: str) -> str:
+    value = parameters.get(name)
+    if value is None:
+        raise Failure(f"the parameter {name} is missing")
+    if not isinstance(value, str):
+        raise Failure(f"the parameter {name} must be a string, not {_json_kind(value)}")
+    return value
+
+
+def _json_kind(value: Any) -> str:
+    kinds = {bool: "a boolean", int: "a number", float: "a number", list: "an array", dict: "an object"}
+    return kinds[type(value)]

@@ -1,0 +1,49 @@
+"""Composes the service: settings → rclone, broker, handlers → a running server."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import structlog
+
+from medusa_copier.actions.copyto import copyto
+from medusa_copier.rclone.resident import Rclone
+from medusa_copier.settings import CopierSettings
+from simple_queue_server import Server, logs
+
+log = structlog.stdlib.get_logger("medusa_copier")
+
+
+def run(settings: CopierSettings) -> None:
+    """Serve in the foreground until a signal ends it. Raises BrokerError, RcloneError."""
+    logs.configure(settings.log, settings.server.name)
+    asyncio.run(serve(settings))
+
+
+async def serve(settings: CopierSettings) -> None:
+    """Serve in the running loop until a signal ends it."""
+    async with open_rclone(settings) as rclone:
+        await _warn_of_unknown_remotes(settings, rclone)
+        server = Server(settings)
+        server.action("copyto")(copyto(settings.roots, rclone))
+        await server.serve()
+
+
+def open_rclone(settings: CopierSettings) -> Rclone:
+    """The rclone that the settings mean, not yet started."""
+    return Rclone(
+        binary=settings.rclone.path,
+        config=settings.rclone_config_path,
+        flags=settings.rclone.flags,
+        attempts=settings.rclone.attempts,
+        run_directory=Path("run"),
+    )
+
+
+async def _warn_of_unknown_remotes(settings: CopierSettings, rclone: Rclone) -> None:
+    known = await rclone.client.list_remotes()
+    for name, root in settings.roots.items():
+        remote = root.fs.split(":", 1)[0]
+        if remote and not remote.startswith("/") and remote.split(",", 1)[0] not in known:
+            log.error("rclone has no such remote; requests for this root will fail", root=name, remote=remote)

@@ -1,0 +1,46 @@
+"""The copier's configuration: the action server's sections, and ``roots`` and ``rclone`` beside them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, TypeAlias
+
+from msgspec import Meta
+
+from simple_queue_server.settings import Count, Section, Settings
+
+Flag: TypeAlias = bool | int | float | str | list[str]
+
+
+class RootSection(Section):
+    """``roots.NAME``: a place that requests may name."""
+
+    rclone_config: Annotated[str, Meta(min_length=1)]
+    """A remote of the rclone configuration (``source``), a path in one (``s3:bucket/prefix``), or a local
+    directory from ``/`` down."""
+
+    @property
+    def fs(self) -> str:
+        """The root as rclone writes it: ``source:``, ``s3:bucket/prefix``, ``/srv/masters``."""
+        is_complete = ":" in self.rclone_config or self.rclone_config.startswith("/")
+        return self.rclone_config if is_complete else f"{self.rclone_config}:"
+
+
+class RcloneSection(Section):
+    """``rclone``: the program that copies."""
+
+    path: Path | None = None
+    """Another rclone binary than the one that is installed with this service."""
+    flags: dict[str, Flag] = {}
+    """Any of rclone's global flags by its own name, for example ``bwlimit: 50M`` or ``transfers: 8``."""
+    attempts: Count = 3
+    """How often a copy is tried when the reason of its failure is temporary."""
+
+
+class CopierSettings(Settings, kw_only=True):
+    """A whole configuration file of the copier."""
+
+    roots: Annotated[dict[str, RootSection], Meta(min_length=1)]
+    rclone: RcloneSection = RcloneSection()
+    rclone_config_path: Path | None = None
+    """The rclone configuration file; unset: rclone's default."""

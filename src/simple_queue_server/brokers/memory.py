@@ -1,0 +1,186 @@
+"""A queue in memory, for tests: what the real brokers promise, within one event loop.
+
+::
+
+    queue = MemoryQueue()
+    server = Server(settings, MemoryBroker(queue, max_in_flight=4))
+    async with MemoryClient(queue) as client:
+        response = await client.call(b'{"action": "square", "parameters": {"x": 3}}')
+"""
+
+from __future__ import annotations
+
+import asyncio
+import bisect
+import contextlib
+import itertools
+import uuid
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Self
+
+from simple_queue_server.brokers.base import ReplyAddress
+from simple_queue_server.errors import BrokerGaveUp
+
+
+@dataclass(slots=True, eq=False)
+class _Request:
+    number: int
+    body: bytes
+    message_id: str | None
+    reply: ReplyAddress
+    attempt: int = 0
+
+
+class MemoryQueue:
+    """What brokers and clients share: the requests that wait, the responses that wait, and the calls."""
+
+    def __init__(self) -> None:
+        self.requests: list[_Request] = []
+        self.responses: deque[bytes] = deque()
+        self.calls: dict[ReplyAddress, asyncio.Future[bytes]] = {}
+        self._numbers = itertools.count(1)
+        self._changed = asyncio.Event()
+
+    def put_request(self, body: bytes, message_id: str | None, reply: ReplyAddress) -> None:
+        """Add a request at the end."""
+        self.give_back(_Request(next(self._numbers), body, message_id, reply))
+
+    def give_back(self, request: _Request) -> None:
+        """Let a request wait at its place."""
+        bisect.insort(self.requests, request, key=lambda request: request.number)
+        self.notify()
+
+    def put_response(self, body: bytes, reply: ReplyAddress) -> None:
+        """Give a response to the call that waits for it, else put it on the outgoing queue."""
+        call = self.calls.get(reply)
+        if call is not None and not call.done():
+            call.set_result(body)
+        else:
+            self.responses.append(body)
+            self.notify()
+
+    def notify(self) -> None:
+        """Wake everybody who waits for a change."""
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    async def change(self) -> None:
+        """Wait for the next change."""
+        await self._changed.wait()
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryDelivery:
+    """See :class:`simple_queue_server.brokers.base.Delivery`."""
+
+    _broker: MemoryBroker
+    _request: _Request
+    body: bytes
+    request_id: str
+    reply: ReplyAddress
+    attempt: int
+
+    async def answer(self, response: bytes) -> None:
+        if self._broker.settle(self._request):
+            await self._broker.publish(response, self.reply)
+
+    async def ack(self) -> None:
+        self._broker.settle(self._request)
+
+    async def requeue(self) -> None:
+        if self._broker.settle(self._request):
+            self._broker.queue.give_back(self._request)
+
+
+@dataclass(slots=True, eq=False)
+class MemoryBroker:
+    """See :class:`simple_queue_server.brokers.base.Broker`."""
+
+    queue: MemoryQueue
+    max_in_flight: int = field(kw_only=True)
+    _held: set[_Request] = field(default_factory=set)
+    _receiving: bool = True
+
+    async def open(self) -> None:
+        pass
+
+    async def receive(self) -> MemoryDelivery:
+        while self._receiving:
+            if self.queue.requests and len(self._held) < self.max_in_flight:
+                return self._take(self.queue.requests.pop(0))
+            await self.queue.change()
+        raise BrokerGaveUp("no more requests are taken: the broker was told to stop")
+
+    async def publish(self, response: bytes, reply: ReplyAddress) -> None:
+        self.queue.put_response(response, reply)
+
+    async def stop_receiving(self) -> None:
+        self._receiving = False
+        self.queue.notify()
+
+    async def close(self) -> None:
+        await self.stop_receiving()
+        for request in list(self._held):
+            self.settle(request)
+            self.queue.give_back(request)
+
+    def settle(self, request: _Request) -> bool:
+        """End the loan of a request; False when it was ended before."""
+        if request not in self._held:
+            return False
+        self._held.remove(request)
+        self.queue.notify()
+        return True
+
+    def _take(self, request: _Request) -> MemoryDelivery:
+        request.attempt += 1
+        self._held.add(request)
+        client_id = request.message_id or request.reply.correlation_id
+        return MemoryDelivery(
+            _broker=self,
+            _request=request,
+            body=request.body,
+            request_id=client_id or f"request-{request.number}",
+            reply=ReplyAddress(request.reply.reply_to, request.reply.correlation_id or request.message_id),
+            attempt=request.attempt,
+        )
+
+
+class MemoryClient:
+    """See :class:`simple_queue_server.brokers.base.Client`."""
+
+    def __init__(self, queue: MemoryQueue) -> None:
+        self._queue = queue
+        self._name = f"client-{uuid.uuid4().hex}"
+        self._calls: set[asyncio.Future[bytes]] = set()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        for call in self._calls:
+            if not call.done():
+                call.set_exception(BrokerGaveUp("the client is closed"))
+
+    async def send(self, request: bytes, *, message_id: str | None = None) -> None:
+        self._queue.put_request(request, message_id, ReplyAddress())
+
+    async def call(self, request: bytes, *, message_id: str | None = None) -> bytes:
+        reply = ReplyAddress(self._name, uuid.uuid4().hex)
+        call: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        self._queue.calls[reply] = call
+        self._calls.add(call)
+        try:
+            self._queue.put_request(request, message_id, reply)
+            return await call
+        finally:
+            del self._queue.calls[reply]
+            self._calls.discard(call)
+
+    async def take_response(self, timeout_s: float) -> bytes | None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                while not self._queue.responses:
+                    await self._queue.change()
+        return self._queue.responses.popleft() if self._queue.responses else None

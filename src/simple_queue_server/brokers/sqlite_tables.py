@@ -1,0 +1,220 @@
+"""The tables of an embedded queue, and every statement on them. Each method runs inside one transaction.
+
+A request is a row of ``requests`` until it is answered: waiting while ``owner`` is NULL, else in the hands of that
+owner. A response is a row of ``responses`` until a client takes it. ``owners`` are the services and clients that have
+the file open; an owner's name is also the name of its private reply queue.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final
+
+from simple_queue_server.errors import BrokerGaveUp
+
+APPLICATION_ID: Final = 0x53515351
+SCHEMA_VERSION: Final = 1
+SCHEMA: Final = (
+    """CREATE TABLE requests (
+        id INTEGER PRIMARY KEY AUTOINCREMENT,
+        queue TEXT NOT NULL,
+        body BLOB NOT NULL,
+        message_id TEXT,
+        reply_to TEXT,
+        correlation_id TEXT,
+        attempt INTEGER NOT NULL DEFAULT 0,
+        owner TEXT
+    )""",
+    "CREATE INDEX requests_waiting ON requests (queue, id) WHERE owner IS NULL",
+    "CREATE INDEX requests_owned ON requests (owner) WHERE owner IS NOT NULL",
+    """CREATE TABLE responses (
+        id INTEGER PRIMARY KEY AUTOINCREMENT,
+        queue TEXT NOT NULL,
+        body BLOB NOT NULL,
+        correlation_id TEXT
+    )""",
+    "CREATE INDEX responses_waiting ON responses (queue, id)",
+    """CREATE TABLE owners (
+        name TEXT PRIMARY KEY,
+        pid INTEGER NOT NULL,
+        listens TEXT,
+        outgoing TEXT
+    )""",
+    f"PRAGMA application_id = {APPLICATION_ID}",
+    f"PRAGMA user_version = {SCHEMA_VERSION}",
+)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RequestRow:
+    """One hand-over of a request to an owner: named by ``id`` and ``attempt`` together."""
+
+    id: int
+    body: bytes
+    message_id: str | None
+    reply_to: str | None
+    correlation_id: str | None
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class ResponseRow:
+    """A response that waits on a queue."""
+
+    id: int
+    body: bytes
+    correlation_id: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class OwnerRow:
+    """A service or client: ``listens`` is the shared queue it wants to hear of, ``outgoing`` its outgoing queue."""
+
+    name: str
+    pid: int
+    listens: str | None
+    outgoing: str | None
+
+
+class Tables:
+    """The statements. ``filled`` collects the queues that got something, for their listeners to be woken."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._execute = connection.execute
+        self.filled: set[str] = set()
+
+    def put_request(
+        self, queue: str, body: bytes, message_id: str | None, reply_to: str | None, correlation_id: str | None
+    ) -> None:
+        """Add a request at the end of its queue."""
+        self._execute(
+            "INSERT INTO requests (queue, body, message_id, reply_to, correlation_id) VALUES (?, ?, ?, ?, ?)",
+            (queue, body, message_id, reply_to, correlation_id),
+        )
+        self.filled.add(queue)
+
+    def claim(self, queue: str, owner: str, limit: int) -> list[RequestRow]:
+        """Put the oldest waiting requests into the hands of ``owner``. Raises BrokerGaveUp when it was removed."""
+        self._require_owner(owner)
+        rows = self._execute(
+            "UPDATE requests SET owner = ?, attempt = attempt + 1 WHERE id IN"
+            " (SELECT id FROM requests WHERE queue = ? AND owner IS NULL ORDER BY id LIMIT ?)"
+            " RETURNING id, body, message_id, reply_to, correlation_id, attempt",
+            (owner, queue, limit),
+        ).fetchall()
+        return sorted((RequestRow(*row) for row in rows), key=lambda row: row.id)  # RETURNING has no order
+
+    def finish(self, owner: str, request: RequestRow) -> bool:
+        """Take a request off its queue; False when it is not in the hands of ``owner`` any more."""
+        return self._execute(
+            "DELETE FROM requests WHERE id = ? AND owner = ? AND attempt = ?",
+            (request.id, owner, request.attempt),
+        ).rowcount == 1  # fmt: skip
+
+    def give_back(self, owner: str, request: RequestRow) -> None:
+        """Let a request wait again, at its old place in the queue."""
+        self._fill(
+            "UPDATE requests SET owner = NULL WHERE id = ? AND owner = ? AND attempt = ? RETURNING queue",
+            (request.id, owner, request.attempt),
+        )
+
+    def give_back_unseen(self, owner: str, seen: Iterable[RequestRow]) -> None:
+        """Let all requests of ``owner`` wait again but those ``seen``; that they were taken ahead is no attempt."""
+        hand_overs = json.dumps([(request.id, request.attempt) for request in seen])
+        self._fill(
+            "UPDATE requests SET owner = NULL, attempt = attempt - 1 WHERE owner = ? AND (id, attempt) NOT IN"
+            " (SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]') FROM json_each(?)) RETURNING queue",
+            (owner, hand_overs),
+        )
+
+    def put_response(
+        self, outgoing: str | None, body: bytes, reply_to: str | None, correlation_id: str | None
+    ) -> None:
+        """Add a response to the reply queue, or to ``outgoing`` when that client has gone or none was named."""
+        queue = reply_to if reply_to is not None and self._is_owner(reply_to) else outgoing
+        if queue is not None:
+            self._execute(
+                "INSERT INTO responses (queue, body, correlation_id) VALUES (?, ?, ?)", (queue, body, correlation_id)
+            )
+            self.filled.add(queue)
+
+    def take_response(self, queue: str) -> ResponseRow | None:
+        """Take the oldest response off a queue."""
+        row = self._execute(
+            "DELETE FROM responses WHERE id = (SELECT id FROM responses WHERE queue = ? ORDER BY id LIMIT 1)"
+            " RETURNING id, body, correlation_id",
+            (queue,),
+        ).fetchone()
+        return None if row is None else ResponseRow(*row)
+
+    def put_back_response(self, queue: str, response: ResponseRow) -> None:
+        """Put a response that was taken in vain back at its old place."""
+        self._execute(
+            "INSERT INTO responses (id, queue, body, correlation_id) VALUES (?, ?, ?, ?)",
+            (response.id, queue, response.body, response.correlation_id),
+        )
+        self.filled.add(queue)
+
+    def responses(self, queue: str) -> list[ResponseRow]:
+        """The responses on the private queue of the owner ``queue``; they stay there. Raises BrokerGaveUp."""
+        self._require_owner(queue)
+        rows = self._execute("SELECT id, body, correlation_id FROM responses WHERE queue = ? ORDER BY id", (queue,))
+        return [ResponseRow(*row) for row in rows]
+
+    def clear_responses(self, delivered: Iterable[int], unwanted: Iterable[int], outgoing: str | None) -> None:
+        """Remove responses that their callers got; those that nobody waits for any more go to ``outgoing``."""
+        self._execute(
+            "DELETE FROM responses WHERE id IN (SELECT value FROM json_each(?))", (json.dumps(list(delivered)),)
+        )
+        self._move_responses("id IN (SELECT value FROM json_each(?))", json.dumps(list(unwanted)), outgoing)
+
+    def add_owner(self, owner: OwnerRow) -> None:
+        """Make an owner known. From here on it can be given requests and responses."""
+        self._execute(
+            "INSERT INTO owners (name, pid, listens, outgoing) VALUES (?, ?, ?, ?)",
+            (owner.name, owner.pid, owner.listens, owner.outgoing),
+        )
+
+    def owners(self) -> list[OwnerRow]:
+        """All owners that have not left, the dead ones too."""
+        return [OwnerRow(*row) for row in self._execute("SELECT name, pid, listens, outgoing FROM owners")]
+
+    def remove_owner(self, name: str) -> int:
+        """Forget an owner: its requests wait again, its responses go to its outgoing queue. Returns their number."""
+        row = self._execute("DELETE FROM owners WHERE name = ? RETURNING outgoing", (name,)).fetchone()
+        if row is None:
+            return 0
+        requests = self._fill("UPDATE requests SET owner = NULL WHERE owner = ? RETURNING queue", (name,))
+        responses = self._move_responses("queue = ?", name, row[0])
+        return requests + responses
+
+    def listeners(self) -> set[str]:
+        """The owners to wake for ``filled``."""
+        queues = json.dumps(list(self.filled))
+        rows = self._execute(
+            "SELECT name FROM owners, json_each(?) AS filled WHERE filled.value IN (name, listens)", (queues,)
+        )
+        return {row[0] for row in rows}
+
+    def _is_owner(self, name: str) -> bool:
+        return self._execute("SELECT 1 FROM owners WHERE name = ?", (name,)).fetchone() is not None
+
+    def _require_owner(self, name: str) -> None:
+        if not self._is_owner(name):  # nobody would ever give its requests back, or answer it
+            raise BrokerGaveUp(
+                f"others took {name} for dead, although it runs: was its file in the directory of owners removed? "
+                "Start it again"
+            )
+
+    def _move_responses(self, which: str, value: str, outgoing: str | None) -> int:
+        if outgoing is None:
+            return self._execute(f"DELETE FROM responses WHERE {which}", (value,)).rowcount  # noqa: S608
+        return self._fill(f"UPDATE responses SET queue = ? WHERE {which} RETURNING queue", (outgoing, value))  # noqa: S608
+
+    def _fill(self, statement: str, values: tuple[object, ...]) -> int:
+        queues = [row[0] for row in self._execute(statement, values)]
+        self.filled.update(queues)
+        return len(queues)

@@ -1,0 +1,128 @@
+"""Between SQS's messages and ours: attributes, legal characters, sizes. Pure; no I/O.
+
+A request may carry the message attributes ``message_id``, ``correlation_id`` and ``reply_to`` (the name of a
+queue), all of type String; a response carries ``correlation_id``. Bodies are JSON text, nothing wrapped.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import msgspec
+
+from simple_queue_server.brokers.base import ReplyAddress
+from simple_queue_server.errors import BrokerError
+
+REQUEST_ATTRIBUTES: Final = ["message_id", "correlation_id", "reply_to"]
+SYSTEM_ATTRIBUTES: Final = ["ApproximateReceiveCount", "MessageGroupId"]
+
+_ILLEGAL = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+_KEPT_LONGEST = ("message", "pass_through", "action")
+"""Of a response that's too large, these are left out last, in this order; ``status`` always stays."""
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """A message as SQS handed it out. ``handle`` is good until SQS hands it out again."""
+
+    message_id: str
+    handle: str
+    body: bytes
+    request_id: str
+    reply: ReplyAddress
+    attempt: int
+    group: str | None
+
+
+def received(message: Mapping[str, Any]) -> Received:
+    """Read an element of ``Messages`` in the reply to ReceiveMessage. Never raises for what SQS can send."""
+    system = message.get("Attributes", {})
+    own_id, correlation_id, reply_to = (_attribute(message, name) for name in REQUEST_ATTRIBUTES)
+    message_id = str(message["MessageId"])
+    return Received(
+        message_id=message_id,
+        handle=str(message["ReceiptHandle"]),
+        body=str(message.get("Body", "")).encode("utf-8", "surrogatepass"),
+        request_id=own_id or correlation_id or message_id,
+        reply=ReplyAddress(reply_to=reply_to, correlation_id=correlation_id or own_id or message_id),
+        attempt=int(system.get("ApproximateReceiveCount", 1)),
+        group=system.get("MessageGroupId"),
+    )
+
+
+def correlation_of(message: Mapping[str, Any]) -> str | None:
+    """A response's ``correlation_id``."""
+    return _attribute(message, "correlation_id")
+
+
+def attributes(**values: str | None) -> dict[str, dict[str, str]]:
+    """``MessageAttributes`` of those values that are given."""
+    return {name: {"DataType": "String", "StringValue": value} for name, value in values.items() if value}
+
+
+def size_of(body: str, message_attributes: Mapping[str, Mapping[str, str]]) -> int:
+    """What SQS counts against a queue's limit, in bytes: the body, and each attribute's name, type and value."""
+    size = len(body.encode())
+    for name, value in message_attributes.items():
+        size += len(name.encode()) + len(value["DataType"]) + len(value["StringValue"].encode())
+    return size
+
+
+def legal_text(body: bytes) -> str:
+    r"""JSON as SQS takes it: the few characters that it refuses (U+0000-0008, U+FFFE…) as ``\uNNNN``.
+
+    In JSON they can only stand within strings, so the value stays the same. Raises BrokerError for what is no
+    text, or empty: SQS can't hold that.
+    """
+    if not body:
+        raise BrokerError("SQS takes no empty message")
+    try:
+        text = body.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise BrokerError(f"SQS takes text only, and the message is not UTF-8 (byte {error.start})") from None
+    return _ILLEGAL.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
+
+
+def shortened(response: bytes, limit_bytes: int, reason: str) -> bytes:
+    """A response that tells the same in at most ``limit_bytes``: large fields left out, ``message`` says which.
+
+    ``action``, ``status`` and ``pass_through`` stay while they fit. ``reason`` begins the message.
+    """
+    fields: dict[str, Any] = msgspec.json.decode(response, type=dict[str, msgspec.Raw])
+    said = json.loads(bytes(fields.pop("message", b'""')))
+    left_out: list[str] = []
+    for name in _order(fields):
+        if len(short := _with_message(fields, reason, said, left_out)) <= limit_bytes:
+            return short
+        said = said[:200] if isinstance(said, str) else ""
+        if len(short := _with_message(fields, reason, said, left_out)) <= limit_bytes:
+            return short
+        del fields[name]
+        left_out.append(name)
+    return _with_message(fields, reason, said, left_out)
+
+
+def _order(fields: Mapping[str, Any]) -> list[str]:
+    """Names of fields, the first to leave out first: large ones, then those that a client needs most."""
+    plain = [name for name in fields if name not in _KEPT_LONGEST and name != "status"]
+    plain.sort(key=lambda name: len(bytes(fields[name])), reverse=True)
+    return [*plain, *(name for name in _KEPT_LONGEST if name in fields), ""]
+
+
+def _with_message(fields: Mapping[str, Any], reason: str, said: str, left_out: list[str]) -> bytes:
+    parts = [reason]
+    if left_out:
+        parts.append(f"left out: {', '.join(name[:40] for name in left_out[:10])}")
+    if said:
+        parts.append(said)
+    message = msgspec.json.encode("; ".join(parts)).decode()
+    return legal_text(msgspec.json.encode({**fields, "message": msgspec.Raw(message.encode())})).encode()
+
+
+def _attribute(message: Mapping[str, Any], name: str) -> str | None:
+    value = message.get("MessageAttributes", {}).get(name, {}).get("StringValue")
+    return str(value) if value else None

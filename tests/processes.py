@@ -1,0 +1,47 @@
+"""Commands of ours as processes, the way a user starts them; none of them outlives its test."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+COPIER = str(Path(sys.executable).with_name("medusa-copier"))
+
+
+@contextlib.contextmanager
+def running(
+    command: Sequence[str], directory: Path, environ: Mapping[str, str] | None = None, *, stop_s: float = 30
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A process in ``directory``, its output in ``output.txt`` there; stopped by SIGTERM when the block ends."""
+    with (directory / "output.txt").open("ab") as output:
+        process = subprocess.Popen(
+            command, cwd=directory, env=environ, stdin=subprocess.DEVNULL, stdout=output, stderr=output, preexec_fn=die_with_us()
+        )
+        try:
+            yield process
+        finally:
+            if process.poll() is None:
+                process.send_signal(signal.SIGTERM)
+                try:
+                    process.wait(stop_s)
+                finally:
+                    process.kill()
+                    process.wait()
+
+
+def die_with_us() -> Callable[[], None] | None:
+    """For ``preexec_fn``: the child is killed when the thread that started it ends, even by kill -9."""
+    if sys.platform != "linux":
+        return None
+    prctl = ctypes.CDLL(None).prctl
+    return lambda: prctl(1, signal.SIGKILL)
+
+
+def output(directory: Path) -> str:
+    """What the processes in ``directory`` printed."""
+    return (directory / "output.txt").read_text(errors="replace")

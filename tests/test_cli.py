@@ -1,0 +1,174 @@
+"""The command line as a user meets it, on the embedded queue and a real rclone."""
+
+import importlib.metadata
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from processes import COPIER, output
+from service import World, copyto
+from waiting import eventually
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path, "", {})
+
+
+@pytest.fixture
+def served(world: World) -> Iterator[World]:
+    with world.service():
+        yield world
+
+
+def test_version_is_that_of_the_package() -> None:
+    done = subprocess.run([COPIER, "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout == f"medusa-copier {importlib.metadata.version('medusa-copier')}\n"
+
+
+def test_help_explains_the_commands_and_the_first_steps() -> None:
+    done = subprocess.run([COPIER, "--help"], capture_output=True, text=True, check=True)
+    for word in ("check", "run", "submit", "First steps", "queue", "rclone"):
+        assert word in done.stdout
+    for command in ("run", "check", "submit"):
+        assert "--config" in subprocess.run([COPIER, command, "-h"], capture_output=True, text=True, check=True).stdout
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys, click.testing, medusa_copier.cli as c; click.testing.CliRunner().invoke(c.main, ['--help']);"
+        "print([m for m in ('aiohttp', 'aio_pika', 'msgspec', 'structlog', 'yaml', 'asyncio') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+def test_a_missing_configuration_is_named() -> None:
+    done = subprocess.run([COPIER, "run", "--config", "nowhere.yaml"], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr == "Error: nowhere.yaml: can't be read: No such file or directory\n"
+
+
+def test_submit_waits_for_the_response_and_its_exit_status_says_all(served: World) -> None:
+    (served.src / "a.txt").write_text("hello")
+    done = served.command("submit", "src:a.txt", "dst:b.txt", "--wait", "--pass-through", '{"id": 7}')
+    assert (done.returncode, done.stderr) == (0, "")
+    response = json.loads(done.stdout)
+    assert (response["status"], response["rclone_status"], response["pass_through"]) == ("success", 0, {"id": 7})
+    assert (served.dst / "b.txt").read_text() == "hello"
+    done = served.command("submit", "src:missing", "dst:b.txt", "--wait")
+    assert done.returncode == 1
+    assert json.loads(done.stdout)["rclone_status"] == 3
+
+
+def test_submit_without_wait_leaves_the_request_on_the_queue(world: World) -> None:
+    (world.src / "a.txt").write_text("hello")
+    done = world.command("submit", "src:a.txt", "dst:b.txt")
+    assert done.returncode == 0
+    assert len(done.stdout.strip()) == 32
+    assert not (world.dst / "b.txt").exists()
+    with world.service():
+        eventually(lambda: (world.dst / "b.txt").exists())
+
+
+def test_submit_from_a_file_of_many(served: World, tmp_path: Path) -> None:
+    for i in range(20):
+        (served.src / f"{i}").write_text(str(i))
+    lines = [copyto(f"src:{i}", f"dst:{i}", i) for i in range(20)] + [b"", b"Not JSON"]
+    (tmp_path / "requests.jsonl").write_bytes(b"\n".join(lines))
+    done = served.command("submit", "--from", "requests.jsonl", "--wait")
+    assert done.returncode == 1
+    responses = [json.loads(line) for line in done.stdout.splitlines()]
+    assert sorted(r["pass_through"] for r in responses if r["status"] == "success") == list(range(20))
+    assert [r["message"] for r in responses if r["status"] == "failure"] == ["Invalid Request"]
+    assert [(served.dst / f"{i}").read_text() for i in range(20)] == [str(i) for i in range(20)]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ((), "ROOT:KEY ROOT:KEY, or --from FILE"),
+        (("src:a",), "ROOT:KEY ROOT:KEY, or --from FILE"),
+        (("src", "dst:b"), "'src' is not ROOT:KEY"),
+        (("src:a", "dst:b", "--pass-through", "{"), "--pass-through is not JSON"),
+        (("src:a", "dst:b", "--from", "copier.yaml"), "--from goes without"),
+        (("--from", "nowhere"), "nowhere"),
+    ],
+)
+def test_submit_says_what_is_wrong_with_its_arguments(world: World, arguments: tuple[str, ...], words: str) -> None:
+    done = world.command("submit", *arguments)
+    assert done.returncode == 2
+    assert words in done.stderr
+
+
+def test_check_prints_a_line_for_everything_and_its_exit_status_says_all(world: World) -> None:
+    done = world.command("check")
+    assert done.returncode == 1
+    lines = {line[:20].strip(): line[21:] for line in done.stdout.splitlines()}
+    assert list(lines) == ["config", "broker", "rclone", "root src", "root dst", "root ghost"]
+    assert [name for name, line in lines.items() if line.startswith("FAILED")] == ["root ghost"]
+    assert "ghost:" in lines["root ghost"]
+    assert "section" in lines["root ghost"]
+    del world.config["roots"]["ghost"]  # type: ignore[attr-defined]
+    world.write_config()
+    assert world.command("check").returncode == 0
+
+
+def test_check_names_what_is_wrong_with_the_configuration(world: World) -> None:
+    world.write_config(server={"nam": "copier"})
+    done = world.command("check")
+    assert done.returncode == 1
+    assert "server.nam: unknown key; did you mean 'name'?" in done.stdout
+
+
+def test_check_reports_an_unreachable_broker_and_a_missing_root(world: World) -> None:
+    world.dst.rmdir()
+    world.write_config(amqp={"incoming_queue": "i", "connection": {"port": 1, "password": "hunter2"}})
+    done = world.command("check")
+    assert done.returncode == 1
+    failed = [line[:20].strip() for line in done.stdout.splitlines() if "FAILED" in line]
+    assert failed == ["broker", "root dst", "root ghost"]
+    assert "hunter2" not in done.stdout + done.stderr
+
+
+def test_run_serves_the_other_roots_when_a_root_has_no_remote(served: World) -> None:
+    (served.src / "a.txt").write_text("hello")
+    assert served.command("submit", "src:a.txt", "dst:b.txt", "--wait").returncode == 0
+    done = served.command("submit", "ghost:a.txt", "dst:b.txt", "--wait")
+    response = json.loads(done.stdout)
+    assert (response["status"], response["rclone_status"]) == ("failure", 1)
+    assert "ghost" in response["message"]
+    assert [e["root"] for e in served.log() if e["event"].startswith("rclone has no such remote")] == ["ghost"]
+
+
+def test_sigterm_ends_the_service_with_status_zero(world: World) -> None:
+    with world.service() as process:
+        eventually(lambda: any(e["event"] == "server started" for e in world.log()) or None)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 0
+    assert world.log()[-1]["event"] == "server stopped"
+
+
+def test_logs_go_to_stdout_as_json_when_asked(world: World) -> None:
+    world.write_config(log={"destination": "stdout", "show_requests": True, "show_responses": True})
+    (world.src / "a.txt").write_text("hello")
+    with world.service():
+        assert world.command("submit", "src:a.txt", "dst:b.txt", "--wait").returncode == 0
+    events = [json.loads(line) for line in output(world.directory).splitlines()]
+    of_request = [e for e in events if e["event"] in {"request", "response", "request finished"}]
+    assert [e["event"] for e in of_request] == ["request", "response", "request finished"]
+    assert len({e["request_id"] for e in of_request}) == 1
+    assert '"copyto"' in of_request[0]["body"]
+    assert not (world.directory / "log").exists()
+
+
+def test_a_flag_that_rclone_does_not_know_is_named(world: World) -> None:
+    world.write_config(rclone={"flags": {"bandwidth": "1M"}})
+    done = world.command("run")
+    assert done.returncode == 1
+    assert "bandwidth" in done.stderr
+    assert "Traceback" not in done.stderr

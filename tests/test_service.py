@@ -1,0 +1,156 @@
+"""The whole service as a process: what it does when it, or rclone, is killed or told to stop in mid-copy."""
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import pytest
+from service import World, copyto
+from waiting import eventually
+
+SIZE = 6_000_000
+SLOWLY = {"flags": {"bwlimit": "2M"}}  # three seconds for SIZE: time to be in mid-copy
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    world = World(tmp_path, "", {"rclone": SLOWLY})
+    (world.src / "big").write_bytes(os.urandom(SIZE))
+    (world.src / "small").write_bytes(b"small")
+    return world
+
+
+def rclones(world: World) -> list[int]:
+    """The rclone processes that were started for this world's configuration."""
+    found = []
+    for process in Path("/proc").iterdir():
+        try:
+            command = (process / "cmdline").read_bytes().split(b"\0")
+            directory = (process / "cwd").resolve()
+        except OSError:
+            continue
+        if b"rcd" in command and directory == world.directory.resolve():
+            found.append(int(process.name))
+    return found
+
+
+def in_mid_copy(world: World) -> bool:
+    return any(path.name.endswith(".partial") and path.stat().st_size for path in world.dst.iterdir())
+
+
+async def responses(world: World, count: int) -> list[dict[str, object]]:
+    async with world.client() as client:
+        bodies = [await client.take_response(30) for _ in range(count)]
+    return [json.loads(body or b"null") for body in bodies]
+
+
+async def send(world: World, *requests: bytes) -> None:
+    async with world.client() as client:
+        for request in requests:
+            await client.send(request)
+
+
+async def test_rclone_killed_in_mid_copy_is_replaced_and_the_request_succeeds(world: World) -> None:
+    with world.service():
+        await send(world, copyto("src:big", "dst:big"))
+        eventually(lambda: in_mid_copy(world))
+        (pid,) = rclones(world)
+        os.kill(pid, signal.SIGKILL)
+        (response,) = await responses(world, 1)
+    assert (response["status"], response["rclone_status"]) == ("success", 0)
+    assert (world.dst / "big").read_bytes() == (world.src / "big").read_bytes()
+    assert [path.name for path in world.dst.iterdir()] == ["big"]
+
+
+async def test_the_service_killed_in_mid_copy_takes_rclone_with_it_and_the_request_is_served_again(world: World) -> None:
+    with world.service() as process:
+        await send(world, copyto("src:big", "dst:big"))
+        eventually(lambda: in_mid_copy(world))
+        process.kill()
+        process.wait()
+        eventually(lambda: not rclones(world))
+    with world.service():
+        (response,) = await responses(world, 1)
+    assert response["status"] == "success"
+    assert (world.dst / "big").read_bytes() == (world.src / "big").read_bytes()
+    assert [path.name for path in world.dst.iterdir()] == ["big"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_a_signal_lets_the_copy_in_flight_finish_and_takes_no_more(world: World, number: signal.Signals) -> None:
+    world.write_config(server={"name": "copier", "max_in_flight": 1})
+    with world.service() as process:
+        await send(world, copyto("src:big", "dst:big", 1), copyto("src:small", "dst:small", 2))
+        eventually(lambda: in_mid_copy(world))
+        process.send_signal(number)
+        assert process.wait(20) == 0
+    assert (world.dst / "big").read_bytes() == (world.src / "big").read_bytes()
+    assert not (world.dst / "small").exists()
+    assert not rclones(world)
+    (response,) = await responses(world, 1)
+    assert (response["status"], response["pass_through"]) == ("success", 1)
+    with world.service():
+        (response,) = await responses(world, 1)
+    assert (response["status"], response["pass_through"]) == ("success", 2)
+
+
+async def test_a_second_signal_stops_at_once_and_the_request_is_served_again(world: World) -> None:
+    world.write_config(rclone={"flags": {"bwlimit": "100k"}})
+    with world.service() as process:
+        await send(world, copyto("src:big", "dst:big"))
+        eventually(lambda: in_mid_copy(world))
+        process.send_signal(signal.SIGTERM)
+        eventually(lambda: any(entry["event"].startswith("stopping after") for entry in world.log()))
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 0
+    assert not (world.dst / "big").exists()
+    assert not rclones(world)
+    world.write_config(rclone={})
+    with world.service():
+        (response,) = await responses(world, 1)
+    assert response["status"] == "success"
+    assert (world.dst / "big").read_bytes() == (world.src / "big").read_bytes()
+
+
+async def test_ctrl_c_for_the_whole_terminal_does_not_reach_rclone(world: World) -> None:
+    with world.service():
+        eventually(lambda: rclones(world))
+        (pid,) = rclones(world)
+        assert os.getpgid(pid) == pid
+
+
+async def test_odd_names_are_copied_to_the_byte(world: World) -> None:
+    world.write_config(rclone={})
+    names = ["with space", "über – 概要 🎞", "new\nline", "100%", "back\\slash", "-dash", "*?[a]", '"q"', "é" * 120, "tab\t"]
+    for name in names:
+        (world.src / name).write_text(name)
+    with world.service():
+        await send(world, *(copyto(f"src:{name}", f"dst:in {name}/{name}") for name in names))
+        answers = await responses(world, len(names))
+    assert {answer["status"] for answer in answers} == {"success"}
+    for name in names:
+        assert (world.dst / f"in {name}" / name).read_text() == name
+
+
+async def test_a_failure_with_an_odd_name_is_one_line(world: World) -> None:
+    with world.service():
+        await send(world, copyto("src:new\nline", "dst:x"))
+        (answer,) = await responses(world, 1)
+    assert answer["rclone_status"] == 3
+    assert "'src:new\\nline'" in str(answer["message"])
+    assert "\n" not in str(answer["message"])
+
+
+async def test_a_target_that_is_named_as_a_directory_takes_no_file(world: World) -> None:
+    (world.src / "dir").mkdir()
+    (world.src / "dir" / "f").write_text("f")
+    with world.service():
+        await send(world, copyto("src:small", "dst:d/"))
+        (refused,) = await responses(world, 1)
+        await send(world, copyto("src:dir", "dst:d/"))
+        (copied,) = await responses(world, 1)
+    assert (refused["status"], refused["rclone_status"]) == ("failure", 1)
+    assert "slash" in str(refused["message"])
+    assert copied["status"] == "success"
+    assert (world.dst / "d" / "f").read_text() == "f"
