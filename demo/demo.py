@@ -74,13 +74,17 @@ def main() -> int:
             (here / "masters" / name).parent.mkdir(parents=True, exist_ok=True)
             (here / "masters" / name).write_bytes(content)
         (here / "s3" / "bucket").mkdir(parents=True)
+        (here / "access").mkdir()
         with s3_server(here) as port, service(here, port):
             results = [ask(*copy) for copy in COPIES]
+        print()
         results += [compare(here, source, target) for source, target, succeeds in COPIES if succeeds]
         copied = sum(1 for path in (here / "access").rglob("*") if path.is_file())
     good = all(results)
-    print(f"\n{'All as it must be' if good else 'NOT as it must be'}: {results.count(True)} of {len(results)} checks, "
-          f"{copied} files in 'access'.")
+    print(
+        f"\n{'All as it must be' if good else 'NOT as it must be'}: {results.count(True)} of {len(results)} checks, "
+        f"{copied} files in 'access'."
+    )
     return 0 if good else 1
 
 
@@ -123,11 +127,17 @@ def process(command: list[str], output: Path) -> Iterator[None]:
 
 def ask(source: str, target: str, must_succeed: bool) -> bool:
     """Submit one copy on the command line, print request and response, and say whether it went as it must."""
-    command = ["submit", source, target, "--wait", "--pass-through", json.dumps({"ticket": source})]
-    done = subprocess.run(
-        [COPIER, *command, "--config", "demo.yaml"], capture_output=True, text=True, timeout=120, check=False
-    )
-    print(f"\n$ medusa-copier {shlex.join(command)}\n{done.stdout.strip() or done.stderr.strip()}")
+    (source_root, source_key), (target_root, target_key) = source.split(":", 1), target.split(":", 1)
+    keys = {
+        "source_root": source_root,
+        "source_key": source_key,
+        "target_root": target_root,
+        "target_key": target_key,
+    }
+    request = json.dumps({"action": "copyto", "parameters": keys, "pass_through": {"ticket": 7}}, ensure_ascii=False)
+    command = [COPIER, "submit", "--from", "-", "--wait", "--config", "demo.yaml"]
+    done = subprocess.run(command, input=request, capture_output=True, text=True, timeout=120, check=False)
+    print(f"\nrequest   {request}\nresponse  {done.stdout.strip() or done.stderr.strip()}")
     response = json.loads(done.stdout or "{}")
     expected = (0, "success", 0) if must_succeed else (1, "failure", 3)
     return (done.returncode, response.get("status"), response.get("rclone_status")) == expected

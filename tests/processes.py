@@ -20,7 +20,13 @@ def running(
     """A process in ``directory``, its output in ``output.txt`` there; stopped by SIGTERM when the block ends."""
     with (directory / "output.txt").open("ab") as output:
         process = subprocess.Popen(
-            command, cwd=directory, env=environ, stdin=subprocess.DEVNULL, stdout=output, stderr=output, preexec_fn=die_with_us()
+            command,
+            cwd=directory,
+            env=environ,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            preexec_fn=die_with_us(),
         )
         try:
             yield process

@@ -10,13 +10,16 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import yaml
-from processes import COPIER, running
 
+from medusa_copier.settings import CopierSettings
+from processes import COPIER, running
 from simple_queue_server import load_settings
 from simple_queue_server.brokers import client_for
 from simple_queue_server.brokers.base import Client
-from medusa_copier.settings import CopierSettings
+from simple_queue_server.settings import EmbeddedSection
+from storage import section
 
 
 class World:
@@ -31,18 +34,22 @@ class World:
         self.src, self.dst = directory / "src", directory / "dst"
         self.src.mkdir()
         self.dst.mkdir()
-        locals_ = f"[src]\ntype = alias\nremote = {self.src}\n\n[dst]\ntype = alias\nremote = {self.dst}\n\n"
-        (directory / "rclone.conf").write_text(locals_ + rclone_conf)
+        here = [section(path.name, type="alias", remote=str(path)) for path in (self.src, self.dst)]
+        (directory / "rclone.conf").write_text("".join(here) + rclone_conf)
         roots = {name: {"rclone_config": name} for name in ("src", "dst", "ghost")}
         if "[bucket]" in rclone_conf:
             roots["bucket"] = {"rclone_config": "bucket"}
-        self.config = {"server": {"name": "copier"}, "rclone_config_path": "rclone.conf", "roots": roots} | dict(sections)
+        self.config = {
+            "server": {"name": "copier"},
+            "rclone_config_path": "rclone.conf",
+            "roots": roots,
+        } | dict(sections)
         self.write_config()
 
     def write_config(self, **sections: Any) -> None:
         """Write the configuration file, with ``sections`` laid over it."""
         self.config |= sections
-        (self.directory / "copier.yaml").write_text(yaml.safe_dump(self.config))
+        (self.directory / "copier.yaml").write_text(yaml.safe_dump(self.config, sort_keys=False))
 
     @contextlib.contextmanager
     def service(self, environ: Mapping[str, str] | None = None) -> Iterator[subprocess.Popen[bytes]]:
@@ -64,8 +71,10 @@ class World:
         )
 
     def client(self) -> Client:
-        """A client of the configured queue; relative paths must be absolute for it."""
-        return client_for(load_settings(self.directory / "copier.yaml", CopierSettings))
+        """A client of the configured queue, from outside the service's working directory."""
+        settings = load_settings(self.directory / "copier.yaml", CopierSettings)
+        embedded = EmbeddedSection(path=self.directory / "run" / "queue.db")
+        return client_for(msgspec.structs.replace(settings, embedded=embedded))
 
     def log(self) -> list[dict[str, Any]]:
         """The lines of the log file."""

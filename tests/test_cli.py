@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from processes import COPIER, output
 from service import World, copyto
 from waiting import eventually
@@ -58,7 +59,11 @@ def test_submit_waits_for_the_response_and_its_exit_status_says_all(served: Worl
     done = served.command("submit", "src:a.txt", "dst:b.txt", "--wait", "--pass-through", '{"id": 7}')
     assert (done.returncode, done.stderr) == (0, "")
     response = json.loads(done.stdout)
-    assert (response["status"], response["rclone_status"], response["pass_through"]) == ("success", 0, {"id": 7})
+    assert (response["status"], response["rclone_status"], response["pass_through"]) == (
+        "success",
+        0,
+        {"id": 7},
+    )
     assert (served.dst / "b.txt").read_text() == "hello"
     done = served.command("submit", "src:missing", "dst:b.txt", "--wait")
     assert done.returncode == 1
@@ -72,7 +77,7 @@ def test_submit_without_wait_leaves_the_request_on_the_queue(world: World) -> No
     assert len(done.stdout.strip()) == 32
     assert not (world.dst / "b.txt").exists()
     with world.service():
-        eventually(lambda: (world.dst / "b.txt").exists())
+        eventually((world.dst / "b.txt").exists)
 
 
 def test_submit_from_a_file_of_many(served: World, tmp_path: Path) -> None:
@@ -113,8 +118,7 @@ def test_check_prints_a_line_for_everything_and_its_exit_status_says_all(world: 
     assert [name for name, line in lines.items() if line.startswith("FAILED")] == ["root ghost"]
     assert "ghost:" in lines["root ghost"]
     assert "section" in lines["root ghost"]
-    del world.config["roots"]["ghost"]  # type: ignore[attr-defined]
-    world.write_config()
+    world.write_config(roots={name: {"rclone_config": name} for name in ("src", "dst")})
     assert world.command("check").returncode == 0
 
 

@@ -52,7 +52,10 @@ def test_the_ruby_services_file_loads_as_it_is() -> None:
     loaded = settings(RUBY)
     assert loaded.server.name == "medusa_copier"
     assert loaded.amqp is not None
-    assert (loaded.amqp.incoming_queue, loaded.amqp.outgoing_queue) == ("medusa_to_copier", "copier_to_medusa")
+    assert (loaded.amqp.incoming_queue, loaded.amqp.outgoing_queue) == (
+        "medusa_to_copier",
+        "copier_to_medusa",
+    )
     assert not isinstance(loaded.amqp.connection, str)
     assert (loaded.amqp.connection.host, loaded.amqp.connection.port) == ("mq.example.org", 5673)
     assert loaded.amqp.max_connection_retry_errors == 4
@@ -77,7 +80,8 @@ def test_a_quoted_text_with_a_colon_is_no_symbol() -> None:
 
 
 @pytest.mark.parametrize(
-    ("written", "fs"), [("source", "source:"), ("s3:bucket/prefix", "s3:bucket/prefix"), ("/srv/masters", "/srv/masters")]
+    ("written", "fs"),
+    [("source", "source:"), ("s3:bucket/prefix", "s3:bucket/prefix"), ("/srv/masters", "/srv/masters")],
 )
 def test_a_root_is_a_remote_or_a_path_in_one_or_a_local_directory(written: str, fs: str) -> None:
     assert settings(f"server: {{name: n}}\nroots: {{a: {{rclone_config: '{written}'}}}}").roots["a"].fs == fs
@@ -101,7 +105,10 @@ def test_environment_variables_are_filled_in_anywhere_in_a_text() -> None:
             "server: {name: n}\namqp:\n  incoming_queue: i\n  connection:\n    :prt: 1\n" + ROOTS,
             ["amqp.connection.prt: unknown key; did you mean 'port'?"],
         ),
-        ("server: {name: n}\nroots: {a: {rclone_conf: x}}", ["roots.a.rclone_conf: unknown key", "'rclone_config'"]),
+        (
+            "server: {name: n}\nroots: {a: {rclone_conf: x}}",
+            ["roots.a.rclone_conf: unknown key", "'rclone_config'"],
+        ),
         ("server: {name: n}\nroots: {a: }", ["roots.a: missing required field rclone_config"]),
         ("server: {name: n}\nroots: {}", ["roots: expected object of length >= 1"]),
         ("server: {name: n}", ["missing required field roots"]),
@@ -114,6 +121,11 @@ def test_environment_variables_are_filled_in_anywhere_in_a_text() -> None:
         ("server: {name: n}\nlog: {level: loud}\n" + ROOTS, ["log.level: invalid enum value 'loud'"]),
         ("server: {name: n}\namqp: {}\n" + ROOTS, ["amqp: missing required field incoming_queue"]),
         ("server: {name: n}\nrclone: {flags: {bwlimit: {a: 1}}}\n" + ROOTS, ["rclone.flags"]),
+        (
+            "server: {name: n}\nrclone: {path: 5}\n" + ROOTS,
+            ["rclone.path: expected the path of a file, got 5"],
+        ),
+        ("server: {name: n}\nrclone: {path: ''}\n" + ROOTS, ["rclone.path: expected the path of a file"]),
         ("server: {name: '${NOPE}'}\n" + ROOTS, ["server.name: the environment variable NOPE is not set"]),
         ("server: {name: n}\nserver: {name: m}\n" + ROOTS, ["stands twice"]),
         ("server: [\n", ["is not YAML"]),
@@ -129,7 +141,7 @@ def test_a_wrong_file_is_refused_naming_the_place_and_the_remedy(text: str, word
 
 
 def test_a_file_that_is_missing_or_no_text_is_named(tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match="nowhere.yaml: can't be read: No such file"):
+    with pytest.raises(SettingsError, match=r"nowhere\.yaml: can't be read: No such file"):
         config.load(tmp_path / "nowhere.yaml", CopierSettings)
     (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe")
     with pytest.raises(SettingsError, match="is not UTF-8 text"):

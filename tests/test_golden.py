@@ -5,29 +5,36 @@ The client here is bare aio-pika, so that it shares no mistake with ours.
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import aio_pika
 import pytest
+
 from rabbitmq import RabbitNode
 from service import World
-from storage import S3Server
+from storage import StorageServer, section, serving
 
 CASES = json.loads((Path(__file__).parent / "golden" / "copyto.json").read_text())
 A, TWO = b"hello, archive\n" * 1000, b"two"
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory, rabbitmq: RabbitNode, s3_server: S3Server) -> Iterator[World]:
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StorageServer]:
+    with serving("s3", tmp_path_factory.mktemp("golden") / "s3") as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory, rabbitmq: RabbitNode, s3: StorageServer) -> Iterator[World]:
     amqp = {
         "incoming_queue": "golden.in",
         "outgoing_queue": "golden.out",
         "connection": {"host": "127.0.0.1", "port": rabbitmq.port},
     }
-    (s3_server.directory / "golden").mkdir()
-    conf = s3_server.remote("s3") + "[bucket]\ntype = alias\nremote = s3:golden\n"
+    (s3.directory / "golden").mkdir()
+    conf = s3.section("s3") + section("bucket", type="alias", remote="s3:golden")
     world = World(tmp_path_factory.mktemp("golden"), conf, {"amqp": amqp})
     for name, content in {"a.txt": A, "dir/sub/2": TWO, "zero.bin": b""}.items():
         (world.src / name).parent.mkdir(parents=True, exist_ok=True)
@@ -46,12 +53,11 @@ async def ask(node: RabbitNode, body: bytes) -> Any:
         outgoing = await channel.declare_queue("golden.out", durable=True)
         message = aio_pika.Message(body, delivery_mode=aio_pika.DeliveryMode.PERSISTENT)
         await channel.default_exchange.publish(message, routing_key="golden.in")
-        async with asyncio.timeout(30):
-            async with outgoing.iterator() as responses:
-                async for response in responses:
-                    await response.ack()
-                    assert response.delivery_mode == aio_pika.DeliveryMode.PERSISTENT
-                    return json.loads(response.body)
+        async with asyncio.timeout(30), outgoing.iterator() as responses:
+            response = await anext(responses)
+            await response.ack()
+        assert response.delivery_mode == aio_pika.DeliveryMode.PERSISTENT
+        return json.loads(response.body)
 
 
 @pytest.mark.parametrize("case", CASES, ids=[case["case"] for case in CASES])
@@ -86,10 +92,8 @@ def check_message(message: str, parameters: dict[str, str], case: str) -> None:
         assert f"{parameters['target_root']}:{parameters['target_key']}" in message
 
 
-def test_the_content_of_the_recorded_copies_is_there_to_the_byte(world: World, s3_server: S3Server) -> None:
-    in_dst = {
-        str(path.relative_to(world.dst)): path.read_bytes() for path in world.dst.rglob("*") if path.is_file()
-    }
+def test_the_content_of_the_recorded_copies_is_there_to_the_byte(world: World, s3: StorageServer) -> None:
+    in_dst = {str(path.relative_to(world.dst)): path.read_bytes() for path in world.dst.rglob("*") if path.is_file()}
     assert in_dst == {
         "b.txt": A,
         "n/e/w/2": TWO,
@@ -100,6 +104,6 @@ def test_the_content_of_the_recorded_copies_is_there_to_the_byte(world: World, s
         "lead.txt": A,
         "np.txt": A,
     }
-    bucket = s3_server.directory / "golden"
+    bucket = s3.directory / "golden"
     in_bucket = {str(path.relative_to(bucket)): path.read_bytes() for path in bucket.rglob("*") if path.is_file()}
     assert in_bucket == {"k/a.txt": A}

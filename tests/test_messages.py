@@ -40,7 +40,11 @@ def test_pass_through_comes_back_to_the_byte(text: str) -> None:
 
 
 def test_pass_through_is_an_empty_object_when_absent_or_null() -> None:
-    for body in ('{"action":"a"}', '{"action":"a","pass_through":null}', '{"action":"a","pass_through": null }'):
+    for body in (
+        '{"action":"a"}',
+        '{"action":"a","pass_through":null}',
+        '{"action":"a","pass_through": null }',
+    ):
         assert json.loads(messages.success(parsed(body), {}))["pass_through"] == {}
 
 
@@ -111,7 +115,11 @@ def test_no_body_whatever_makes_the_parser_raise(body: bytes) -> None:
         assert json.loads(messages.invalid(request))["message"] == "Invalid Request"
 
 
-@given(st.text(max_size=60), st.sampled_from(["{", "}", '"', "[", "]", ",", ":", "\\", "\x00", "é", "😀"]), st.integers(0, 80))
+@given(
+    st.text(max_size=60),
+    st.sampled_from(["{", "}", '"', "[", "]", ",", ":", "\\", "\x00", "é", "😀"]),
+    st.integers(0, 80),
+)
 def test_a_damaged_request_is_parsed_or_refused_but_never_crashes(text: str, damage: str, at: int) -> None:
     body = json.dumps({"action": text, "parameters": {"k": text}, "pass_through": [text]}, ensure_ascii=False)
     parse_request((body[:at] + damage + body[at:]).encode("utf-8", "surrogatepass"))

@@ -35,7 +35,15 @@ def test_a_root_and_a_key_are_a_place() -> None:
 
 @pytest.mark.parametrize(
     ("key", "clean"),
-    [("/a.txt", "a.txt"), ("///a", "a"), ("a//b", "a/b"), ("./a", "a"), ("a/./b", "a/b"), ("dir/", "dir"), ("a/.", "a")],
+    [
+        ("/a.txt", "a.txt"),
+        ("///a", "a"),
+        ("a//b", "a/b"),
+        ("./a", "a"),
+        ("a/./b", "a/b"),
+        ("dir/", "dir"),
+        ("a/.", "a"),
+    ],
 )
 def test_what_means_nothing_in_a_key_is_taken_out_as_rclone_does(key: str, clean: str) -> None:
     assert clean_key(key, "source_key") == clean

@@ -6,6 +6,7 @@ import signal
 from pathlib import Path
 
 import pytest
+
 from service import World, copyto
 from waiting import eventually
 
@@ -63,7 +64,9 @@ async def test_rclone_killed_in_mid_copy_is_replaced_and_the_request_succeeds(wo
     assert [path.name for path in world.dst.iterdir()] == ["big"]
 
 
-async def test_the_service_killed_in_mid_copy_takes_rclone_with_it_and_the_request_is_served_again(world: World) -> None:
+async def test_the_service_killed_in_mid_copy_takes_rclone_with_it_and_the_request_is_served_again(
+    world: World,
+) -> None:
     with world.service() as process:
         await send(world, copyto("src:big", "dst:big"))
         eventually(lambda: in_mid_copy(world))
@@ -122,7 +125,18 @@ async def test_ctrl_c_for_the_whole_terminal_does_not_reach_rclone(world: World)
 
 async def test_odd_names_are_copied_to_the_byte(world: World) -> None:
     world.write_config(rclone={})
-    names = ["with space", "über – 概要 🎞", "new\nline", "100%", "back\\slash", "-dash", "*?[a]", '"q"', "é" * 120, "tab\t"]
+    names = [
+        "with space",
+        "über – 概要 🎞",
+        "new\nline",
+        "100%",
+        "back\\slash",
+        "-dash",
+        "*?[a]",
+        '"q"',
+        "é" * 120,
+        "tab\t",
+    ]
     for name in names:
         (world.src / name).write_text(name)
     with world.service():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -91,16 +91,17 @@ def submit(config: Path, requests: Any, **arguments: Any) -> None:
     Prints the id of each request, or with --wait each response; then the exit status is 1 if any failed.
     """
     with _clear_errors():
-        from medusa_copier.commands.submit import one_request, submit as run_submit  # noqa: PLC0415
+        from medusa_copier.commands.submit import one_request  # noqa: PLC0415
+        from medusa_copier.commands.submit import submit as run_submit
 
         wait = arguments.pop("wait")
         if requests is not None:
             if any(value is not None for value in arguments.values()):
                 raise click.UsageError("--from goes without ROOT:KEY and --pass-through: each line is a whole request")
-            bodies = (line.strip() for line in requests if line.strip())
+            bodies: Iterable[bytes] = (line.strip() for line in requests if line.strip())
         else:
-            bodies = iter([one_request(**arguments)])
-        sys.exit(0 if run_submit(config, bodies, wait=wait) else 1)
+            bodies = [command.one_request(**arguments)]
+        sys.exit(0 if command.submit(config, bodies, wait=wait) else 1)
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, TypeAlias
 
+import msgspec
 from msgspec import Meta
 
 from simple_queue_server.settings import Count, Section, Settings
@@ -12,7 +13,7 @@ from simple_queue_server.settings import Count, Section, Settings
 Flag: TypeAlias = bool | int | float | str | list[str]
 
 
-class RootSection(Section):
+class RootSection(Section, frozen=True):
     """``roots.NAME``: a place that requests may name."""
 
     rclone_config: Annotated[str, Meta(min_length=1)]
@@ -26,18 +27,18 @@ class RootSection(Section):
         return self.rclone_config if is_complete else f"{self.rclone_config}:"
 
 
-class RcloneSection(Section):
+class RcloneSection(Section, frozen=True):
     """``rclone``: the program that copies."""
 
     path: Path | None = None
     """Another rclone binary than the one that is installed with this service."""
-    flags: dict[str, Flag] = {}
+    flags: dict[str, Flag] = msgspec.field(default_factory=dict)
     """Any of rclone's global flags by its own name, for example ``bwlimit: 50M`` or ``transfers: 8``."""
     attempts: Count = 3
     """How often a copy is tried when the reason of its failure is temporary."""
 
 
-class CopierSettings(Settings, kw_only=True):
+class CopierSettings(Settings, frozen=True, kw_only=True):
     """A whole configuration file of the copier."""
 
     roots: Annotated[dict[str, RootSection], Meta(min_length=1)]

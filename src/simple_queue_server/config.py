@@ -52,7 +52,7 @@ def parse(text: str, settings_type: type[T], *, source: str, environ: Mapping[st
         raise SettingsError(f"{source}: must be a mapping of sections, not a {_kind(tree)}")
     try:
         tree = _fill_in(tree, settings_type, "", environ)
-        return msgspec.convert(tree, settings_type, strict=False)
+        return msgspec.convert(tree, settings_type, strict=False, dec_hook=_convert)
     except msgspec.ValidationError as error:
         raise SettingsError(f"{source}: {_readable(error)}") from None
     except SettingsError as error:
@@ -112,10 +112,17 @@ def _entry(item: Any, item_type: Any, path: str, environ: Mapping[str, str]) -> 
         return _fill_in(item, item_type, path, environ)
     filled = _fill_in({} if item is None else item, item_type, path, environ)
     try:
-        msgspec.convert(filled, item_type, strict=False)
+        msgspec.convert(filled, item_type, strict=False, dec_hook=_convert)
     except msgspec.ValidationError as error:
         raise SettingsError(_readable(error, path)) from None
     return filled
+
+
+def _convert(wanted: type[Any], value: Any) -> Any:
+    """What msgspec has no rule for: paths, with ``~`` for the home directory."""
+    if wanted is Path and isinstance(value, str) and value:
+        return Path(value).expanduser()
+    raise ValueError(f"expected {'the path of a file' if wanted is Path else wanted.__name__}, got {value!r}")
 
 
 def _variable(match: re.Match[str], path: str, environ: Mapping[str, str]) -> str:

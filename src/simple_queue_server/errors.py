@@ -41,5 +41,5 @@ class BrokerError(QueueServerError):
     """The broker refused or can't be reached. The message names it, without its password."""
 
 
-class BrokerGaveUp(BrokerError):  # noqa: N818 - it is what happened
+class BrokerGaveUp(BrokerError):
     """The broker stayed away for more attempts than ``max_connection_retry_errors``."""

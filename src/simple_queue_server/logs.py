@@ -6,11 +6,14 @@ request's id is on every line that is logged while it is served.
 
 from __future__ import annotations
 
+import io
+import json
 import logging
 import logging.handlers
+import os
 import sys
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import msgspec
 import structlog
@@ -23,16 +26,27 @@ LIBRARIES = ("aio_pika", "aiormq", "aiohttp", "aiobotocore", "botocore", "asynci
 
 def configure(section: LogSection, name: str) -> None:
     """Send all logs where ``section`` says; ``name`` names the default file. Raises SettingsError."""
-    handler = _handler(section.destination, name)
-    stream = getattr(handler, "stream", None)
-    on_terminal = isinstance(handler, logging.StreamHandler) and stream is not None and stream.isatty()
+    _send_to(_handler(section.destination, name), _level(section.level))
+
+
+def configure_for_command(*, quiet: bool = False) -> None:
+    """For a command whose output is its result: warnings and errors go to standard error, or nothing at all."""
+    _send_to(logging.StreamHandler(sys.stderr), logging.CRITICAL if quiet else logging.WARNING, readable=True)
+
+
+def _send_to(handler: logging.StreamHandler[Any], level: int, *, readable: bool = False) -> None:
+    on_terminal = readable or (handler.stream is not None and handler.stream.isatty())
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_logger_name,
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=not on_terminal),
     ]
-    renderer = [structlog.dev.ConsoleRenderer()] if on_terminal else _json_renderer()
+    renderer = (
+        [structlog.dev.ConsoleRenderer(colors=handler.stream.isatty() and "NO_COLOR" not in os.environ)]
+        if on_terminal
+        else _json_renderer()
+    )
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,
@@ -53,14 +67,16 @@ def configure(section: LogSection, name: str) -> None:
         root.removeHandler(old)
         old.close()
     root.addHandler(handler)
-    root.setLevel(_level(section.level))
+    root.setLevel(level)
     for library in LIBRARIES:  # their news matters to us only when something is wrong
-        logging.getLogger(library).setLevel(max(logging.WARNING, _level(section.level)))
+        logging.getLogger(library).setLevel(max(logging.WARNING, level))
     logging.captureWarnings(capture=True)
 
 
-def _handler(destination: str | None, name: str) -> logging.StreamHandler[TextIO]:
+def _handler(destination: str | None, name: str) -> logging.StreamHandler[Any]:
     if destination == "stdout":
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(errors="backslashreplace")
         return logging.StreamHandler(sys.stdout)
     path = Path(destination) if destination else Path("log") / f"{name}.log"
     try:
@@ -80,7 +96,10 @@ def _json_renderer() -> list[Any]:
 
 
 def _to_json(event: Any, **_: Any) -> str:
-    return msgspec.json.encode(event, enc_hook=repr).decode("utf-8")
+    try:
+        return msgspec.json.encode(event, enc_hook=repr).decode("utf-8")
+    except UnicodeEncodeError:  # a file name that isn't Unicode: as escapes
+        return json.dumps(event, default=repr)
 
 
 def _level(name: str) -> int:

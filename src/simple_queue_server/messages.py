@@ -98,8 +98,7 @@ def success(request: Request, result: Success | Mapping[str, Any]) -> bytes:
     if not isinstance(result, Success):
         result = Success(result)
     return _encode(
-        _extra(result.fields)
-        | {"action": request.action, "status": SUCCESS, "parameters": dict(result.parameters)},
+        _extra(result.fields) | {"action": request.action, "status": SUCCESS, "parameters": dict(result.parameters)},
         request.pass_through_json,
     )
 
@@ -121,7 +120,7 @@ def invalid(request: InvalidRequest) -> bytes:
 
 def _extra(fields: Mapping[str, Any]) -> dict[str, Any]:
     if taken := STANDARD_FIELDS & fields.keys():
-        raise ValueError(f"a handler may not set the response's own field {sorted(taken)[0]!r}")
+        raise ValueError(f"a handler may not set the response's own field {min(taken)!r}")
     return dict(fields)
 
 

@@ -1,6 +1,6 @@
-"""The sections of a configuration file: ``server``, ``amqp``, ``sqs``, ``embedded``, ``log``. The single place of every option.
+"""The sections of a configuration file: ``server``, ``amqp``, ``sqs``, ``embedded``, ``log``.
 
-An application adds its own sections by subclassing :class:`Settings`. The Ruby server's files load as they are.
+The single place of every option. An application adds its own sections by subclassing :class:`Settings`. The Ruby server's files load as they are.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """Base of every section: frozen, and no key passes unknown."""
 
 
-class ServerSection(Section):
+class ServerSection(Section, frozen=True):
     """``server``: the service as a whole."""
 
     name: Annotated[str, Meta(min_length=1, pattern=r"^[^/\x00]+$")]
@@ -54,7 +54,7 @@ class AmqpSection(Section, frozen=True):
             raise ValueError(f"connection: {error}") from None
 
 
-class SqsConnection(Section):
+class SqsConnection(Section, frozen=True):
     """``sqs.connection``: the Ruby client's keys. What is unset comes from the AWS default chain."""
 
     access_key_id: str | None = None
@@ -64,7 +64,7 @@ class SqsConnection(Section):
     endpoint: str | None = None
 
 
-class SqsSection(Section):
+class SqsSection(Section, frozen=True):
     """``sqs``: Amazon SQS, or a server that speaks its protocol. Needs the extra ``[sqs]``."""
 
     incoming_queue: Name
@@ -75,7 +75,7 @@ class SqsSection(Section):
     """How long a request stays hidden from others after this service died. Extended while it works."""
 
 
-class EmbeddedSection(Section):
+class EmbeddedSection(Section, frozen=True):
     """``embedded``: a queue in a file, for services and clients on one machine. Used when no broker is named."""
 
     path: Path = Path("run/queue.db")
@@ -83,7 +83,7 @@ class EmbeddedSection(Section):
     outgoing_queue: Name | None = "outgoing"
 
 
-class LogSection(Section):
+class LogSection(Section, frozen=True):
     """``log``: where and how much."""
 
     level: Level = "info"
@@ -93,7 +93,7 @@ class LogSection(Section):
     show_responses: bool = False
 
 
-class Settings(Section):
+class Settings(Section, frozen=True):
     """A whole configuration file."""
 
     server: ServerSection

@@ -7,7 +7,7 @@ from typing import Final
 
 import structlog
 
-from medusa_copier.rclone.errors import RcloneError
+from medusa_copier.rclone.errors import NotFound, RcloneError
 from medusa_copier.rclone.resident import Rclone
 from medusa_copier.roots import locate
 from medusa_copier.settings import RootSection
@@ -34,7 +34,8 @@ def copyto(roots: Mapping[str, RootSection], rclone: Rclone) -> Handler:
         try:
             await rclone.copyto(source, target, target_is_directory=parameters["target_key"].endswith("/"))
         except RcloneError as error:
-            raise Failure(f"Copying {shown} failed: {error.reason}", rclone_status=error.exit_status) from None
+            reason = f"the source does not exist ({error})" if isinstance(error, NotFound) else error.reason
+            raise Failure(f"Copying {shown} failed: {reason}", rclone_status=error.exit_status) from None
         return Success({name: parameters[name] for name in PARAMETERS}, {"rclone_status": 0})
 
     return handle

@@ -12,8 +12,8 @@ import click
 from medusa_copier.rclone.errors import RcloneError
 from medusa_copier.service import open_rclone
 from medusa_copier.settings import CopierSettings
-from simple_queue_server import BrokerError, SettingsError, load_settings
-from simple_queue_server.brokers import client_for
+from simple_queue_server import BrokerError, SettingsError, load_settings, logs
+from simple_queue_server.brokers import client_for, describe
 
 BROKER_TIMEOUT_S: Final = 20
 
@@ -28,6 +28,7 @@ class Row(NamedTuple):
 
 def check(path: Path) -> bool:
     """Check all, print a table as it grows, and return whether everything is well."""
+    logs.configure_for_command(quiet=True)  # the table says it all
     try:
         settings = load_settings(path, CopierSettings)
     except SettingsError as error:
@@ -56,14 +57,13 @@ async def _rows(settings: CopierSettings) -> AsyncIterator[Row]:
 
 
 async def _broker(settings: CopierSettings) -> Row:
-    client = client_for(settings)
     try:
-        async with asyncio.timeout(BROKER_TIMEOUT_S), client:
-            return Row("broker", ok=True, note=str(client))
+        async with asyncio.timeout(BROKER_TIMEOUT_S), client_for(settings):
+            return Row("broker", ok=True, note=describe(settings))
     except BrokerError as error:
         return Row("broker", ok=False, note=str(error))
     except TimeoutError:
-        return Row("broker", ok=False, note=f"{client} did not answer in {BROKER_TIMEOUT_S} s")
+        return Row("broker", ok=False, note=f"{describe(settings)} did not answer in {BROKER_TIMEOUT_S} s")
 
 
 def _print(row: Row) -> bool:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
 import click
 
 from medusa_copier.settings import CopierSettings
-from simple_queue_server import QueueServerError, load_settings
+from simple_queue_server import QueueServerError, load_settings, logs
 from simple_queue_server.brokers import client_for
 from simple_queue_server.brokers.base import Client
 
@@ -24,7 +24,7 @@ def one_request(source: str | None, target: str | None, pass_through: str | None
     """The body of a copyto request from ``ROOT:KEY`` arguments. Raises click.UsageError."""
     if source is None or target is None:
         raise click.UsageError("say what to copy where: ROOT:KEY ROOT:KEY, or --from FILE")
-    parameters = {}
+    parameters: dict[str, str] = {}
     for side, place in (("source", source), ("target", target)):
         root, colon, key = place.partition(":")
         if not colon:
@@ -39,20 +39,22 @@ def one_request(source: str | None, target: str | None, pass_through: str | None
     return json.dumps(request).encode()
 
 
-def submit(config: Path, bodies: Iterator[bytes], *, wait: bool) -> bool:
+def submit(config: Path, bodies: Iterable[bytes], *, wait: bool) -> bool:
     """Submit every body; False when a response was waited for and is not a success."""
     settings = load_settings(config, CopierSettings)
+    logs.configure_for_command()
     return asyncio.run(_submit(client_for(settings), bodies, wait=wait))
 
 
-async def _submit(client: Client, bodies: Iterator[bytes], *, wait: bool) -> bool:
+async def _submit(client: Client, bodies: Iterable[bytes], *, wait: bool) -> bool:
     free = asyncio.Semaphore(AT_A_TIME)
     failed = 0
 
     async def submit_one(body: bytes) -> None:
         nonlocal failed
         try:
-            failed += not await _submit_one(client, body, wait=wait)
+            if not await _submit_one(client, body, wait=wait):
+                failed += 1
         finally:
             free.release()
 

@@ -33,9 +33,7 @@ async def find_binary(configured: Path | None = None) -> Path:
         raise RcloneUnusable(f"there is no rclone at {binary}; {_REMEDY}")
     version = await _version(binary)
     if version < MINIMUM_VERSION:
-        raise RcloneUnusable(
-            f"{binary} is rclone {_dotted(version)}, older than {_dotted(MINIMUM_VERSION)}; {_REMEDY}"
-        )
+        raise RcloneUnusable(f"{binary} is rclone {_dotted(version)}, older than {_dotted(MINIMUM_VERSION)}; {_REMEDY}")
     return binary
 
 
@@ -72,14 +70,10 @@ async def _version(binary: Path) -> tuple[int, ...]:
     except TimeoutError as error:
         process.kill()
         await process.wait()
-        raise RcloneUnusable(
-            f"{binary} version didn't answer within {VERSION_TIMEOUT_S:g} s; {_REMEDY}"
-        ) from error
+        raise RcloneUnusable(f"{binary} version didn't answer within {VERSION_TIMEOUT_S:g} s; {_REMEDY}") from error
     text = output.decode("utf-8", "replace")
     if not (match := re.match(r"rclone v(\d+)\.(\d+)(?:\.(\d+))?", text)):
-        raise RcloneUnusable(
-            f"{binary} is not rclone: its version command answered {text[:100]!r}; {_REMEDY}"
-        )
+        raise RcloneUnusable(f"{binary} is not rclone: its version command answered {text[:100]!r}; {_REMEDY}")
     return tuple(int(number) for number in match.groups() if number is not None)
 
 

@@ -27,6 +27,11 @@ QUICK_S: Final = 30.0
 FILE_GROUP: Final = "files"
 """One statistics group for all single files: rclone would make one for each call, and keep a thousand."""
 
+IS_A_DIRECTORY: Final = "is a directory not a file"
+IS_A_FILE: Final = "is a file not a directory"
+CHANGED_SIZE: Final = "source file is being updated (size changed"
+"""How rclone words it; the last one also for a symbolic link, whose own size isn't that of its target."""
+
 T = TypeVar("T")
 
 
@@ -81,7 +86,6 @@ class _Version(msgspec.Struct):
 
 class _Error(msgspec.Struct):
     error: str
-    status: int = 500
 
 
 class _Stats(msgspec.Struct, rename="camel"):
@@ -128,7 +132,9 @@ class Client:
         """
         try:
             await self.copy_file(source, target)
-        except (NotFound, WrongKind) as no_file:
+        except RcloneError as no_file:
+            if not (isinstance(no_file, NotFound | WrongKind) or CHANGED_SIZE in no_file.reason):
+                raise
             await self._copyto_directory(source, target, no_file)
 
     async def copy_file(self, source: Location, target: Location) -> None:
@@ -154,7 +160,11 @@ class Client:
         arguments = {"srcFs": source.joined, "dstFs": target.joined, "_group": group}
         try:
             await self._call("sync/copy", arguments)
-            stats = await self._ask("core/stats", {"group": group, "short": True}, _Stats)
+            stats = await self._stats(group)
+        except NotFound as error:
+            if (await self._stats(group)).listed:  # so it is there, and what went away was something in it
+                raise RcloneError(error.reason, exit_status=error.exit_status, transient=True) from None
+            raise
         finally:
             with suppress(RcloneError):
                 await self._call("core/stats-delete", {"group": group}, timeout_s=QUICK_S)
@@ -193,24 +203,20 @@ class Client:
             await self.copy_directory(source, target)
         except NotFound:
             raise NotFound from None
-        except WrongKind:
+        except WrongKind as no_directory:
             item = await self.stat(source)
             if item is None:
                 raise NotFound from None
             if item.is_dir:
                 raise WrongKind("the source is a directory, the target is not") from None
-            if no_file.reason.startswith("is a directory"):
-                raise WrongKind("the target is a directory") from None
-            raise no_file from None
+            raise _explained(no_file, no_directory) from None
 
     async def _require_directory(self, source: Location, target: Location) -> None:
         """Raise NotFound if rclone found nothing to copy because there is no such directory.
 
         A bucket has no directories: rclone takes every prefix for one, so one that is empty is missing.
         """
-        if (await self._fs_info(source.fs)).features.bucket_based and not await self._is_same_place(
-            source, target
-        ):
+        if (await self._fs_info(source.fs)).features.bucket_based and not await self._is_same_place(source, target):
             raise NotFound
         if await self.stat(source) is None:
             raise NotFound
@@ -229,6 +235,9 @@ class Client:
             self._fs_infos[fs] = await self._ask("operations/fsinfo", {"fs": fs}, _FsInfo)
         return self._fs_infos[fs]
 
+    async def _stats(self, group: str) -> _Stats:
+        return await self._ask("core/stats", {"group": group, "short": True}, _Stats)
+
     async def _ask(
         self, method: str, arguments: Mapping[str, Any], answer: type[T], *, timeout_s: float | None = None
     ) -> T:
@@ -238,9 +247,7 @@ class Client:
         except msgspec.MsgspecError as error:
             raise RcloneError(f"rclone's answer to {method} can't be read: {error}") from error
 
-    async def _call(
-        self, method: str, arguments: Mapping[str, Any], *, timeout_s: float | None = None
-    ) -> bytes:
+    async def _call(self, method: str, arguments: Mapping[str, Any], *, timeout_s: float | None = None) -> bytes:
         timeout = aiohttp.ClientTimeout(total=timeout_s, sock_connect=QUICK_S)
         try:
             async with self._session.post(
@@ -265,9 +272,18 @@ class Client:
         return self._urls[method]
 
 
+def _explained(no_file: RcloneError, no_directory: RcloneError) -> RcloneError:
+    """Why a source that is neither missing nor a directory can't be copied as a file either."""
+    if no_file.reason == IS_A_DIRECTORY:
+        return WrongKind("the target is a directory")
+    if CHANGED_SIZE in no_file.reason and no_directory.reason != IS_A_FILE:
+        return WrongKind("the source is a symbolic link; rclone follows it with the flag copy_links")
+    return no_file
+
+
 def _error(body: bytes, http_status: int) -> RcloneError:
     try:
         text = msgspec.json.decode(body, type=_Error).error
     except msgspec.MsgspecError:
         text = body.decode("utf-8", "replace") or f"rclone answered HTTP status {http_status}"
-    return classify(text, http_status)
+    return classify(text)

@@ -106,9 +106,7 @@ class Daemon:
     async def start(self) -> None:
         """Start rclone and return when it answers. Raises RcloneUnusable with rclone's own reason."""
         if self._config and not self._config.is_file():
-            raise RcloneUnusable(
-                f"there is no rclone configuration file {self._config}; see rclone_config_path"
-            )
+            raise RcloneUnusable(f"there is no rclone configuration file {self._config}; see rclone_config_path")
         if self._run_directory:
             await stale.end_stale(self._run_directory)
         self._directory = _make_socket_directory()

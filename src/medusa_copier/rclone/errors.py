@@ -61,7 +61,7 @@ class RcloneUnusable(RcloneError):  # noqa: N818
     """rclone can't be started as it is configured. Someone has to change something."""
 
 
-# Failures of the network that rclone's command exits 5 for.
+# Failures of the network: rclone's command exits 5 for these.
 _NETWORK: Final = re.compile(
     r"connection (refused|reset|timed out|aborted)|caused connection abort|broken pipe|no route to host"
     r"|host is down|i/o timeout|operation timed out|TLS handshake timeout|deadline exceeded|Client\.Timeout"
@@ -71,10 +71,9 @@ _NETWORK: Final = re.compile(
     re.IGNORECASE,
 )
 
-# A server that asks for patience, sometimes in an error that otherwise looks like a refusal (403).
+# A server that asks for patience, sometimes in an answer that is a refusal otherwise (400, 403).
 _BUSY: Final = re.compile(
-    r"slow ?down|throttl|too ?many ?(requests|write)|rate ?limit|service ?unavailable|request ?timeout\b"
-    r"|internal ?error|bad gateway|gateway time-?out|try again",
+    r"slow ?down|throttl|too ?many ?(requests|write)|rate ?limit|request ?timeout\b|internal ?error|try again",
     re.IGNORECASE,
 )
 
@@ -83,30 +82,33 @@ _BUSY: Final = re.compile(
 _PERMANENT: Final = re.compile(
     r"forbidden|access ?denied|permission denied|unauthori[sz]ed|SignatureDoesNotMatch|InvalidAccessKeyId"
     r"|NoSuchBucket|NoSuchKey|didn't find section in config file|didn't find backend called|load config"
-    r"|unable to authenticate|no such host|certificate|is it obscured|file name too long|not a directory"
-    r"|is a directory|not a file|no space left on device|disk quota exceeded|quota ?exceeded"
-    r"|read-only file ?system|operation not permitted|operation not supported|invalid argument"
-    r"|invalid characters|not a regular file|illegal|unknown (flag|method)|couldn't find method"
-    r"|incompatible remotes|too large|immutable|no supported authentication",
+    r"|unable to authenticate|no supported authentication|no such host|certificate|is it obscured"
+    r"|file name too long|not a directory|is a directory|not a file|not a regular file|incompatible remotes"
+    r"|no space left on device|file too big for remaining disk|quota ?exceeded|file too large"
+    r"|read-only file ?system|operation not (permitted|supported)|invalid argument|invalid characters"
+    r"|couldn't find method",
     re.IGNORECASE,
 )
 
-_WRONG_KIND: Final = re.compile(r"is a directory not a file$|is a file not a directory$|: not a directory$")
-_HTTP_STATUS: Final = re.compile(
-    r"(?:StatusCode: |HTTP Error:? |googleapi: Error |status(?: code)?:? )(\d{3})\b", re.IGNORECASE
+_NOT_FOUND: Final = re.compile(
+    r"(object|directory) not found$|failed to open source object: .*no such file or directory$", re.DOTALL
 )
+_WRONG_KIND: Final = re.compile(r"is a directory not a file$|is a file not a directory$|: not a directory$")
+_HTTP_STATUS: Final = re.compile(r"(?:StatusCode: |HTTP Error:? |googleapi: Error |: )([1-9]\d\d)\b")
+_LOCAL_PATH: Final = re.compile(r"\b[a-z]+ /.*: ", re.DOTALL)
 
 
-def classify(text: str, http_status: int = 500) -> RcloneError:
-    """The error that an rc answer of ``text`` and ``http_status`` stands for.
+def classify(text: str) -> RcloneError:
+    """The error that the rc's ``text`` stands for.
 
     What isn't recognised counts as worth another try, as it does for the rclone command.
     """
     reason = one_line(text)
-    if http_status == 404 and text.endswith("not found"):
+    if _NOT_FOUND.search(text):
         return NotFound(reason)
     if _WRONG_KIND.search(text):
         return WrongKind(reason)
+    text = _LOCAL_PATH.sub("", text)  # the words in a file's name mean nothing
     if _NETWORK.search(text):
         return RcloneError(reason, exit_status=TEMPORARY_ERROR, transient=True)
     return RcloneError(reason, transient=_may_pass(text))
@@ -117,7 +119,7 @@ def _may_pass(text: str) -> bool:
         return True
     if status := _HTTP_STATUS.search(text):
         code = int(status[1])
-        return code in {408, 425, 429} or not 300 <= code < 500
+        return code in {408, 425, 429} or (code >= 500 and code not in {501, 505, 507})
     return not _PERMANENT.search(text)
 
 
@@ -128,6 +130,7 @@ _S3: Final = re.compile(
     re.DOTALL,
 )
 _WRAPPING: Final = re.compile(r"^(panic received: (fatal error: )?|error in ListJSON: )")
+_HTML: Final = re.compile(r"<!doctype html.*?</html>|<html.*?</html>", re.DOTALL | re.IGNORECASE)
 _USER_INFO: Final = re.compile(r"(\w://)[^/\s@\"]+@")
 _QUERY: Final = re.compile(r"(\w://[^\s?\"]+)\?[^\s\"]*")
 _SECRET_PARAMETER: Final = re.compile(
@@ -139,6 +142,7 @@ _SECRET_PARAMETER: Final = re.compile(
 def one_line(text: str) -> str:
     """``text`` as one line that a person can read: no line breaks, no credentials, no S3 ceremony."""
     text = _WRAPPING.sub("", text)
+    text = _HTML.sub("(an HTML page)", text)
     text = _S3.sub(_compact_s3, text)
     text = _USER_INFO.sub(r"\1", text)
     text = _QUERY.sub(r"\1", text)

@@ -40,9 +40,7 @@ _FIXED: Final = (
 )
 
 
-def command_line(
-    binary: Path, socket: Path, config: Path | None, flags: Mapping[str, FlagValue]
-) -> list[str]:
+def command_line(binary: Path, socket: Path, config: Path | None, flags: Mapping[str, FlagValue]) -> list[str]:
     """What serves the remote control on ``socket``. Raises RcloneUnusable for a flag that isn't to be set."""
     chosen = [f"--config={config}"] if config else []
     return [str(binary), "rcd", f"--rc-addr=unix://{socket}", *_FIXED, *chosen, *flag_arguments(flags)]
@@ -54,9 +52,7 @@ def flag_arguments(flags: Mapping[str, FlagValue]) -> list[str]:
     for name, value in flags.items():
         flag = name.lstrip("-").replace("_", "-")
         if flag == "rc" or flag.startswith("rc-"):
-            raise RcloneUnusable(
-                f"the rclone flag {name!r} can't be set: the service controls rclone by itself"
-            )
+            raise RcloneUnusable(f"the rclone flag {name!r} can't be set: the service controls rclone by itself")
         if flag in _TAKEN:
             raise RcloneUnusable(f"the rclone flag {name!r} can't be set: {_TAKEN[flag]}")
         values = [value] if isinstance(value, (str, bool, int, float)) else value

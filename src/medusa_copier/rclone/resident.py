@@ -39,9 +39,7 @@ class Rclone:
 
     async def __aenter__(self) -> Self:
         self.path = await find_binary(self._binary)
-        self._daemon = Daemon(
-            self.path, config=self._config, flags=self._flags, run_directory=self._run_directory
-        )
+        self._daemon = Daemon(self.path, config=self._config, flags=self._flags, run_directory=self._run_directory)
         await self._daemon.start()
         return self
 
@@ -73,6 +71,4 @@ class Rclone:
         if item is None:
             raise NotFound
         if not item.is_dir:
-            raise WrongKind(
-                "the target is named as a directory, with a slash at its end, but the source is a file"
-            )
+            raise WrongKind("the target is named as a directory, with a slash at its end, but the source is a file")

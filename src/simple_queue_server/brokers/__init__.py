@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from simple_queue_server.amqp_connection import target
 from simple_queue_server.brokers.base import Broker, Client
 from simple_queue_server.settings import EmbeddedSection, Settings
 
@@ -35,3 +36,13 @@ def client_for(settings: Settings) -> Client:
     from simple_queue_server.brokers.sqlite import EmbeddedClient  # noqa: PLC0415
 
     return EmbeddedClient(settings.embedded or EmbeddedSection())
+
+
+def describe(settings: Settings) -> str:
+    """The configured broker in a few words, without secrets."""
+    if settings.amqp is not None:
+        return str(target(settings.amqp.connection))
+    if settings.sqs is not None:
+        connection = settings.sqs.connection
+        return f"SQS {connection.endpoint or connection.region or 'in the default region'}"
+    return f"embedded queue {(settings.embedded or EmbeddedSection()).path}"

@@ -6,13 +6,15 @@ works over a network file system, and some only pretend that it does: requests w
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
-import sys
 from pathlib import Path
 from typing import Final
 
 from simple_queue_server.errors import BrokerError
 
+MOUNTINFO: Final = Path("/proc/self/mountinfo")
 NETWORK_FILE_SYSTEMS: Final = frozenset(
     "9p afs beegfs ceph cephfs cifs coda cvmfs davfs davfs2 gcsfuse gfs2 glusterfs gpfs kafs lustre moosefs ncpfs "
     "nfs nfs4 ocfs2 orangefs pvfs2 rclone s3fs seaweedfs smb2 smb3 smbfs sshfs vboxsf wekafs".split()
@@ -30,7 +32,7 @@ def prepare(path: Path) -> Path:
         real_path = path.resolve()
         _refuse_network(real_path)
         _make_directory(real_path.parent)
-        real_path.touch(mode=0o600)
+        _make_file(real_path)
     except (OSError, RuntimeError) as error:  # RuntimeError: a loop of symbolic links
         raise BrokerError(
             f"the queue's file {path} can't be used: {error}; set embedded.path to a file that this user may write"
@@ -58,10 +60,9 @@ def is_network(file_system: str) -> bool:
 
 
 def _refuse_network(path: Path) -> None:
-    if sys.platform != "linux":
+    if not MOUNTINFO.exists():  # not Linux
         return
-    mountinfo = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="surrogateescape")
-    file_system = mount_type(mountinfo, path)
+    file_system = mount_type(MOUNTINFO.read_text("utf-8", "surrogateescape"), path)
     if file_system is not None and is_network(file_system):
         raise BrokerError(
             f"the queue's file {path} is on a network file system ({file_system}), where its locks can't be trusted; "
@@ -73,6 +74,15 @@ def _make_directory(directory: Path) -> None:
     missing = [each for each in (directory, *directory.parents) if not each.exists()]
     for each in reversed(missing):  # one by one: mkdir(parents=True) gives its mode to the last one only
         each.mkdir(mode=0o700, exist_ok=True)
+
+
+def _make_file(path: Path) -> None:
+    """Make the file if it is missing, but never open one that is there.
+
+    Closing any descriptor of a file drops all locks that this process has on it, SQLite's among them.
+    """
+    with contextlib.suppress(FileExistsError):
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
 
 
 def _unescape(field: str) -> str:

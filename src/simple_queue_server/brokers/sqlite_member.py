@@ -128,6 +128,8 @@ class Member:
             self._sweep_now.clear()
             try:
                 await self._sweep()
+            except BrokerGaveUp:
+                return self._on_wake()  # whoever uses the file next is told
             except (BrokerError, OSError) as error:
                 log.warning("the queue can't be looked after", error=str(error))
             self._on_wake()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import queue
 import sqlite3
 import threading
@@ -88,6 +89,7 @@ class Store:
 
     def _work(self) -> None:
         try:
+            self._file = self._path.stat()
             connection = _connect(self._path)
         except Exception as error:  # noqa: BLE001 - it is raised where the file is opened
             self._report(self._opened.set_exception, self._translate(error))
@@ -114,6 +116,7 @@ class Store:
 
     def _commit(self, connection: sqlite3.Connection, tables: Tables, batch: list[_Job]) -> list[_Outcome]:
         try:
+            self._check_file()
             with _transaction(connection):
                 tables.filled.clear()
                 outcomes = [_Outcome(job, job.operation(tables)) for job in batch]
@@ -125,6 +128,15 @@ class Store:
         if listeners:
             self._wake(listeners)
         return outcomes
+
+    def _check_file(self) -> None:
+        """SQLite would go on in a file that nobody else finds any more."""
+        with contextlib.suppress(OSError):
+            if os.path.samestat(self._file, self._path.stat()):
+                return
+        raise BrokerGaveUp(
+            f"the queue {self._path} was moved, deleted or replaced while in use: put it back and start again"
+        )
 
     def _report(self, callback: Callable[[Any], object], value: Any) -> None:
         with contextlib.suppress(RuntimeError):  # the loop was closed without closing this
@@ -147,7 +159,6 @@ _REMEDIES: Final[tuple[tuple[str, type[BrokerError], str], ...]] = (
     ("SQLITE_LOCKED", BrokerError, f"another program has kept it locked for {LOCK_TIMEOUT_S:.0f} s: end that one"),
     ("SQLITE_FULL", BrokerError, "make room on its disk"),
     ("SQLITE_IOERR", BrokerError, "make room on its disk, and look for the disk's errors in the system's log"),
-    ("SQLITE_READONLY_DBMOVED", BrokerGaveUp, "it was moved or deleted while in use: put it back and start again"),
     ("SQLITE_READONLY", BrokerError, "let this user write the file and its directory"),
     ("SQLITE_CANTOPEN", BrokerError, "let this user write the file and its directory"),
     ("SQLITE_NOTADB", BrokerGaveUp, "name another file in embedded.path"),

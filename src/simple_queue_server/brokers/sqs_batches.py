@@ -1,4 +1,4 @@
-"""Puts entries that come at about the same time into one call, ten at the most, and checks each one's result."""
+"""Puts entries that come at about the same time into one call, and checks the result of each."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Final
 
-from simple_queue_server.brokers.sqs_link import Queue, SqsError, SqsLink, backoff, entry_error, report
+from simple_queue_server.brokers.sqs_errors import SqsError, entry_error, report
+from simple_queue_server.brokers.sqs_link import Queue, SqsLink, backoff
 from simple_queue_server.errors import BrokerGaveUp
 
 LARGEST_BATCH: Final = 10
@@ -42,7 +43,7 @@ class Batcher:
         self._closed = False
 
     async def put(self, entry: dict[str, Any], size_bytes: int = 0) -> None:
-        """Have the entry (without its ``Id``) sent. Raises SqsError when it's refused, BrokerGaveUp when closed."""
+        """Have the entry (without ``Id``) sent. Raises SqsError when refused, BrokerGaveUp when closed."""
         if self._closed:
             raise BrokerGaveUp(f"the connection to {self._link.where} is closed")
         loop = asyncio.get_running_loop()
@@ -55,7 +56,7 @@ class Batcher:
         await item.done
 
     async def close(self, grace_s: float) -> None:
-        """Let what is under way end, for ``grace_s`` at the most; the rest raises BrokerGaveUp at its callers."""
+        """Let what is under way end, within ``grace_s``; the rest raises BrokerGaveUp at its callers."""
         self._flush()
         while self._running and grace_s > 0:
             started = asyncio.get_running_loop().time()

@@ -6,23 +6,26 @@ import asyncio
 import math
 import time
 import uuid
-from typing import Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 import structlog
 
 from simple_queue_server.brokers.sqs_batches import Batcher
-from simple_queue_server.brokers.sqs_link import Queue, SqsError, SqsLink
+from simple_queue_server.brokers.sqs_errors import SqsError
+from simple_queue_server.brokers.sqs_link import Queue, SqsLink
 from simple_queue_server.brokers.sqs_messages import attributes, correlation_of, legal_text, size_of
 from simple_queue_server.brokers.sqs_outbox import fifo_fields
 from simple_queue_server.errors import BrokerError, BrokerGaveUp
-from simple_queue_server.settings import SqsSection
+
+if TYPE_CHECKING:
+    from simple_queue_server.settings import SqsSection
 
 ATTEMPTS: Final = 6
 """A client tells of SQS's absence after so many tries, some three seconds."""
 
 REPLY_QUEUE_PREFIX: Final = "simple-queue-reply-"
 REPLY_RETENTION_S: Final = 86_400
-"""Responses on the reply queue of a client that died without deleting it are gone after a day; the queue stays."""
+"""When a client dies, its reply queue stays; the responses on it are gone after a day."""
 
 log = structlog.stdlib.get_logger("simple_queue_server")
 
@@ -72,7 +75,8 @@ class SqsClient:
         async with self._lock:
             queue = self._reply_queue = self._reply_queue or await self._make_reply_queue()
         correlation_id = uuid.uuid4().hex
-        response = self._calls[correlation_id] = asyncio.get_running_loop().create_future()
+        response: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        self._calls[correlation_id] = response
         try:
             await self._send(
                 request, attributes(message_id=message_id, correlation_id=correlation_id, reply_to=queue.name)
@@ -84,7 +88,7 @@ class SqsClient:
             self._calls.pop(correlation_id, None)
 
     async def take_response(self, timeout_s: float) -> bytes | None:
-        """Not to the second: SQS counts whole seconds, and a poll that is cut off could swallow a response."""
+        """Up to a second late: SQS counts in seconds, and a poll that is cut off could swallow a response."""
         if self._settings.outgoing_queue is None:
             raise BrokerError("sqs.outgoing_queue is not set: there is no queue to take responses from")
         queue = await self._queue(self._settings.outgoing_queue)
@@ -103,9 +107,7 @@ class SqsClient:
         size = size_of(body, message_attributes)
         queue = self._requests.queue
         if size > queue.max_bytes:
-            raise BrokerError(
-                f"the request of {size} bytes exceeds the {queue.max_bytes} of the queue {queue.name}"
-            )
+            raise BrokerError(f"the request of {size} bytes exceeds the {queue.max_bytes} of the queue {queue.name}")
         entry = {"MessageBody": body, "MessageAttributes": message_attributes, **fifo_fields(queue)}
         await self._requests.put(entry, size)
 
@@ -124,9 +126,7 @@ class SqsClient:
             )
             messages: list[Any] = reply.get("Messages", [])
             if messages:
-                entries = [
-                    {"Id": str(n), "ReceiptHandle": m["ReceiptHandle"]} for n, m in enumerate(messages)
-                ]
+                entries = [{"Id": str(n), "ReceiptHandle": m["ReceiptHandle"]} for n, m in enumerate(messages)]
                 await self._link.call("delete_message_batch", QueueUrl=queue.url, Entries=entries)
             return messages
 

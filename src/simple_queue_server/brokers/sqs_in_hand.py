@@ -1,8 +1,8 @@
 """The messages that this service has taken and not yet settled: whose turn it is, and keeping them hidden.
 
 Taken ahead or worked on, each holds one of ``limit`` places. Message ids of SQS are unique, so a message that
-comes again is known: its work is running (then the newest receipt handle replaces the old one), or it's settled
-(then it only has to be deleted again).
+comes again is known: its work is running (then the newest receipt handle replaces the old one), or it's
+settled (then it only has to be deleted again).
 """
 
 from __future__ import annotations
@@ -12,12 +12,15 @@ import time
 from collections import OrderedDict, deque
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import structlog
 
-from simple_queue_server.brokers.sqs_link import Queue, SqsError, SqsLink, entry_error, report
-from simple_queue_server.brokers.sqs_messages import Received
+from simple_queue_server.brokers.sqs_errors import SqsError, entry_error, report
+
+if TYPE_CHECKING:
+    from simple_queue_server.brokers.sqs_link import Queue, SqsLink
+    from simple_queue_server.brokers.sqs_messages import Received
 
 REMEMBERED: Final = 10_000
 """How many settled messages are known again."""
@@ -27,8 +30,10 @@ log = structlog.stdlib.get_logger("simple_queue_server")
 
 @dataclass(slots=True, eq=False)
 class Held:
-    """One message in hand. ``newest`` is its last hand-over; ``until`` (of time.monotonic) the latest that SQS
-    lets anyone hold this one; ``lost``: it isn't hidden from others any more."""
+    """One message in hand. ``newest`` is its last hand-over, which ends at ``until`` (of time.monotonic).
+
+    ``lost``: it isn't hidden from others any more. ``working``: it isn't just taken ahead.
+    """
 
     first: Received
     newest: Received
@@ -121,7 +126,7 @@ class InHand:
         return True
 
     def drop_with_mates(self, held: Held) -> list[Held]:
-        """Drop it, and those of its group that wait for it: given back alone, it would be overtaken by them."""
+        """Drop it, and those of its group that wait for it: else they would overtake it."""
         mates = [mate for mate in self._groups.get(held.first.group or "", ()) if not mate.working]
         return [mate for mate in (*reversed(mates), held) if self.drop(mate)]
 
@@ -171,20 +176,21 @@ class Heartbeat:
         except SqsError as error:
             if error.kind == "refused" and len(chunk) > 1:  # one bad entry must not cost the others
                 return all([await self._extend([held]) for held in chunk])
+            if error.kind in ("away", "denied"):
+                report(error, doing="keeping requests hidden", requests=len(entries))
+                return False
             reply = {"Failed": [{"Id": entry["Id"], "error": error} for entry in entries]}
-        worked = True
-        for failed in reply.get("Failed", ()):
-            held, handle = asked[int(failed["Id"])]
-            worked &= self._failed(held, handle, failed.get("error") or entry_error(failed))
-        return worked
+        results = [self._failed(*asked[int(failed["Id"])], failed) for failed in reply.get("Failed", ())]
+        return all(results)
 
     def _timeout(self, held: Held) -> int:
-        """Seconds to ask for: SQS refuses more than what is left of its limit, and doesn't cut it down itself."""
+        """Seconds to ask for: SQS refuses more than is left of its limit, and doesn't cut it down itself."""
         return max(0, min(self._visibility_s, int(held.until - time.monotonic())))
 
-    def _failed(self, held: Held, handle: str, error: SqsError) -> bool:
+    def _failed(self, held: Held, handle: str, failed: dict[str, Any]) -> bool:
+        error = failed.get("error") or entry_error(failed)
         if error.kind in ("away", "denied"):
-            report(error, queue=self._queue.name, doing="heartbeat")
+            report(error, doing="keeping a request hidden", request_id=held.first.request_id)
             return False
         if held.newest.handle == handle and held in self._in_hand.held:
             held.lost = True  # another service may take it; when it comes to us, it's adopted

@@ -6,51 +6,28 @@ import asyncio
 import importlib
 import os
 import random
-from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from typing import Any, Final, Literal, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 from urllib.parse import urlsplit
 
 import structlog
 
+from simple_queue_server.brokers.sqs_errors import Kind, SqsError, read_error, report
 from simple_queue_server.errors import BrokerError, BrokerGaveUp
-from simple_queue_server.settings import SqsSection
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
+
+    from simple_queue_server.settings import SqsSection
 
 T = TypeVar("T")
-Kind: TypeAlias = Literal["away", "denied", "gone", "refused"]
 
 CALL_TIMEOUT_S: Final = 10.0
 LARGEST_MESSAGE_BYTES: Final = 1_048_576
 """The most that any queue takes, and the most that one batch may hold in all (256 KiB before August 2025)."""
 
-DENIED: Final = frozenset(
-    "AccessDenied AccessDeniedException ExpiredToken ExpiredTokenException IncompleteSignature"
-    " InvalidAccessKeyId InvalidClientTokenId InvalidSecurity InvalidSignatureException KmsAccessDenied"
-    " MissingAuthenticationToken OptInRequired RequestExpired SignatureDoesNotMatch"
-    " UnrecognizedClientException".split()
-)
-PASSING: Final = frozenset(
-    "InternalError InternalFailure KmsThrottled OverLimit QueueDeletedRecently RequestLimitExceeded"
-    " RequestThrottled RequestTimeout ServiceUnavailable Throttling ThrottlingException"
-    " TooManyRequestsException".split()
-)
-GONE: Final = frozenset({"QueueDoesNotExist", "NonExistentQueue"})
-
 log = structlog.stdlib.get_logger("simple_queue_server")
-
-
-class SqsError(BrokerError):
-    """A call that failed.
-
-    ``kind``: ``away`` passes by itself (network, throttling, 5xx), ``denied`` needs an operator (credentials,
-    permissions), ``gone`` is a queue that doesn't exist, ``refused`` will never succeed as it is.
-    """
-
-    def __init__(self, kind: Kind, code: str, message: str) -> None:
-        super().__init__(message)
-        self.kind: Final = kind
-        self.code: Final = code
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,9 +63,7 @@ class SqsLink:
             errors = importlib.import_module("botocore.exceptions")
             http = importlib.import_module("aiohttp")
         except ImportError as error:
-            raise BrokerError(
-                f"Amazon SQS needs the package {error.name}: pip install 'medusa-copier[sqs]'"
-            ) from None
+            raise BrokerError(f"Amazon SQS needs the package {error.name}: pip install 'medusa-copier[sqs]'") from None
         self._foreign = (errors.BotoCoreError, errors.ClientError, http.ClientError, OSError, TimeoutError)
         connection = self._connection
         client = session.create_client(
@@ -117,7 +92,7 @@ class SqsLink:
         await self._stack.aclose()
 
     async def call(self, operation: str, *, timeout_s: float = CALL_TIMEOUT_S, **parameters: Any) -> Any:
-        """Call SQS once. ``operation`` in snake case, parameters as in its API. Raises SqsError, BrokerGaveUp."""
+        """Call SQS once: an operation in snake case, with SQS's parameters. Raises SqsError, BrokerGaveUp."""
         if self._client is None:
             raise BrokerGaveUp(f"the connection to {self.where} is closed")
         try:
@@ -178,9 +153,7 @@ class SqsLink:
     async def _max_bytes(self, url: str) -> int:
         """What the queue's own limit is; the largest there is when we may not ask."""
         try:
-            reply = await self.call(
-                "get_queue_attributes", QueueUrl=url, AttributeNames=["MaximumMessageSize"]
-            )
+            reply = await self.call("get_queue_attributes", QueueUrl=url, AttributeNames=["MaximumMessageSize"])
         except SqsError as error:
             if error.kind in ("away", "gone"):
                 raise
@@ -189,41 +162,24 @@ class SqsLink:
 
     def _setup_problem(self, error: Exception) -> str:
         if type(error).__name__ == "NoRegionError":
-            return (
-                "sqs.connection.region is not set, and neither is AWS_REGION nor a region in the AWS profile"
-            )
+            return "sqs.connection.region is not set, and neither is AWS_REGION nor a region in the AWS profile"
         if isinstance(error, ValueError):
             return f"sqs.connection.endpoint is not a URL: {self._plain(error)}"
         return f"sqs.connection can't be used: {self._plain(error)}"
 
     def _translated(self, error: Exception, operation: str) -> SqsError:
-        response = getattr(error, "response", None)
-        if isinstance(response, Mapping) and "Error" in response:
-            code = str(response["Error"].get("Code", "")).rpartition(".")[2]
-            status = int(response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
-            return self._error(
-                _kind(code, status), code, str(response["Error"].get("Message", "")), operation
-            )
-        code = type(error).__name__
-        kind: Kind = "away"
-        if code == "ParamValidationError":
-            kind = "refused"
-        elif any(word in code for word in ("Credential", "Token", "SSO", "Profile")):
-            kind = "denied"
-        return self._error(kind, code, str(error), operation)
-
-    def _error(self, kind: Kind, code: str, text: str, operation: str) -> SqsError:
+        kind, code, text = read_error(error)
+        said = self._plain(text) or "no answer in time"
         hint = ""
         if kind == "denied":
             hint = (
                 "; check sqs.connection.access_key_id and secret_access_key,"
                 " or what the AWS default chain gives, and the permissions"
             )
-        said = self._plain(text) or "no answer in time"
         return SqsError(kind, code, f"{operation} at {self.where}: {said} ({code}){hint}")
 
     def _plain(self, error: Exception | str) -> str:
-        """One line, no secret: SQS may quote the request with its token, botocore the URL with its password."""
+        """One line, no secret: SQS may quote a request with its token, botocore a URL with its password."""
         line = str(error).partition("\n")[0]
         for secret in self._secrets:
             line = line.replace(secret, "***")
@@ -236,29 +192,6 @@ def backoff() -> Iterator[float]:
     while True:
         yield wait_s * random.uniform(0.8, 1.2)  # noqa: S311 - not for secrecy
         wait_s = min(15.0, wait_s * 2)
-
-
-def report(error: SqsError, **fields: Any) -> None:
-    """Log a failed call that will be tried again: what passes by itself as a warning, else as an error."""
-    level = log.warning if error.kind == "away" and error.code != "QueueDeletedRecently" else log.error
-    level("sqs_call_failed", error=str(error), code=error.code, **fields)
-
-
-def entry_error(failed: Mapping[str, Any]) -> SqsError:
-    """The error of one entry of a batch, from the reply's ``Failed``."""
-    code = str(failed.get("Code", "")).rpartition(".")[2]
-    kind = _kind(code, 400 if failed.get("SenderFault") else 500)
-    return SqsError(kind, code, f"SQS refused an entry: {failed.get('Message') or code} ({code})")
-
-
-def _kind(code: str, status: int) -> Kind:
-    if code in GONE:
-        return "gone"
-    if code in DENIED:
-        return "denied"
-    if code in PASSING or status >= 500 or status == 429:
-        return "away"
-    return "denied" if status in (401, 403) else "refused"
 
 
 def _secrets(settings: SqsSection) -> list[str]:

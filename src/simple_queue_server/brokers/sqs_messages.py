@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
 from simple_queue_server.brokers.base import ReplyAddress
 from simple_queue_server.errors import BrokerError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 REQUEST_ATTRIBUTES: Final = ["message_id", "correlation_id", "reply_to"]
 SYSTEM_ATTRIBUTES: Final = ["ApproximateReceiveCount", "MessageGroupId"]
@@ -65,7 +67,7 @@ def attributes(**values: str | None) -> dict[str, dict[str, str]]:
 
 
 def size_of(body: str, message_attributes: Mapping[str, Mapping[str, str]]) -> int:
-    """What SQS counts against a queue's limit, in bytes: the body, and each attribute's name, type and value."""
+    """What SQS counts against a queue's limit: the bytes of the body and of each attribute."""
     size = len(body.encode())
     for name, value in message_attributes.items():
         size += len(name.encode()) + len(value["DataType"]) + len(value["StringValue"].encode())
@@ -88,7 +90,7 @@ def legal_text(body: bytes) -> str:
 
 
 def shortened(response: bytes, limit_bytes: int, reason: str) -> bytes:
-    """A response that tells the same in at most ``limit_bytes``: large fields left out, ``message`` says which.
+    """The response in at most ``limit_bytes``: large fields are left out, and ``message`` says which.
 
     ``action``, ``status`` and ``pass_through`` stay while they fit. ``reason`` begins the message.
     """

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 
-from simple_queue_server.brokers.base import ReplyAddress
 from simple_queue_server.brokers.sqs_batches import Batcher
-from simple_queue_server.brokers.sqs_link import Queue, SqsError, SqsLink, backoff, report
+from simple_queue_server.brokers.sqs_errors import SqsError, report
+from simple_queue_server.brokers.sqs_link import Queue, SqsLink, backoff
 from simple_queue_server.brokers.sqs_messages import attributes, legal_text, shortened, size_of
+
+if TYPE_CHECKING:
+    from simple_queue_server.brokers.base import ReplyAddress
 
 NEW_QUEUE_WAIT_S: Final = 1.0
 """A queue can't be used everywhere until a second after it was made, says SQS."""
@@ -38,7 +41,7 @@ class Outbox:
     async def put(self, response: bytes, reply: ReplyAddress, group: str | None = None) -> None:
         """Return when SQS has the response. ``group``: the request's message group, for FIFO queues.
 
-        Waits while SQS is away. Raises BrokerGaveUp when closed, BrokerError when SQS refuses even a short response.
+        Waits while SQS is away. Raises BrokerGaveUp when closed, SqsError when SQS refuses even a short one.
         """
         if reply.reply_to is not None and await self._put_on_reply_queue(reply.reply_to, response, reply):
             return
@@ -53,7 +56,7 @@ class Outbox:
                 if error.kind != "gone":
                     raise
                 self._link.forget(self._outgoing)
-                log.error("outgoing_queue_gone", queue=self._outgoing, doing="making it again")
+                report(error, queue=self._outgoing, doing="making it again")
                 await asyncio.sleep(delay_s)
             else:
                 return
@@ -78,37 +81,35 @@ class Outbox:
         return False
 
     async def _fitting(self, queue: Queue, response: bytes, reply: ReplyAddress, group: str | None) -> None:
-        """Put the response, or a shorter one that says so when it's too large or SQS refuses it for another reason."""
+        """Put the response, or a shorter one that says why when it's too large or refused."""
         message_attributes = attributes(correlation_id=reply.correlation_id)
         limit = queue.max_bytes - size_of("", message_attributes)
         body = legal_text(response)
         size = len(body.encode())
         if size > limit:
-            reason = (
-                f"the response of {size} bytes exceeded the {limit} bytes that the queue {queue.name} takes"
-            )
-            log.error(
-                "response_shortened", correlation_id=reply.correlation_id, size_bytes=size, limit_bytes=limit
-            )
+            reason = f"the response of {size} bytes exceeded the {limit} bytes that the queue {queue.name} takes"
+            log.error("response_shortened", correlation_id=reply.correlation_id, size_bytes=size, limit_bytes=limit)
             body = legal_text(shortened(response, limit, reason))
         try:
             await self._send(queue, body, message_attributes, group)
         except SqsError as error:
             if error.kind != "refused":
                 raise
-            log.error("response_refused", correlation_id=reply.correlation_id, error=str(error))
+            report(error, correlation_id=reply.correlation_id, doing="shortening the response")
             reason = f"the response of {size} bytes was refused by the queue {queue.name} ({error.code})"
             body = legal_text(shortened(response, min(limit, 1024), reason))
             await self._send(queue, body, message_attributes, group)
 
-    async def _send(
-        self, queue: Queue, body: str, message_attributes: dict[str, Any], group: str | None
-    ) -> None:
-        entry = {"MessageBody": body, "MessageAttributes": message_attributes, **fifo_fields(queue, group)}
+    async def _send(self, queue: Queue, body: str, message_attributes: dict[str, Any], group: str | None) -> None:
+        entry: dict[str, Any] = {
+            "MessageBody": body,
+            "MessageAttributes": message_attributes,
+            **fifo_fields(queue, group),
+        }
         if queue.name != self._outgoing:  # a client's own: what is wrong with it must not hold up the others
 
             async def attempt() -> None:
-                await self._link.call("send_message", QueueUrl=queue.url, **entry)
+                await self._link.call("send_message", **{"QueueUrl": queue.url, **entry})
 
             await self._link.patiently(attempt, kinds=["away"])
             return
@@ -120,8 +121,9 @@ class Outbox:
 def fifo_fields(queue: Queue, group: str | None = None) -> dict[str, str]:
     """What a FIFO queue needs of each message.
 
-    A group of its own unless one is given: messages of one group are worked on one at a time. The deduplication id is
-    made once for each message put, and stays through its retries, so that a lost reply makes no duplicate.
+    A group of its own unless one is given: messages of one group are worked on one at a time. The
+    deduplication id is made once for each message put, and stays through its retries, so that a lost reply
+    makes no duplicate.
     """
     if not queue.fifo:
         return {}

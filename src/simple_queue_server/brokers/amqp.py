@@ -1,0 +1,212 @@
+"""The AMQP broker (RabbitMQ): one connection to consume, one to publish, both made again when they break.
+
+A request stays unacknowledged at the broker until its response is confirmed. When its channel dies under the
+work, the broker hands the request out again, and that hand-over is given to the delivery at work: nothing is
+received twice while it is in hand.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Final
+
+import structlog
+
+from simple_queue_server.amqp_connection import ignored_keys, target
+from simple_queue_server.brokers.amqp_connect import Channel, Connection, LinkDownError, make_queue
+from simple_queue_server.brokers.amqp_delivery import AmqpDelivery, InHand, is_redelivered
+from simple_queue_server.brokers.amqp_link import Link
+from simple_queue_server.brokers.amqp_publisher import Publisher
+from simple_queue_server.errors import BrokerError, BrokerGaveUp
+
+if TYPE_CHECKING:
+    from aiormq.abc import DeliveredMessage
+
+    from simple_queue_server.brokers.base import ReplyAddress
+    from simple_queue_server.settings import AmqpSection
+
+REQUEST_ID_HEADER: Final = "request_id"
+MAX_PREFETCH: Final = 65_535
+"""What the protocol can say."""
+
+log = structlog.stdlib.get_logger("simple_queue_server")
+
+
+class AmqpBroker:
+    """See :class:`simple_queue_server.brokers.base.Broker`."""
+
+    def __init__(self, settings: AmqpSection, *, max_in_flight: int) -> None:
+        self._settings = settings
+        self._prefetch = min(max_in_flight, MAX_PREFETCH)
+        self._target = target(settings.connection)
+        self._consumer = Link(
+            self._target,
+            "consumer",
+            set_up=self._consume,
+            on_lost=self._on_lost,
+            on_gave_up=self._on_gave_up,
+            max_failures=settings.max_connection_retry_errors,
+        )
+        self._publisher = Publisher(
+            self._target,
+            settings.outgoing_queue,
+            on_gave_up=self._on_gave_up,
+            max_failures=settings.max_connection_retry_errors,
+        )
+        self._arrivals: asyncio.Queue[AmqpDelivery | None] = asyncio.Queue()
+        self._in_hand = InHand(self._prefetch)
+        self._channel: Channel | None = None
+        self._consumer_tag: str | None = None
+        self._stopping = False
+        self._ended: str | None = None
+
+    async def open(self) -> None:
+        self._log_settings()
+        try:
+            await self._publisher.open()
+            await self._consumer.open()
+        except BaseException:
+            await self.close()
+            raise
+
+    async def receive(self) -> AmqpDelivery:
+        while self._ended is None:
+            delivery = await self._arrivals.get()
+            if delivery is not None:
+                self._in_hand.take(delivery)
+                return delivery
+        self._arrivals.put_nowait(None)  # for the next one who waits
+        raise BrokerGaveUp(self._ended)
+
+    async def publish(self, response: bytes, reply: ReplyAddress) -> None:
+        await self._publish(response, reply, reply.correlation_id)
+
+    async def stop_receiving(self) -> None:
+        self._stopping = True
+        self._end("no more requests are taken: the broker was told to stop")
+        channel, consumer_tag = self._channel, self._consumer_tag
+        if channel is not None and consumer_tag is not None:
+            self._consumer_tag = None
+            # Shielded: a call that is cancelled closes its channel, and with it all that is held.
+            await asyncio.shield(asyncio.create_task(self._cancel_consumer(channel, consumer_tag)))
+        for delivery in self._empty_arrivals():
+            await self._settle(delivery, requeue=True)
+
+    async def close(self) -> None:
+        self._stopping = True
+        self._end("the broker was closed")
+        await asyncio.gather(self._consumer.close(), self._publisher.close())
+
+    async def answer(self, delivery: AmqpDelivery, response: bytes) -> None:
+        """See Delivery.answer."""
+        if self._in_hand.holds(delivery):
+            await self._publish(response, delivery.reply, delivery.request_id)
+            delivery.answered = True
+            await self.ack(delivery)
+
+    async def ack(self, delivery: AmqpDelivery) -> None:
+        """See Delivery.ack. When the hand-over is lost, the next one is acknowledged as soon as it comes."""
+        if not self._in_hand.holds(delivery):
+            return
+        acked, tried = False, None
+        while delivery.handle is not None and delivery.handle is not tried:
+            tried = delivery.handle
+            acked = await self._settle(delivery, requeue=False)
+        self._in_hand.finish(delivery, acked=acked and delivery.handle is not None)
+
+    async def requeue(self, delivery: AmqpDelivery) -> None:
+        """See Delivery.requeue. One whose response is out is acknowledged instead."""
+        if delivery.answered:
+            await self.ack(delivery)
+        elif self._in_hand.holds(delivery):
+            await self._settle(delivery, requeue=True)
+            self._in_hand.end(delivery)
+
+    async def _publish(self, response: bytes, reply: ReplyAddress, request_id: str | None) -> None:
+        properties = {"correlation_id": reply.correlation_id, "headers": {REQUEST_ID_HEADER: request_id}}
+        if reply.reply_to is not None:
+            if await self._publisher.put(reply.reply_to, response, **properties):
+                return
+            log.warning("reply queue is gone or full", reply_to=reply.reply_to, request_id=request_id)
+        if self._settings.outgoing_queue is not None:
+            await self._publisher.insist(self._settings.outgoing_queue, response, **properties)
+        elif reply.reply_to is not None:
+            log.error("response has nowhere to go: no outgoing_queue is configured", request_id=request_id)
+
+    async def _settle(self, delivery: AmqpDelivery, *, requeue: bool) -> bool:
+        """Tell the broker, on the channel of the present hand-over; False when that channel is dead."""
+        if delivery.handle is None:
+            return False
+        channel, tag = delivery.handle
+        try:
+            async with self._consumer.operation(channel):
+                if requeue:
+                    await channel.basic_nack(tag, requeue=True, wait=False)
+                else:
+                    await channel.basic_ack(tag, wait=False)
+        except LinkDownError as error:
+            self._consumer.break_up(channel, str(error))
+            return False
+        return True
+
+    async def _consume(self, connection: Connection, channel: Channel) -> None:
+        """Set up a new channel."""
+        queue = self._settings.incoming_queue
+        await make_queue(connection, queue)
+        if self._stopping:
+            return
+        await channel.basic_qos(prefetch_count=self._prefetch)
+        self._channel = channel
+        consuming = await channel.basic_consume(queue, self._on_message)
+        self._consumer_tag = consuming.consumer_tag
+
+    async def _cancel_consumer(self, channel: Channel, consumer_tag: str) -> None:
+        try:
+            async with self._consumer.operation(channel):
+                await channel.basic_cancel(consumer_tag)
+        except LinkDownError as error:
+            self._consumer.break_up(channel, str(error))
+
+    async def _on_message(self, message: DeliveredMessage) -> None:
+        """Record a hand-over; the work on it is somebody else's. Runs in a task that dies with the channel."""
+        if message.channel is not self._channel:
+            return
+        delivery = AmqpDelivery(self, message)
+        if is_redelivered(message):
+            if adopted := self._in_hand.adopt(delivery):
+                log.info("request was handed out again, its work goes on", request_id=adopted.request_id)
+                return
+            if self._in_hand.was_answered(delivery):
+                log.info("request was handed out again, it is answered already", request_id=delivery.request_id)
+                await self._settle(delivery, requeue=False)
+                return
+        else:
+            self._in_hand.is_new(delivery)
+        self._arrivals.put_nowait(delivery)
+
+    def _on_lost(self) -> None:
+        self._channel = self._consumer_tag = None
+        self._empty_arrivals()  # they come again
+        self._in_hand.channel_died()
+
+    def _on_gave_up(self, error: BrokerError) -> None:
+        self._end(str(error))
+
+    def _end(self, why: str) -> None:
+        """Let everybody who waits for a request know that there will be none any more."""
+        self._ended = self._ended or why
+        self._arrivals.put_nowait(None)
+
+    def _empty_arrivals(self) -> list[AmqpDelivery]:
+        taken = []
+        while not self._arrivals.empty():
+            taken.append(self._arrivals.get_nowait())
+        if self._ended is not None:
+            self._arrivals.put_nowait(None)
+        return [delivery for delivery in taken if delivery is not None]
+
+    def _log_settings(self) -> None:
+        if ignored := ignored_keys(self._settings.connection):
+            log.info("amqp.connection: these keys have no meaning here", keys=ignored)
+        if self._target.tls is not None and not self._target.tls.verify:
+            log.warning("amqp.connection: verify_peer is off: the broker may be anybody", broker=str(self._target))

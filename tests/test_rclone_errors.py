@@ -1,0 +1,157 @@
+"""The text of an rc error → its kind, exit status, another try or not, and a reason for a person."""
+
+from __future__ import annotations
+
+import pytest
+
+from medusa_copier.rclone.errors import LONGEST_REASON, NotFound, WrongKind, classify, one_line
+
+S3 = "operation error S3: HeadObject, "
+S3_HTTP = "https response error StatusCode: {}, RequestID: {}, HostID: {}, api error {}"
+
+
+def s3(status: int, error: str, request: str = "", host: str = "") -> str:
+    return S3 + S3_HTTP.format(status, request, host, error)
+
+
+TEMPORARY_NETWORK = [
+    S3 + "exceeded maximum number of attempts, 2, https response error StatusCode: 0, RequestID: , HostID: , "
+    'request send failed, Head "http://127.0.0.1:19/b/a": dial tcp 127.0.0.1:19: connect: connection refused',
+    S3 + 'https response error StatusCode: 0, RequestID: , HostID: , request send failed, Head "http://h/b": EOF',
+    "unexpected EOF",
+    "read tcp 10.0.0.1:5->10.0.0.2:443: read: connection reset by peer",
+    "net/http: TLS handshake timeout",
+    "dial tcp: lookup s3.example.org: Temporary failure in name resolution",
+    "dial tcp 10.0.0.1:22: i/o timeout",
+    "context deadline exceeded (Client.Timeout exceeded while awaiting headers)",
+    "context canceled",
+    "write: broken pipe",
+]
+
+TEMPORARY_OTHER = [
+    s3(503, "SlowDown: Please reduce your request rate."),
+    s3(500, "InternalError: Internal Error"),
+    s3(429, "TooManyRequests: Too Many Requests"),
+    s3(400, "RequestTimeout: Your socket connection was not read from in time"),
+    "googleapi: Error 403: User Rate Limit Exceeded., userRateLimitExceeded",
+    "failed to stat: HTTP Error: 503 Service Unavailable",
+    "corrupted on transfer: md5 hashes differ",
+    "can't copy - source file is being updated (size changed from 1 to 2)",
+    "something that nobody has seen before",
+]
+
+PERMANENT = [
+    s3(403, "Forbidden: Forbidden"),
+    s3(403, "SignatureDoesNotMatch: The request signature we calculated does not match"),
+    s3(403, "InvalidAccessKeyId: The Access Key Id you provided does not exist in our records."),
+    s3(404, "NoSuchBucket: The specified bucket does not exist"),
+    s3(403, "QuotaExceeded: Too much"),
+    'didn\'t find section in config file ("ghost")',
+    'didn\'t find backend called "nosuch"',
+    "input too short when revealing password - is it obscured?",
+    "open /mnt/x: permission denied",
+    "open /mnt/" + "x" * 300 + ".partial: file name too long",
+    "write /mnt/x.partial: no space left on device",
+    "preallocate: file too big for remaining disk space",
+    "write /mnt/x.partial: disk quota exceeded",
+    "failed to stat: HTTP Error: 403 Forbidden",
+    "read metadata failed: 507 Insufficient Storage: 507 Insufficient Storage",
+    'failed to stat: Head "http://no.such.host/a": dial tcp: lookup no.such.host: no such host',
+    "ssh: handshake failed: ssh: unable to authenticate, attempted methods [none password]",
+    'Head "https://h/": tls: failed to verify certificate: x509: certificate has expired',
+    "can't move object - incompatible remotes",
+]
+
+
+@pytest.mark.parametrize("text", TEMPORARY_NETWORK)
+def test_failures_of_the_network_are_worth_another_try_and_exit_5(text: str) -> None:
+    error = classify(text)
+    assert (error.exit_status, error.transient) == (5, True)
+
+
+@pytest.mark.parametrize("text", TEMPORARY_OTHER)
+def test_busy_servers_and_unknown_failures_are_worth_another_try_and_exit_1(text: str) -> None:
+    error = classify(text)
+    assert (error.exit_status, error.transient) == (1, True)
+
+
+@pytest.mark.parametrize("text", PERMANENT)
+def test_what_someone_must_change_first_fails_at_once_and_exits_1(text: str) -> None:
+    error = classify(text)
+    assert (error.exit_status, error.transient) == (1, False)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "object not found",
+        "directory not found",
+        "error in ListJSON: directory not found",
+        "failed to open source object: open /src/dangling: no such file or directory",
+    ],
+)
+def test_nothing_at_the_source_exits_3(text: str) -> None:
+    error = classify(text)
+    assert isinstance(error, NotFound)
+    assert (error.exit_status, error.transient) == (3, False)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "is a directory not a file",
+        "is a file not a directory",
+        "lstat /src/a.txt/b: not a directory",
+    ],
+)
+def test_a_directory_for_a_file_or_a_file_for_a_directory_is_the_wrong_kind(text: str) -> None:
+    error = classify(text)
+    assert isinstance(error, WrongKind)
+    assert (error.exit_status, error.transient) == (1, False)
+
+
+@pytest.mark.parametrize("name", ["i/o timeout", "throttle", "unexpected EOF", "503"])
+def test_the_words_in_a_files_name_mean_nothing(name: str) -> None:
+    error = classify(f"open /mnt/{name}.txt: permission denied")
+    assert (error.exit_status, error.transient) == (1, False)
+
+
+def test_s3s_ceremony_becomes_short_without_losing_a_fact() -> None:
+    assert one_line(s3(403, "Forbidden: Forbidden")) == "S3 HeadObject: 403 Forbidden"
+    assert one_line(s3(400, "BadRequest: Bad Request", "05FE", "aG9zdA==")) == (
+        "S3 HeadObject: 400 BadRequest (request 05FE)"
+    )
+    assert one_line(s3(503, "SlowDown: Please reduce your request rate.", "05FE")) == (
+        "S3 HeadObject: 503 SlowDown: Please reduce your request rate. (request 05FE)"
+    )
+    assert one_line(TEMPORARY_NETWORK[0]) == (
+        'S3 HeadObject: Head "http://127.0.0.1:19/b/a": dial tcp 127.0.0.1:19: connect: connection refused'
+    )
+    assert one_line("multipart upload: " + s3(404, "NoSuchUpload: gone", "1")) == (
+        "multipart upload: S3 HeadObject: 404 NoSuchUpload: gone (request 1)"
+    )
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'Get "https://user:hunter2@example.org/a": EOF',
+        'Put "https://s3.example.org/b/a?X-Amz-Credential=hunter2&X-Amz-Signature=hunter2": EOF',
+        'didn\'t find section in config file ("s3,secret_access_key=hunter2")',
+        "failed to create file system for \"s3,provider=AWS,session_token='hunter2':b\": no",
+    ],
+)
+def test_a_reason_holds_no_secret(text: str) -> None:
+    assert "hunter2" not in one_line(text)
+
+
+def test_a_reason_is_one_line_of_a_reasonable_length() -> None:
+    page = "failed: <!DOCTYPE HTML>\n<html>\n" + "<p>no</p>\n" * 50 + "</html>: 501 Unsupported"
+    assert one_line(page) == "failed: (an HTML page): 501 Unsupported"
+    assert one_line("open /mnt/new\nline: is gone\r\n") == "open /mnt/new line: is gone"
+    assert len(one_line("x" * 10_000)) == LONGEST_REASON
+
+
+def test_the_reason_of_a_panic_is_what_it_panicked_about() -> None:
+    text = 'panic received: fatal error: Failed to load config file "/c": unable to decrypt configuration'
+    assert one_line(text) == 'Failed to load config file "/c": unable to decrypt configuration'

@@ -1,0 +1,78 @@
+"""Trying again."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from medusa_copier.rclone.errors import NotFound, RcloneError, RcloneStopped
+from medusa_copier.rclone.retry import with_retries
+
+
+class Call:
+    """Fails with one error after the other, then returns "done"."""
+
+    def __init__(self, *errors: RcloneError) -> None:
+        self.errors = list(errors)
+        self.times = 0
+
+    async def __call__(self) -> str:
+        self.times += 1
+        if self.errors:
+            raise self.errors.pop(0)
+        return "done"
+
+
+class Readiness:
+    """Counts how often it was waited for."""
+
+    waits = 0
+
+    async def __call__(self) -> None:
+        self.waits += 1
+
+
+def busy() -> RcloneError:
+    return RcloneError("busy", transient=True)
+
+
+async def test_a_transient_failure_is_tried_again() -> None:
+    call = Call(busy(), busy())
+    assert await with_retries(call, attempts=3, daemon_ready=Readiness(), first_pause_s=0) == "done"
+    assert call.times == 3
+
+
+async def test_the_last_failure_is_raised_as_it_came() -> None:
+    last = busy()
+    call = Call(busy(), busy(), last)
+    with pytest.raises(RcloneError) as caught:
+        await with_retries(call, attempts=3, daemon_ready=Readiness(), first_pause_s=0)
+    assert caught.value is last
+    assert call.times == 3
+
+
+async def test_a_permanent_failure_is_raised_at_once() -> None:
+    call = Call(NotFound())
+    with pytest.raises(NotFound):
+        await with_retries(call, attempts=3, daemon_ready=Readiness())
+    assert call.times == 1
+
+
+async def test_after_rclone_stopped_the_next_attempt_waits_for_it_and_not_for_a_pause() -> None:
+    ready = Readiness()
+    call = Call(RcloneStopped(), RcloneStopped())
+    async with asyncio.timeout(5):
+        assert await with_retries(call, attempts=3, daemon_ready=ready, first_pause_s=3600) == "done"
+    assert ready.waits == 2
+
+
+async def test_the_pauses_grow(monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses: list[float] = []
+
+    async def sleep(pause_s: float) -> None:
+        pauses.append(pause_s)
+
+    monkeypatch.setattr("medusa_copier.rclone.retry.asyncio.sleep", sleep)
+    await with_retries(Call(busy(), busy(), busy()), attempts=4, daemon_ready=Readiness())
+    assert [round(pause, 1) for pause in pauses] == pytest.approx([1, 2, 4], rel=0.3)
