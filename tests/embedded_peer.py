@@ -14,13 +14,10 @@ import asyncio
 import random
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from simple_queue_server.brokers.base import Delivery
 from simple_queue_server.brokers.sqlite import EmbeddedBroker, EmbeddedClient
 from simple_queue_server.settings import EmbeddedSection
-
-if TYPE_CHECKING:
-    from simple_queue_server.brokers.base import Delivery
 
 
 def say(body: bytes) -> None:

@@ -54,9 +54,7 @@ class RabbitNode:
 
     def tls_connection(self, **keys: Any) -> AmqpConnection:
         """The same for the TLS port, trusting the node's authority."""
-        return self.connection(
-            **{"port": self.tls_port, "tls": True, "tls_ca_certificates": self.ca_file} | keys
-        )
+        return self.connection(**{"port": self.tls_port, "tls": True, "tls_ca_certificates": self.ca_file} | keys)
 
     def start(self) -> None:
         """Start the node, and return when it takes connections: it says so to ``NOTIFY_SOCKET``."""
@@ -108,9 +106,7 @@ class RabbitNode:
     def rabbitmqctl(self, *arguments: str) -> str:
         """Run rabbitmqctl on this node; returns its output. Takes about 0.3 s."""
         command = [str(BIN / "rabbitmqctl"), "--quiet", *arguments]
-        done = subprocess.run(
-            command, env=self._environment(), capture_output=True, text=True, timeout=60, check=False
-        )
+        done = subprocess.run(command, env=self._environment(), capture_output=True, text=True, timeout=60, check=False)
         assert done.returncode == 0, f"rabbitmqctl {' '.join(arguments)}: {done.stdout}{done.stderr}"
         return done.stdout
 
@@ -205,9 +201,7 @@ def rabbitmq_node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable
 def _node(tmp_path_factory: pytest.TempPathFactory, **keywords: Any) -> Iterator[RabbitNode]:
     missing = [tool for tool in ("epmd", "setpriv") if shutil.which(tool) is None]
     if missing or not (BIN / "rabbitmq-server").exists():
-        pytest.fail(
-            "these tests need RabbitMQ: make test-tools, or apt-get install rabbitmq-server", pytrace=False
-        )
+        pytest.fail("these tests need RabbitMQ: make test-tools, or apt-get install rabbitmq-server", pytrace=False)
     node = RabbitNode(tmp_path_factory.mktemp("rabbitmq"), **keywords)
     try:
         node.start()

@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import IO
 
 import pytest
-from processes import die_with_us
-from waiting import eventually
 
+from processes import die_with_us
 from simple_queue_server.settings import SqsConnection
+from waiting import eventually
 
 HERE = Path(__file__).parent / "sqs"
 REMEDY = "run `make test-tools`"
@@ -81,9 +81,7 @@ class SqsServer:
     def _ready(self) -> bool:
         assert self._process is not None
         if self._process.poll() is not None:
-            pytest.fail(
-                f"{self._command[0]} ended at once: {self._output.read_text(errors='replace')[-2000:]}"
-            )
+            pytest.fail(f"{self._command[0]} ended at once: {self._output.read_text(errors='replace')[-2000:]}")
         with socket.create_connection(("127.0.0.1", self.port), timeout=1):
             return True
 
@@ -124,9 +122,7 @@ def moto(directory: Path) -> SqsServer:
     command = Path(sys.executable).with_name("moto_server")
     if not command.exists():
         pytest.fail(f"the SQS tests need moto[server]; {REMEDY} to install it")
-    return SqsServer(
-        lambda port: [str(command), "--host", "127.0.0.1", "--port", str(port)], directory / "moto.txt"
-    )
+    return SqsServer(lambda port: [str(command), "--host", "127.0.0.1", "--port", str(port)], directory / "moto.txt")
 
 
 @contextlib.contextmanager

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, suppress
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
+
 from contract import Kit, Stage, echo, kit_for, receive, receives_nothing, soon, take
-
 from simple_queue_server.brokers.base import ReplyAddress
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-    from pathlib import Path
 
 BODIES = {
     "JSON": b'{"action": "copyto", "parameters": {"source_key": "a b"}}',
@@ -193,10 +190,32 @@ async def test_stop_receiving_hands_back_what_was_taken_ahead_and_keeps_what_was
     others = await receive(second, 5)
     assert len({mine.body, *(delivery.body for delivery in others)}) == 6
     await client.send(b"later")
-    assert await receives_nothing(first)
     assert [delivery.body for delivery in await receive(second, 1)] == [b"later"]
     await soon(mine.answer(b"done"))
     assert await take(client, 1) == [b"done"]
+
+
+async def test_a_broker_that_stopped_receiving_begins_again_when_asked(stage: Stage) -> None:
+    client, broker = await stage.client(), await stage.broker(max_in_flight=2)
+    await client.send(b"one")
+    (mine,) = await receive(broker, 1)
+    await broker.stop_receiving()
+    await client.send(b"two")
+    assert [delivery.body for delivery in await receive(broker, 1)] == [b"two"]
+    await broker.stop_receiving()
+    await soon(mine.answer(b"done"))
+    await client.send(b"three")
+    assert [delivery.body for delivery in await receive(broker, 1)] == [b"three"]
+
+
+async def test_a_request_that_is_given_up_is_answered_and_not_received_again(stage: Stage) -> None:
+    client, broker = await stage.client(), await stage.broker()
+    await client.send(b"poison")
+    (delivery,) = await receive(broker, 1)
+    await soon(delivery.answer(b"given up", give_up=True))
+    assert await take(client, 1) == [b"given up"]
+    await broker.close()
+    assert await receives_nothing(await stage.broker())
 
 
 async def test_a_cancelled_receive_loses_nothing(stage: Stage) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import os
 import random
 import resource
@@ -13,25 +14,23 @@ import sys
 import tempfile
 import threading
 import time
+from asyncio.subprocess import Process
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
-from contract import Stage, embedded_kit, receive, soon, take
 from structlog.testing import capture_logs
 
-from simple_queue_server.brokers import local_disk, sqlite_store
+from contract import Stage, embedded_kit, receive, soon, take
+from simple_queue_server.brokers import local_disk, sqlite_file
+from simple_queue_server.brokers.base import Client
 from simple_queue_server.brokers.local_disk import is_network, mount_type
 from simple_queue_server.brokers.sqlite import EmbeddedBroker, EmbeddedClient
 from simple_queue_server.brokers.sqlite_store import Store
 from simple_queue_server.brokers.sqlite_tables import Tables
 from simple_queue_server.errors import BrokerError, BrokerGaveUp
 from simple_queue_server.settings import EmbeddedSection
-
-if TYPE_CHECKING:
-    from asyncio.subprocess import Process
-    from collections.abc import AsyncIterator, Iterator
 
 PEER = Path(__file__).with_name("embedded_peer.py")
 AT_ONCE_S = 1.0
@@ -96,9 +95,7 @@ async def kill(process: Process) -> None:
 # Killed processes
 
 
-async def test_requests_of_a_killed_process_go_to_another_at_once_and_in_order(
-    stage: Stage, peers: Peers
-) -> None:
+async def test_requests_of_a_killed_process_go_to_another_at_once_and_in_order(stage: Stage, peers: Peers) -> None:
     client = await stage.client()
     sent = [b"%d" % number for number in range(10)]
     for body in sent:
@@ -130,9 +127,7 @@ async def test_requests_of_processes_killed_when_nobody_else_ran_are_received_af
     assert time.monotonic() - started < AT_ONCE_S
 
 
-async def test_many_that_find_a_dead_process_at_once_give_each_request_to_one(
-    stage: Stage, peers: Peers
-) -> None:
+async def test_many_that_find_a_dead_process_at_once_give_each_request_to_one(stage: Stage, peers: Peers) -> None:
     client = await stage.client()
     sent = {b"%d" % number for number in range(40)}
     for body in sent:
@@ -146,9 +141,7 @@ async def test_many_that_find_a_dead_process_at_once_give_each_request_to_one(
     assert sorted(delivery.body for some in received for delivery in some) == sorted(sent)
 
 
-async def test_nothing_is_lost_or_doubled_when_services_are_killed_again_and_again(
-    stage: Stage, peers: Peers
-) -> None:
+async def test_nothing_is_lost_or_doubled_when_services_are_killed_again_and_again(stage: Stage, peers: Peers) -> None:
     seed = random.randrange(1_000_000)
     print(f"seed {seed}")
     chance = random.Random(seed)
@@ -209,9 +202,7 @@ async def test_several_processes_send_and_serve_at_once(stage: Stage, peers: Pee
     assert sorted(await take(client, 600)) == sorted(sent)
 
 
-async def test_many_processes_may_make_the_file_at_the_same_time(
-    peers: Peers, section: EmbeddedSection
-) -> None:
+async def test_many_processes_may_make_the_file_at_the_same_time(peers: Peers, section: EmbeddedSection) -> None:
     await asyncio.gather(*(peers.start("hold") for _ in range(6)))
     assert len(list(owner_files(section))) == 12
 
@@ -254,7 +245,8 @@ async def test_the_response_to_a_cancelled_call_goes_to_the_outgoing_queue(stage
 async def test_a_cancelled_take_leaves_the_response(stage: Stage) -> None:
     client, broker = await stage.client(), await stage.broker()
     chance = random.Random(6)
-    (delivery,) = (await client.send(b"one"), await receive(broker, 1))[1]
+    await client.send(b"one")
+    (delivery,) = await receive(broker, 1)
     await delivery.answer(b"response")
     for _ in range(50):
         taking = asyncio.create_task(client.take_response(0))
@@ -300,7 +292,7 @@ async def test_another_process_is_woken_at_once_in_a_very_deep_directory(tmp_pat
     await peers.stop()
 
 
-async def assert_calls_are_fast(client: EmbeddedClient) -> None:
+async def assert_calls_are_fast(client: Client) -> None:
     latencies = []
     for _ in range(11):
         started = time.monotonic()
@@ -386,13 +378,16 @@ async def test_an_answer_waits_while_the_disk_is_full(stage: Stage, section: Emb
             async with asyncio.timeout(20):
                 while not logs:
                     await asyncio.sleep(0.01)
-            with pytest.raises(BrokerError, match="queue.db.*disk"):
+            with pytest.raises(BrokerError, match=r"queue\.db.*disk"):
                 await client.send(b"x" * 1_000_000)
             assert not answer.done()
         await soon(answer)
     assert logs[0]["log_level"] == "error"
     assert "room on its disk" in logs[0]["error"]
     assert await take(client, 1) == [b"response" * 100_000]
+    await broker.close()
+    await client.__aexit__()
+    assert {path.name for path in section.path.parent.iterdir()} == {"queue.db", "queue.db.owners"}
 
 
 async def test_closing_while_an_answer_waits_for_the_disk_gives_up_and_keeps_the_request(
@@ -415,13 +410,13 @@ async def test_closing_while_an_answer_waits_for_the_disk_gives_up_and_keeps_the
 async def test_a_locked_file_is_named_and_an_answer_waits_for_it(
     stage: Stage, section: EmbeddedSection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sqlite_store, "LOCK_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(sqlite_file, "LOCK_TIMEOUT_S", 0.05)
     client, broker = await stage.client(), await stage.broker()
     await client.send(b"one")
     (delivery,) = await receive(broker, 1)
     with contextlib.closing(sqlite3.connect(section.path, isolation_level=None)) as other, capture_logs():
         other.execute("BEGIN IMMEDIATE")
-        with pytest.raises(BrokerError, match="queue.db.*locked"):
+        with pytest.raises(BrokerError, match=r"queue\.db.*locked"):
             await client.send(b"two")
         answer = asyncio.create_task(delivery.answer(b"done"))
         await asyncio.wait({answer}, timeout=0.2)
@@ -429,6 +424,19 @@ async def test_a_locked_file_is_named_and_an_answer_waits_for_it(
         other.execute("ROLLBACK")
         await soon(answer)
     assert await take(client, 1) == [b"done"]
+
+
+async def test_a_suspended_user_of_the_file_is_what_the_error_speaks_of(
+    stage: Stage, section: EmbeddedSection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite_file, "LOCK_TIMEOUT_S", 0.05)
+    client = await stage.client()
+    turn = os.open(sqlite_file.owners_directory(section.path), os.O_RDONLY)
+    fcntl.flock(turn, fcntl.LOCK_EX)
+    with pytest.raises(BrokerError, match="suspended"):
+        await client.send(b"one")
+    os.close(turn)
+    await client.send(b"one")
 
 
 @contextlib.contextmanager
@@ -500,9 +508,7 @@ async def test_a_queue_of_another_schema_version_is_left_alone(tmp_path: Path) -
     assert "schema version 99" in await refusal(path)
 
 
-async def test_a_file_that_is_moved_away_while_in_use_ends_the_service(
-    stage: Stage, section: EmbeddedSection
-) -> None:
+async def test_a_file_that_is_moved_away_while_in_use_ends_the_service(stage: Stage, section: EmbeddedSection) -> None:
     client, broker = await stage.client(), await stage.broker()
     section.path.rename(section.path.with_name("moved.db"))
     with pytest.raises(BrokerGaveUp, match="moved, deleted"):
@@ -513,15 +519,13 @@ async def test_a_file_that_is_moved_away_while_in_use_ends_the_service(
         await broker.close()
 
 
-async def test_a_service_taken_for_dead_takes_no_more_requests(
-    stage: Stage, section: EmbeddedSection
-) -> None:
+async def test_a_service_taken_for_dead_takes_no_more_requests(stage: Stage, section: EmbeddedSection) -> None:
     broker = await stage.broker()
     for path in list(owner_files(section)):
         path.unlink()
     client = await stage.client()
     await client.send(b"one")
-    with pytest.raises(BrokerGaveUp, match="took .* for dead"):
+    with pytest.raises(BrokerGaveUp, match=r"took .* for dead"):
         await soon(broker.receive())
 
 
@@ -551,9 +555,9 @@ def test_the_type_of_the_mount_is_that_of_the_deepest_and_last_mount_point(path:
 
 
 def test_network_file_systems_are_known_by_their_types() -> None:
-    network = "nfs nfs4 cifs smb3 9p fuse.sshfs ceph fuse.glusterfs lustre afs".split()
+    network = ["nfs", "nfs4", "cifs", "smb3", "9p", "fuse.sshfs", "ceph", "fuse.glusterfs", "lustre", "afs"]
     assert [name for name in network if not is_network(name)] == []
-    local = "ext4 xfs btrfs zfs tmpfs overlay apfs fuseblk fuse.mergerfs".split()
+    local = ["ext4", "xfs", "btrfs", "zfs", "tmpfs", "overlay", "apfs", "fuseblk", "fuse.mergerfs"]
     assert [name for name in local if is_network(name)] == []
 
 
@@ -571,6 +575,10 @@ async def test_a_network_file_system_is_refused_before_anything_is_made(
 # Cleanliness
 
 
+def open_descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
 def owner_files(section: EmbeddedSection) -> Iterator[Path]:
     return section.path.with_name("queue.db.owners").iterdir()
 
@@ -586,7 +594,7 @@ async def test_nothing_is_left_behind_after_a_close(section: EmbeddedSection, tm
     kit = embedded_kit(section)
     async with kit.client():  # what the first use loads stays
         pass
-    threads, descriptors = threading.active_count(), len(os.listdir("/proc/self/fd"))
+    threads, descriptors = threading.active_count(), open_descriptors()
     async with kit.client() as client:
         brokers = [kit.broker(2) for _ in range(3)]
         for broker in brokers:
@@ -599,19 +607,19 @@ async def test_nothing_is_left_behind_after_a_close(section: EmbeddedSection, tm
     assert sorted(path.name for path in section.path.parent.iterdir()) == ["queue.db", "queue.db.owners"]
     assert {thread.name for thread in threading.enumerate()} & {"queue queue.db"} == set()
     assert threading.active_count() <= threads + 1  # a worker of the event loop's pool
-    assert len(os.listdir("/proc/self/fd")) == descriptors
+    assert open_descriptors() == descriptors
     assert len(asyncio.all_tasks()) == 1
 
 
 async def test_an_open_that_fails_leaves_nothing_behind(tmp_path: Path) -> None:
     path = tmp_path / "queue.db"
     path.write_text("not a database" * 100)
-    descriptors = len(os.listdir("/proc/self/fd"))
+    descriptors = open_descriptors()
     broker = EmbeddedBroker(EmbeddedSection(path=path), max_in_flight=1)
     with pytest.raises(BrokerError):
         await broker.open()
     await broker.close()
-    assert len(os.listdir("/proc/self/fd")) == descriptors
+    assert open_descriptors() == descriptors
     assert "queue queue.db" not in {thread.name for thread in threading.enumerate()}
 
 
@@ -619,7 +627,7 @@ async def test_an_open_that_fails_leaves_nothing_behind(tmp_path: Path) -> None:
 
 
 async def test_an_operation_that_fails_does_not_fail_those_committed_with_it(tmp_path: Path) -> None:
-    store = Store(tmp_path / "queue.db", lambda _names: None)
+    store = Store(local_disk.prepare(tmp_path / "queue.db"), lambda _names: None)
     await store.open()
 
     def fail(tables: Tables) -> None:
@@ -629,10 +637,8 @@ async def test_an_operation_that_fails_does_not_fail_those_committed_with_it(tmp
     def put(tables: Tables) -> None:
         tables.put_request("q", b"good", None, None, None)
 
-    outcomes = await asyncio.gather(
-        *(store.submit(each) for each in (put, fail, put)), return_exceptions=True
-    )
-    assert [type(outcome) for outcome in outcomes] == [type(None), LookupError, type(None)]
+    outcomes = await asyncio.gather(*(store.submit(each) for each in (put, fail, put)), return_exceptions=True)
+    assert [type(outcome) for outcome in outcomes] == [type(None), BrokerError, type(None)]
     await store.close()
     with contextlib.closing(sqlite3.connect(tmp_path / "queue.db")) as database:
         assert database.execute("SELECT body FROM requests").fetchall() == [(b"good",), (b"good",)]

@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -24,7 +25,8 @@ def settings(**server: Any) -> Settings:
 class World:
     """A queue with a client, and servers on it."""
 
-    def __init__(self) -> None:
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
         self.queue = MemoryQueue()
         self.client = MemoryClient(self.queue)
         self.tasks: list[asyncio.Task[None]] = []
@@ -32,7 +34,7 @@ class World:
     def serve(self, handlers: Mapping[str, Handler], **server: Any) -> Server:
         configured = settings(**server)
         broker = MemoryBroker(self.queue, max_in_flight=configured.server.max_in_flight)
-        started = Server(configured, broker)
+        started = Server(configured, broker, run_directory=self.directory)
         for name, handler in handlers.items():
             started.action(name)(handler)
         self.tasks.append(asyncio.create_task(started.serve()))
@@ -44,8 +46,8 @@ class World:
 
 
 @pytest.fixture
-async def world() -> AsyncIterator[World]:
-    world = World()
+async def world(tmp_path: Path) -> AsyncIterator[World]:
+    world = World(tmp_path)
     async with world.client:
         yield world
         for task in world.tasks:
@@ -241,7 +243,7 @@ async def test_a_broker_that_gives_up_ends_the_server_with_its_error(world: Worl
         async def receive(self) -> MemoryDelivery:
             raise BrokerGaveUp("gone for good")
 
-    server = Server(settings(), GivesUp(world.queue, max_in_flight=1))
+    server = Server(settings(), GivesUp(world.queue, max_in_flight=1), run_directory=world.directory)
     with pytest.raises(BrokerGaveUp, match="gone for good"):
         await asyncio.wait_for(server.serve(), 5)
 
@@ -256,14 +258,14 @@ async def test_a_broker_that_does_not_take_the_response_ends_the_server_and_keep
         def __getattr__(self, name: str) -> Any:
             return getattr(self._delivery, name)
 
-        async def answer(self, response: bytes) -> None:
+        async def answer(self, response: bytes, *, give_up: bool = False) -> None:
             raise BrokerGaveUp("gone for good")
 
     class Refuses(MemoryBroker):
         async def receive(self) -> MemoryDelivery:
             return cast("MemoryDelivery", Refusing(await super().receive()))
 
-    server = Server(settings(), Refuses(world.queue, max_in_flight=1))
+    server = Server(settings(), Refuses(world.queue, max_in_flight=1), run_directory=world.directory)
     server.action("echo")(echo)
     await world.client.send(b'{"action":"echo","pass_through":1}')
     with pytest.raises(BrokerGaveUp):

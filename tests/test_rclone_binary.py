@@ -28,9 +28,7 @@ async def test_a_configured_rclone_is_preferred(tmp_path: Path) -> None:
     assert await find_binary(own) == own
 
 
-async def test_without_the_package_the_one_on_the_path_is_used(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_without_the_package_the_one_on_the_path_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     own = program(tmp_path / "rclone", "echo rclone v1.75.2")
     monkeypatch.setattr(binary, "_packaged", lambda: None)
     monkeypatch.setenv("PATH", str(tmp_path))

@@ -37,6 +37,16 @@ async def serve(delivery: Delivery, handlers: Mapping[str, Handler], show: LogSe
     log.info("request finished", seconds=round(time.monotonic() - started, 4))
 
 
+async def give_up(delivery: Delivery, reason: str) -> None:
+    """Answer a request with a failure without working on it, and let its broker set it aside."""
+    request = messages.parse_request(delivery.body, delivery.request_id)
+    if isinstance(request, InvalidRequest):
+        response = messages.invalid(request)
+    else:
+        response = messages.failure(request, reason)
+    await delivery.answer(response, give_up=True)
+
+
 async def respond(delivery: Delivery, handlers: Mapping[str, Handler]) -> bytes:
     """The response to a request: whatever happens in here, there is one."""
     request = messages.parse_request(delivery.body, delivery.request_id)

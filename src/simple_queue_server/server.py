@@ -5,18 +5,25 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
 from typing import Final
 
 import structlog
 
 from simple_queue_server import logs, pipeline
 from simple_queue_server.brokers import broker_for
-from simple_queue_server.brokers.base import Broker, Delivery
+from simple_queue_server.brokers.base import Broker
+from simple_queue_server.custody import Custody
+from simple_queue_server.journal import Entry, Journal, JournalError
 from simple_queue_server.pipeline import Handler
 from simple_queue_server.settings import Settings
+from simple_queue_server.suspects import Suspects
 
 STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
+ADOPT_INTERVAL_S: Final = 5.0
+"""How often to look for the journals of services that ended in the same run directory."""
 
 log = structlog.stdlib.get_logger("simple_queue_server")
 
@@ -24,16 +31,24 @@ log = structlog.stdlib.get_logger("simple_queue_server")
 class Server:
     """An action server: register a handler for each action, then :meth:`run`, or :meth:`serve` in a loop of yours.
 
-    ``broker`` replaces the one that the settings name, for example by a ``MemoryBroker`` in a test.
+    ``broker`` replaces the one that the settings name, for example by a ``MemoryBroker`` in a test. The journal is
+    in ``run_directory``, which services may share.
     """
 
-    def __init__(self, settings: Settings, broker: Broker | None = None) -> None:
+    def __init__(self, settings: Settings, broker: Broker | None = None, *, run_directory: Path = Path("run")) -> None:
         self._settings = settings
         self._broker = broker or broker_for(settings)
+        self._journal = Journal(run_directory / "journal")
+        self._suspects = Suspects(self._journal, settings.server.max_attempts)
         self._handlers: dict[str, Handler] = {}
+        self._slots = asyncio.Semaphore(settings.server.max_in_flight)
+        self._left = settings.server.max_total_requests
+        self._adopted: deque[Entry] = deque()
         self._running: set[asyncio.Task[None]] = set()
         self._receiving: asyncio.Task[None] | None = None
         self._stopping = False
+        self._halting = False
+        self._toggled = asyncio.Event()
         self._fault: BaseException | None = None
 
     def action(self, name: str) -> Callable[[Handler], Handler]:
@@ -55,37 +70,63 @@ class Server:
     async def serve(self) -> None:
         """Serve until :meth:`stop`, a signal, or ``max_total_requests``; then finish what is in flight.
 
-        SIGTERM and SIGINT stop; a second one aborts. Raises BrokerError when the broker is given up.
+        SIGTERM and SIGINT stop, a second one aborts; SIGUSR2 toggles halting. Raises BrokerError when the broker is
+        given up, and JournalError when there can be no journal.
         """
         with self._signals():
             try:
+                await self._journal.open()
                 await self._broker.open()
                 log.info("server started", name=self._settings.server.name, actions=sorted(self._handlers))
-                await self._receive_until_stopped()
-                await self._broker.stop_receiving()
-                await self._drain()
+                await self._serve_until_stopped()
             finally:
                 self.abort()  # nothing is left to abort unless an error or a cancellation led here
-                await self._drain()
+                await self._finish_running()
                 await self._broker.close()
+                await self._journal.close()
                 log.info("server stopped")
         if self._fault is not None:
             raise self._fault
 
     def stop(self) -> None:
-        """Take no more requests; :meth:`serve` returns when those in flight are answered."""
-        self._stopping = True
-        if self._receiving is not None:
-            self._receiving.cancel()
+        """Take no more requests; :meth:`serve` returns when those in flight are answered, or the grace has ended."""
+        if not self._stopping:
+            self._stopping = True
+            asyncio.get_running_loop().call_later(self._settings.server.shutdown_grace_s, self.abort)
+        self._pause()
 
     def abort(self) -> None:
-        """Stop now: what is in flight is cancelled and goes back to the broker."""
-        self.stop()
+        """Stop now: what is in flight is cancelled and goes back to the broker, or stays in the journal."""
+        self._stopping = True
+        self._pause()
         for task in self._running:
             task.cancel()
 
-    async def _receive_until_stopped(self) -> None:
-        if self._stopping:
+    def toggle_halt(self) -> None:
+        """Halt before the next request: as :meth:`stop`, without an end of patience; called again, go on."""
+        self._halting = not self._halting
+        log.warning("halting before the next request" if self._halting else "going on, not halting any more")
+        self._pause()
+
+    def _pause(self) -> None:
+        self._toggled.set()
+        if self._receiving is not None:
+            self._receiving.cancel()
+
+    async def _serve_until_stopped(self) -> None:
+        while True:
+            await self._receive_until_paused()
+            if self._is_paused():
+                await self._broker.stop_receiving()
+                await self._finish_running()
+            if self._is_paused():
+                return
+
+    def _is_paused(self) -> bool:
+        return self._stopping or self._halting or self._left == 0
+
+    async def _receive_until_paused(self) -> None:
+        if self._is_paused():
             return
         self._receiving = asyncio.create_task(self._receive())
         await asyncio.wait({self._receiving})
@@ -93,42 +134,98 @@ class Server:
             self._receiving.result()
 
     async def _receive(self) -> None:
-        left = self._settings.server.max_total_requests
-        while left is None or left > 0:
-            delivery = await self._broker.receive()
-            task = asyncio.create_task(self._serve_one(delivery))
-            self._running.add(task)
-            task.add_done_callback(self._running.discard)
-            left = None if left is None else left - 1
-
-    async def _serve_one(self, delivery: Delivery) -> None:
+        await self._adopt()
+        adopting = asyncio.create_task(self._adopt_again_and_again())
         try:
-            await pipeline.serve(delivery, self._handlers, self._settings.log)
+            while self._left is None or self._left > 0:
+                async with self._slot():
+                    delivery = await self._broker.receive()
+                    self._start(Custody.of_delivery(self._journal, self._broker, delivery, self._patience_s))
+                self._left = None if self._left is None else self._left - 1
+        finally:
+            adopting.cancel()
+
+    async def _adopt_again_and_again(self) -> None:
+        while True:
+            await asyncio.sleep(ADOPT_INTERVAL_S)
+            await self._adopt()
+
+    async def _adopt(self) -> None:
+        """Go on with the journal's requests of services that ended, ours of the last start among them."""
+        try:
+            self._adopted.extend(await self._journal.adopt())
+        except JournalError as error:
+            log.error("the journal can't be read", error=str(error))
+        while self._adopted:
+            async with self._slot():
+                entry = self._adopted.popleft()
+                log.info("resumed from the journal", request_id=entry.request_id, entry=entry.id)
+                self._start(Custody.of_entry(self._journal, self._broker, entry))
+
+    @contextlib.asynccontextmanager
+    async def _slot(self) -> AsyncIterator[None]:
+        """Wait until there is room for one more in flight. What is started in the block gives the room back."""
+        await self._slots.acquire()
+        try:
+            yield
+        except BaseException:
+            self._slots.release()
+            raise
+
+    def _start(self, custody: Custody) -> None:
+        task = asyncio.create_task(self._serve_one(custody))
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+
+    async def _serve_one(self, custody: Custody) -> None:
+        try:
+            if custody.response is not None:
+                await custody.answer(custody.response)
+            elif custody.attempt > 1:
+                await self._suspects.serve(custody, lambda: self._pipeline(custody))
+            else:
+                await self._pipeline(custody)
         except asyncio.CancelledError:
-            log.warning("request given back unfinished", request_id=delivery.request_id)
-            await delivery.requeue()
+            log.warning("request given back unfinished", request_id=custody.request_id)
+            await custody.requeue()
         except Exception as error:
             log.exception("the broker did not take the response; the request stays with it")
             self._fault = self._fault or error
             self.stop()
+        finally:
+            self._slots.release()
 
-    async def _drain(self) -> None:
+    async def _pipeline(self, custody: Custody) -> None:
+        await pipeline.serve(custody, self._handlers, self._settings.log)
+
+    @property
+    def _patience_s(self) -> float | None:
+        configured = self._settings.server.journal_after_s
+        return self._broker.patience_s if configured is None else configured
+
+    async def _finish_running(self) -> None:
+        """Wait until nothing is in flight, or halting was toggled off."""
         if self._running:
             log.info("finishing what is in flight", requests=len(self._running))
-            await asyncio.wait(self._running)
+        while self._running and self._is_paused():
+            self._toggled.clear()
+            toggled = asyncio.create_task(self._toggled.wait())
+            await asyncio.wait({*self._running, toggled}, return_when=asyncio.FIRST_COMPLETED)
+            toggled.cancel()
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:
         loop = asyncio.get_running_loop()
         for number in STOP_SIGNALS:
-            loop.add_signal_handler(number, self._on_signal, number.name)
+            loop.add_signal_handler(number, self._on_stop_signal, number.name)
+        loop.add_signal_handler(signal.SIGUSR2, self.toggle_halt)
         try:
             yield
         finally:
-            for number in STOP_SIGNALS:
+            for number in (*STOP_SIGNALS, signal.SIGUSR2):
                 loop.remove_signal_handler(number)
 
-    def _on_signal(self, name: str) -> None:
+    def _on_stop_signal(self, name: str) -> None:
         if self._stopping:
             log.warning("stopping now", signal=name)
             self.abort()

@@ -1,6 +1,7 @@
 """The sections of a configuration file: ``server``, ``amqp``, ``sqs``, ``embedded``, ``log``.
 
-The single place of every option. An application adds its own sections by subclassing :class:`Settings`. The Ruby server's files load as they are.
+The single place of every option. An application adds its own sections by subclassing :class:`Settings`. The Ruby
+server's files load as they are.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from simple_queue_server.amqp_connection import AmqpConnection, target
 
 Count: TypeAlias = Annotated[int, Meta(ge=1)]
 Name: TypeAlias = Annotated[str, Meta(min_length=1, max_length=255)]
+SqsName: TypeAlias = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,75}(\.fifo)?$|^[A-Za-z0-9_-]{1,80}$")]
 Level: TypeAlias = Literal["debug", "info", "warn", "warning", "error", "fatal", "critical", "unknown"]
 
 
@@ -31,6 +33,12 @@ class ServerSection(Section, frozen=True):
     """Requests worked on at the same time. 1 keeps the order of the queue."""
     max_total_requests: Count | None = None
     """Stop after so many requests; unset: never."""
+    max_attempts: Annotated[int, Meta(ge=2)] = 5
+    """Give a request up after the service has died so often while it worked on it."""
+    shutdown_grace_s: Annotated[float, Meta(ge=0)] = 60
+    """After SIGTERM, what isn't done in so many seconds goes back to the broker."""
+    journal_after_s: Annotated[float, Meta(gt=0)] | None = None
+    """The journal takes a request over from the broker after so many seconds; unset: what suits the broker."""
     sleep_on_empty: float | None = None
     """Read for compatibility. Nothing sleeps here: a request is taken when it comes."""
 
@@ -67,11 +75,12 @@ class SqsConnection(Section, frozen=True):
 class SqsSection(Section, frozen=True):
     """``sqs``: Amazon SQS, or a server that speaks its protocol. Needs the extra ``[sqs]``."""
 
-    incoming_queue: Name
-    outgoing_queue: Name | None = None
+    incoming_queue: SqsName
+    """Made when it doesn't exist; a FIFO queue when the name ends in ``.fifo``. So is the outgoing queue."""
+    outgoing_queue: SqsName | None = None
     """Unset: responses go to a request's own reply queue only."""
     connection: SqsConnection = SqsConnection()
-    visibility_timeout_s: Annotated[int, Meta(ge=3, le=43200)] = 60
+    visibility_timeout_s: Annotated[int, Meta(ge=2, le=43200)] = 60
     """How long a request stays hidden from others after this service died. Extended while it works."""
 
 

@@ -66,7 +66,8 @@ async def _version(binary: Path) -> tuple[int, ...]:
     except OSError as error:
         raise RcloneUnusable(f"{binary} can't be run: {error.strerror}; {_REMEDY}") from error
     try:
-        output, _ = await asyncio.wait_for(process.communicate(), VERSION_TIMEOUT_S)
+        async with asyncio.timeout(VERSION_TIMEOUT_S):
+            output, _ = await process.communicate()
     except TimeoutError as error:
         process.kill()
         await process.wait()

@@ -29,8 +29,13 @@ FILE_GROUP: Final = "files"
 
 IS_A_DIRECTORY: Final = "is a directory not a file"
 IS_A_FILE: Final = "is a file not a directory"
-CHANGED_SIZE: Final = "source file is being updated (size changed"
-"""How rclone words it; the last one also for a symbolic link, whose own size isn't that of its target."""
+BEING_UPDATED: Final = "source file is being updated"
+"""How rclone words it; the last one also for a symbolic link, whose size and time aren't those of its target."""
+
+_CONTROLS: Final = {code: chr(0x2400 + code) for code in range(1, 32)} | {0x7F: "\u2421"}
+_SPELLING: Final = _CONTROLS | {ord(symbol): "\u201b" + symbol for symbol in _CONTROLS.values()}
+"""rclone writes a control character as its symbol (``␊``) and quotes a real symbol (``‛␊``). Unless they are
+spelled so it finds nothing in an S3 prefix with the one, and another file for the other."""
 
 T = TypeVar("T")
 
@@ -39,17 +44,22 @@ T = TypeVar("T")
 class Location:
     """A place in a remote: ``Location("src:", "dir/a.txt")``, ``Location("s3:bucket/prefix", "a.txt")``.
 
-    ``path`` is relative to ``fs``, cleaned of ``.``, ``..`` and empty segments.
+    ``path`` is relative to ``fs``, as it is stored, cleaned of ``.``, ``..`` and empty segments.
     """
 
     fs: str
     path: str
 
     @property
+    def remote(self) -> str:
+        """``path`` as rclone spells it."""
+        return self.path.translate(_SPELLING)
+
+    @property
     def joined(self) -> str:
         """The place as the rclone command line writes it: ``src:dir/a.txt``."""
         separator = "" if self.fs.endswith((":", "/")) or not self.path else "/"
-        return f"{self.fs}{separator}{self.path}"
+        return f"{self.fs}{separator}{self.remote}"
 
 
 class Item(msgspec.Struct, frozen=True, rename="pascal"):
@@ -133,7 +143,7 @@ class Client:
         try:
             await self.copy_file(source, target)
         except RcloneError as no_file:
-            if not (isinstance(no_file, NotFound | WrongKind) or CHANGED_SIZE in no_file.reason):
+            if not (isinstance(no_file, NotFound | WrongKind) or BEING_UPDATED in no_file.reason):
                 raise
             await self._copyto_directory(source, target, no_file)
 
@@ -143,9 +153,9 @@ class Client:
             raise NotFound  # rclone calls it done without looking
         arguments = {
             "srcFs": source.fs,
-            "srcRemote": source.path,
+            "srcRemote": source.remote,
             "dstFs": target.fs,
-            "dstRemote": target.path,
+            "dstRemote": target.remote,
             "_group": FILE_GROUP,
         }
         await self._call("operations/copyfile", arguments)
@@ -175,7 +185,7 @@ class Client:
 
     async def stat(self, location: Location, *, files_only: bool = False) -> Item | None:
         """What is at ``location``, or None. Only ``files_only`` is cheap for a place in a large directory."""
-        arguments = {"fs": location.fs, "remote": location.path, "opt": {"filesOnly": files_only}}
+        arguments = {"fs": location.fs, "remote": location.remote, "opt": {"filesOnly": files_only}}
         try:
             return (await self._ask("operations/stat", arguments, _Stat)).item
         except (NotFound, WrongKind):  # below a file there is nothing
@@ -276,7 +286,7 @@ def _explained(no_file: RcloneError, no_directory: RcloneError) -> RcloneError:
     """Why a source that is neither missing nor a directory can't be copied as a file either."""
     if no_file.reason == IS_A_DIRECTORY:
         return WrongKind("the target is a directory")
-    if CHANGED_SIZE in no_file.reason and no_directory.reason != IS_A_FILE:
+    if BEING_UPDATED in no_file.reason and no_directory.reason != IS_A_FILE:
         return WrongKind("the source is a symbolic link; rclone follows it with the flag copy_links")
     return no_file
 

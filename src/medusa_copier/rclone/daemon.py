@@ -9,7 +9,6 @@ import asyncio
 import shutil
 import tempfile
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -123,11 +122,11 @@ class Daemon:
         self._ready.clear()
         if self._supervisor:
             self._supervisor.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._supervisor
+            await asyncio.wait({self._supervisor})
+        if self._directory:
+            await self.client.close()  # first, because rclone ends only when its last call has
         await self._end_running(self._timing.stop_patience_s)
         if self._directory:
-            await self.client.close()
             shutil.rmtree(self._directory, ignore_errors=True)
             self._directory = None
         if self._run_directory:
@@ -156,18 +155,16 @@ class Daemon:
         lines = LogLines(cast("asyncio.StreamReader", process.stderr))
         reader = asyncio.create_task(lines.read(), name="rclone log")
         self._running = _Running(process, lines, reader)
-        if self._run_directory:
-            stale.remember(self._run_directory, process.pid, self._socket)
         try:
+            if self._run_directory:
+                stale.remember(self._run_directory, process.pid, self._socket)
             async with asyncio.timeout(self._timing.start_timeout_s):
                 await self._until_it_answers(self._running)
-        except TimeoutError:
+        except BaseException as error:
             await self._end_running(patience_s=0)
-            raise RcloneUnusable(
-                f"rclone didn't answer within {self._timing.start_timeout_s:g} s of its start"
-            ) from None
-        except RcloneError:
-            await self._end_running(patience_s=0)
+            if isinstance(error, TimeoutError):
+                within = f"within {self._timing.start_timeout_s:g} s of its start"
+                raise RcloneUnusable(f"rclone didn't answer {within}") from None
             raise
         lines.serving = True
         self._ready.set()
@@ -210,8 +207,8 @@ class Daemon:
             backoff_s = min(backoff_s * 2, self._timing.longest_backoff_s)
             try:
                 await self._launch()
-            except RcloneUnusable as error:
-                log.error("rclone.unusable", reason=error.reason, restart_in_s=backoff_s)  # noqa: TRY400
+            except (RcloneError, OSError) as error:
+                log.error("rclone.unusable", reason=str(error), restart_in_s=backoff_s)  # noqa: TRY400
             else:
                 return backoff_s
 
@@ -221,7 +218,8 @@ class Daemon:
         misses = 0
         while misses < self._timing.ping_misses:
             try:
-                await asyncio.wait_for(process.wait(), self._timing.ping_interval_s)
+                async with asyncio.timeout(self._timing.ping_interval_s):  # wait_for may lose our cancellation
+                    await process.wait()
             except TimeoutError:
                 misses = 0 if await self._answers() else misses + 1
             else:

@@ -51,6 +51,7 @@ async def with_retries(
 
 async def _wait_until_ready(daemon_ready: Callable[[], Awaitable[object]], error: RcloneStopped) -> None:
     try:
-        await asyncio.wait_for(daemon_ready(), RESTART_TIMEOUT_S)
+        async with asyncio.timeout(RESTART_TIMEOUT_S):
+            await daemon_ready()
     except TimeoutError:
         raise error from None

@@ -8,22 +8,19 @@ received twice while it is in hand.
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import structlog
+from aiormq.abc import DeliveredMessage
 
 from simple_queue_server.amqp_connection import ignored_keys, target
 from simple_queue_server.brokers.amqp_connect import Channel, Connection, LinkDownError, make_queue
 from simple_queue_server.brokers.amqp_delivery import AmqpDelivery, InHand, is_redelivered
 from simple_queue_server.brokers.amqp_link import Link
 from simple_queue_server.brokers.amqp_publisher import Publisher
+from simple_queue_server.brokers.base import ReplyAddress
 from simple_queue_server.errors import BrokerError, BrokerGaveUp
-
-if TYPE_CHECKING:
-    from aiormq.abc import DeliveredMessage
-
-    from simple_queue_server.brokers.base import ReplyAddress
-    from simple_queue_server.settings import AmqpSection
+from simple_queue_server.settings import AmqpSection
 
 REQUEST_ID_HEADER: Final = "request_id"
 MAX_PREFETCH: Final = 65_535

@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ssl
-from typing import TYPE_CHECKING, Final, TypeAlias, cast
+from collections.abc import Iterator
+from typing import Final, TypeAlias, cast
 
 import aiormq
 import aiormq.abc
@@ -17,12 +18,8 @@ import pamqp.exceptions
 import structlog
 from yarl import URL
 
+from simple_queue_server.amqp_connection import Endpoint, Target
 from simple_queue_server.errors import BrokerError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from simple_queue_server.amqp_connection import Endpoint, Target
 
 AnyChannel: TypeAlias = aiormq.abc.AbstractChannel
 Channel: TypeAlias = aiormq.Channel

@@ -9,12 +9,11 @@ from __future__ import annotations
 import hashlib
 import uuid
 from collections import OrderedDict, deque
-from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
+
+from aiormq.abc import AbstractChannel, DeliveredMessage
 
 from simple_queue_server.brokers.base import ReplyAddress
-
-if TYPE_CHECKING:
-    from aiormq.abc import AbstractChannel, DeliveredMessage
 
 ANSWERED_KEPT: Final = 10_000
 

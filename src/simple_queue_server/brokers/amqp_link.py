@@ -6,10 +6,12 @@ import asyncio
 import contextlib
 import random
 import time
-from typing import TYPE_CHECKING, Final
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Final
 
 import structlog
 
+from simple_queue_server.amqp_connection import Target
 from simple_queue_server.brokers.amqp_connect import (
     AnyChannel,
     Channel,
@@ -22,11 +24,6 @@ from simple_queue_server.brokers.amqp_connect import (
     translated,
 )
 from simple_queue_server.errors import BrokerError, BrokerGaveUp
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
-
-    from simple_queue_server.amqp_connection import Target
 
 FIRST_DELAY_S: Final = 0.1
 LAST_DELAY_S: Final = 30.0
@@ -65,6 +62,11 @@ class Link:
         self._supervisor: asyncio.Task[None] | None = None
         self._closing: asyncio.Task[None] | None = None
         self._was_up = False
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it was opened, and neither closed nor given up."""
+        return self._supervisor is not None and not self._supervisor.done()
 
     async def open(self, *, patient: bool = True) -> None:
         """Connect and keep connected. Raises BrokerError at once for what waiting can't mend.

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Callable
+from typing import Any, Final
 
 import aiormq
 import structlog
 
+from simple_queue_server.amqp_connection import Target
 from simple_queue_server.brokers.amqp_connect import Channel, Connection, LinkDownError, make_queue
 from simple_queue_server.brokers.amqp_link import Link
 from simple_queue_server.errors import BrokerError
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from simple_queue_server.amqp_connection import Target
 
 FIRST_PAUSE_S: Final = 0.1
 LAST_PAUSE_S: Final = 10.0

@@ -45,12 +45,15 @@ class Delivery(Protocol):
     def attempt(self) -> int:
         """How often the request was handed out, this time included, as far as the broker knows: 1, 2, …"""
 
-    async def answer(self, response: bytes) -> None:
+    async def answer(self, response: bytes, *, give_up: bool = False) -> None:
         """Put the response on its queue, durably, and only then take the request off its own.
 
         Waits for as long as the broker is away. A response whose private reply queue has gone goes to the
         outgoing queue. Raises BrokerGaveUp when the broker is given up; the request is then not lost, it will
         be delivered again. When cancelled, either both happened, or the request is still the broker's.
+
+        ``give_up`` says that nobody should work on the request again: it goes to the dead-letter queue if the
+        broker has one for it.
         """
 
     async def ack(self) -> None:
@@ -63,17 +66,24 @@ class Delivery(Protocol):
 class Broker(Protocol):
     """The server's side: takes requests, gives responses. Holds at most ``max_in_flight`` requests at a time."""
 
+    @property
+    def patience_s(self) -> float | None:
+        """How long, in seconds, a request may safely be held; None: for ever."""
+
     async def open(self) -> None:
         """Connect, and make the queues that don't exist. Raises BrokerError or BrokerGaveUp."""
 
     async def receive(self) -> Delivery:
-        """Wait for the next request. Safe to cancel. Raises BrokerGaveUp when there will be none any more."""
+        """Wait for the next request. Safe to cancel. Raises BrokerGaveUp when the broker is given up or closed."""
 
     async def publish(self, response: bytes, reply: ReplyAddress) -> None:
         """Put a response on its queue, durably, as :meth:`Delivery.answer` does, without a delivery."""
 
     async def stop_receiving(self) -> None:
-        """Take no more requests; those taken ahead and not yet received go back at once. Idempotent."""
+        """Take no more requests; those taken ahead and not yet received go back at once. Idempotent.
+
+        The next :meth:`receive` begins to take requests again.
+        """
 
     async def close(self) -> None:
         """Let go of everything. Requests not answered stay with, or go back to, the broker. Idempotent."""

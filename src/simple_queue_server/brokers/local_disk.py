@@ -16,8 +16,11 @@ from simple_queue_server.errors import BrokerError
 
 MOUNTINFO: Final = Path("/proc/self/mountinfo")
 NETWORK_FILE_SYSTEMS: Final = frozenset(
-    "9p afs beegfs ceph cephfs cifs coda cvmfs davfs davfs2 gcsfuse gfs2 glusterfs gpfs kafs lustre moosefs ncpfs "
-    "nfs nfs4 ocfs2 orangefs pvfs2 rclone s3fs seaweedfs smb2 smb3 smbfs sshfs vboxsf wekafs".split()
+    {
+        *("9p", "afs", "beegfs", "ceph", "cephfs", "cifs", "coda", "cvmfs", "davfs", "davfs2", "gcsfuse", "gfs2"),
+        *("glusterfs", "gpfs", "kafs", "lustre", "moosefs", "ncpfs", "nfs", "nfs4", "ocfs2", "orangefs", "pvfs2"),
+        *("rclone", "s3fs", "seaweedfs", "smb2", "smb3", "smbfs", "sshfs", "vboxsf", "wekafs"),
+    }
 )
 """Types of a mount, without the ``fuse.`` that those in user space carry."""
 

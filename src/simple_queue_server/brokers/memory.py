@@ -81,7 +81,7 @@ class MemoryDelivery:
     reply: ReplyAddress
     attempt: int
 
-    async def answer(self, response: bytes) -> None:
+    async def answer(self, response: bytes, *, give_up: bool = False) -> None:  # noqa: ARG002 - no dead-letter queue
         if self._broker.settle(self._request):
             await self._broker.publish(response, self.reply)
 
@@ -99,28 +99,29 @@ class MemoryBroker:
 
     queue: MemoryQueue
     max_in_flight: int = field(kw_only=True)
+    patience_s: float | None = None
     _held: set[_Request] = field(default_factory=set)
-    _receiving: bool = True
+    _closed: bool = False
 
     async def open(self) -> None:
         pass
 
     async def receive(self) -> MemoryDelivery:
-        while self._receiving:
+        while not self._closed:
             if self.queue.requests and len(self._held) < self.max_in_flight:
                 return self._take(self.queue.requests.pop(0))
             await self.queue.change()
-        raise BrokerGaveUp("no more requests are taken: the broker was told to stop")
+        raise BrokerGaveUp("the broker is closed")
 
     async def publish(self, response: bytes, reply: ReplyAddress) -> None:
         self.queue.put_response(response, reply)
 
     async def stop_receiving(self) -> None:
-        self._receiving = False
-        self.queue.notify()
+        """Nothing is taken ahead here."""
 
     async def close(self) -> None:
-        await self.stop_receiving()
+        self._closed = True
+        self.queue.notify()
         for request in list(self._held):
             self.settle(request)
             self.queue.give_back(request)

@@ -19,12 +19,11 @@ from simple_queue_server.brokers.sqlite_client import EmbeddedClient
 from simple_queue_server.brokers.sqlite_member import Member
 from simple_queue_server.brokers.sqlite_store import Operation
 from simple_queue_server.brokers.sqlite_tables import RequestRow, Tables
-from simple_queue_server.errors import BrokerError, BrokerGaveUp
+from simple_queue_server.errors import BrokerGaveUp
 from simple_queue_server.settings import EmbeddedSection
 
 __all__ = ["EmbeddedBroker", "EmbeddedClient", "EmbeddedDelivery"]
 
-RETRY_S: Final = 1.0
 GIVE_BACK_PATIENCE_S: Final = 5.0
 
 log = structlog.stdlib.get_logger("simple_queue_server")
@@ -41,7 +40,7 @@ class EmbeddedDelivery:
     reply: ReplyAddress
     attempt: int
 
-    async def answer(self, response: bytes) -> None:
+    async def answer(self, response: bytes, *, give_up: bool = False) -> None:  # noqa: ARG002 - no dead-letter queue
         await self._broker.finish(self._row, lambda tables: self._broker.put(tables, response, self.reply))
 
     async def ack(self) -> None:
@@ -53,6 +52,8 @@ class EmbeddedDelivery:
 
 class EmbeddedBroker:
     """The server's side of an embedded queue, see :class:`simple_queue_server.brokers.base.Broker`."""
+
+    patience_s: float | None = None
 
     def __init__(self, settings: EmbeddedSection, *, max_in_flight: int) -> None:
         self._settings = settings
@@ -70,12 +71,14 @@ class EmbeddedBroker:
 
     async def open(self) -> None:
         await self._member.open()
-        self._feeder = asyncio.create_task(self._feed())
 
     async def receive(self) -> EmbeddedDelivery:
         while not self._ready:
             if self._ended is not None:
                 raise self._ended
+            if self._feeder is None:
+                self._wake()
+                self._feeder = asyncio.create_task(self._feed())
             self._arrived.clear()
             self._receivers += 1
             self._look.set()
@@ -92,12 +95,14 @@ class EmbeddedBroker:
 
     async def stop_receiving(self) -> None:
         if self._ended is None:
-            await self._end(BrokerGaveUp("no more requests are taken from the queue: it was told to stop"))
+            await self._stop_feeding()
+            self._ready.clear()
             seen = frozenset(self._seen)
             await self._give_back(lambda tables: tables.give_back_unseen(self._member.name, seen))
 
     async def close(self) -> None:
-        await self._end(BrokerGaveUp(f"the queue {self._settings.path} is closed"))
+        self._stop(BrokerGaveUp(f"the queue {self._settings.path} is closed"))
+        await self._stop_feeding()
         await self._member.close()
         if self._tasks:
             await asyncio.wait(self._tasks)
@@ -109,12 +114,12 @@ class EmbeddedBroker:
     async def finish(self, row: RequestRow, also: Callable[[Tables], None]) -> None:
         """Take a request off its queue and do ``also``, both or neither."""
 
-        def finish(tables: Tables) -> bool:
+        def finish_both(tables: Tables) -> bool:
             if found := tables.finish(self._member.name, row):
                 also(tables)
             return found
 
-        if not await self._member.insist(finish, lambda: self._settle(row)):
+        if not await self._member.insist(finish_both, lambda: self._settle(row)):
             log.warning("the request was settled before, nothing is sent", request=row.id, attempt=row.attempt)
 
     async def give_back(self, row: RequestRow) -> None:
@@ -143,19 +148,13 @@ class EmbeddedBroker:
                 continue
             self._may_have_more = False  # before looking: a ring from now on counts
             try:
-                rows = await self._claim(room)
+                self._take(await self._claim(room), room)
             except BrokerGaveUp as error:
                 return self._stop(error)
-            except BrokerError as error:
-                log.error("no requests can be taken, trying again", error=str(error), retry_in_s=RETRY_S)  # noqa: TRY400
-                await asyncio.sleep(RETRY_S)
-                self._wake()
-            else:
-                self._take(rows, room)
 
     async def _claim(self, limit: int) -> list[RequestRow]:
         name, incoming = self._member.name, self._settings.incoming_queue
-        return await self._member.run(lambda tables: tables.claim(incoming, name, limit))
+        return await self._member.insist(lambda tables: tables.claim(incoming, name, limit))
 
     def _take(self, rows: list[RequestRow], asked: int) -> None:
         self._ready.extend(rows)
@@ -177,11 +176,11 @@ class EmbeddedBroker:
         self._ready.clear()
         self._arrived.set()
 
-    async def _end(self, reason: BrokerGaveUp) -> None:
-        self._stop(reason)
+    async def _stop_feeding(self) -> None:
         if self._feeder is not None:
             self._feeder.cancel()  # what it claims right now is given back by the operation that follows
             await asyncio.wait({self._feeder})
+            self._feeder = None
 
     def _delivery(self, row: RequestRow) -> EmbeddedDelivery:
         client_id = row.message_id or row.correlation_id

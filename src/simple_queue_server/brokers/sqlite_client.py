@@ -94,18 +94,13 @@ class EmbeddedClient:
         try:
             while True:
                 ring = self._ring
-                try:
-                    await self._hand_out()
-                except BrokerGaveUp:
-                    raise
-                except BrokerError as error:  # look again at the next tick
-                    log.warning("responses can't be read", error=str(error))
+                await self._hand_out()
                 await ring.wait()
         except BrokerGaveUp as error:
             self._end(error)
 
     async def _hand_out(self) -> None:
-        rows = await self._member.run(lambda tables: tables.responses(self._member.name))
+        rows = await self._member.insist(lambda tables: tables.responses(self._member.name))
         delivered, unwanted = [], []
         for row in rows:
             call = self._calls.get(row.correlation_id or "")

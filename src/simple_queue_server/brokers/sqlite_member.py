@@ -39,6 +39,7 @@ class Member:
         self._resources = contextlib.AsyncExitStack()
         self._closing = asyncio.Event()
         self._sweep_now = asyncio.Event()
+        self._trouble: str | None = None
 
     async def open(self) -> None:
         """Open the file, become an owner, and clean up after dead ones. Raises BrokerError."""
@@ -70,11 +71,14 @@ class Member:
             future = self._store.submit(operation)
             future.add_done_callback(lambda done: None if done.cancelled() or done.exception() else then())
             try:
-                return await asyncio.shield(future)
+                result = await asyncio.shield(future)
             except BrokerGaveUp:
                 raise
             except BrokerError as error:
-                log.error("the queue can't be written, trying again", error=str(error), retry_in_s=delay_s)  # noqa: TRY400
+                self._note_trouble(error)
+            else:
+                self._note_success()
+                return result
             if await is_set_within(self._closing, delay_s):
                 raise BrokerGaveUp(f"the queue {self._settings.path} was closed before it could be written")
             delay_s = min(delay_s * 2, LONGEST_DELAY_S)
@@ -116,6 +120,17 @@ class Member:
         self._sweep_now.set()
         await sweeper
 
+    def _note_trouble(self, error: BrokerError) -> None:
+        """Log it once, however many wait: the log may be on the same full disk."""
+        if self._trouble != str(error):
+            self._trouble = str(error)
+            log.error("the queue can't be written, trying until it can", error=self._trouble)
+
+    def _note_success(self) -> None:
+        if self._trouble is not None:
+            self._trouble = None
+            log.info("the queue can be written again")
+
     def _rung(self, rung: set[bytes]) -> None:
         if OWNERS in rung:
             self._sweep_now.set()
@@ -129,7 +144,8 @@ class Member:
             try:
                 await self._sweep()
             except BrokerGaveUp:
-                return self._on_wake()  # whoever uses the file next is told
+                self._on_wake()  # whoever uses the file next is told
+                return
             except (BrokerError, OSError) as error:
                 log.warning("the queue can't be looked after", error=str(error))
             self._on_wake()

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Final, Self
 
+from simple_queue_server.brokers.sqlite_file import owners_directory
 from simple_queue_server.brokers.sqlite_tables import OwnerRow
 
 QUEUE: Final = b"q"
@@ -28,15 +29,14 @@ class OwnersDirectory:
     """The directory with the owners' files, beside the database at ``path``."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path.with_name(f"{path.name}.owners")
+        self._path = owners_directory(path)
         self._fd = -1
         self._addresses = self._path
         self._sender = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._sender.setblocking(False)
 
     def open(self) -> None:
-        """Make the directory when it is missing. Raises OSError."""
-        self._path.mkdir(mode=0o700, exist_ok=True)
+        """Open the directory, which is made with the database. Raises OSError."""
         self._fd = os.open(self._path, os.O_RDONLY | os.O_DIRECTORY)
         # The address of a Unix socket holds about 100 bytes: through the open directory, any path is short.
         through_fd = Path(f"/proc/self/fd/{self._fd}")

@@ -130,9 +130,7 @@ class Tables:
             (owner, hand_overs),
         )
 
-    def put_response(
-        self, outgoing: str | None, body: bytes, reply_to: str | None, correlation_id: str | None
-    ) -> None:
+    def put_response(self, outgoing: str | None, body: bytes, reply_to: str | None, correlation_id: str | None) -> None:
         """Add a response to the reply queue, or to ``outgoing`` when that client has gone or none was named."""
         queue = reply_to if reply_to is not None and self._is_owner(reply_to) else outgoing
         if queue is not None:

@@ -139,7 +139,7 @@ class SqsBroker:
         left = [held for held in reversed(self.in_hand.held) if self.in_hand.drop(held)]
         await self.give_back(left)
         if left and self._tasks:  # our own poll may be handed them: it gives them back once more
-            await asyncio.wait(self._tasks, timeout=CLOSE_GRACE_S / 2, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(self._tasks, timeout=CLOSE_GRACE_S / 4, return_when=asyncio.FIRST_COMPLETED)
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, *self._errands, return_exceptions=True)

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 REQUEST_ATTRIBUTES: Final = ["message_id", "correlation_id", "reply_to"]
+LONGEST_ATTRIBUTE: Final = 1024
+"""A longer one is nobody's id or queue, and a response might not have room for it."""
 SYSTEM_ATTRIBUTES: Final = ["ApproximateReceiveCount", "MessageGroupId"]
 
 _ILLEGAL = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
@@ -96,11 +98,12 @@ def shortened(response: bytes, limit_bytes: int, reason: str) -> bytes:
     """
     fields: dict[str, Any] = msgspec.json.decode(response, type=dict[str, msgspec.Raw])
     said = json.loads(bytes(fields.pop("message", b'""')))
+    said = said if isinstance(said, str) else ""
     left_out: list[str] = []
     for name in _order(fields):
         if len(short := _with_message(fields, reason, said, left_out)) <= limit_bytes:
             return short
-        said = said[:200] if isinstance(said, str) else ""
+        said = said[:200]
         if len(short := _with_message(fields, reason, said, left_out)) <= limit_bytes:
             return short
         del fields[name]
@@ -127,4 +130,4 @@ def _with_message(fields: Mapping[str, Any], reason: str, said: str, left_out: l
 
 def _attribute(message: Mapping[str, Any], name: str) -> str | None:
     value = message.get("MessageAttributes", {}).get(name, {}).get("StringValue")
-    return str(value) if value else None
+    return str(value) if value and len(value) <= LONGEST_ATTRIBUTE else None

@@ -1,0 +1,134 @@
+"""What is done to a run, and when: a schedule drawn from the seed, and its deeds."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import random
+import signal
+from collections import Counter, defaultdict
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Final, TypeAlias
+
+from chaos.sides import Side
+from chaos.stage import Service, Stage
+
+MEAN_PAUSE_S: Final = 1.5
+LASTS_S: Final = (0.3, 6.0)
+SECOND_SIGNAL_S: Final = 0.3
+
+Deed: TypeAlias = Callable[[Service, float], Awaitable[bool | None]]
+"""Gets a service and for how long; False says that it couldn't be done just now."""
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """At ``at_s`` from the start, ``fault`` is done for ``lasts_s``, to service number ``service`` if to any."""
+
+    at_s: float
+    fault: str
+    service: int
+    lasts_s: float
+
+
+class Faults:
+    """All that can be done to this broker and this stage. ``done`` counts what was."""
+
+    def __init__(self, side: Side, stage: Stage) -> None:
+        self._stage = stage
+        self._deeds: dict[str, tuple[int, Deed]] = {
+            "kill -9 service": (8, _kill),
+            "SIGTERM service": (3, _terminate),
+            "SIGTERM service twice": (2, _terminate_twice),
+            "freeze service": (3, _freeze),
+            "kill -9 rclone": (6, _kill_rclone),
+            "cut S3 connections": (4, self._cut_s3),
+            "stall S3 connections": (2, self._stall_s3),
+        }
+        if "full" in stage.roots:
+            self._deeds["fill disk"] = (3, self._fill_disk)
+        for name, (weight, fault) in side.faults().items():
+            self._deeds[name] = (weight, lambda _, seconds, fault=fault: fault(seconds))
+        self._busy: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self.done: Counter[str] = Counter()
+
+    def schedule(self, rng: random.Random, seconds: float) -> list[Event]:
+        """Every fault once, and as many more as the time allows, at random."""
+        weights = {name: weight for name, (weight, _) in self._deeds.items()}
+        at_s, events, names = 0.0, [], rng.sample(list(weights), k=len(weights))
+        while (at_s := at_s + rng.uniform(0, 2 * MEAN_PAUSE_S)) < seconds:
+            name = names.pop() if names else rng.choices(list(weights), list(weights.values()))[0]
+            events.append(Event(at_s, name, rng.randrange(len(self._stage.services)), rng.uniform(*LASTS_S)))
+        return events
+
+    async def do(self, events: list[Event]) -> None:
+        """Do them all, each at its time, and return when all is undone. What is being done is not done twice at once."""
+        started = asyncio.get_running_loop().time()
+        async with asyncio.TaskGroup() as tasks:
+            for event in events:
+                await asyncio.sleep(started + event.at_s - asyncio.get_running_loop().time())
+                tasks.create_task(self._do(event))
+
+    async def _do(self, event: Event) -> None:
+        what = event.fault.split()[-2 if event.fault.endswith("twice") else -1]
+        lock = self._busy[f"{what} {event.service}" if "service" in event.fault else what]
+        if lock.locked():
+            return
+        async with lock:
+            _, deed = self._deeds[event.fault]
+            if await deed(self._stage.services[event.service], event.lasts_s) is not False:
+                self.done[event.fault] += 1
+
+    async def _cut_s3(self, _service: Service, _seconds: float) -> None:
+        self._stage.s3.cut()
+
+    async def _stall_s3(self, _service: Service, seconds: float) -> None:
+        self._stage.s3.stall()
+        await asyncio.sleep(seconds)
+        self._stage.s3.resume()
+
+    async def _fill_disk(self, _service: Service, seconds: float) -> None:
+        filler = self._stage.roots["full"] / "filler"
+        with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
+            while True:
+                file.write(bytes(1 << 16)) or os.sync()
+        await asyncio.sleep(seconds)
+        filler.unlink()
+
+
+async def _kill(service: Service, _seconds: float) -> bool:
+    return service.signal(signal.SIGKILL)
+
+
+async def _terminate(service: Service, _seconds: float) -> bool:
+    return service.signal(signal.SIGTERM)
+
+
+async def _terminate_twice(service: Service, _seconds: float) -> bool:
+    if not service.signal(signal.SIGTERM):
+        return False
+    await asyncio.sleep(SECOND_SIGNAL_S)
+    return service.signal(signal.SIGTERM)
+
+
+async def _freeze(service: Service, seconds: float) -> bool:
+    """As a machine does that is paused; its rclone goes on."""
+    if not service.signal(signal.SIGSTOP):
+        return False
+    await asyncio.sleep(seconds)
+    return service.signal(signal.SIGCONT)
+
+
+async def _kill_rclone(service: Service, _seconds: float) -> bool:
+    pids = service.rclones()
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    return bool(pids)
+
+
+def counts(done: Counter[str]) -> Mapping[str, int]:
+    """For the table."""
+    return dict(sorted(done.items()))

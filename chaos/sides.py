@@ -1,0 +1,358 @@
+"""The three brokers, each as its clients see it, and what can be done to it.
+
+The clients here are plain ones that go to the broker itself, past the proxy that the services go through. They tell
+what they did twice themselves from what came twice: a request that wasn't confirmed is sent again with another mark,
+and a response that is handed out again is known by its message id.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import sqlite3
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import Any, Final, Protocol, TypeAlias
+
+import aio_pika
+from aio_pika.abc import AbstractConnection, AbstractIncomingMessage
+
+from rabbitmq import RabbitNode
+from simple_queue_server.brokers.sqlite import EmbeddedClient
+from simple_queue_server.errors import BrokerError
+from simple_queue_server.settings import EmbeddedSection
+from sqs_servers import SqsServer
+from tcp_proxy import TcpProxy
+
+Take: TypeAlias = Callable[[bytes], None]
+Fault: TypeAlias = Callable[[float], Awaitable[None]]
+"""Does it, waits for as many seconds, and undoes it."""
+
+INCOMING: Final = "requests"
+OUTGOING: Final = "responses"
+CALL_TIMEOUT_S: Final = 10.0
+AGAIN_S: Final = 0.2
+VISIBILITY_S: Final = 5
+
+
+class AwayError(Exception):
+    """The broker did not take it, or not for sure."""
+
+
+class Side(Protocol):
+    """A broker from its clients' side. ``versions`` names what runs; ``note`` goes below the table."""
+
+    name: str
+    note: str
+    duplicates_allowed: bool
+
+    def sections(self) -> Mapping[str, Any]:
+        """The services' configuration of it."""
+
+    def versions(self) -> str:
+        """What program this is."""
+
+    async def send(self, body: bytes) -> None:
+        """Put a request on its queue. Raises AwayError."""
+
+    async def collect(self, take: Take) -> None:
+        """Take responses off their queue, each once, until cancelled; waits while the broker is away."""
+
+    async def waiting(self) -> tuple[int, int]:
+        """How many requests and how many responses are on the queues, those handed out too. Raises AwayError."""
+
+    def faults(self) -> Mapping[str, tuple[int, Fault]]:
+        """What can be done to it, by name, with how often relative to others."""
+
+
+class EmbeddedSide:
+    """The queue in a file, shared by the services."""
+
+    name = "embedded"
+    note = ""
+    duplicates_allowed = False
+
+    def __init__(self, directory: Path) -> None:
+        self._section = EmbeddedSection(
+            path=directory / "queue" / "queue.db", incoming_queue=INCOMING, outgoing_queue=OUTGOING
+        )
+        self._client = EmbeddedClient(self._section)
+
+    @classmethod
+    @contextlib.asynccontextmanager
+    async def opened(cls, directory: Path) -> AsyncIterator[EmbeddedSide]:
+        """With a client that has the file open."""
+        side = cls(directory)
+        async with side._client:
+            yield side
+
+    def sections(self) -> Mapping[str, Any]:
+        section = {"path": str(self._section.path), "incoming_queue": INCOMING, "outgoing_queue": OUTGOING}
+        return {"embedded": section}
+
+    def versions(self) -> str:
+        return f"SQLite {sqlite3.sqlite_version}"
+
+    async def send(self, body: bytes) -> None:
+        try:
+            await self._client.send(body)
+        except BrokerError as error:
+            raise AwayError(str(error)) from error
+
+    async def collect(self, take: Take) -> None:
+        while True:
+            response = await self._client.take_response(5)
+            if response is not None:
+                take(response)
+
+    async def waiting(self) -> tuple[int, int]:
+        return await asyncio.to_thread(self._count)
+
+    def faults(self) -> Mapping[str, tuple[int, Fault]]:
+        return {}
+
+    def _count(self) -> tuple[int, int]:
+        with contextlib.closing(sqlite3.connect(self._section.path, timeout=CALL_TIMEOUT_S)) as connection:
+            counts = [connection.execute(f"SELECT count(*) FROM {t}").fetchone()[0] for t in ("requests", "responses")]
+        return counts[0], counts[1]
+
+
+class AmqpSide:
+    """A RabbitMQ node of our own, behind a proxy. The client is bare aio-pika, with confirms."""
+
+    name = "amqp"
+    note = "classic durable queues"
+    duplicates_allowed = True
+
+    def __init__(self, node: RabbitNode, proxy: TcpProxy) -> None:
+        self._node = node
+        self._proxy = proxy
+        self._connecting = asyncio.Lock()
+        self._connection: AbstractConnection | None = None
+        self._channel: aio_pika.abc.AbstractChannel | None = None
+
+    @classmethod
+    @contextlib.asynccontextmanager
+    async def opened(cls, node: RabbitNode) -> AsyncIterator[AmqpSide]:
+        """With a running node; it is left running."""
+        async with TcpProxy(node.port) as proxy:
+            side = cls(node, proxy)
+            try:
+                yield side
+            finally:
+                await side._hang_up()
+
+    def sections(self) -> Mapping[str, Any]:
+        connection = {"host": "127.0.0.1", "port": self._proxy.port, "heartbeat": 2}
+        return {"amqp": {"incoming_queue": INCOMING, "outgoing_queue": OUTGOING, "connection": connection}}
+
+    def versions(self) -> str:
+        return f"RabbitMQ {self._node.rabbitmqctl('version').strip()}"
+
+    async def send(self, body: bytes) -> None:
+        async with _broker_errors(CALL_TIMEOUT_S):
+            channel = await self._open_channel()
+            message = aio_pika.Message(body, delivery_mode=aio_pika.DeliveryMode.PERSISTENT)
+            try:
+                await channel.default_exchange.publish(message, INCOMING)
+            except BaseException:
+                self._channel = None
+                raise
+
+    async def collect(self, take: Take) -> None:
+        seen: set[str] = set()
+        while True:
+            with contextlib.suppress(AwayError):
+                await self._consume(seen, take)
+            await asyncio.sleep(AGAIN_S)
+
+    async def waiting(self) -> tuple[int, int]:
+        try:
+            listing = await asyncio.to_thread(self._node.rabbitmqctl, "list_queues", "name", "messages", "--no-table-headers")
+        except AssertionError as error:
+            raise AwayError(str(error)) from error
+        counts = dict(line.split() for line in listing.splitlines() if line.strip())
+        return int(counts.get(INCOMING, 0)), int(counts.get(OUTGOING, 0))
+
+    def faults(self) -> Mapping[str, tuple[int, Fault]]:
+        return {
+            "kill -9 broker": (2, functools.partial(self._down, self._node.kill)),
+            "restart broker": (2, functools.partial(self._down, self._node.stop)),
+            "cut broker connections": (6, self._cut),
+            "stall broker connections": (4, self._stall),
+        }
+
+    async def _down(self, end: Callable[[], None], seconds: float) -> None:
+        await asyncio.to_thread(end)
+        await asyncio.sleep(seconds)
+        self._node.launch()
+        await asyncio.to_thread(self._node.wait_until_ready)
+
+    async def _cut(self, _: float) -> None:
+        self._proxy.cut()
+
+    async def _stall(self, seconds: float) -> None:
+        await _stalled(self._proxy, seconds)
+
+    async def _open_channel(self) -> aio_pika.abc.AbstractChannel:
+        async with self._connecting:
+            if self._channel is None:
+                await self._hang_up()
+                self._connection = await aio_pika.connect(port=self._node.port, host="127.0.0.1", heartbeat=5)
+                self._channel = await self._connection.channel(on_return_raises=True)
+                await self._channel.declare_queue(INCOMING, durable=True)
+            return self._channel
+
+    async def _hang_up(self) -> None:
+        if self._connection is not None:
+            with contextlib.suppress(AwayError):
+                async with _broker_errors(2):
+                    await self._connection.close()
+            self._connection = self._channel = None
+
+    async def _consume(self, seen: set[str], take: Take) -> None:
+        async def on_message(message: AbstractIncomingMessage) -> None:
+            if message.message_id not in seen:
+                seen.add(str(message.message_id))
+                take(message.body)
+            await message.ack()
+
+        ended = asyncio.Event()
+        async with _broker_errors(None):
+            async with asyncio.timeout(CALL_TIMEOUT_S):
+                connection = await aio_pika.connect(port=self._node.port, host="127.0.0.1", heartbeat=5)
+            try:
+                async with asyncio.timeout(CALL_TIMEOUT_S):
+                    channel = await connection.channel()
+                    await channel.set_qos(prefetch_count=100)
+                    queue = await channel.declare_queue(OUTGOING, durable=True)
+                    connection.close_callbacks.add(lambda *_: ended.set())
+                    channel.close_callbacks.add(lambda *_: ended.set())
+                    await queue.consume(on_message)
+                await ended.wait()
+            finally:
+                with contextlib.suppress(Exception):
+                    await asyncio.wait_for(connection.close(), 2)
+
+
+class SqsSide:
+    """An SQS server process of our own that keeps its messages in a file, behind a proxy."""
+
+    name = "sqs"
+    note = "standard queues; the server keeps its messages in a file, so it was killed like the others"
+    duplicates_allowed = True
+
+    def __init__(self, server: SqsServer, proxy: TcpProxy, client: Any) -> None:
+        self._server = server
+        self._proxy = proxy
+        self._client = client
+        self._urls: dict[str, str] = {}
+
+    @classmethod
+    @contextlib.asynccontextmanager
+    async def opened(cls, server: SqsServer) -> AsyncIterator[SqsSide]:
+        """With a running server; it is left running."""
+        from aiobotocore.config import AioConfig
+        from aiobotocore.session import get_session
+
+        connection = server.connection()
+        client = get_session().create_client(
+            "sqs",
+            region_name=connection.region,
+            endpoint_url=server.endpoint,
+            aws_access_key_id=connection.access_key_id,
+            aws_secret_access_key=connection.secret_access_key,
+            config=AioConfig(retries={"total_max_attempts": 1}, max_pool_connections=64),
+        )
+        async with TcpProxy(server.port) as proxy, client as opened:
+            yield cls(server, proxy, opened)
+
+    def sections(self) -> Mapping[str, Any]:
+        connection = self._server.connection(endpoint=f"http://127.0.0.1:{self._proxy.port}")
+        keys = ("access_key_id", "secret_access_key", "region", "endpoint")
+        return {
+            "sqs": {
+                "incoming_queue": INCOMING,
+                "outgoing_queue": OUTGOING,
+                "visibility_timeout_s": VISIBILITY_S,
+                "connection": {key: getattr(connection, key) for key in keys},
+            }
+        }
+
+    def versions(self) -> str:
+        return "fauxqs"
+
+    async def send(self, body: bytes) -> None:
+        await self._call("send_message", INCOMING, MessageBody=body.decode())
+
+    async def collect(self, take: Take) -> None:
+        seen: set[str] = set()
+        while True:
+            try:
+                reply = await self._call("receive_message", OUTGOING, MaxNumberOfMessages=10, WaitTimeSeconds=2)
+                await self._take(reply.get("Messages", []), seen, take)
+            except AwayError:
+                await asyncio.sleep(AGAIN_S)
+
+    async def waiting(self) -> tuple[int, int]:
+        counts = []
+        for queue in (INCOMING, OUTGOING):
+            reply = await self._call("get_queue_attributes", queue, AttributeNames=["All"])
+            names = ("ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible")
+            counts.append(sum(int(reply["Attributes"].get(name, 0)) for name in names))
+        return counts[0], counts[1]
+
+    def faults(self) -> Mapping[str, tuple[int, Fault]]:
+        import signal
+
+        return {
+            "kill -9 broker": (2, functools.partial(self._down, signal.SIGKILL)),
+            "restart broker": (2, functools.partial(self._down, signal.SIGTERM)),
+            "cut broker connections": (6, self._cut),
+            "stall broker connections": (4, self._stall),
+        }
+
+    async def _down(self, number: Any, seconds: float) -> None:
+        await asyncio.to_thread(self._server.stop, number)
+        await asyncio.sleep(seconds)
+        self._server.start()
+
+    async def _cut(self, _: float) -> None:
+        self._proxy.cut()
+
+    async def _stall(self, seconds: float) -> None:
+        await _stalled(self._proxy, seconds)
+
+    async def _take(self, messages: list[Any], seen: set[str], take: Take) -> None:
+        for message in messages:
+            if message["MessageId"] not in seen:
+                seen.add(message["MessageId"])
+                take(message["Body"].encode())
+        if messages:
+            entries = [{"Id": str(n), "ReceiptHandle": m["ReceiptHandle"]} for n, m in enumerate(messages)]
+            await self._call("delete_message_batch", OUTGOING, Entries=entries)
+
+    async def _call(self, operation: str, queue: str, **parameters: Any) -> Any:
+        async with _broker_errors(CALL_TIMEOUT_S):
+            if queue not in self._urls:
+                self._urls[queue] = (await self._client.create_queue(QueueName=queue))["QueueUrl"]
+            return await getattr(self._client, operation)(QueueUrl=self._urls[queue], **parameters)
+
+
+async def _stalled(proxy: TcpProxy, seconds: float) -> None:
+    proxy.stall()
+    try:
+        await asyncio.sleep(seconds)
+    finally:
+        proxy.resume()
+
+
+@contextlib.asynccontextmanager
+async def _broker_errors(timeout_s: float | None) -> AsyncIterator[None]:
+    """Whatever a client library raises, or doesn't within the time, is that the broker is away."""
+    try:
+        async with asyncio.timeout(timeout_s):
+            yield
+    except Exception as error:
+        raise AwayError(str(error)) from error

@@ -1,0 +1,197 @@
+"""The world of a run: the roots, an S3 server behind a proxy, a small disk, and services that never stay down."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import os
+import shutil
+import signal
+import subprocess
+from collections.abc import AsyncIterator, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+
+from processes import COPIER, die_with_us
+from simple_queue_server.settings import ServerSection
+from storage import serving
+from tcp_proxy import TcpProxy
+
+SERVICES: Final = 2
+RESTART_S: Final = 0.1
+"""As systemd's RestartSec."""
+STOP_TIMEOUT_S: Final = 60.0
+SMALL_DISK: Final = "8m"
+MANY_DEATHS: Final = 1000
+"""A kill at random looks like a request that kills its service: none is to be given up for that here."""
+
+RCLONE_FLAGS: Final = {
+    "bwlimit": "40M",  # so that a big file takes a second, and can be killed in its middle
+    "contimeout": "2s",
+    "timeout": "5s",
+    "low-level-retries": 3,
+}
+
+
+class Service:
+    """``medusa-copier run`` in a directory of its own, started again whenever it ends, as systemd would."""
+
+    def __init__(self, directory: Path, config: Mapping[str, Any]) -> None:
+        self.directory = directory
+        self.bad_exits: list[str] = []
+        directory.mkdir(parents=True)
+        (directory / "copier.yaml").write_text(yaml.safe_dump(dict(config), sort_keys=False))
+        self._process: asyncio.subprocess.Process | None = None
+        self._keeper: asyncio.Task[None] | None = None
+        self._ending = False
+        self._sent: set[int] = set()
+
+    async def start(self) -> None:
+        """Start it, and keep it running until :meth:`stop`."""
+        self._keeper = asyncio.create_task(self._keep_running())
+
+    async def stop(self) -> None:
+        """SIGTERM, and wait for its end; one that doesn't end is killed, and noted."""
+        self._ending = True
+        if self._keeper is None:
+            return
+        self.signal(signal.SIGCONT)
+        self.signal(signal.SIGTERM)
+        done, _ = await asyncio.wait({self._keeper}, timeout=STOP_TIMEOUT_S)
+        if not done:
+            self.bad_exits.append(f"{self.directory.name} didn't end within {STOP_TIMEOUT_S:g} s of SIGTERM")
+            self.signal(signal.SIGKILL)
+        await self._keeper
+
+    def signal(self, number: signal.Signals) -> bool:
+        """Send a signal; False when it isn't running just now."""
+        if self._process is None or self._process.returncode is not None:
+            return False
+        self._sent.add(number)
+        self._process.send_signal(number)
+        return True
+
+    def rclones(self) -> list[int]:
+        """The process numbers of its rclone: one, or none while it is started again."""
+        return [
+            pid for pid, command in processes_in(self.directory) if "rcd" in command.split("\0") and "rclone" in command
+        ]
+
+    async def _keep_running(self) -> None:
+        while not self._ending:
+            self._sent.clear()
+            self._process = await self._launch()
+            status = await self._process.wait()
+            if status != 0 and -status not in self._sent:
+                self.bad_exits.append(f"{self.directory.name} ended with status {status}, see its output.txt")
+            await asyncio.sleep(RESTART_S)
+
+    async def _launch(self) -> asyncio.subprocess.Process:
+        with (self.directory / "output.txt").open("ab") as output:
+            return await asyncio.create_subprocess_exec(
+                COPIER,
+                "run",
+                "--config",
+                "copier.yaml",
+                cwd=self.directory,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                preexec_fn=die_with_us(),
+            )
+
+
+class Stage:
+    """``directory`` holds everything of a run. ``roots`` are the directories behind the services' roots."""
+
+    def __init__(self, directory: Path, roots: Mapping[str, Path], s3: TcpProxy, s3_section: str) -> None:
+        self.directory = directory
+        self.roots = roots
+        self.s3 = s3
+        self.services: list[Service] = []
+        self._rclone_config = directory / "rclone.conf"
+        self._rclone_config.write_text(s3_section)
+
+    async def start_services(self, sections: Mapping[str, Any]) -> None:
+        """Start them, each with the ``sections`` of its broker."""
+        config = self._config() | dict(sections)
+        for number in range(1, SERVICES + 1):
+            self.services.append(Service(self.directory / f"service-{number}", config))
+            await self.services[-1].start()
+
+    async def stop_services(self) -> None:
+        """Stop them all in good order."""
+        await asyncio.gather(*(service.stop() for service in self.services))
+
+    def _config(self) -> dict[str, Any]:
+        places = {name: str(path) for name, path in self.roots.items()} | {"bucket": "storage:bkt"}
+        patience = {"max_attempts": MANY_DEATHS} if "max_attempts" in ServerSection.__struct_fields__ else {}
+        return {
+            "server": {"name": "copier"} | patience,
+            "rclone_config_path": str(self._rclone_config),
+            "roots": {name: {"rclone_config": place} for name, place in places.items()},
+            "rclone": {"attempts": 10, "flags": RCLONE_FLAGS},
+            "log": {"level": "info"},
+        }
+
+
+@contextlib.asynccontextmanager
+async def stage(directory: Path, not_run: list[str]) -> AsyncIterator[Stage]:
+    """Build it in ``directory``, and take it down. What can't be had here is told in ``not_run``."""
+    async with contextlib.AsyncExitStack() as stack:
+        roots = {"src": directory / "src", "dst": directory / "dst", "bucket": directory / "s3" / "bkt"}
+        if stack.enter_context(_small_disk(directory / "full")):
+            roots["full"] = directory / "full"
+        else:
+            not_run.append("fill disk (mounting a small one needs root)")
+        for path in roots.values():
+            path.mkdir(parents=True, exist_ok=True)
+        server = stack.enter_context(serving("s3", directory / "s3"))
+        proxy = await stack.enter_async_context(TcpProxy(server.port))
+        endpoint = f"http://127.0.0.1:{proxy.port}"
+        world = Stage(directory, roots, proxy, server.section("storage", endpoint=endpoint))
+        stack.push_async_callback(world.stop_services)
+        yield world
+
+
+@contextlib.contextmanager
+def _small_disk(directory: Path) -> Iterator[bool]:
+    """Mount a small file system there; False when that isn't allowed."""
+    directory.mkdir(parents=True)
+    mount, umount = shutil.which("mount"), shutil.which("umount")
+    if os.geteuid() != 0 or mount is None or umount is None:
+        yield False
+        return
+    command = [mount, "-t", "tmpfs", "-o", f"size={SMALL_DISK}", "chaos", str(directory)]
+    is_mounted = subprocess.run(command, capture_output=True, check=False).returncode == 0
+    try:
+        yield is_mounted
+    finally:
+        if is_mounted:
+            subprocess.run([umount, "--lazy", str(directory)], capture_output=True, check=False)
+
+
+def with_mounts_of_our_own() -> None:
+    """From here on, what this process mounts is seen by it and its children only, and goes with them (Linux, root)."""
+    clone_newns, ms_rec, ms_private = 0x00020000, 0x4000, 0x40000
+    libc = ctypes.CDLL(None)
+    if os.geteuid() == 0 and hasattr(libc, "unshare") and libc.unshare(clone_newns) == 0:
+        libc.mount(None, b"/", None, ms_rec | ms_private, None)
+
+
+def processes_in(directory: Path) -> list[tuple[int, str]]:
+    """Running processes that work in ``directory`` or below, or name it in their arguments: pid and arguments."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (process / "cmdline").read_bytes().decode("utf-8", "replace")
+            where = (process / "cwd").resolve()
+        except OSError:
+            continue
+        is_ours = int(process.name) == os.getpid()
+        if command and not is_ours and (where.is_relative_to(directory) or str(directory) in command):
+            found.append((int(process.name), command))
+    return found

@@ -1,0 +1,47 @@
+"""Verdicts as a Markdown table, for the terminal and for docs/guarantees.md."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from chaos.verdict import Verdict
+
+BEGIN: Final = "<!-- chaos:begin -->"
+END: Final = "<!-- chaos:end -->"
+
+
+def table(verdicts: Sequence[Verdict]) -> str:
+    """A column for each broker."""
+    rows: list[tuple[str, list[object]]] = [("requests", [verdict.requests for verdict in verdicts])]
+    zeros = {name: None for verdict in verdicts for name in verdict.must_be_zero if name != "duplicates"}
+    rows += [(name, [verdict.must_be_zero[name] for verdict in verdicts]) for name in zeros]
+    rows.append(("duplicate responses", [_duplicates(verdict) for verdict in verdicts]))
+    faults = sorted({name for verdict in verdicts for name in verdict.faults})
+    rows += [(f"*{name}*", [verdict.faults[name] or "" for verdict in verdicts]) for name in faults]
+    rows.append(("seconds", [round(verdict.seconds) for verdict in verdicts]))
+    lines = [["", *(verdict.broker for verdict in verdicts)], *([name, *map(str, cells)] for name, cells in rows)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
+    return "\n".join(_line(line, widths) for line in (lines[0], rule, *lines[1:]))
+
+
+def write(document: Path, block: str) -> None:
+    """Replace what stands between the two markers. Raises ValueError when they aren't there."""
+    text = document.read_text()
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise ValueError(f"{document} has no {BEGIN} … {END}")
+    document.write_text(f"{before}{BEGIN}\n{block}\n{END}{after}")
+
+
+def _duplicates(verdict: Verdict) -> str:
+    return str(verdict.duplicates) if verdict.duplicates_allowed else f"{verdict.duplicates} (none allowed)"
+
+
+def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
+    first, *others = cells
+    padded = [first.ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True))]
+    return f"| {' | '.join(padded)} |"

@@ -1,0 +1,107 @@
+"""The requests of a run, drawn from the seed, and what must come of each."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Literal, TypeAlias
+
+Kind: TypeAlias = Literal["copy", "copy to the small disk", "missing source", "unknown action", "invalid JSON"]
+
+SMALL_FILES: Final = 40
+LARGEST_SMALL_BYTES: Final = 1 << 20
+BIG_FILES: Final = 3
+BIG_BYTES: Final = (20_000_000, 50_000_000)
+REQUESTS_A_BIG_ONE: Final = 80
+SMALL_DISK_BYTES: Final = 4096
+"""Files for the small disk are no larger than this: it is full when the chaos fills it, and never else."""
+
+WAYS: Final = (("src", "dst"), ("src", "dst"), ("src", "dst"), ("src", "bucket"), ("bucket", "dst"))
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """``id`` is in every sending's body, and comes back. ``source`` and ``target`` are the files on disk."""
+
+    id: int
+    kind: Kind
+    parameters: Mapping[str, str]
+    source: Path | None = None
+    target: Path | None = None
+
+    def body(self, sending: int) -> bytes:
+        """``sending`` tells apart a request that was put on the queue again because no confirmation came."""
+        mark = json.dumps({"id": self.id, "sending": sending})
+        if self.kind == "invalid JSON":
+            return f"{mark} is followed by what is no JSON".encode()
+        action = "transmogrify" if self.kind == "unknown action" else "copyto"
+        return f'{{"action": "{action}", "parameters": {json.dumps(self.parameters)}, "pass_through": {mark}}}'.encode()
+
+
+def mark_of(response: Mapping[str, Any]) -> tuple[int, int]:
+    """The id and the sending of the request that a response answers. Raises ValueError when it doesn't tell."""
+    mark = response.get("pass_through")
+    if not mark:
+        mark, _ = json.JSONDecoder().raw_decode(response.get("raw_request", ""))
+    try:
+        return mark["id"], mark["sending"]
+    except (KeyError, TypeError):
+        raise ValueError(f"a response without a mark: {response}") from None
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Files to copy, the same below the roots ``src`` and ``bucket``: by number, small ones and big ones."""
+
+    roots: Mapping[str, Path]
+    small: list[str]
+    tiny: list[str]
+    big: list[str]
+
+
+def make_sources(rng: random.Random, roots: Mapping[str, Path]) -> Sources:
+    """Make the files: of no bytes, of one, of up to a mebibyte with all sizes' orders alike, and big ones."""
+    sizes = [0, 1, *(int(LARGEST_SMALL_BYTES ** rng.random()) for _ in range(SMALL_FILES - 3)), LARGEST_SMALL_BYTES]
+    small = {f"from/{number:02d}": size for number, size in enumerate(sizes)}
+    big = {f"from/big-{number}": rng.randint(*BIG_BYTES) for number in range(BIG_FILES)}
+    for key, size in (small | big).items():
+        content = rng.randbytes(size)
+        for name in ("src", "bucket"):
+            path = roots[name] / key
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+    tiny = [key for key, size in small.items() if size <= SMALL_DISK_BYTES]
+    return Sources(roots, list(small), tiny, list(big))
+
+
+def draw(rng: random.Random, count: int, sources: Sources) -> Iterator[Request]:
+    """``count`` requests. About one in 80 is for a big file; the small disk gets some when there is one."""
+    kinds: dict[Kind, int] = {"copy": 80, "missing source": 8, "unknown action": 4, "invalid JSON": 4}
+    if "full" in sources.roots:
+        kinds["copy to the small disk"] = 8
+    for number, kind in enumerate(rng.choices(list(kinds), list(kinds.values()), k=count)):
+        yield _draw_one(rng, number, kind, sources)
+
+
+def _draw_one(rng: random.Random, number: int, kind: Kind, sources: Sources) -> Request:
+    source_root, target_root = rng.choice(WAYS)
+    keys = sources.big if number % REQUESTS_A_BIG_ONE == REQUESTS_A_BIG_ONE // 2 else sources.small
+    if kind == "copy to the small disk":
+        source_root, target_root, keys = "src", "full", sources.tiny
+    source_key = "from/nothing" if kind == "missing source" else rng.choice(keys)
+    target_key = f"to/{number % 32:02d}/{number:05d}"
+    return Request(
+        id=number,
+        kind=kind,
+        parameters={
+            "source_root": source_root,
+            "source_key": source_key,
+            "target_root": target_root,
+            "target_key": target_key,
+        },
+        source=sources.roots[source_root] / source_key,
+        target=sources.roots[target_root] / target_key,
+    )

@@ -1,0 +1,92 @@
+"""A TCP proxy on loopback, in the running loop, whose connections can be cut and stalled."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import struct
+from typing import Final, Self
+
+CHUNK_BYTES: Final = 1 << 16
+RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
+"""SO_LINGER with no patience: closing sends a reset, as a router does that has forgotten the connection."""
+
+
+class TcpProxy:
+    """``async with TcpProxy(target_port) as proxy:`` and connect to ``proxy.port``.
+
+    A target that isn't there closes the connection that asked for it.
+    """
+
+    def __init__(self, target_port: int) -> None:
+        self._target_port = target_port
+        self._writers: set[asyncio.StreamWriter] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._flowing = asyncio.Event()
+        self._flowing.set()
+        self.port = 0
+
+    async def __aenter__(self) -> Self:
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
+        self.port = self._server.sockets[0].getsockname()[1]
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        self._server.close()
+        self.resume()
+        self.cut()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def cut(self) -> None:
+        """Reset every connection. What is under way is lost; new ones are taken."""
+        for writer in list(self._writers):
+            _reset(writer)
+
+    def stall(self) -> None:
+        """Pass nothing on until :meth:`resume`, in both directions; connections stay up, new ones too."""
+        self._flowing.clear()
+
+    def resume(self) -> None:
+        """Pass on again, what came meanwhile first. Idempotent."""
+        self._flowing.set()
+
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.create_task(self._serve(reader, writer))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.ExitStack() as stack:
+            self._enlist(writer, stack)
+            try:
+                there, back = await asyncio.open_connection("127.0.0.1", self._target_port)
+            except OSError:
+                return
+            self._enlist(back, stack)
+            async with asyncio.TaskGroup() as pumps:
+                pumps.create_task(self._pump(reader, back))
+                pumps.create_task(self._pump(there, writer))
+
+    def _enlist(self, writer: asyncio.StreamWriter, stack: contextlib.ExitStack) -> None:
+        self._writers.add(writer)
+        stack.callback(writer.close)
+        stack.callback(self._writers.discard, writer)
+
+    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(ConnectionError):
+            while chunk := await reader.read(CHUNK_BYTES):
+                await self._flowing.wait()
+                writer.write(chunk)
+                await writer.drain()
+        await self._flowing.wait()
+        writer.close()
+
+
+def _reset(writer: asyncio.StreamWriter) -> None:
+    connection = writer.get_extra_info("socket")
+    if connection is not None and connection.fileno() >= 0:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
+    writer.transport.abort()
