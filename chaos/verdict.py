@@ -14,6 +14,9 @@ from chaos.workload import Request, mark_of
 
 Flaw: TypeAlias = Literal["false success", "false failure", "wrong response"]
 
+DISK_FULL: Final = ("no space left", "file too big for remaining disk space")
+"""How rclone words it: when it finds out, and when it knows beforehand."""
+
 SHOWN: Final = 10
 """So many of each kind of finding are told in full."""
 
@@ -142,8 +145,8 @@ def flaw_of(request: Request, response: Mapping[str, Any]) -> Flaw | None:
         if succeeded:
             is_whole = response.get("parameters") == request.parameters and response.get("rclone_status") == 0
             return None if is_whole else "wrong response"
-        tells_why = request.kind == "copy to the small disk" and "no space" in response.get("message", "")
-        return None if tells_why else "false failure"
+        is_told = any(words in response.get("message", "") for words in DISK_FULL)
+        return None if request.kind == "copy to the small disk" and is_told else "false failure"
     if succeeded:
         return "false success"
     expected = {

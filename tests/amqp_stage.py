@@ -53,9 +53,9 @@ class Network:
         self._target = port
         self._writers: list[tuple[asyncio.StreamWriter, asyncio.StreamWriter]] = []
         self._pumps: set[asyncio.Task[None]] = set()
+        self._held_back: list[asyncio.Event] = []
         self._server: asyncio.Server | None = None
         self.from_broker = asyncio.Event()
-        self.to_broker = asyncio.Event()
         self.port = 0
 
     async def __aenter__(self) -> Network:
@@ -86,17 +86,24 @@ class Network:
             for writer in pair:
                 writer.transport.abort()
 
+    def hold_back(self, number: int) -> None:
+        """Let nothing through to the broker on one connection."""
+        self._held_back[number].clear()
+
     def flow(self) -> None:
-        """Let everything through (again); clear ``from_broker`` or ``to_broker`` to hold one direction back."""
+        """Let everything through (again). To hold all that comes from the broker back, clear ``from_broker``."""
         self.from_broker.set()
-        self.to_broker.set()
+        for gate in self._held_back:
+            gate.set()
 
     async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         there_reader, there = await asyncio.open_connection("127.0.0.1", self._target)
+        to_broker = asyncio.Event()
+        to_broker.set()
+        self._held_back.append(to_broker)
         self._writers.append((writer, there))
-        for source, sink, gate in ((reader, there, self.to_broker), (there_reader, writer, self.from_broker)):
-            task = asyncio.create_task(self._pump(source, sink, gate))
-            self._pumps.add(task)
+        self._pumps.add(asyncio.create_task(self._pump(reader, there, to_broker)))
+        self._pumps.add(asyncio.create_task(self._pump(there_reader, writer, self.from_broker)))
 
     @staticmethod
     async def _pump(source: asyncio.StreamReader, sink: asyncio.StreamWriter, gate: asyncio.Event) -> None:

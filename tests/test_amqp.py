@@ -267,10 +267,6 @@ async def test_what_ended_cannot_be_ended_again(stage: Stage) -> None:
 # Connections that break
 
 
-async def close_connections(stage: Stage) -> None:
-    await stage.rabbitmqctl("close_all_connections", "--vhost", "/", "tests")
-
-
 async def test_a_request_whose_connection_dies_is_adopted_and_answered_once(stage: Stage, logged: Any) -> None:
     network = await stage.network()
     broker = await stage.broker(connection=stage.through(network))
@@ -371,9 +367,7 @@ async def test_without_a_message_id_it_is_received_again(stage: Stage, logged: A
 
 async def test_an_acknowledgement_lost_on_the_way_does_not_make_a_second_response(stage: Stage, logged: Any) -> None:
     network = await stage.network()
-    consuming = await stage.network()
     broker = await stage.broker(connection=stage.through(network))
-    del consuming
     await stage.send(b"request", message_id="m1")
     (delivery,) = await receive(broker)
     network.hold_back(1)

@@ -394,14 +394,29 @@ async def test_a_heartbeat_never_asks_for_more_than_what_is_left_of_12_hours(mot
 
 async def test_a_request_that_may_not_be_held_any_longer_is_adopted_when_it_comes_again(bench: Bench) -> None:
     section = bench.section(visibility_s=SHORT_S, proxied=True)
-    broker = await bench.broker(section, hold_limit_s=4)
+    await bench.queue(section.incoming_queue)
     await bench.send(section.incoming_queue)
+    broker = await bench.broker(section, hold_limit_s=4)
     delivery = await soon(broker)
     await until(lambda: delivery.attempt == 2)
     asked = [call.request["Entries"][0]["VisibilityTimeout"] for call in bench.proxy.of("ChangeMessageVisibilityBatch")]
     assert asked
     assert max(asked) <= SHORT_S
     assert min(asked) < SHORT_S
+
+
+async def test_a_request_that_waited_too_long_for_its_turn_is_given_back_to_be_held_for_the_whole_time(
+    bench: Bench,
+) -> None:
+    section = bench.section()
+    broker = await bench.broker(section, hold_limit_s=6)
+    await bench.send(section.incoming_queue)
+    await until(lambda: broker.in_hand.held)
+    broker.in_hand.held[0].until -= 3
+    delivery = await soon(broker, timeout_s=3)
+    assert delivery.attempt == 2
+    assert broker.patience_s is not None
+    assert delivery.held_until - time.monotonic() > broker.patience_s - 1
 
 
 # Batches and partial failures
@@ -830,6 +845,22 @@ async def test_requests_are_named_and_answered_by_their_attributes(bench: Bench)
     await named.answer(RESPONSE)
     (message,) = await bench.messages(section.outgoing_queue)
     assert message["MessageAttributes"] == text(correlation_id="m")
+
+
+async def test_a_request_given_up_is_on_the_dead_letter_queue_if_there_is_one(bench: Bench) -> None:
+    section = bench.section(fifo=True)
+    dead = await bench.queue(f"{section.incoming_queue.removesuffix('.fifo')}-dead.fifo", FifoQueue="true")
+    arns = await bench.admin.call("get_queue_attributes", QueueUrl=dead.url, AttributeNames=["QueueArn"])
+    policy = {"deadLetterTargetArn": arns["Attributes"]["QueueArn"], "maxReceiveCount": 100}
+    await bench.queue(section.incoming_queue, FifoQueue="true", RedrivePolicy=json.dumps(policy))
+    broker, client = await bench.broker(section), await bench.client(section)
+    await client.send(REQUEST, message_id="poison")
+    await (await soon(broker)).answer(RESPONSE, give_up=True)
+    (aside,) = await bench.messages(dead.name)
+    assert aside["Body"].encode() == REQUEST
+    assert aside["MessageAttributes"]["message_id"]["StringValue"] == "poison"
+    assert len(await bench.messages(section.outgoing_queue)) == 1
+    assert await bench.counts(section.incoming_queue) == (0, 0)
 
 
 # Clients

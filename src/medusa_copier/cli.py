@@ -91,8 +91,7 @@ def submit(config: Path, requests: Any, **arguments: Any) -> None:
     Prints the id of each request, or with --wait each response; then the exit status is 1 if any failed.
     """
     with _clear_errors():
-        from medusa_copier.commands.submit import one_request  # noqa: PLC0415
-        from medusa_copier.commands.submit import submit as run_submit
+        from medusa_copier.commands import submit as command  # noqa: PLC0415
 
         wait = arguments.pop("wait")
         if requests is not None:

@@ -14,7 +14,7 @@ operator can read them. Each is written whole, synced, and renamed into place, s
 from __future__ import annotations
 
 import asyncio
-import fcntl
+import contextlib
 import hashlib
 import os
 import secrets
@@ -27,6 +27,7 @@ import structlog
 
 from simple_queue_server.brokers.base import ReplyAddress
 from simple_queue_server.errors import QueueServerError
+from simple_queue_server.locks import Lock
 
 T = TypeVar("T")
 
@@ -68,8 +69,8 @@ class Journal:
         self._directory = directory
         self._suspects = directory / "suspects"
         self._set_aside = directory / "set-aside"
-        self._own = directory / f"{os.getpid()}-{secrets.token_hex(4)}"
-        self._lock_fd: int | None = None
+        self._own = directory
+        self._lock: Lock | None = None
 
     async def open(self) -> None:
         """Make this service's directory and lock it."""
@@ -108,17 +109,19 @@ class Journal:
 
     async def close(self) -> None:
         """Let go. Entries that are left wait for this or another service to adopt them. Idempotent."""
-        if self._lock_fd is not None:
-            os.close(self._lock_fd)
-            self._lock_fd = None
+        if self._lock is not None:
             await self._in_thread(self._remove_if_empty)
+            self._lock.release()
+            self._lock = None
 
     def _open(self) -> None:
-        for directory in (self._directory, self._suspects, self._set_aside, self._own):
+        for directory in (self._directory, self._suspects, self._set_aside):
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        fd = os.open(self._own / LOCK, os.O_RDWR | os.O_CREAT, 0o600)
-        fcntl.flock(fd, fcntl.LOCK_EX)
-        self._lock_fd = fd
+        while self._lock is None:  # another service may take a directory just made for a dead service's
+            self._own = self._directory / f"{os.getpid()}-{secrets.token_hex(4)}"
+            self._own.mkdir(mode=0o700)
+            with contextlib.suppress(FileNotFoundError):
+                self._lock = Lock.take(self._own / LOCK, create=True)
 
     def _path(self, entry_id: str) -> Path:
         return self._own / f"{entry_id}.json"
@@ -140,8 +143,11 @@ class Journal:
         for directory in sorted(self._directory.iterdir()):
             if directory in {self._own, self._suspects, self._set_aside} or not directory.is_dir():
                 continue
-            fd = _lock_if_free(directory / LOCK)
-            if fd is None:
+            try:
+                lock = Lock.take(directory / LOCK, create=False)
+            except FileNotFoundError:  # its owner is just being born, or was just buried
+                continue
+            if lock is None:
                 continue
             try:
                 for path in sorted(directory.glob("*.json")):
@@ -150,7 +156,7 @@ class Journal:
                 _sync_directory(self._own)
                 self._remove_tree(directory)
             finally:
-                os.close(fd)
+                lock.release()
 
     def _read(self, path: Path) -> Iterator[Entry]:
         try:
@@ -182,17 +188,3 @@ def _sync_directory(directory: Path) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
-
-
-def _lock_if_free(path: Path) -> int | None:
-    """The open, locked file; None when its owner lives, or is just being born or buried."""
-    try:
-        fd = os.open(path, os.O_RDWR)
-    except FileNotFoundError:
-        return None
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(fd)
-        return None
-    return fd

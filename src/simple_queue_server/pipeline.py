@@ -41,10 +41,9 @@ async def give_up(delivery: Delivery, reason: str) -> None:
     """Answer a request with a failure without working on it, and let its broker set it aside."""
     request = messages.parse_request(delivery.body, delivery.request_id)
     if isinstance(request, InvalidRequest):
-        response = messages.invalid(request)
+        await delivery.answer(messages.invalid(request), give_up=True)
     else:
-        response = messages.failure(request, reason)
-    await delivery.answer(response, give_up=True)
+        await delivery.answer(messages.failure(request, reason), give_up=True)
 
 
 async def respond(delivery: Delivery, handlers: Mapping[str, Handler]) -> bytes:

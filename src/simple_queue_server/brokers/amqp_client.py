@@ -44,8 +44,7 @@ class AmqpClient:
         await asyncio.gather(self._responses.close(), self._replies.close(), self._publisher.close())
 
     async def send(self, request: bytes, *, message_id: str | None = None) -> None:
-        properties = {} if message_id is None else {"message_id": message_id}
-        await self._publisher.insist(self._incoming, request, **properties)
+        await self._publisher.insist(self._incoming, request, message_id=message_id or uuid.uuid4().hex)
 
     async def call(self, request: bytes, *, message_id: str | None = None) -> bytes:
         """See Client.call. Raises BrokerError when the connection is lost: the response may come elsewhere then."""
@@ -53,11 +52,9 @@ class AmqpClient:
         correlation_id = uuid.uuid4().hex
         response: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
         self._calls[correlation_id] = response
-        properties = {"reply_to": self._reply_queue, "correlation_id": correlation_id}
-        if message_id is not None:
-            properties["message_id"] = message_id
+        ids = {"correlation_id": correlation_id, "message_id": message_id or correlation_id}
         try:
-            await self._publisher.insist(self._incoming, request, **properties)
+            await self._publisher.insist(self._incoming, request, reply_to=self._reply_queue, **ids)
             return await response
         finally:
             del self._calls[correlation_id]

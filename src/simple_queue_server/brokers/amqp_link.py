@@ -76,6 +76,7 @@ class Link:
         """
         self._patient = patient
         self._up: asyncio.Future[Channel] = asyncio.get_running_loop().create_future()
+        self._broken: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._supervisor = asyncio.create_task(self._supervise(), name=f"amqp {self._purpose}")
         await self.channel()
 
@@ -101,8 +102,19 @@ class Link:
                     self._operations.discard(scope)
 
     def break_up(self, channel: AnyChannel, why: str) -> None:
-        """Make everything again, unless ``channel`` is a former one: then that was done already."""
-        if self._pair is not None and self._pair[1] is channel and not self._broken.done():
+        """Make everything again, unless ``channel`` is a former one: then that was done already.
+
+        From here on nobody gets this channel any more, and whoever works on it is interrupted.
+        """
+        if self._pair is None or self._pair[1] is not channel:
+            return
+        self._pair = None
+        if self._up.done():
+            self._up = asyncio.get_running_loop().create_future()
+        self._on_lost()
+        for scope in self._operations:
+            scope.reschedule(asyncio.get_running_loop().time())
+        if not self._broken.done():  # it is cancelled when this link is closed
             self._broken.set_result(why)
 
     async def close(self) -> None:
@@ -136,34 +148,31 @@ class Link:
 
     async def _connect(self) -> tuple[Connection, Channel]:
         connection, channel = self._pair = await connect(self._target, self._purpose)
+        self._watch(connection, channel)
         try:
-            self._watch(connection, channel)
             with translated():
                 async with asyncio.timeout(self._target.timeout_s):
                     await self._set_up(connection, channel)
         except BaseException:
-            await self._lose(connection, channel)
+            self.break_up(channel, "it can't be set up")
+            await self._close(connection, channel)
             raise
         return connection, channel
 
     async def _stay_up(self, connection: Connection, channel: Channel) -> None:
-        self._was_up = True
-        self._log.info("broker connected")
-        self._up.set_result(channel)
+        if self._pair is not None:  # it may have broken by now
+            self._was_up = True
+            self._up.set_result(channel)
+            self._log.info("broker connected")
         try:
-            why = await self._broken
-            self._log.warning("broker connection lost", reason=why)
+            self._log.warning("broker connection lost", reason=await self._broken)
         finally:
-            self._up = asyncio.get_running_loop().create_future()
-            await self._lose(connection, channel)
+            self.break_up(channel, "it is being closed")
+            await self._close(connection, channel)
 
-    async def _lose(self, connection: Connection, channel: Channel) -> None:
-        """Let go of the pair, and of everybody who works on it. Closing goes on when this is cancelled."""
+    async def _close(self, connection: Connection, channel: Channel) -> None:
+        """Close in a task of its own, which goes on when this link is closed meanwhile."""
         self._closing = asyncio.create_task(close(connection, channel))
-        self._pair = None
-        self._on_lost()
-        for scope in self._operations:
-            scope.reschedule(asyncio.get_running_loop().time())
         await asyncio.wait({self._closing})
 
     def _is_final(self, error: Exception, failures: int) -> bool:
@@ -185,7 +194,7 @@ class Link:
         self._up.exception()  # seen: nobody may be waiting
 
     def _watch(self, connection: Connection, channel: Channel) -> None:
-        self._broken: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._broken = asyncio.get_running_loop().create_future()
 
         def on_closed(closing: asyncio.Future[None]) -> None:
             error = None if closing.cancelled() else closing.exception()

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import os
 import secrets
 import socket
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Final, Self
+from typing import Final
 
 from simple_queue_server.brokers.sqlite_file import owners_directory
 from simple_queue_server.brokers.sqlite_tables import OwnerRow
+from simple_queue_server.locks import Lock
 
 QUEUE: Final = b"q"
 """Rung when something was put on a queue that the owner listens to."""
@@ -69,34 +69,6 @@ class OwnersDirectory:
     def close(self) -> None:
         """Idempotent."""
         self._sender.close()
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
-
-
-class Lock:
-    """The lock on an owner's file. Holding it means that nobody else can be that owner."""
-
-    def __init__(self, fd: int) -> None:
-        self._fd = fd
-
-    @classmethod
-    def take(cls, path: Path, *, create: bool) -> Self | None:
-        """Take the lock; None when it is held, or the file was removed meanwhile. Raises OSError."""
-        fd = os.open(path, os.O_RDWR | (os.O_CREAT if create else 0), 0o600)
-        with contextlib.ExitStack() as undo:
-            undo.callback(os.close, fd)
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if not os.path.samestat(os.fstat(fd), path.stat()):
-                    return None
-            except (BlockingIOError, FileNotFoundError):
-                return None
-            undo.pop_all()
-        return cls(fd)
-
-    def release(self) -> None:
-        """Idempotent."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1

@@ -8,11 +8,13 @@ request is deleted.
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 
 from simple_queue_server.brokers.sqs_batches import Batcher
+from simple_queue_server.brokers.sqs_dead_letters import set_aside
 from simple_queue_server.brokers.sqs_errors import SqsError
 from simple_queue_server.brokers.sqs_in_hand import Heartbeat, InHand
 from simple_queue_server.brokers.sqs_intake import Intake
@@ -64,8 +66,10 @@ class SqsDelivery:
         """When SQS takes the request back, whatever we do, on the clock of time.monotonic()."""
         return self._held.until
 
-    async def answer(self, response: bytes) -> None:
+    async def answer(self, response: bytes, *, give_up: bool = False) -> None:
         await self._broker.outbox.put(response, self.reply, self._held.first.group)
+        if give_up:
+            await self._broker.set_aside(self._held)
         await self._broker.settle(self._held)
 
     async def ack(self) -> None:
@@ -79,6 +83,7 @@ class SqsBroker:
     """The server's side of SQS; see :class:`base.Broker`."""
 
     def __init__(self, settings: SqsSection, *, max_in_flight: int, hold_limit_s: float = HOLD_LIMIT_S) -> None:
+        self.patience_s: float | None = hold_limit_s * 11 / 12
         self._settings = settings
         self._link = SqsLink(settings)
         self.in_hand: Final = InHand(max_in_flight, ordered=settings.incoming_queue.endswith(".fifo"))
@@ -93,6 +98,7 @@ class SqsBroker:
             delete=self._delete_again,
         )
         self._deletes: Batcher | None = None
+        self._taking: asyncio.Task[Any] | None = None
         self._closed = False
         self._broken: BaseException | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -109,13 +115,16 @@ class SqsBroker:
         self._deletes = Batcher(self._link, "delete_message_batch", queue)
         heartbeat = Heartbeat(self._link, queue, self.in_hand, self._settings.visibility_timeout_s)
         self._start(self._tasks, heartbeat.run())
-        self._start(self._tasks, self._intake.run())
+        self._taking = self._start(self._tasks, self._intake.run())
 
     async def receive(self) -> SqsDelivery:
-        held = await self.in_hand.next()
-        if held is None:
-            raise BrokerGaveUp("the broker is closed") from self._broken
-        return SqsDelivery(self, held)
+        self._take_again()
+        while (held := await self.in_hand.next()) is not None:
+            if self.patience_s is None or held.until - time.monotonic() >= self.patience_s:
+                return SqsDelivery(self, held)
+            # it waited too long for its turn; when it comes again, it may be held for the whole time
+            await self.give_back(self.in_hand.drop_with_mates(held))
+        raise BrokerGaveUp("the broker is closed") from self._broken
 
     async def publish(self, response: bytes, reply: ReplyAddress) -> None:
         await self.outbox.put(response, reply)
@@ -146,6 +155,10 @@ class SqsBroker:
         self.in_hand.close()
         await self._link.close()
 
+    async def set_aside(self, held: Held) -> None:
+        """Copy a request that is given up to the dead-letter queue, if there's one."""
+        await set_aside(self._link, await self._link.patiently(self._incoming_queue), held.first)
+
     async def settle(self, held: Held) -> None:
         """Delete a request that is done. What can't be deleted now is deleted when it shows up again."""
         self.in_hand.remember(held)
@@ -156,6 +169,13 @@ class SqsBroker:
         chunks = [dropped[start : start + 10] for start in range(0, len(dropped), 10)]
         errands = [self._start(self._errands, self._give_back(chunk)) for chunk in chunks]
         await asyncio.gather(*(asyncio.shield(errand) for errand in errands))
+
+    def _take_again(self) -> None:
+        """After :meth:`stop_receiving`, begin anew; or go on, if its last poll still is under way."""
+        if self._intake.stopping and not self._closed:
+            self._intake.stopping = False
+            if self._taking is not None and self._taking.done():
+                self._taking = self._start(self._tasks, self._intake.run())
 
     def _delete_again(self, held: Held) -> None:
         self._start(self._errands, self._delete(held))

@@ -29,6 +29,8 @@ log = structlog.stdlib.get_logger("simple_queue_server")
 class Intake:
     """:meth:`run` goes on until ``stopping``; the poll under way then ends by itself, or by cancelling.
 
+    To begin again, set ``stopping`` back, and run again if it has ended.
+
     ``give_back`` gets what comes after ``stopping``, ``delete`` what was settled before.
     """
 
