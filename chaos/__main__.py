@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import datetime
+import logging
 import platform
 import random
 import shutil
@@ -65,7 +66,8 @@ def main(seed: int | None, broker: str, requests: int, minutes: float, writes: b
     """Drive requests through the brokers while everything is killed, cut off and filled; count what came of them."""
     seed = random.SystemRandom().randrange(1 << 32) if seed is None else seed
     click.echo(f"seed {seed}")
-    structlog.configure(logger_factory=structlog.ReturnLoggerFactory(), processors=[structlog.processors.KeyValueRenderer()])
+    logging.disable()  # of the clients here, which are cut off all the time: the services have logs of their own
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     with_mounts_of_our_own()
     verdicts = []
     for name in BROKERS if broker == "all" else [broker]:

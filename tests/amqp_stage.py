@@ -30,7 +30,7 @@ class Properties(spec.Basic.Properties):
 
     def marshal(self) -> bytes:
         self.message_id = self._given.get("message_id")
-        return super().marshal()
+        return super().marshal().replace(b"not UTF-8", b"\xff\xfe UTF-8")
 
 
 async def soon(awaitable: Awaitable[T], timeout_s: float = 30) -> T:
@@ -49,8 +49,9 @@ async def eventually(condition: Callable[[], Awaitable[Any]], timeout_s: float =
 class Network:
     """A TCP proxy in front of the broker. Connections are numbered as they came: 0, 1, …"""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, host: str = "127.0.0.1") -> None:
         self._target = port
+        self._host = host
         self._writers: list[tuple[asyncio.StreamWriter, asyncio.StreamWriter]] = []
         self._pumps: set[asyncio.Task[None]] = set()
         self._held_back: list[asyncio.Event] = []
@@ -71,7 +72,7 @@ class Network:
 
     async def accept(self) -> None:
         """Take connections (again)."""
-        self._server = await asyncio.start_server(self._connect, "127.0.0.1", self.port)
+        self._server = await asyncio.start_server(self._connect, self._host, self.port)
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def refuse(self) -> None:
@@ -145,9 +146,9 @@ class Stage:
         """A client, closed after the test."""
         return await soon(self._resources.enter_async_context(AmqpClient(self.section(**changes))))
 
-    async def network(self) -> Network:
-        """A proxy in front of the node."""
-        return await self._resources.enter_async_context(Network(self.node.port))
+    async def network(self, port: int | None = None, host: str = "127.0.0.1") -> Network:
+        """A proxy in front of the node, or of another port."""
+        return await self._resources.enter_async_context(Network(port or self.node.port, host))
 
     def through(self, network: Network, **keys: Any) -> AmqpConnection:
         """Settings to reach the node through the proxy."""

@@ -47,6 +47,11 @@ class RabbitNode:
         """The path of the PEM file of the authority of the TLS port."""
         return str(self.directory / "ca.pem")
 
+    @property
+    def pids(self) -> list[int]:
+        """The processes that were started for this node and run."""
+        return [process.pid for process in (self._epmd, self._node) if process is not None]
+
     def connection(self, **keys: Any) -> AmqpConnection:
         """Settings to reach the node as guest, with ``keys`` changed or added."""
         defaults: dict[str, Any] = {"host": "127.0.0.1", "port": self.port}

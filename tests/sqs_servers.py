@@ -1,7 +1,7 @@
 """Real SQS servers for the tests, as processes on free ports of the loopback interface.
 
 ``sqs_server``: fauxqs, shared by the whole session (use queue names of your own). It's faithful about receipt
-handles: one that is stale neither extends nor deletes. ``start_sqs``: makes servers of one's own, to stop and start.
+handles: one that is stale neither extends nor deletes. ``fauxqs``: one of one's own, to stop and start.
 ``moto_server``: moto's, which refuses to hold a message for more than 12 hours, but lets stale handles do everything.
 """
 
@@ -144,10 +144,3 @@ def sqs_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SqsServer]:
 def moto_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SqsServer]:
     with serving(moto(tmp_path_factory.mktemp("moto"))) as server:
         yield server
-
-
-@pytest.fixture
-def start_sqs(tmp_path: Path) -> Iterator[Callable[..., SqsServer]]:
-    """Starts a fauxqs of the test's own, with the keywords of :func:`fauxqs`."""
-    with contextlib.ExitStack() as servers:
-        yield lambda **keywords: servers.enter_context(serving(fauxqs(tmp_path, **keywords)))

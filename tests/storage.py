@@ -20,7 +20,7 @@ from waiting import eventually
 
 RCLONE = str(Path(sys.executable).with_name("rclone"))
 USER = "testkey"
-SECRET = "testsecret"  # noqa: S105 - the secret of a server that lives for a test
+SECRET = "testsecret"
 
 Kind: TypeAlias = Literal["s3", "sftp", "webdav", "http"]
 

@@ -9,8 +9,8 @@ from typing import TypeVar
 
 import msgspec
 import pytest
-import storage
 
+import storage
 from medusa_copier.rclone.binary import find_binary
 from medusa_copier.rclone.client import Client, Location
 from medusa_copier.rclone.daemon import Daemon

@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
-import aiormq
 import pytest
 import structlog
 import trustme
-from aiormq import spec
 
 from amqp_stage import Network, Stage, eventually, receive, soon, staged
 from rabbitmq import RabbitNode
 from simple_queue_server.brokers import amqp_link
-from simple_queue_server.brokers.amqp import AmqpBroker
-from simple_queue_server.brokers.amqp_client import AmqpClient
 from simple_queue_server.brokers.base import ReplyAddress
 from simple_queue_server.errors import BrokerError, BrokerGaveUp
 
@@ -169,7 +164,9 @@ async def made_again(logged: list[Any], queue: str) -> bool:
     return [entry["queue"] for entry in events(logged, "queue made")].count(queue) == 2
 
 
-async def test_an_outgoing_queue_that_is_gone_is_made_again_and_the_response_is_on_it(stage: Stage, logged: Any) -> None:
+async def test_an_outgoing_queue_that_is_gone_is_made_again_and_the_response_is_on_it(
+    stage: Stage, logged: Any
+) -> None:
     broker = await stage.broker()
     await stage.send(*[b"request"] * 5)
     deliveries = await receive(broker, 5)
@@ -312,12 +309,13 @@ async def test_a_request_is_adopted_again_and_again(stage: Stage, logged: Any) -
     assert await stage.bodies() == [b"done"]
 
 
-async def test_requests_taken_ahead_when_the_connection_dies_come_again(stage: Stage) -> None:
+async def test_requests_taken_ahead_when_the_connection_dies_come_again(stage: Stage, logged: Any) -> None:
     network = await stage.network()
     broker = await stage.broker(connection=stage.through(network))
     await stage.send(b"1", b"2", b"3")
     await eventually(lambda: has_waiting(stage, 0))
     network.cut()
+    await eventually(lambda: lost(logged))
     deliveries = await receive(broker, 3)
     assert [delivery.body for delivery in deliveries] == [b"1", b"2", b"3"]
     await soon(asyncio.gather(*(delivery.answer(b"done") for delivery in deliveries)))
@@ -345,7 +343,7 @@ async def test_a_request_answered_while_its_channel_was_dead_is_not_received_aga
 
 
 async def lost(logged: list[Any]) -> bool:
-    return bool(events(logged, "broker connection lost"))
+    return any(entry["purpose"] == "consumer" for entry in events(logged, "broker connection lost"))
 
 
 async def test_without_a_message_id_it_is_received_again(stage: Stage, logged: Any) -> None:
@@ -376,3 +374,371 @@ async def test_an_acknowledgement_lost_on_the_way_does_not_make_a_second_respons
     await eventually(stage.has_no_requests)
     assert await stage.bodies() == [b"done"]
     assert events(logged, "request was handed out again, it is answered already")
+
+
+async def test_a_request_that_was_given_back_is_not_adopted(stage: Stage, logged: Any) -> None:
+    network = await stage.network()
+    broker = await stage.broker(connection=stage.through(network))
+    await stage.send(b"request")
+    (delivery,) = await receive(broker)
+    await lose_consumer(stage, network)
+    await eventually(lambda: lost(logged))
+    await delivery.requeue()
+    await network.accept()
+    (again,) = await receive(broker)
+    assert again is not delivery
+    await soon(again.answer(b"done"))
+    await eventually(stage.has_no_requests)
+
+
+async def test_a_broker_that_answers_nothing_any_more_is_noticed_by_its_heartbeat(stage: Stage, logged: Any) -> None:
+    network = await stage.network()
+    broker = await stage.broker(connection=stage.through(network, heartbeat=1))
+    await stage.send(b"request", message_id="m1")
+    (delivery,) = await receive(broker)
+    network.from_broker.clear()
+    answer = asyncio.create_task(delivery.answer(b"done"))
+    await eventually(lambda: lost(logged))
+    network.flow()
+    await soon(answer)
+    await eventually(stage.has_no_requests)
+    assert set(await stage.bodies()) == {b"done"}
+
+
+async def test_a_flood_of_answers_survives_connections_that_are_cut_again_and_again(stage: Stage) -> None:
+    network = await stage.network()
+    broker = await stage.broker(max_in_flight=64, connection=stage.through(network))
+    await stage.send(*[b"%d" % number for number in range(400)], message_id="same")
+    answered: set[bytes] = set()
+
+    async def work(body: bytes, answering: Any) -> None:
+        await answering
+        answered.add(body)
+
+    async def serve() -> None:
+        async with asyncio.TaskGroup() as working:
+            while True:
+                delivery = await broker.receive()
+                working.create_task(work(delivery.body, delivery.answer(delivery.body)))
+
+    serving = asyncio.create_task(serve())
+    for threshold in (50, 150, 250):
+        await eventually(lambda threshold=threshold: reached(answered, threshold))
+        network.cut()
+    await eventually(lambda: reached(answered, 400))
+    await eventually(stage.has_no_requests)
+    serving.cancel()
+    await asyncio.wait({serving})
+    responses = await stage.bodies()
+    assert set(responses) == answered == {b"%d" % number for number in range(400)}
+    print(f"{len(responses) - 400} responses came twice")
+
+
+async def reached(answered: set[bytes], number: int) -> bool:
+    return len(answered) >= number
+
+
+# Giving up
+
+
+async def test_a_broker_that_is_away_at_the_start_is_waited_for(stage: Stage, logged: Any) -> None:
+    network = await stage.network()
+    await network.refuse()
+    opening = asyncio.create_task(stage.broker(connection=stage.through(network)))
+    await eventually(lambda: tried(logged, 3))
+    assert not opening.done()
+    await network.accept()
+    assert await soon(opening)
+
+
+async def tried(logged: list[Any], times: int) -> bool:
+    return len(events(logged, "broker can't be used, trying again")) >= times
+
+
+@pytest.mark.parametrize("limit", [0, 1, 3])
+async def test_the_start_gives_up_after_so_many_failed_attempts(stage: Stage, logged: Any, limit: int) -> None:
+    network = await stage.network()
+    await network.refuse()
+    with pytest.raises(
+        BrokerGaveUp, match=f"given up after {max(1, limit)} failed attempts: 127.0.0.1:{network.port}: "
+    ):
+        await stage.broker(connection=stage.through(network), max_connection_retry_errors=limit)
+    assert len(events(logged, "broker can't be used, trying again")) == max(0, limit - 1)
+
+
+async def test_everything_gives_up_when_the_broker_stays_away(stage: Stage) -> None:
+    network = await stage.network()
+    broker = await stage.broker(connection=stage.through(network), max_connection_retry_errors=3)
+    await stage.send(b"1", b"2")
+    (delivery,) = await receive(broker)
+    waiting = asyncio.create_task(broker.receive())
+    await soon(waiting)
+    await network.refuse()
+    network.cut()
+    for operation in (broker.receive(), delivery.answer(b"done"), broker.publish(b"done", delivery.reply)):
+        with pytest.raises(BrokerGaveUp, match="given up after 3 failed attempts"):
+            await soon(operation)
+    await delivery.requeue()
+    await broker.close()
+    assert (await receive(await stage.broker()))[0].body == b"1"
+
+
+async def test_attempts_count_anew_after_each_connection(stage: Stage, logged: Any) -> None:
+    network = await stage.network()
+    broker = await stage.broker(connection=stage.through(network), max_connection_retry_errors=2)
+    for times in (1, 2, 3):
+        network.cut()
+        await eventually(lambda times=times: connected(logged, 2 * times + 2))
+    await stage.send(b"request")
+    assert await receive(broker)
+
+
+async def connected(logged: list[Any], times: int) -> bool:
+    return len(events(logged, "broker connected")) >= times
+
+
+@pytest.mark.parametrize(
+    ("keys", "reason"),
+    [({"password": "s3cret"}, "ACCESS_REFUSED"), ({"vhost": "nowhere"}, "vhost nowhere not found")],
+)
+async def test_what_waiting_cannot_mend_fails_at_once(
+    stage: Stage, logged: Any, keys: dict[str, str], reason: str
+) -> None:
+    with pytest.raises(BrokerError, match=reason) as caught:
+        await stage.broker(connection=stage.node.connection(**keys))
+    assert not isinstance(caught.value, BrokerGaveUp)
+    assert "s3cret" not in str(caught.value) + str(logged)
+
+
+async def test_the_hosts_are_tried_in_turn(stage: Stage) -> None:
+    network = await stage.network()
+    await network.refuse()
+    hosts = [f"127.0.0.1:{network.port}", f"127.0.0.1:{stage.node.port}"]
+    broker = await stage.broker(connection=stage.node.connection(host=None, port=None, hosts=hosts))
+    await stage.send(b"request")
+    assert await receive(broker)
+
+
+async def test_a_url_is_as_good_as_keys(stage: Stage) -> None:
+    broker = await stage.broker(connection=f"amqp://guest:guest@127.0.0.1:{stage.node.port}/?heartbeat=7")
+    await stage.send(b"request")
+    assert await receive(broker)
+
+
+# TLS
+
+
+async def test_a_certificate_of_a_trusted_authority_is_accepted(stage: Stage) -> None:
+    broker = await stage.broker(connection=stage.node.tls_connection())
+    await stage.send(b"request")
+    (delivery,) = await receive(broker)
+    await soon(delivery.answer(b"response"))
+    assert await stage.bodies() == [b"response"]
+
+
+async def test_a_certificate_of_an_unknown_authority_is_refused_at_once(stage: Stage, tmp_path: Path) -> None:
+    other = tmp_path / "other.pem"
+    trustme.CA().cert_pem.write_to_path(other)
+    for authority in (str(other), None):
+        connection = stage.node.tls_connection(tls_ca_certificates=authority)
+        with pytest.raises(BrokerError, match="its certificate can't be trusted: (self-signed|unable to get local)"):
+            await stage.broker(connection=connection)
+
+
+async def test_a_certificate_for_another_host_is_refused(stage: Stage) -> None:
+    with pytest.raises(BrokerError, match="its certificate can't be trusted: .*127.0.0.2"):
+        await stage.broker(connection=stage.node.tls_connection(host="127.0.0.2", port=await forward_to_tls(stage)))
+
+
+async def forward_to_tls(stage: Stage) -> int:
+    return (await stage.network(stage.node.tls_port, "127.0.0.2")).port
+
+
+async def test_verify_peer_false_accepts_any_certificate_and_warns(stage: Stage, logged: Any) -> None:
+    await stage.broker(connection=stage.node.tls_connection(tls_ca_certificates=None, verify_peer=False))
+    (warning,) = [entry for entry in logged if "verify_peer is off" in entry["event"]]
+    assert warning["log_level"] == "warning"
+
+
+async def test_a_client_certificate_is_shown_to_the_broker(stage: Stage, tmp_path: Path) -> None:
+    await stage.broker(connection=stage.node.tls_connection(**client_certificate(stage.node.ca, tmp_path)))
+    stranger = client_certificate(trustme.CA(), tmp_path)
+    with pytest.raises(BrokerError, match="(?i)unknown.ca"):
+        await soon(stage.broker(connection=stage.node.tls_connection(**stranger), max_connection_retry_errors=1))
+
+
+def client_certificate(authority: trustme.CA, directory: Path) -> dict[str, str]:
+    """A certificate in a file, and its key as PEM text, as from an environment variable."""
+    made = authority.issue_cert("client@example.org")
+    made.cert_chain_pems[0].write_to_path(directory / "client.pem")
+    return {"tls_cert": str(directory / "client.pem"), "tls_key": made.private_key_pem.bytes().decode()}
+
+
+async def test_a_missing_file_is_named(stage: Stage) -> None:
+    for keys in ({"tls_ca_certificates": "/no/such/ca.pem"}, {"tls_cert": "/no/such/cert.pem"}):
+        ((key, path),) = keys.items()
+        with pytest.raises(BrokerError, match=f"{key}.*{path} can't be used: No such file or directory"):
+            await stage.broker(connection=stage.node.tls_connection(**keys))
+
+
+# The node itself
+
+
+@pytest.fixture(scope="module")
+def own_node(rabbitmq_node: Callable[..., RabbitNode]) -> RabbitNode:
+    return rabbitmq_node(config=("channel_tick_interval = 500", "max_message_size = 100000"))
+
+
+async def test_nothing_is_lost_when_the_node_is_killed_and_comes_back(own_node: RabbitNode) -> None:
+    async with staged(own_node) as stage:
+        broker = await stage.broker(max_in_flight=20)
+        sent = [b"%d" % number for number in range(60)]
+        for number, body in enumerate(sent):
+            await stage.send(body, message_id=str(number))
+        first = await receive(broker, 20)
+        await soon(asyncio.gather(*(delivery.answer(delivery.body) for delivery in first[:5])))
+        own_node.kill()
+        answers = [asyncio.create_task(delivery.answer(delivery.body)) for delivery in first[5:]]
+        own_node.launch()
+        await asyncio.to_thread(own_node.wait_until_ready)
+        await soon(asyncio.gather(*answers))
+        async with staged(own_node) as after:
+            after.incoming, after.outgoing = stage.incoming, stage.outgoing
+            responses: list[bytes] = []
+            while set(responses) != set(sent):
+                (delivery,) = await receive(broker)
+                await soon(delivery.answer(delivery.body))
+                responses += await after.bodies()
+            await broker.close()
+            assert await after.waiting(after.incoming) == 0
+
+
+async def test_a_request_held_for_longer_than_the_consumer_timeout_is_adopted(
+    own_node: RabbitNode, logged: Any
+) -> None:
+    async with staged(own_node) as stage:
+        await stage.rabbitmqctl("eval", "application:set_env(rabbit, consumer_timeout, 500).")
+        broker = await stage.broker()
+        await stage.send(b"long")
+        (delivery,) = await receive(broker)
+        await eventually(lambda: adopted(logged, 2))
+        await stage.rabbitmqctl("eval", "application:set_env(rabbit, consumer_timeout, 1800000).")
+        await eventually(lambda: adopted(logged, 3))
+        await soon(delivery.answer(b"done"))
+        await eventually(stage.has_no_requests)
+        assert await stage.bodies() == [b"done"]
+
+
+async def test_requests_still_come_while_the_broker_takes_no_messages(own_node: RabbitNode) -> None:
+    async with staged(own_node) as stage:
+        broker = await stage.broker()
+        await stage.send(b"1", b"2")
+        (first,) = await receive(broker)
+        await stage.rabbitmqctl("set_vm_memory_high_watermark", "absolute", "1MB")
+        try:
+            answer = asyncio.create_task(first.answer(b"done"))
+            await eventually(lambda: is_blocked(stage))
+            (second,) = await receive(broker)
+            assert not answer.done()
+            await second.requeue()
+            (second,) = await receive(broker)
+        finally:
+            await stage.rabbitmqctl("set_vm_memory_high_watermark", "0.4")
+        await soon(answer)
+        await soon(second.answer(b"done"))
+        assert await stage.bodies() == [b"done"] * 2
+
+
+async def is_blocked(stage: Stage) -> bool:
+    return "blocked" in await stage.rabbitmqctl("list_connections", "state")
+
+
+async def test_a_response_that_is_too_large_is_an_error_and_harms_no_other(own_node: RabbitNode) -> None:
+    async with staged(own_node) as stage:
+        broker = await stage.broker()
+        await stage.send(b"1", b"2")
+        large, small = await receive(broker, 2)
+        answers = asyncio.gather(large.answer(b"x" * 100_001), small.answer(b"done"), return_exceptions=True)
+        error, done = await soon(answers)
+        assert isinstance(error, BrokerError)
+        assert not isinstance(error, BrokerGaveUp)
+        assert "takes no message of 100001 bytes" in str(error)
+        assert done is None
+        await soon(large.answer(b"too large"))
+        await eventually(stage.has_no_requests)
+        assert sorted(await stage.bodies()) == [b"done", b"too large"]
+
+
+def test_the_node_listens_on_loopback_only(own_node: RabbitNode) -> None:
+    listening = {address for table in ("tcp", "tcp6") for address in listeners(table, own_node.pids)}
+    assert {"0100007F", "0" * 24 + "01000000"} >= listening != set()
+
+
+def listeners(table: str, pids: list[int]) -> list[str]:
+    """The addresses, as /proc has them, on which these processes listen."""
+    inodes = {link.readlink().name for pid in pids for link in Path(f"/proc/{pid}/fd").iterdir() if link.is_symlink()}
+    lines = [line.split() for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]]
+    return [line[1].partition(":")[0] for line in lines if line[3] == "0A" and f"socket:[{line[9]}]" in inodes]
+
+
+# Messages no well-behaved client sends
+
+
+async def test_a_message_id_that_is_not_utf_8(stage: Stage) -> None:
+    broker = await stage.broker()
+    await stage.send(b"strange", message_id="not UTF-8")
+    await stage.send(b"normal")
+    assert (await receive(broker))[0].body == b"normal"
+
+
+# The client
+
+
+async def test_a_client_that_cannot_connect_says_so_at_once(stage: Stage) -> None:
+    network = await stage.network()
+    await network.refuse()
+    with pytest.raises(BrokerError, match=f"127.0.0.1:{network.port}"):
+        await stage.client(connection=stage.through(network))
+
+
+async def test_a_sent_request_survives_a_broken_connection_and_a_deleted_queue(stage: Stage) -> None:
+    network = await stage.network()
+    client = await stage.client(connection=stage.through(network))
+    await client.send(b"1")
+    network.cut()
+    await soon(client.send(b"2"))
+    await stage.channel.queue_delete(stage.incoming)
+    await soon(client.send(b"3"))
+    assert (await receive(await stage.broker()))[0].body == b"3"
+
+
+async def test_a_call_whose_reply_queue_is_lost_fails(stage: Stage) -> None:
+    network = await stage.network()
+    client = await stage.client(connection=stage.through(network))
+    broker = await stage.broker()
+    call = asyncio.create_task(client.call(b"request"))
+    (delivery,) = await receive(broker)
+    network.cut()
+    with pytest.raises(BrokerError, match="lost before the response came"):
+        await soon(call)
+    await soon(delivery.answer(b"response"))
+    await eventually(lambda: has_responses(stage, 1))
+    again = asyncio.create_task(client.call(b"again"))
+    await soon((await receive(broker))[0].answer(b"response"))
+    assert await soon(again) == b"response"
+
+
+async def test_a_cancelled_take_loses_no_response(stage: Stage) -> None:
+    client, broker = await stage.client(), await stage.broker()
+    taking = asyncio.create_task(client.take_response(30))
+    await asyncio.wait({taking}, timeout=0.2)
+    taking.cancel()
+    await asyncio.wait({taking})
+    await broker.publish(b"response", ReplyAddress())
+    assert await soon(client.take_response(20)) == b"response"
+
+
+async def test_a_client_without_an_outgoing_queue_takes_no_responses(stage: Stage) -> None:
+    client = await stage.client(outgoing_queue=None)
+    with pytest.raises(BrokerError, match="no outgoing_queue"):
+        await client.take_response(1)

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-import storage
-from storage_fixtures import at, copying, until
 
+import storage
 from medusa_copier.rclone.client import Client, Location
 from medusa_copier.rclone.daemon import Daemon
 from medusa_copier.rclone.errors import NotFound, RcloneError, WrongKind
+from storage_fixtures import at, copying, until
 
 ODD_NAMES = [
     "we ird",

@@ -15,17 +15,17 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-import storage
 import structlog
-from processes import die_with_us
-from storage_fixtures import at, copying, until
-from waiting import eventually
 
+import storage
 from medusa_copier.rclone import stale
 from medusa_copier.rclone.daemon import Daemon, Timing
 from medusa_copier.rclone.errors import RcloneError, RcloneStopped, RcloneUnusable
 from medusa_copier.rclone.process import FlagValue
 from medusa_copier.rclone.retry import with_retries
+from processes import die_with_us
+from storage_fixtures import at, copying, until
+from waiting import eventually
 
 RCLONE = Path(storage.RCLONE)
 SLOW: dict[str, FlagValue] = {"bwlimit": "8M"}
@@ -77,7 +77,7 @@ def runs(pid: int) -> bool:
 
 
 def listening_tcp_sockets(pid: int) -> set[str]:
-    held = {os.readlink(descriptor) for descriptor in Path(f"/proc/{pid}/fd").iterdir()}
+    held = {str(descriptor.readlink()) for descriptor in Path(f"/proc/{pid}/fd").iterdir()}
     rows = [row.split() for table in ("tcp", "tcp6") for row in Path(f"/proc/net/{table}").read_text().splitlines()]
     return {f"socket:[{row[9]}]" for row in rows if row[3] == "0A"} & held
 

@@ -10,16 +10,16 @@ from typing import Any
 
 import pytest
 import structlog
-from waiting import eventually
 
 from medusa_copier.rclone import stale
 from medusa_copier.rclone.errors import RcloneUnusable
 from medusa_copier.rclone.log_lines import LONGEST_LINE, LogLines
-from medusa_copier.rclone.process import command_line, end, flag_arguments, spawn
+from medusa_copier.rclone.process import FlagValue, command_line, end, flag_arguments, spawn
+from waiting import eventually
 
 
 def test_flags_are_written_by_rclones_own_names() -> None:
-    flags = {
+    flags: dict[str, FlagValue] = {
         "bwlimit": "50M",
         "transfers": 8,
         "fast_list": True,
@@ -67,8 +67,16 @@ async def logged(*chunks: bytes, serving: bool = True) -> tuple[list[dict[str, A
 
 @pytest.mark.parametrize(
     ("theirs", "ours"),
-    [("debug", "debug"), ("info", "info"), ("notice", "info"), ("warning", "warning"), ("error", "error")]
-    + [("critical", "critical"), ("emergency", "critical"), ("new", "info")],
+    [
+        ("debug", "debug"),
+        ("info", "info"),
+        ("notice", "info"),
+        ("warning", "warning"),
+        ("error", "error"),
+        ("critical", "critical"),
+        ("emergency", "critical"),
+        ("new", "info"),
+    ],
 )
 async def test_a_line_has_the_matching_level(theirs: str, ours: str) -> None:
     line = f'{{"time":"2026","level":"{theirs}","msg":"Copied\\n(new)","object":"a b","size":3}}\n'

@@ -8,7 +8,7 @@ import signal
 import sys
 import time
 import uuid
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, ExitStack
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -24,9 +24,10 @@ from simple_queue_server.brokers.sqs_link import Queue, SqsLink
 from simple_queue_server.errors import BrokerError, BrokerGaveUp
 from simple_queue_server.settings import SqsConnection, SqsSection
 from sqs_proxy import Call, Cut, Fault, Forward, SqsProxy, until
+from sqs_servers import fauxqs, serving
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Iterator
     from pathlib import Path
 
     from sqs_servers import SqsServer
@@ -125,6 +126,13 @@ async def bench(sqs_server: SqsServer) -> AsyncIterator[Bench]:
         bench = Bench(sqs_server, stack)
         await bench.open()
         yield bench
+
+
+@pytest.fixture
+def start_sqs(tmp_path: Path) -> Iterator[Callable[..., SqsServer]]:
+    """Starts a fauxqs of the test's own, with the keywords of :func:`sqs_servers.fauxqs`."""
+    with ExitStack() as servers:
+        yield lambda **keywords: servers.enter_context(serving(fauxqs(tmp_path, **keywords)))
 
 
 async def soon(broker: SqsBroker, timeout_s: float = 10) -> SqsDelivery:
@@ -506,8 +514,9 @@ async def test_everything_goes_on_when_the_server_was_down(start_sqs: Callable[.
         first = await soon(broker)
         second = await soon(broker)
         server.stop(signal.SIGKILL)
-        answering = [asyncio.create_task(delivery.answer(RESPONSE)) for delivery in (first, second)]
-        await asyncio.sleep(0.3)
+        with capture_logs() as logs:
+            answering = [asyncio.create_task(delivery.answer(RESPONSE)) for delivery in (first, second)]
+            await until(lambda: [entry for entry in logs if "send_message_batch" in str(entry)])
         assert not any(task.done() for task in answering)
         await asyncio.to_thread(server.start)
         async with asyncio.timeout(10):

@@ -34,8 +34,8 @@ BEING_UPDATED: Final = "source file is being updated"
 
 _CONTROLS: Final = {code: chr(0x2400 + code) for code in range(1, 32)} | {0x7F: "\u2421"}
 _SPELLING: Final = _CONTROLS | {ord(symbol): "\u201b" + symbol for symbol in _CONTROLS.values()}
-"""rclone writes a control character as its symbol (``␊``) and quotes a real symbol (``‛␊``). Unless they are
-spelled so it finds nothing in an S3 prefix with the one, and another file for the other."""
+"""rclone writes a control character as its symbol (``␊``), and quotes a symbol that is really there. Unless they
+are spelled so it finds nothing in an S3 prefix with the one, and another file for the other."""
 
 T = TypeVar("T")
 

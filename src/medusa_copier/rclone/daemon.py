@@ -208,7 +208,7 @@ class Daemon:
             try:
                 await self._launch()
             except (RcloneError, OSError) as error:
-                log.error("rclone.unusable", reason=str(error), restart_in_s=backoff_s)  # noqa: TRY400
+                log.error("rclone.unusable", reason=str(error), restart_in_s=backoff_s)
             else:
                 return backoff_s
 

@@ -39,25 +39,25 @@ class RcloneError(Exception):
         self.transient = transient
 
 
-class NotFound(RcloneError):  # noqa: N818 - it is what happened
+class NotFound(RcloneError):
     """Nothing is at the source, or the root itself is missing."""
 
     def __init__(self, reason: str = "no such file or directory") -> None:
         super().__init__(reason, exit_status=DIRECTORY_NOT_FOUND)
 
 
-class WrongKind(RcloneError):  # noqa: N818
+class WrongKind(RcloneError):
     """A directory stands where a file was expected, or a file where a directory was."""
 
 
-class RcloneStopped(RcloneError):  # noqa: N818
+class RcloneStopped(RcloneError):
     """rclone died, hung or isn't running. Nothing is known of what it was asked to do."""
 
     def __init__(self, reason: str = "rclone stopped while it was working on this") -> None:
         super().__init__(reason, exit_status=TEMPORARY_ERROR, transient=True)
 
 
-class RcloneUnusable(RcloneError):  # noqa: N818
+class RcloneUnusable(RcloneError):
     """rclone can't be started as it is configured. Someone has to change something."""
 
 

@@ -35,8 +35,6 @@ _FIXED: Final = (
     "--rc-job-expire-interval=1s",  # by default rclone remembers each call for a minute
     "--use-json-log",
     "--ask-password=false",
-    "--dry-run=false",
-    "--interactive=false",  # both may come from the environment
 )
 
 
@@ -51,13 +49,18 @@ def flag_arguments(flags: Mapping[str, FlagValue]) -> list[str]:
     arguments = []
     for name, value in flags.items():
         flag = name.lstrip("-").replace("_", "-")
-        if flag == "rc" or flag.startswith("rc-"):
-            raise RcloneUnusable(f"the rclone flag {name!r} can't be set: the service controls rclone by itself")
-        if flag in _TAKEN:
-            raise RcloneUnusable(f"the rclone flag {name!r} can't be set: {_TAKEN[flag]}")
+        if refusal := _refusal(flag):
+            raise RcloneUnusable(f"the rclone flag {name!r} can't be set: {refusal}")
         values = [value] if isinstance(value, (str, bool, int, float)) else value
         arguments += [_argument(flag, one) for one in values]
     return arguments
+
+
+def _refusal(flag: str) -> str | None:
+    """Why an operator can't set ``flag``."""
+    if flag == "rc" or flag.startswith("rc-"):
+        return "the service controls rclone by itself"
+    return _TAKEN.get(flag)
 
 
 def _argument(flag: str, value: bool | float | str) -> str:
@@ -72,7 +75,7 @@ async def spawn(command: Sequence[str]) -> asyncio.subprocess.Process:
     It gets a process group of its own, so that Ctrl-C in the terminal doesn't reach it. The kernel watches
     the thread that starts it: call this from one that lives as long as the service, best the main one.
     """
-    environment = {name: value for name, value in os.environ.items() if not _is_rc_variable(name)}
+    environment = {name: value for name, value in os.environ.items() if not _is_refused_variable(name)}
     if sys.platform == "linux":
         command = [sys.executable, "-I", "-S", launcher.__file__, str(os.getpid()), *command]
     try:
@@ -88,9 +91,10 @@ async def spawn(command: Sequence[str]) -> asyncio.subprocess.Process:
         raise RcloneUnusable(f"{command[0]} can't be run: {error.strerror}") from error
 
 
-def _is_rc_variable(name: str) -> bool:
-    """RCLONE_RC=true in the environment would make it listen on TCP as well."""
-    return name == "RCLONE_RC" or name.startswith("RCLONE_RC_")
+def _is_refused_variable(name: str) -> bool:
+    """Whether it would set a flag that can't be set here; RCLONE_RC=true would make it listen on TCP as well."""
+    flag = name.removeprefix("RCLONE_").lower().replace("_", "-")
+    return name.startswith("RCLONE_") and name != "RCLONE_CONFIG" and _refusal(flag) is not None
 
 
 async def end(process: asyncio.subprocess.Process, *, patience_s: float) -> None:
