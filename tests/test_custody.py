@@ -1,4 +1,4 @@
-"""Long requests, late responses, poison, halting: what a server does beyond one request's way, over the memory broker."""
+"""Long requests, late responses, poison, halting: beyond one request's way, over the memory broker."""
 
 import asyncio
 import json

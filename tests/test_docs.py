@@ -13,10 +13,10 @@ import aio_pika
 import msgspec
 import pytest
 import yaml
-from processes import running
-from rabbitmq import RabbitNode
 
 from medusa_copier.settings import CopierSettings
+from processes import running
+from rabbitmq import RabbitNode
 from simple_queue_server.brokers.sqlite import EmbeddedClient
 from simple_queue_server.settings import EmbeddedSection
 

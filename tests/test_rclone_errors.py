@@ -138,6 +138,7 @@ def test_s3s_ceremony_becomes_short_without_losing_a_fact() -> None:
         'Get "https://user:hunter2@example.org/a": EOF',
         'Put "https://s3.example.org/b/a?X-Amz-Credential=hunter2&X-Amz-Signature=hunter2": EOF',
         'didn\'t find section in config file ("s3,secret_access_key=hunter2")',
+        'starting with parameters ["rclone" "--s3-secret-access-key=hunter2" "--password-command=echo hunter2"]',
         "failed to create file system for \"s3,provider=AWS,session_token='hunter2':b\": no",
     ],
 )

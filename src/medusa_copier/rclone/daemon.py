@@ -97,11 +97,6 @@ class Daemon:
         running = self._running
         return running.process.pid if running and running.process.returncode is None else None
 
-    @property
-    def is_ready(self) -> bool:
-        """Whether rclone is up, as far as is known."""
-        return self._ready.is_set()
-
     async def start(self) -> None:
         """Start rclone and return when it answers. Raises RcloneUnusable with rclone's own reason."""
         if self._config and not self._config.is_file():

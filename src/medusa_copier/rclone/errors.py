@@ -137,6 +137,7 @@ _SECRET_PARAMETER: Final = re.compile(
     r"([,?&](?:\w*(?:secret|password|token|credentials)\w*|pass|key|sas_url)=)(\"[^\"]*\"|'[^']*'|[^,:&\s]*)",
     re.IGNORECASE,
 )
+_SECRET_FLAG: Final = re.compile(r"(\"--[\w-]*(?:secret|pass|token|key|credentials)[\w-]*=)[^\"]*", re.IGNORECASE)
 
 
 def one_line(text: str) -> str:
@@ -147,6 +148,7 @@ def one_line(text: str) -> str:
     text = _USER_INFO.sub(r"\1", text)
     text = _QUERY.sub(r"\1", text)
     text = _SECRET_PARAMETER.sub(r"\1***", text)
+    text = _SECRET_FLAG.sub(r"\1***", text)
     text = " ".join(text.split())
     return text if len(text) <= LONGEST_REASON else text[: LONGEST_REASON - 1] + "…"
 
