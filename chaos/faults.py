@@ -8,15 +8,15 @@ import os
 import random
 import signal
 from collections import Counter, defaultdict
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
-from chaos.sides import Side
+from chaos.sides import Fault, Side
 from chaos.stage import Service, Stage
 
-MEAN_PAUSE_S: Final = 1.5
-LASTS_S: Final = (0.3, 6.0)
+MEAN_PAUSE_S: Final = 1.0
+LASTS_S: Final = (0.3, 8.0)
 SECOND_SIGNAL_S: Final = 0.3
 
 Deed: TypeAlias = Callable[[Service, float], Awaitable[bool | None]]
@@ -50,7 +50,7 @@ class Faults:
         if "full" in stage.roots:
             self._deeds["fill disk"] = (3, self._fill_disk)
         for name, (weight, fault) in side.faults().items():
-            self._deeds[name] = (weight, lambda _, seconds, fault=fault: fault(seconds))
+            self._deeds[name] = (weight, self._on_side(fault))
         self._busy: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self.done: Counter[str] = Counter()
 
@@ -81,6 +81,12 @@ class Faults:
             if await deed(self._stage.services[event.service], event.lasts_s) is not False:
                 self.done[event.fault] += 1
 
+    def _on_side(self, fault: Fault) -> Deed:
+        async def deed(service: Service, seconds: float) -> None:
+            await fault(self._stage.services.index(service), seconds)
+
+        return deed
+
     async def _cut_s3(self, _service: Service, _seconds: float) -> None:
         self._stage.s3.cut()
 
@@ -92,8 +98,8 @@ class Faults:
     async def _fill_disk(self, _service: Service, seconds: float) -> None:
         filler = self._stage.roots["full"] / "filler"
         with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
-            while True:
-                file.write(bytes(1 << 16)) or os.sync()
+            while file.write(bytes(1 << 12)):
+                pass
         await asyncio.sleep(seconds)
         filler.unlink()
 
@@ -127,8 +133,3 @@ async def _kill_rclone(service: Service, _seconds: float) -> bool:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
     return bool(pids)
-
-
-def counts(done: Counter[str]) -> Mapping[str, int]:
-    """For the table."""
-    return dict(sorted(done.items()))

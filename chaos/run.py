@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from chaos.faults import Faults
-from chaos.sides import AwayError, Side
+from chaos.sides import SERVICES, AwayError, Side
 from chaos.stage import Stage, processes_in, stage
 from chaos.verdict import Responses, Verdict
 from chaos.workload import Request, draw, make_sources
@@ -40,7 +40,7 @@ async def run(opened: Opened, directory: Path, *, rng: random.Random, requests: 
         drawn = list(draw(rng, requests, make_sources(rng, world.roots)))
         responses = Responses(drawn)
         collecting = asyncio.create_task(side.collect(responses.take))
-        await world.start_services(side.sections())
+        await world.start_services(side.sections(number) for number in range(SERVICES))
         faults = Faults(side, world)
         await _send_under_fire(side, drawn, faults, rng, seconds)
         verdict.left_on_queue = await _settle(side, responses)
@@ -118,7 +118,9 @@ def _look_around(world: Stage, verdict: Verdict) -> None:
     partial = [path for root in world.roots.values() for path in root.rglob("*.partial")]
     verdict.partial_files = len(partial)
     verdict.findings += [f"leftover {path}" for path in partial]
-    entries = [path for path in world.directory.glob("service-*/run/journal/*/*.json") if path.parent.name != "set-aside"]
+    entries = [
+        path for path in world.directory.glob("service-*/run/journal/*/*.json") if path.parent.name != "set-aside"
+    ]
     verdict.left_in_journal = len(entries)
     verdict.findings += [f"in the journal: {path}" for path in entries]
     for service in world.services:

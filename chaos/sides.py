@@ -10,13 +10,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import signal
 import sqlite3
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Protocol, TypeAlias
 
 import aio_pika
-from aio_pika.abc import AbstractConnection, AbstractIncomingMessage
+from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractIncomingMessage
+from aiobotocore.config import AioConfig
+from aiobotocore.session import get_session
 
 from rabbitmq import RabbitNode
 from simple_queue_server.brokers.sqlite import EmbeddedClient
@@ -26,11 +29,14 @@ from sqs_servers import SqsServer
 from tcp_proxy import TcpProxy
 
 Take: TypeAlias = Callable[[bytes], None]
-Fault: TypeAlias = Callable[[float], Awaitable[None]]
-"""Does it, waits for as many seconds, and undoes it."""
+Fault: TypeAlias = Callable[[int, float], Awaitable[None]]
+"""Does it, to the connections of the service with this number if to any, waits so many seconds, and undoes it."""
 
 INCOMING: Final = "requests"
 OUTGOING: Final = "responses"
+SERVICES: Final = 2
+"""How many services serve the queue at the same time."""
+
 CALL_TIMEOUT_S: Final = 10.0
 AGAIN_S: Final = 0.2
 VISIBILITY_S: Final = 5
@@ -47,8 +53,8 @@ class Side(Protocol):
     note: str
     duplicates_allowed: bool
 
-    def sections(self) -> Mapping[str, Any]:
-        """The services' configuration of it."""
+    def sections(self, service: int) -> Mapping[str, Any]:
+        """The configuration of it for the service with this number."""
 
     def versions(self) -> str:
         """What program this is."""
@@ -87,7 +93,7 @@ class EmbeddedSide:
         async with side._client:
             yield side
 
-    def sections(self) -> Mapping[str, Any]:
+    def sections(self, service: int) -> Mapping[str, Any]:
         section = {"path": str(self._section.path), "incoming_queue": INCOMING, "outgoing_queue": OUTGOING}
         return {"embedded": section}
 
@@ -125,26 +131,26 @@ class AmqpSide:
     note = "classic durable queues"
     duplicates_allowed = True
 
-    def __init__(self, node: RabbitNode, proxy: TcpProxy) -> None:
+    def __init__(self, node: RabbitNode, proxies: Sequence[TcpProxy]) -> None:
         self._node = node
-        self._proxy = proxy
+        self._proxies = proxies
         self._connecting = asyncio.Lock()
         self._connection: AbstractConnection | None = None
-        self._channel: aio_pika.abc.AbstractChannel | None = None
+        self._channel: AbstractChannel | None = None
 
     @classmethod
     @contextlib.asynccontextmanager
     async def opened(cls, node: RabbitNode) -> AsyncIterator[AmqpSide]:
         """With a running node; it is left running."""
-        async with TcpProxy(node.port) as proxy:
-            side = cls(node, proxy)
+        async with _proxies(node.port) as proxies:
+            side = cls(node, proxies)
             try:
                 yield side
             finally:
                 await side._hang_up()
 
-    def sections(self) -> Mapping[str, Any]:
-        connection = {"host": "127.0.0.1", "port": self._proxy.port, "heartbeat": 2}
+    def sections(self, service: int) -> Mapping[str, Any]:
+        connection = {"host": "127.0.0.1", "port": self._proxies[service].port, "heartbeat": 2}
         return {"amqp": {"incoming_queue": INCOMING, "outgoing_queue": OUTGOING, "connection": connection}}
 
     def versions(self) -> str:
@@ -169,7 +175,9 @@ class AmqpSide:
 
     async def waiting(self) -> tuple[int, int]:
         try:
-            listing = await asyncio.to_thread(self._node.rabbitmqctl, "list_queues", "name", "messages", "--no-table-headers")
+            listing = await asyncio.to_thread(
+                self._node.rabbitmqctl, "list_queues", "name", "messages", "--no-table-headers"
+            )
         except AssertionError as error:
             raise AwayError(str(error)) from error
         counts = dict(line.split() for line in listing.splitlines() if line.strip())
@@ -183,19 +191,21 @@ class AmqpSide:
             "stall broker connections": (4, self._stall),
         }
 
-    async def _down(self, end: Callable[[], None], seconds: float) -> None:
+    async def _down(self, end: Callable[[], None], _service: int, seconds: float) -> None:
         await asyncio.to_thread(end)
         await asyncio.sleep(seconds)
         self._node.launch()
         await asyncio.to_thread(self._node.wait_until_ready)
 
-    async def _cut(self, _: float) -> None:
-        self._proxy.cut()
+    async def _cut(self, service: int, _seconds: float) -> None:
+        self._proxies[service].cut()
 
-    async def _stall(self, seconds: float) -> None:
-        await _stalled(self._proxy, seconds)
+    async def _stall(self, service: int, seconds: float) -> None:
+        self._proxies[service].stall()
+        await asyncio.sleep(seconds)
+        self._proxies[service].resume()
 
-    async def _open_channel(self) -> aio_pika.abc.AbstractChannel:
+    async def _open_channel(self) -> AbstractChannel:
         async with self._connecting:
             if self._channel is None:
                 await self._hang_up()
@@ -243,9 +253,9 @@ class SqsSide:
     note = "standard queues; the server keeps its messages in a file, so it was killed like the others"
     duplicates_allowed = True
 
-    def __init__(self, server: SqsServer, proxy: TcpProxy, client: Any) -> None:
+    def __init__(self, server: SqsServer, proxies: Sequence[TcpProxy], client: Any) -> None:
         self._server = server
-        self._proxy = proxy
+        self._proxies = proxies
         self._client = client
         self._urls: dict[str, str] = {}
 
@@ -253,9 +263,6 @@ class SqsSide:
     @contextlib.asynccontextmanager
     async def opened(cls, server: SqsServer) -> AsyncIterator[SqsSide]:
         """With a running server; it is left running."""
-        from aiobotocore.config import AioConfig
-        from aiobotocore.session import get_session
-
         connection = server.connection()
         client = get_session().create_client(
             "sqs",
@@ -265,11 +272,11 @@ class SqsSide:
             aws_secret_access_key=connection.secret_access_key,
             config=AioConfig(retries={"total_max_attempts": 1}, max_pool_connections=64),
         )
-        async with TcpProxy(server.port) as proxy, client as opened:
-            yield cls(server, proxy, opened)
+        async with _proxies(server.port) as proxies, client as opened:
+            yield cls(server, proxies, opened)
 
-    def sections(self) -> Mapping[str, Any]:
-        connection = self._server.connection(endpoint=f"http://127.0.0.1:{self._proxy.port}")
+    def sections(self, service: int) -> Mapping[str, Any]:
+        connection = self._server.connection(endpoint=f"http://127.0.0.1:{self._proxies[service].port}")
         keys = ("access_key_id", "secret_access_key", "region", "endpoint")
         return {
             "sqs": {
@@ -304,8 +311,6 @@ class SqsSide:
         return counts[0], counts[1]
 
     def faults(self) -> Mapping[str, tuple[int, Fault]]:
-        import signal
-
         return {
             "kill -9 broker": (2, functools.partial(self._down, signal.SIGKILL)),
             "restart broker": (2, functools.partial(self._down, signal.SIGTERM)),
@@ -313,16 +318,18 @@ class SqsSide:
             "stall broker connections": (4, self._stall),
         }
 
-    async def _down(self, number: Any, seconds: float) -> None:
+    async def _down(self, number: signal.Signals, _service: int, seconds: float) -> None:
         await asyncio.to_thread(self._server.stop, number)
         await asyncio.sleep(seconds)
         self._server.start()
 
-    async def _cut(self, _: float) -> None:
-        self._proxy.cut()
+    async def _cut(self, service: int, _seconds: float) -> None:
+        self._proxies[service].cut()
 
-    async def _stall(self, seconds: float) -> None:
-        await _stalled(self._proxy, seconds)
+    async def _stall(self, service: int, seconds: float) -> None:
+        self._proxies[service].stall()
+        await asyncio.sleep(seconds)
+        self._proxies[service].resume()
 
     async def _take(self, messages: list[Any], seen: set[str], take: Take) -> None:
         for message in messages:
@@ -340,12 +347,11 @@ class SqsSide:
             return await getattr(self._client, operation)(QueueUrl=self._urls[queue], **parameters)
 
 
-async def _stalled(proxy: TcpProxy, seconds: float) -> None:
-    proxy.stall()
-    try:
-        await asyncio.sleep(seconds)
-    finally:
-        proxy.resume()
+@contextlib.asynccontextmanager
+async def _proxies(port: int) -> AsyncIterator[list[TcpProxy]]:
+    """One for each service, so that one can be cut off while the other takes over."""
+    async with contextlib.AsyncExitStack() as stack:
+        yield [await stack.enter_async_context(TcpProxy(port)) for _ in range(SERVICES)]
 
 
 @contextlib.asynccontextmanager

@@ -9,7 +9,7 @@ import os
 import shutil
 import signal
 import subprocess
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,7 +20,6 @@ from simple_queue_server.settings import ServerSection
 from storage import serving
 from tcp_proxy import TcpProxy
 
-SERVICES: Final = 2
 RESTART_S: Final = 0.1
 """As systemd's RestartSec."""
 STOP_TIMEOUT_S: Final = 60.0
@@ -29,7 +28,7 @@ MANY_DEATHS: Final = 1000
 """A kill at random looks like a request that kills its service: none is to be given up for that here."""
 
 RCLONE_FLAGS: Final = {
-    "bwlimit": "40M",  # so that a big file takes a second, and can be killed in its middle
+    "bwlimit": "20M",  # so that a big file takes seconds, and can be cut off in its middle
     "contimeout": "2s",
     "timeout": "5s",
     "low-level-retries": 3,
@@ -115,11 +114,10 @@ class Stage:
         self._rclone_config = directory / "rclone.conf"
         self._rclone_config.write_text(s3_section)
 
-    async def start_services(self, sections: Mapping[str, Any]) -> None:
-        """Start them, each with the ``sections`` of its broker."""
-        config = self._config() | dict(sections)
-        for number in range(1, SERVICES + 1):
-            self.services.append(Service(self.directory / f"service-{number}", config))
+    async def start_services(self, sections: Iterable[Mapping[str, Any]]) -> None:
+        """Start one for each of ``sections``, which configure its broker."""
+        for number, section in enumerate(sections):
+            self.services.append(Service(self.directory / f"service-{number}", self._config() | dict(section)))
             await self.services[-1].start()
 
     async def stop_services(self) -> None:

@@ -30,7 +30,7 @@ class Properties(spec.Basic.Properties):
 
     def marshal(self) -> bytes:
         self.message_id = self._given.get("message_id")
-        return super().marshal().replace(b"not UTF-8", b"\xff\xfe UTF-8")
+        return super().marshal().replace(b"not UTF-8", b"\xff\xfe\xff UTF-8")
 
 
 async def soon(awaitable: Awaitable[T], timeout_s: float = 30) -> T:
@@ -132,7 +132,8 @@ class Stage:
     def section(self, **changes: Any) -> AmqpSection:
         """Settings for the queues of this test, with ``changes``."""
         connection = changes.pop("connection", None) or self.node.connection()
-        keys = {"incoming_queue": self.incoming, "outgoing_queue": self.outgoing, "connection": connection}
+        keys: dict[str, Any] = {"incoming_queue": self.incoming, "outgoing_queue": self.outgoing}
+        keys["connection"] = connection
         return AmqpSection(**keys | changes)
 
     async def broker(self, max_in_flight: int = 10, **changes: Any) -> AmqpBroker:

@@ -55,5 +55,5 @@ async def until(condition: Callable[[], Awaitable[T | None]], timeout_s: float =
 
 async def copying(client: Client) -> bool:
     """Whether rclone is in the middle of a file: some of it is read, and it isn't done."""
-    stats = msgspec.json.decode(await client._call("core/stats", {}))
+    stats = msgspec.json.decode(await client._rc.call("core/stats", {}))
     return bool(stats["bytes"] and stats.get("transferring"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -164,9 +165,7 @@ async def made_again(logged: list[Any], queue: str) -> bool:
     return [entry["queue"] for entry in events(logged, "queue made")].count(queue) == 2
 
 
-async def test_an_outgoing_queue_that_is_gone_is_made_again_and_the_response_is_on_it(
-    stage: Stage, logged: Any
-) -> None:
+async def test_an_outgoing_queue_that_is_gone_is_made_again_and_takes_the_response(stage: Stage, logged: Any) -> None:
     broker = await stage.broker()
     await stage.send(*[b"request"] * 5)
     deliveries = await receive(broker, 5)
@@ -177,7 +176,7 @@ async def test_an_outgoing_queue_that_is_gone_is_made_again_and_the_response_is_
 
 
 async def test_a_response_waits_for_room_on_a_queue_that_rejects_what_it_has_no_room_for(stage: Stage) -> None:
-    limits = {"x-max-length": 1, "x-overflow": "reject-publish"}
+    limits: dict[str, Any] = {"x-max-length": 1, "x-overflow": "reject-publish"}
     await stage.channel.queue_declare(stage.outgoing, durable=True, arguments=limits)
     broker = await stage.broker()
     await broker.publish(b"first", ReplyAddress())
@@ -303,7 +302,7 @@ async def test_a_request_is_adopted_again_and_again(stage: Stage, logged: Any) -
     (delivery,) = await receive(broker)
     for times in (1, 2, 3):
         network.cut()
-        await eventually(lambda times=times: adopted(logged, times))
+        await eventually(partial(adopted, logged, times))
     await soon(delivery.answer(b"done"))
     await eventually(stage.has_no_requests)
     assert await stage.bodies() == [b"done"]
@@ -423,7 +422,7 @@ async def test_a_flood_of_answers_survives_connections_that_are_cut_again_and_ag
 
     serving = asyncio.create_task(serve())
     for threshold in (50, 150, 250):
-        await eventually(lambda threshold=threshold: reached(answered, threshold))
+        await eventually(partial(reached, answered, threshold))
         network.cut()
     await eventually(lambda: reached(answered, 400))
     await eventually(stage.has_no_requests)
@@ -488,7 +487,7 @@ async def test_attempts_count_anew_after_each_connection(stage: Stage, logged: A
     broker = await stage.broker(connection=stage.through(network), max_connection_retry_errors=2)
     for times in (1, 2, 3):
         network.cut()
-        await eventually(lambda times=times: connected(logged, 2 * times + 2))
+        await eventually(partial(connected, logged, 2 * times + 2))
     await stage.send(b"request")
     assert await receive(broker)
 
@@ -499,7 +498,10 @@ async def connected(logged: list[Any], times: int) -> bool:
 
 @pytest.mark.parametrize(
     ("keys", "reason"),
-    [({"password": "s3cret"}, "ACCESS_REFUSED"), ({"vhost": "nowhere"}, "vhost nowhere not found")],
+    [
+        ({"password": "s3cret"}, "ACCESS_REFUSED"),
+        ({"vhost": "nowhere"}, "the vhost doesn't exist, or the user may not use it"),
+    ],
 )
 async def test_what_waiting_cannot_mend_fails_at_once(
     stage: Stage, logged: Any, keys: dict[str, str], reason: str
@@ -541,12 +543,12 @@ async def test_a_certificate_of_an_unknown_authority_is_refused_at_once(stage: S
     trustme.CA().cert_pem.write_to_path(other)
     for authority in (str(other), None):
         connection = stage.node.tls_connection(tls_ca_certificates=authority)
-        with pytest.raises(BrokerError, match="its certificate can't be trusted: (self-signed|unable to get local)"):
+        with pytest.raises(BrokerError, match=r"its certificate can't be trusted: (self-signed|unable to get local)"):
             await stage.broker(connection=connection)
 
 
 async def test_a_certificate_for_another_host_is_refused(stage: Stage) -> None:
-    with pytest.raises(BrokerError, match="its certificate can't be trusted: .*127.0.0.2"):
+    with pytest.raises(BrokerError, match=r"its certificate can't be trusted: .*127\.0\.0\.2"):
         await stage.broker(connection=stage.node.tls_connection(host="127.0.0.2", port=await forward_to_tls(stage)))
 
 
@@ -563,7 +565,7 @@ async def test_verify_peer_false_accepts_any_certificate_and_warns(stage: Stage,
 async def test_a_client_certificate_is_shown_to_the_broker(stage: Stage, tmp_path: Path) -> None:
     await stage.broker(connection=stage.node.tls_connection(**client_certificate(stage.node.ca, tmp_path)))
     stranger = client_certificate(trustme.CA(), tmp_path)
-    with pytest.raises(BrokerError, match="(?i)unknown.ca"):
+    with pytest.raises(BrokerGaveUp):  # for a reason that the broker doesn't always get through
         await soon(stage.broker(connection=stage.node.tls_connection(**stranger), max_connection_retry_errors=1))
 
 
@@ -586,7 +588,7 @@ async def test_a_missing_file_is_named(stage: Stage) -> None:
 
 @pytest.fixture(scope="module")
 def own_node(rabbitmq_node: Callable[..., RabbitNode]) -> RabbitNode:
-    return rabbitmq_node(config=("channel_tick_interval = 500", "max_message_size = 100000"))
+    return rabbitmq_node(config=("max_message_size = 100000",))
 
 
 async def test_nothing_is_lost_when_the_node_is_killed_and_comes_back(own_node: RabbitNode) -> None:
@@ -613,20 +615,24 @@ async def test_nothing_is_lost_when_the_node_is_killed_and_comes_back(own_node: 
             assert await after.waiting(after.incoming) == 0
 
 
-async def test_a_request_held_for_longer_than_the_consumer_timeout_is_adopted(
-    own_node: RabbitNode, logged: Any
-) -> None:
+async def test_a_request_held_beyond_the_consumer_timeout_is_adopted(own_node: RabbitNode, logged: Any) -> None:
     async with staged(own_node) as stage:
-        await stage.rabbitmqctl("eval", "application:set_env(rabbit, consumer_timeout, 500).")
+        await set_consumer_timeout(stage, 500)
         broker = await stage.broker()
         await stage.send(b"long")
         (delivery,) = await receive(broker)
         await eventually(lambda: adopted(logged, 2))
-        await stage.rabbitmqctl("eval", "application:set_env(rabbit, consumer_timeout, 1800000).")
+        await set_consumer_timeout(stage, 1_800_000)
         await eventually(lambda: adopted(logged, 3))
         await soon(delivery.answer(b"done"))
         await eventually(stage.has_no_requests)
         assert await stage.bodies() == [b"done"]
+
+
+async def set_consumer_timeout(stage: Stage, milliseconds: int) -> None:
+    """For channels made from now on; looked at twice a second instead of once a minute."""
+    settings = f"consumer_timeout, {milliseconds}), application:set_env(rabbit, channel_tick_interval, 500"
+    await stage.rabbitmqctl("eval", f"application:set_env(rabbit, {settings}).")
 
 
 async def test_requests_still_come_while_the_broker_takes_no_messages(own_node: RabbitNode) -> None:
@@ -684,11 +690,13 @@ def listeners(table: str, pids: list[int]) -> list[str]:
 # Messages no well-behaved client sends
 
 
-async def test_a_message_id_that_is_not_utf_8(stage: Stage) -> None:
+async def test_a_message_id_that_is_not_utf_8_is_taken_as_it_is(stage: Stage) -> None:
     broker = await stage.broker()
-    await stage.send(b"strange", message_id="not UTF-8")
-    await stage.send(b"normal")
-    assert (await receive(broker))[0].body == b"normal"
+    await stage.send(b"request", message_id="not UTF-8")
+    (delivery,) = await receive(broker)
+    assert delivery.request_id == "\\xff\\xfe\\xff UTF-8"
+    await soon(delivery.answer(b"response"))
+    await eventually(stage.has_no_requests)
 
 
 # The client
@@ -722,9 +730,11 @@ async def test_a_call_whose_reply_queue_is_lost_fails(stage: Stage) -> None:
     with pytest.raises(BrokerError, match="lost before the response came"):
         await soon(call)
     await soon(delivery.answer(b"response"))
-    await eventually(lambda: has_responses(stage, 1))
+    assert b"response" in await stage.bodies()
     again = asyncio.create_task(client.call(b"again"))
-    await soon((await receive(broker))[0].answer(b"response"))
+    while delivery.body != b"again":  # the first one may have been sent twice
+        (delivery,) = await receive(broker)
+        await soon(delivery.answer(b"response"))
     assert await soon(again) == b"response"
 
 

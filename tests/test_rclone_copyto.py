@@ -141,8 +141,9 @@ async def test_a_failed_copy_leaves_nothing_at_the_target(world: storage.Places,
     ("source", "target", "reason"),
     [
         ("src:a.txt", "dst:isdir", "the target is a directory"),
-        ("src:dir", "dst:isfile", "the source is a directory, the target is not"),
+        ("src:dir", "dst:isfile", "the source is a directory, the target is a file"),
         ("src:a.txt", "dst:isfile/x", "isfile/x: not a directory"),
+        ("src:dir", "dst:isfile/x", "x/sub: not a directory"),
         ("src:link to file", "dst:x", "the source is a symbolic link"),
         ("src:missing", "dst:x", "no such file or directory"),
         ("bucket:missing", "dst:x", "no such file or directory"),
@@ -233,7 +234,7 @@ async def test_a_directory_copy_leaves_no_statistics_behind(world: storage.Place
     fill(world)
     await client.copyto(at("src:dir"), at("dst:dir"))
     assert await exit_status_of(client, "src:missing", "dst:x") == 3
-    assert b"directory-" not in await client._call("core/group-list", {})
+    assert b"directory-" not in await client._rc.call("core/group-list", {})
 
 
 @pytest.mark.parametrize("target", ["dst:big", "bucket:big"])

@@ -57,6 +57,7 @@ def service(run_directory: Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
         [sys.executable, "-c", SERVICE, storage.RCLONE, str(run_directory)],
         stdout=subprocess.PIPE,
         text=True,
+        env=os.environ | {"TMPDIR": str(run_directory)},
         start_new_session=True,
         preexec_fn=die_with_us(),
     )
@@ -131,7 +132,7 @@ async def test_a_dry_run_from_the_environment_doesnt_turn_copies_into_lies(
 
 async def test_a_call_may_take_longer_than_rclones_own_timeouts() -> None:
     async with Daemon(RCLONE) as daemon:
-        options = json.loads(await daemon.client._call("options/get", {}))["rc"]["HTTP"]
+        options = json.loads(await daemon.client._rc.call("options/get", {}))["rc"]["HTTP"]
     assert (options["ServerReadTimeout"], options["ServerWriteTimeout"]) == (0, 0)  # one hour by default
 
 

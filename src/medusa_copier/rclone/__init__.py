@@ -1,6 +1,6 @@
 """rclone as a resident servant: one supervised process, typed calls to it, and its errors.
 
 ``resident`` is what the rest of the service uses: it finds rclone (``binary``), keeps it running (``daemon``,
-over ``process``, ``log_lines`` and ``stale``), talks to it (``client``) and asks again when that may help
-(``retry``).
+over ``process``, ``log_lines`` and ``stale``), talks to it (``client``, over ``connection``) and asks again
+when that may help (``retry``).
 """

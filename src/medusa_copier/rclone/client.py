@@ -1,28 +1,23 @@
-"""Typed calls to a resident rclone over its Unix socket.
+"""What a resident rclone is asked to do: copy, look, list.
 
-The calls are rclone's remote control (rc): a POST with a JSON object, answered when the work is done.
-Dropping the connection cancels the work, so cancelling a coroutine here cancels its copy.
+A call is answered when its work is done. Cancelling the coroutine cancels the work, at once, and leaves no partial
+file behind.
 """
 
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self, TypeVar
+from typing import Final, Self
 
-import aiohttp
 import msgspec
-from yarl import URL
 
-from medusa_copier.rclone.errors import NotFound, RcloneError, RcloneStopped, WrongKind, classify
-
-QUICK_S: Final = 30.0
-"""How long a call may take that touches no storage."""
+from medusa_copier.rclone.connection import QUICK_S, Connection
+from medusa_copier.rclone.errors import NotFound, RcloneError, WrongKind, classify
 
 FILE_GROUP: Final = "files"
 """One statistics group for all single files: rclone would make one for each call, and keep a thousand."""
@@ -36,8 +31,6 @@ _CONTROLS: Final = {code: chr(0x2400 + code) for code in range(1, 32)} | {0x7F: 
 _SPELLING: Final = _CONTROLS | {ord(symbol): "\u201b" + symbol for symbol in _CONTROLS.values()}
 """rclone writes a control character as its symbol (``␊``), and quotes a symbol that is really there. Unless they
 are spelled so it finds nothing in an S3 prefix with the one, and another file for the other."""
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,10 +87,6 @@ class _Version(msgspec.Struct):
     version: str
 
 
-class _Error(msgspec.Struct):
-    error: str
-
-
 class _Stats(msgspec.Struct, rename="camel"):
     errors: int = 0
     listed: int = 0
@@ -112,14 +101,7 @@ class Client:
     """
 
     def __init__(self, socket: Path) -> None:
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.UnixConnector(path=str(socket), limit=0),
-            timeout=aiohttp.ClientTimeout(total=None),
-            headers={"Content-Type": "application/json"},
-            auto_decompress=False,
-            cookie_jar=aiohttp.DummyCookieJar(),
-        )
-        self._urls: dict[str, URL] = {}
+        self._rc = Connection(socket)
         self._fs_infos: dict[str, _FsInfo] = {}
         self._group_numbers = count(1)
 
@@ -133,7 +115,7 @@ class Client:
 
     async def close(self) -> None:
         """Drop all connections, which cancels what is still running."""
-        await self._session.close()
+        await self._rc.close()
 
     async def copyto(self, source: Location, target: Location) -> None:
         """Copy a file or a directory as ``rclone copyto`` does; return when the content is at the target.
@@ -158,7 +140,7 @@ class Client:
             "dstRemote": target.remote,
             "_group": FILE_GROUP,
         }
-        await self._call("operations/copyfile", arguments)
+        await self._rc.call("operations/copyfile", arguments)
 
     async def copy_directory(self, source: Location, target: Location) -> None:
         """Copy what is below ``source`` to below ``target``, and leave other things there alone.
@@ -169,7 +151,7 @@ class Client:
         group = f"directory-{next(self._group_numbers)}"
         arguments = {"srcFs": source.joined, "dstFs": target.joined, "_group": group}
         try:
-            await self._call("sync/copy", arguments)
+            await self._rc.call("sync/copy", arguments)
             stats = await self._stats(group)
         except NotFound as error:
             if (await self._stats(group)).listed:  # so it is there, and what went away was something in it
@@ -177,7 +159,7 @@ class Client:
             raise
         finally:
             with suppress(RcloneError):
-                await self._call("core/stats-delete", {"group": group}, timeout_s=QUICK_S)
+                await self._rc.call("core/stats-delete", {"group": group}, timeout_s=QUICK_S)
         if stats.errors:
             raise classify(stats.last_error or f"{stats.errors} errors while copying the directory")
         if not stats.listed:
@@ -187,26 +169,26 @@ class Client:
         """What is at ``location``, or None. Only ``files_only`` is cheap for a place in a large directory."""
         arguments = {"fs": location.fs, "remote": location.remote, "opt": {"filesOnly": files_only}}
         try:
-            return (await self._ask("operations/stat", arguments, _Stat)).item
+            return (await self._rc.ask("operations/stat", arguments, _Stat)).item
         except (NotFound, WrongKind):  # below a file there is nothing
             return None
 
     async def check_root(self, fs: str) -> None:
         """List ``fs`` once. Raises NotFound when it doesn't exist, RcloneError when it can't be reached."""
         options = {"dirsOnly": True, "noModTime": True, "noMimeType": True}
-        await self._call("operations/list", {"fs": fs, "remote": "", "opt": options})
+        await self._rc.call("operations/list", {"fs": fs, "remote": "", "opt": options})
 
     async def list_remotes(self) -> list[str]:
         """The names of the configured remotes, without the colon."""
-        return (await self._ask("config/listremotes", {}, _Remotes, timeout_s=QUICK_S)).remotes or []
+        return (await self._rc.ask("config/listremotes", {}, _Remotes, timeout_s=QUICK_S)).remotes or []
 
     async def version(self) -> str:
         """The version of the running rclone, for example ``v1.75.2``."""
-        return (await self._ask("core/version", {}, _Version, timeout_s=QUICK_S)).version
+        return (await self._rc.ask("core/version", {}, _Version, timeout_s=QUICK_S)).version
 
     async def ping(self, *, timeout_s: float = QUICK_S) -> None:
         """Raise RcloneStopped unless rclone answers in time."""
-        await self._call("rc/noop", {}, timeout_s=timeout_s)
+        await self._rc.call("rc/noop", {}, timeout_s=timeout_s)
 
     async def _copyto_directory(self, source: Location, target: Location, no_file: RcloneError) -> None:
         try:
@@ -217,8 +199,10 @@ class Client:
             item = await self.stat(source)
             if item is None:
                 raise NotFound from None
-            if item.is_dir:
-                raise WrongKind("the source is a directory, the target is not") from None
+            if item.is_dir and no_directory.reason == IS_A_FILE:
+                raise WrongKind("the source is a directory, the target is a file") from None
+            if item.is_dir:  # something below the target is in the way
+                raise
             raise _explained(no_file, no_directory) from None
 
     async def _require_directory(self, source: Location, target: Location) -> None:
@@ -242,44 +226,11 @@ class Client:
 
     async def _fs_info(self, fs: str) -> _FsInfo:
         if fs not in self._fs_infos:
-            self._fs_infos[fs] = await self._ask("operations/fsinfo", {"fs": fs}, _FsInfo)
+            self._fs_infos[fs] = await self._rc.ask("operations/fsinfo", {"fs": fs}, _FsInfo)
         return self._fs_infos[fs]
 
     async def _stats(self, group: str) -> _Stats:
-        return await self._ask("core/stats", {"group": group, "short": True}, _Stats)
-
-    async def _ask(
-        self, method: str, arguments: Mapping[str, Any], answer: type[T], *, timeout_s: float | None = None
-    ) -> T:
-        body = await self._call(method, arguments, timeout_s=timeout_s)
-        try:
-            return msgspec.json.decode(body, type=answer)
-        except msgspec.MsgspecError as error:
-            raise RcloneError(f"rclone's answer to {method} can't be read: {error}") from error
-
-    async def _call(self, method: str, arguments: Mapping[str, Any], *, timeout_s: float | None = None) -> bytes:
-        timeout = aiohttp.ClientTimeout(total=timeout_s, sock_connect=QUICK_S)
-        try:
-            async with self._session.post(
-                self._url(method), data=msgspec.json.encode(arguments), timeout=timeout
-            ) as response:
-                body = await response.read()
-        except UnicodeEncodeError as error:
-            raise RcloneError(f"a name is not valid Unicode: {error}") from error
-        except TimeoutError as error:
-            raise RcloneStopped(f"rclone didn't answer {method} within {timeout_s:g} s") from error
-        except aiohttp.ClientConnectorError as error:
-            raise RcloneStopped("rclone is not running") from error
-        except aiohttp.ClientError as error:
-            raise RcloneStopped from error
-        if response.status != 200:
-            raise _error(body, response.status)
-        return body
-
-    def _url(self, method: str) -> URL:
-        if method not in self._urls:  # parsing it for every call would cost a tenth of the rate
-            self._urls[method] = URL(f"http://rclone/{method}")
-        return self._urls[method]
+        return await self._rc.ask("core/stats", {"group": group, "short": True}, _Stats)
 
 
 def _explained(no_file: RcloneError, no_directory: RcloneError) -> RcloneError:
@@ -289,11 +240,3 @@ def _explained(no_file: RcloneError, no_directory: RcloneError) -> RcloneError:
     if BEING_UPDATED in no_file.reason and no_directory.reason != IS_A_FILE:
         return WrongKind("the source is a symbolic link; rclone follows it with the flag copy_links")
     return no_file
-
-
-def _error(body: bytes, http_status: int) -> RcloneError:
-    try:
-        text = msgspec.json.decode(body, type=_Error).error
-    except msgspec.MsgspecError:
-        text = body.decode("utf-8", "replace") or f"rclone answered HTTP status {http_status}"
-    return classify(text)

@@ -32,6 +32,9 @@ log = structlog.stdlib.get_logger("simple_queue_server")
 class AmqpBroker:
     """See :class:`simple_queue_server.brokers.base.Broker`."""
 
+    patience_s: float | None = 15 * 60
+    """Half of RabbitMQ's default ``consumer_timeout``, after which it takes a request back."""
+
     def __init__(self, settings: AmqpSection, *, max_in_flight: int) -> None:
         self._settings = settings
         self._prefetch = min(max_in_flight, MAX_PREFETCH)
@@ -39,7 +42,7 @@ class AmqpBroker:
         self._consumer = Link(
             self._target,
             "consumer",
-            set_up=self._consume,
+            set_up=self._set_up,
             on_lost=self._on_lost,
             on_gave_up=self._on_gave_up,
             max_failures=settings.max_connection_retry_errors,
@@ -54,7 +57,7 @@ class AmqpBroker:
         self._in_hand = InHand(self._prefetch)
         self._channel: Channel | None = None
         self._consumer_tag: str | None = None
-        self._stopping = False
+        self._stopped = False
         self._ended: str | None = None
 
     async def open(self) -> None:
@@ -67,6 +70,8 @@ class AmqpBroker:
             raise
 
     async def receive(self) -> AmqpDelivery:
+        if self._stopped and self._ended is None:
+            await self._start_again()
         while self._ended is None:
             delivery = await self._arrivals.get()
             if delivery is not None:
@@ -79,36 +84,38 @@ class AmqpBroker:
         await self._publish(response, reply, reply.correlation_id)
 
     async def stop_receiving(self) -> None:
-        self._stopping = True
-        self._end("no more requests are taken: the broker was told to stop")
+        self._stopped = True
         channel, consumer_tag = self._channel, self._consumer_tag
         if channel is not None and consumer_tag is not None:
             self._consumer_tag = None
             # Shielded: a call that is cancelled closes its channel, and with it all that is held.
             await asyncio.shield(asyncio.create_task(self._cancel_consumer(channel, consumer_tag)))
         for delivery in self._empty_arrivals():
-            await self._settle(delivery, requeue=True)
+            await self._settle(delivery, "requeue")
 
     async def close(self) -> None:
-        self._stopping = True
+        self._stopped = True
         self._end("the broker was closed")
         await asyncio.gather(self._consumer.close(), self._publisher.close())
 
-    async def answer(self, delivery: AmqpDelivery, response: bytes) -> None:
+    async def answer(self, delivery: AmqpDelivery, response: bytes, *, give_up: bool) -> None:
         """See Delivery.answer."""
         if self._in_hand.holds(delivery):
             await self._publish(response, delivery.reply, delivery.request_id)
             delivery.answered = True
-            await self.ack(delivery)
+            await self.ack(delivery, to_dead_letters=give_up)
 
-    async def ack(self, delivery: AmqpDelivery) -> None:
-        """See Delivery.ack. When the hand-over is lost, the next one is acknowledged as soon as it comes."""
+    async def ack(self, delivery: AmqpDelivery, *, to_dead_letters: bool = False) -> None:
+        """See Delivery.ack. When the hand-over is lost, the next one is acknowledged as soon as it comes.
+
+        ``to_dead_letters`` rejects the request instead: to the queue's dead-letter exchange, if it has one.
+        """
         if not self._in_hand.holds(delivery):
             return
         acked, tried = False, None
         while delivery.handle is not None and delivery.handle is not tried:
             tried = delivery.handle
-            acked = await self._settle(delivery, requeue=False)
+            acked = await self._settle(delivery, "reject" if to_dead_letters else "ack")
         self._in_hand.finish(delivery, acked=acked and delivery.handle is not None)
 
     async def requeue(self, delivery: AmqpDelivery) -> None:
@@ -116,7 +123,7 @@ class AmqpBroker:
         if delivery.answered:
             await self.ack(delivery)
         elif self._in_hand.holds(delivery):
-            await self._settle(delivery, requeue=True)
+            await self._settle(delivery, "requeue")
             self._in_hand.end(delivery)
 
     async def _publish(self, response: bytes, reply: ReplyAddress, request_id: str | None) -> None:
@@ -130,32 +137,46 @@ class AmqpBroker:
         elif reply.reply_to is not None:
             log.error("response has nowhere to go: no outgoing_queue is configured", request_id=request_id)
 
-    async def _settle(self, delivery: AmqpDelivery, *, requeue: bool) -> bool:
+    async def _settle(self, delivery: AmqpDelivery, how: Literal[ack, requeue, reject]) -> bool:
         """Tell the broker, on the channel of the present hand-over; False when that channel is dead."""
         if delivery.handle is None:
             return False
         channel, tag = delivery.handle
         try:
             async with self._consumer.operation(channel):
-                if requeue:
-                    await channel.basic_nack(tag, requeue=True, wait=False)
-                else:
+                if how == "ack":
                     await channel.basic_ack(tag, wait=False)
+                else:
+                    await channel.basic_nack(tag, requeue=how == "requeue", wait=False)
         except LinkDownError as error:
             self._consumer.break_up(channel, str(error))
             return False
         return True
 
-    async def _consume(self, connection: Connection, channel: Channel) -> None:
+    async def _set_up(self, connection: Connection, channel: Channel) -> None:
         """Set up a new channel."""
-        queue = self._settings.incoming_queue
-        await make_queue(connection, queue)
-        if self._stopping:
-            return
+        await make_queue(connection, self._settings.incoming_queue)
         await channel.basic_qos(prefetch_count=self._prefetch)
         self._channel = channel
-        consuming = await channel.basic_consume(queue, self._on_message)
+        if not self._stopped:
+            await self._consume(channel)
+
+    async def _consume(self, channel: Channel) -> None:
+        consuming = await channel.basic_consume(self._settings.incoming_queue, self._on_message)
         self._consumer_tag = consuming.consumer_tag
+
+    async def _start_again(self) -> None:
+        """Consume again after :meth:`stop_receiving`; a channel that is made meanwhile does so by itself."""
+        self._stopped = False
+        if self._channel is not None:
+            await asyncio.shield(asyncio.create_task(self._consume_again(self._channel)))
+
+    async def _consume_again(self, channel: Channel) -> None:
+        try:
+            async with self._consumer.operation(channel):
+                await self._consume(channel)
+        except LinkDownError as error:
+            self._consumer.break_up(channel, str(error))
 
     async def _cancel_consumer(self, channel: Channel, consumer_tag: str) -> None:
         try:
@@ -175,7 +196,7 @@ class AmqpBroker:
                 return
             if self._in_hand.was_answered(delivery):
                 log.info("request was handed out again, it is answered already", request_id=delivery.request_id)
-                await self._settle(delivery, requeue=False)
+                await self._settle(delivery, "ack")
                 return
         else:
             self._in_hand.is_new(delivery)

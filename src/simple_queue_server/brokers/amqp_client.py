@@ -71,6 +71,9 @@ class AmqpClient:
                     return await _take(channel, self._outgoing, timeout_s)
             except LinkDownError as error:
                 raise BrokerError(f"no response was taken: {error}") from error
+            except asyncio.CancelledError:
+                self._responses.break_up(channel, "taking a response was cancelled")  # what is on its way goes back
+                raise
 
     async def _open(self, link: Link) -> Channel:
         async with self._opening:

@@ -16,6 +16,7 @@ import aiormq
 import aiormq.abc
 import pamqp.exceptions
 import structlog
+from pamqp import decode
 from yarl import URL
 
 from simple_queue_server.amqp_connection import Endpoint, Target
@@ -26,12 +27,13 @@ Channel: TypeAlias = aiormq.Channel
 Connection: TypeAlias = aiormq.Connection
 
 CLOSE_TIMEOUT_S: Final = 5.0
+VHOST_REFUSED: Final = "Expected one of ['Connection.OpenOk'], got <Connection.Close "
+"""All that the library says of a vhost that doesn't exist or that the user may not use."""
 
 _LIBRARY: Final = (aiormq.AMQPError, pamqp.exceptions.PAMQPException, OSError, RuntimeError, EOFError)
 _HOPELESS: Final = (
     aiormq.AuthenticationError,
     aiormq.ProbableAuthenticationError,
-    aiormq.ConnectionNotAllowed,
     aiormq.ChannelAccessRefused,
     ssl.SSLCertVerificationError,
 )
@@ -52,6 +54,7 @@ async def connect(target: Target, purpose: str) -> tuple[Connection, Channel]:
 
     The channel confirms what is published, and raises for a message that can't be routed.
     """
+    decode.METHODS["shortstr"] = _short_string
     errors: dict[Endpoint, BrokerError] = {}
     for endpoint in target.endpoints:
         try:
@@ -63,9 +66,13 @@ async def connect(target: Target, purpose: str) -> tuple[Connection, Channel]:
 
 
 async def _connect(target: Target, endpoint: Endpoint, purpose: str) -> tuple[Connection, Channel]:
+    try:
+        context = None if target.tls is None else target.tls.context()
+    except BrokerError as error:
+        raise HopelessError(str(error)) from None
     connection = Connection(
         _url(target, endpoint),
-        context=None if target.tls is None else target.tls.context(),
+        context=context,
         client_properties={"connection_name": f"{target.name or 'simple_queue_server'} {purpose}"},
     )
     try:
@@ -103,15 +110,21 @@ def reason(error: BaseException) -> str:
         return f"its certificate can't be trusted: {error.verify_message}"
     if isinstance(error, TimeoutError):
         return "no answer in time"
+    if str(error).startswith(VHOST_REFUSED):
+        return "the vhost doesn't exist, or the user may not use it"
+    if isinstance(error, aiormq.ConnectionClosed) and len(error.args) == 2:  # a reply code and its text
+        return str(error.args[1])
     return (getattr(error, "strerror", None) or str(error) or type(error).__name__).strip()
 
 
-def is_hopeless(error: BrokerError) -> bool:
+def is_hopeless(error: Exception) -> bool:
     """Whether waiting can't mend it."""
+    if isinstance(error, HopelessError):
+        return True
     cause = error.__cause__
-    return isinstance(error, HopelessError) or any(
-        isinstance(each, _HOPELESS) for each in (cause, cause and cause.__cause__)
-    )
+    if str(cause).startswith(VHOST_REFUSED):
+        return True
+    return any(isinstance(each, _HOPELESS) for each in (cause, cause and cause.__cause__))
 
 
 async def make_queue(connection: Connection, name: str) -> None:
@@ -145,3 +158,9 @@ def _url(target: Target, endpoint: Endpoint) -> URL:
         path=f"/{target.vhost}",
         query={"heartbeat": str(target.heartbeat_s), "auth": "external" if target.external_auth else "plain"},
     )
+
+
+def _short_string(value: bytes) -> tuple[int, str]:
+    """Decode a property as pamqp does, but take any bytes: else one odd message id would end every connection."""
+    length = value[0]
+    return length + 1, value[1 : length + 1].decode("utf-8", "backslashreplace")

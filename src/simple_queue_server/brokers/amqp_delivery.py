@@ -34,7 +34,7 @@ class Fingerprint(NamedTuple):
 
 
 class _Broker(Protocol):
-    async def answer(self, delivery: AmqpDelivery, response: bytes) -> None: ...
+    async def answer(self, delivery: AmqpDelivery, response: bytes, *, give_up: bool) -> None: ...
 
     async def ack(self, delivery: AmqpDelivery) -> None: ...
 
@@ -67,8 +67,8 @@ class AmqpDelivery:
         """Worked out when asked for: most requests never need it."""
         return Fingerprint(hashlib.blake2b(self.body, digest_size=16).digest(), self.message_id, self.reply)
 
-    async def answer(self, response: bytes) -> None:
-        await self._broker.answer(self, response)
+    async def answer(self, response: bytes, *, give_up: bool = False) -> None:
+        await self._broker.answer(self, response, give_up=give_up)
 
     async def ack(self) -> None:
         await self._broker.ack(self)

@@ -77,7 +77,7 @@ class Link:
         self._patient = patient
         self._up: asyncio.Future[Channel] = asyncio.get_running_loop().create_future()
         self._broken: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        self._supervisor = asyncio.create_task(self._supervise(), name=f"amqp {self._purpose}")
+        self._supervisor = asyncio.create_task(self._guard(), name=f"amqp {self._purpose}")
         await self.channel()
 
     async def channel(self) -> Channel:
@@ -128,6 +128,13 @@ class Link:
             await asyncio.wait({self._closing})
         self._end(BrokerGaveUp("the connection was closed"))
 
+    async def _guard(self) -> None:
+        try:
+            await self._supervise()
+        except Exception as error:  # noqa: BLE001 - nobody may wait forever for a supervisor that is gone
+            self._log.exception("the connection's supervisor crashed")
+            self._give_up(BrokerGaveUp(f"{self._target}: {type(error).__name__}: {error}"))
+
     async def _supervise(self) -> None:
         step = failures = 0
         while True:
@@ -177,15 +184,17 @@ class Link:
 
     def _is_final(self, error: Exception, failures: int) -> bool:
         """Whether to try no more. Then everybody who waits for the channel gets to know why."""
-        if not self._was_up and (not self._patient or (isinstance(error, BrokerError) and is_hopeless(error))):
+        if not self._was_up and (not self._patient or is_hopeless(error)):
             self._end(BrokerError(f"{self._target}: {error}"))
             return True
         if self._max_failures is None or failures < self._max_failures:
             return False
-        gave_up = BrokerGaveUp(f"{self._target}: given up after {failures} failed attempts: {error}")
-        self._end(gave_up)
-        self._on_gave_up(gave_up)
+        self._give_up(BrokerGaveUp(f"{self._target}: given up after {failures} failed attempts: {error}"))
         return True
+
+    def _give_up(self, error: BrokerGaveUp) -> None:
+        self._end(error)
+        self._on_gave_up(error)
 
     def _end(self, error: BrokerError) -> None:
         if self._up.done():

@@ -15,10 +15,11 @@ from typing import Final, TypeVar
 import structlog
 
 from simple_queue_server.brokers.local_disk import prepare
-from simple_queue_server.brokers.sqlite_owner import OWNERS, Bell, DeathWatch, Lock, OwnersDirectory, be_born
+from simple_queue_server.brokers.sqlite_owner import OWNERS, Bell, DeathWatch, OwnersDirectory, be_born
 from simple_queue_server.brokers.sqlite_store import Operation, Store
 from simple_queue_server.brokers.sqlite_tables import OwnerRow, Tables
 from simple_queue_server.errors import BrokerError, BrokerGaveUp
+from simple_queue_server.locks import Lock
 from simple_queue_server.settings import EmbeddedSection
 
 T = TypeVar("T")
