@@ -8,7 +8,7 @@ received twice while it is in hand.
 from __future__ import annotations
 
 import asyncio
-from typing import Final
+from typing import Final, Literal
 
 import structlog
 from aiormq.abc import DeliveredMessage
@@ -137,7 +137,7 @@ class AmqpBroker:
         elif reply.reply_to is not None:
             log.error("response has nowhere to go: no outgoing_queue is configured", request_id=request_id)
 
-    async def _settle(self, delivery: AmqpDelivery, how: Literal[ack, requeue, reject]) -> bool:
+    async def _settle(self, delivery: AmqpDelivery, how: Literal["ack", "requeue", "reject"]) -> bool:
         """Tell the broker, on the channel of the present hand-over; False when that channel is dead."""
         if delivery.handle is None:
             return False
