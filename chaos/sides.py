@@ -10,6 +10,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import importlib
+import json
 import signal
 import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
@@ -18,13 +20,12 @@ from typing import Any, Final, Protocol, TypeAlias
 
 import aio_pika
 from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractIncomingMessage
-from aiobotocore.config import AioConfig
-from aiobotocore.session import get_session
 
 from rabbitmq import RabbitNode
 from simple_queue_server.brokers.sqlite import EmbeddedClient
 from simple_queue_server.errors import BrokerError
 from simple_queue_server.settings import EmbeddedSection
+from sqs_servers import HERE as SQS_SERVER
 from sqs_servers import SqsServer
 from tcp_proxy import TcpProxy
 
@@ -47,7 +48,7 @@ class AwayError(Exception):
 
 
 class Side(Protocol):
-    """A broker from its clients' side. ``versions`` names what runs; ``note`` goes below the table."""
+    """A broker from its clients' side. ``note`` goes below the table."""
 
     name: str
     note: str
@@ -56,7 +57,7 @@ class Side(Protocol):
     def sections(self, service: int) -> Mapping[str, Any]:
         """The configuration of it for the service with this number."""
 
-    def versions(self) -> str:
+    def version(self) -> str:
         """What program this is."""
 
     async def send(self, body: bytes) -> None:
@@ -76,7 +77,7 @@ class EmbeddedSide:
     """The queue in a file, shared by the services."""
 
     name = "embedded"
-    note = ""
+    note = "one file for both services"
     duplicates_allowed = False
 
     def __init__(self, directory: Path) -> None:
@@ -93,11 +94,11 @@ class EmbeddedSide:
         async with side._client:
             yield side
 
-    def sections(self, service: int) -> Mapping[str, Any]:
+    def sections(self, service: int) -> Mapping[str, Any]:  # noqa: ARG002 - one for all
         section = {"path": str(self._section.path), "incoming_queue": INCOMING, "outgoing_queue": OUTGOING}
         return {"embedded": section}
 
-    def versions(self) -> str:
+    def version(self) -> str:
         return f"SQLite {sqlite3.sqlite_version}"
 
     async def send(self, body: bytes) -> None:
@@ -153,7 +154,7 @@ class AmqpSide:
         connection = {"host": "127.0.0.1", "port": self._proxies[service].port, "heartbeat": 2}
         return {"amqp": {"incoming_queue": INCOMING, "outgoing_queue": OUTGOING, "connection": connection}}
 
-    def versions(self) -> str:
+    def version(self) -> str:
         return f"RabbitMQ {self._node.rabbitmqctl('version').strip()}"
 
     async def send(self, body: bytes) -> None:
@@ -264,13 +265,17 @@ class SqsSide:
     async def opened(cls, server: SqsServer) -> AsyncIterator[SqsSide]:
         """With a running server; it is left running."""
         connection = server.connection()
-        client = get_session().create_client(
-            "sqs",
-            region_name=connection.region,
-            endpoint_url=server.endpoint,
-            aws_access_key_id=connection.access_key_id,
-            aws_secret_access_key=connection.secret_access_key,
-            config=AioConfig(retries={"total_max_attempts": 1}, max_pool_connections=64),
+        client = (
+            importlib.import_module("aiobotocore.session")
+            .get_session()
+            .create_client(
+                "sqs",
+                region_name=connection.region,
+                endpoint_url=server.endpoint,
+                aws_access_key_id=connection.access_key_id,
+                aws_secret_access_key=connection.secret_access_key,
+                config=_aio_config(retries={"total_max_attempts": 1}, max_pool_connections=64),
+            )
         )
         async with _proxies(server.port) as proxies, client as opened:
             yield cls(server, proxies, opened)
@@ -287,8 +292,9 @@ class SqsSide:
             }
         }
 
-    def versions(self) -> str:
-        return "fauxqs"
+    def version(self) -> str:
+        package = json.loads((SQS_SERVER / "node_modules" / "fauxqs" / "package.json").read_text())
+        return f"fauxqs {package['version']}"
 
     async def send(self, body: bytes) -> None:
         await self._call("send_message", INCOMING, MessageBody=body.decode())
@@ -352,6 +358,10 @@ async def _proxies(port: int) -> AsyncIterator[list[TcpProxy]]:
     """One for each service, so that one can be cut off while the other takes over."""
     async with contextlib.AsyncExitStack() as stack:
         yield [await stack.enter_async_context(TcpProxy(port)) for _ in range(SERVICES)]
+
+
+def _aio_config(**options: Any) -> Any:
+    return importlib.import_module("aiobotocore.config").AioConfig(**options)
 
 
 @contextlib.asynccontextmanager

@@ -10,12 +10,19 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, TypeAlias
 
-from chaos.workload import Request, mark_of
+from chaos.workload import Kind, Request, mark_of
 
 Flaw: TypeAlias = Literal["false success", "false failure", "wrong response"]
 
 DISK_FULL: Final = ("no space left", "file too big for remaining disk space")
 """How rclone words it: when it finds out, and when it knows beforehand."""
+
+FAILURES: Final[dict[Kind, tuple[str, object]]] = {
+    "missing source": ("rclone_status", 3),
+    "unknown action": ("message", "Unrecognized Action"),
+    "invalid JSON": ("message", "Invalid Request"),
+}
+"""A field of the response to each request that must fail."""
 
 SHOWN: Final = 10
 """So many of each kind of finding are told in full."""
@@ -23,7 +30,10 @@ SHOWN: Final = 10
 
 @dataclass
 class Verdict:
-    """The numbers of one run. ``findings`` tell a person what is behind those that should be 0."""
+    """The numbers of one run. ``findings`` tell a person what is behind those that should be 0.
+
+    ``about``: the broker's program and version, and what else one should know of this run.
+    """
 
     broker: str
     requests: int = 0
@@ -38,6 +48,7 @@ class Verdict:
     bad_exits: int = 0
     faults: Counter[str] = field(default_factory=Counter)
     not_run: list[str] = field(default_factory=list)
+    about: str = ""
     seconds: float = 0.0
     findings: list[str] = field(default_factory=list)
 
@@ -149,9 +160,5 @@ def flaw_of(request: Request, response: Mapping[str, Any]) -> Flaw | None:
         return None if request.kind == "copy to the small disk" and is_told else "false failure"
     if succeeded:
         return "false success"
-    expected = {
-        "missing source": {"rclone_status": 3},
-        "unknown action": {"message": "Unrecognized Action"},
-        "invalid JSON": {"message": "Invalid Request"},
-    }[request.kind]
-    return None if expected.items() <= response.items() else "false failure"
+    name, expected = FAILURES[request.kind]
+    return None if response.get(name) == expected else "false failure"

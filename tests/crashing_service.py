@@ -111,8 +111,8 @@ def die_at_commit(side: str) -> None:
         if finished and side == "after":
             die()
 
-    setattr(Tables, "finish", noting)
-    setattr(QueueFile, "transaction", deadly)
+    Tables.finish = noting  # type: ignore[method-assign,assignment]
+    QueueFile.transaction = deadly  # type: ignore[method-assign,assignment]
 
 
 def wait_for_journal(broker: str) -> None:
@@ -130,7 +130,7 @@ def wait_for_journal(broker: str) -> None:
         await copyto(*arguments, **keywords)
 
     setattr(owner, name, noting)
-    setattr(Rclone, "copyto", waiting)
+    Rclone.copyto = waiting  # type: ignore[method-assign]
 
 
 def arrange(broker: str, way: str, step: str, side: str) -> None:

@@ -14,7 +14,10 @@ import trustme
 
 from amqp_stage import Network, Stage, eventually, receive, soon, staged
 from rabbitmq import RabbitNode
+from simple_queue_server.amqp_connection import target
 from simple_queue_server.brokers import amqp_link
+from simple_queue_server.brokers.amqp_connect import LinkDownError
+from simple_queue_server.brokers.amqp_link import Link
 from simple_queue_server.brokers.base import ReplyAddress
 from simple_queue_server.errors import BrokerError, BrokerGaveUp
 
@@ -435,6 +438,32 @@ async def test_a_flood_of_answers_survives_connections_that_are_cut_again_and_ag
 
 async def reached(answered: set[bytes], number: int) -> bool:
     return len(answered) >= number
+
+
+async def test_whoever_works_on_a_channel_is_interrupted_when_it_breaks(stage: Stage) -> None:
+    """The library would let it wait forever for room in the write queue of a connection that has ended."""
+    network = await stage.network()
+
+    async def nothing(*_: object) -> None:
+        pass
+
+    link = Link(target(stage.through(network)), "test", set_up=nothing)
+    await soon(link.open())
+    channel = await link.channel()
+
+    async def work() -> None:
+        async with link.operation(channel):
+            await asyncio.Event().wait()
+
+    working = [asyncio.create_task(work()) for _ in range(3)]
+    await asyncio.sleep(0)
+    network.cut()
+    results = await soon(asyncio.gather(*working, work(), return_exceptions=True))
+    assert [type(result) for result in results] == [LinkDownError] * 4
+    assert await soon(link.channel()) is not channel
+    await link.close()
+    with pytest.raises(BrokerGaveUp):
+        await link.channel()
 
 
 # Giving up

@@ -20,12 +20,14 @@ from simple_queue_server.brokers.base import Client
 
 SIZE = 12_000_000
 SLOWLY = {"flags": {"bwlimit": "2M"}}  # six seconds for SIZE
-IMPATIENT = ("consumer_timeout = 2000", "channel_tick_interval = 500")
+IMPATIENT = ("consumer_timeout = 2000",)
+LOOKS_OFTEN = "[{rabbit, [{channel_tick_interval, 500}]}].\n"  # else the time-out is looked at once a minute
 
 
 @pytest.fixture(scope="module")
 def impatient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitNode]:
     node = RabbitNode(tmp_path_factory.mktemp("impatient"), config=IMPATIENT)
+    (node.directory / "advanced.config").write_text(LOOKS_OFTEN)
     try:
         node.start()
         yield node

@@ -299,13 +299,14 @@ async def test_rclone_is_gone_when_its_service_is_killed(tmp_path: Path) -> None
 
 async def test_what_a_killed_service_left_is_cleared_away_by_the_next(tmp_path: Path) -> None:
     with service(tmp_path) as (process, _):
-        left = Path(json.loads((tmp_path / stale.RECORD).read_bytes())["socket"]).parent
+        (record,) = tmp_path.glob(stale.RECORDS)
+        left = Path(json.loads(record.read_bytes())["socket"]).parent
         process.kill()
         process.wait()
     assert left.exists()
     async with Daemon(RCLONE, run_directory=tmp_path):
         assert not left.exists()
-    assert not (tmp_path / stale.RECORD).exists()
+    assert not list(tmp_path.glob(stale.RECORDS))
 
 
 async def test_ctrl_c_in_the_terminal_doesnt_reach_rclone(tmp_path: Path) -> None:

@@ -117,16 +117,28 @@ async def test_an_rclone_that_outlived_its_service_is_killed(tmp_path: Path) -> 
     left = await spawn([sys.executable, "-c", sleep, str(directory / "s")])
     assert left.stderr is not None
     await left.stderr.readline()
-    stale.remember(tmp_path, left.pid, directory / "s")
+    record = stale.Record(tmp_path)
+    record.write(left.pid, directory / "s")
+    await stale.end_stale(tmp_path)
+    assert left.returncode is None, "its service lives"
+    let_go_of(record)
     await stale.end_stale(tmp_path)
     assert await left.wait() == -signal.SIGKILL
     assert not directory.exists()
-    assert not (tmp_path / stale.RECORD).exists()
+    assert not list(tmp_path.glob(stale.RECORDS))
+
+
+def let_go_of(record: stale.Record) -> None:
+    """As the kernel does when the service dies."""
+    assert record._lock is not None
+    record._lock.release()
 
 
 async def test_a_process_that_got_the_number_of_an_old_rclone_is_left_alone(tmp_path: Path) -> None:
     other = await spawn(["/bin/sleep", "60"])
-    stale.remember(tmp_path, other.pid, tmp_path / "rclone-old" / "s")
+    record = stale.Record(tmp_path)
+    record.write(other.pid, tmp_path / "rclone-old" / "s")
+    let_go_of(record)
     await stale.end_stale(tmp_path)
     assert other.returncode is None
     assert Path(f"/proc/{other.pid}").exists()
@@ -136,8 +148,14 @@ async def test_a_process_that_got_the_number_of_an_old_rclone_is_left_alone(tmp_
 @pytest.mark.parametrize("record", [None, b"", b"{", b'{"pid":"x"}', b'{"pid":999999999,"socket":"/nowhere/s"}'])
 async def test_no_record_or_a_broken_one_is_no_problem(tmp_path: Path, record: bytes | None) -> None:
     if record is not None:
-        (tmp_path / stale.RECORD).write_bytes(record)
+        (tmp_path / "rclone-1-a.json").write_bytes(record)
     await stale.end_stale(tmp_path)
+
+
+async def test_a_run_directory_that_can_not_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "run").write_text("in the way")
+    with pytest.raises(RcloneUnusable, match=r"run directory .*run can't be written"):
+        stale.Record(tmp_path / "run").write(1, tmp_path / "s")
 
 
 async def test_the_remote_control_variables_of_the_environment_dont_reach_rclone(

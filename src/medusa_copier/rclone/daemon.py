@@ -75,6 +75,7 @@ class Daemon:
         self._config = config
         self._flags = flags or {}
         self._run_directory = run_directory
+        self._record = stale.Record(run_directory) if run_directory else None
         self._timing = timing or Timing()
         self._ready = asyncio.Event()
         self._directory: Path | None = None
@@ -124,8 +125,8 @@ class Daemon:
         if self._directory:
             shutil.rmtree(self._directory, ignore_errors=True)
             self._directory = None
-        if self._run_directory:
-            stale.forget(self._run_directory)
+        if self._record:
+            self._record.remove()
 
     async def ready(self) -> None:
         """Return when rclone answers; waits for as long as that takes."""
@@ -151,8 +152,8 @@ class Daemon:
         reader = asyncio.create_task(lines.read(), name="rclone log")
         self._running = _Running(process, lines, reader)
         try:
-            if self._run_directory:
-                stale.remember(self._run_directory, process.pid, self._socket)
+            if self._record:
+                self._record.write(process.pid, self._socket)
             async with asyncio.timeout(self._timing.start_timeout_s):
                 await self._until_it_answers(self._running)
         except BaseException as error:

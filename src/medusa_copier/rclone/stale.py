@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import secrets
 import shutil
 import signal
 import subprocess
@@ -18,7 +19,10 @@ from typing import Final
 import msgspec
 import structlog
 
-RECORD: Final = "rclone.json"
+from medusa_copier.rclone.errors import RcloneUnusable
+from simple_queue_server.locks import Lock
+
+RECORDS: Final = "rclone-*.json"
 DIRECTORY_PREFIX: Final = "rclone-"
 """Of the directory that holds the socket."""
 
@@ -27,37 +31,68 @@ GONE_TIMEOUT_S: Final = 10.0
 log = structlog.stdlib.get_logger("medusa_copier.rclone")
 
 
-class _Record(msgspec.Struct, frozen=True):
+class _Note(msgspec.Struct, frozen=True):
     pid: int
     socket: str
 
 
-def remember(run_directory: Path, pid: int, socket: Path) -> None:
-    """Note that the process ``pid`` serves ``socket``."""
-    run_directory.mkdir(parents=True, exist_ok=True)
-    (run_directory / RECORD).write_bytes(msgspec.json.encode(_Record(pid, str(socket))))
+class Record:
+    """This service's note of its rclone in ``run_directory``, which services may share.
 
+    It is locked while the service lives, so that the rclone of a living one is never taken for stale.
+    """
 
-def forget(run_directory: Path) -> None:
-    """Note that no process is left."""
-    (run_directory / RECORD).unlink(missing_ok=True)
+    def __init__(self, run_directory: Path) -> None:
+        self._path = run_directory / f"rclone-{os.getpid()}-{secrets.token_hex(4)}.json"
+        self._lock: Lock | None = None
+
+    def write(self, pid: int, socket: Path) -> None:
+        """Note that the process ``pid`` serves ``socket``. Raises RcloneUnusable when it can't be written."""
+        try:
+            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            while self._lock is None:
+                self._lock = Lock.take(self._path, create=True)
+            self._path.write_bytes(msgspec.json.encode(_Note(pid, str(socket))))
+        except OSError as error:
+            raise RcloneUnusable(f"the run directory {self._path.parent} can't be written: {error}") from error
+
+    def remove(self) -> None:
+        """Note that no process is left."""
+        if self._lock is not None:
+            self._path.unlink(missing_ok=True)
+            self._lock.release()
+            self._lock = None
 
 
 async def end_stale(run_directory: Path) -> None:
-    """Kill the process that is on record, if it still is the one that was noted; return when it is gone."""
+    """Kill the rclones on record whose service is dead, and clear away what they left."""
+    for path in run_directory.glob(RECORDS):
+        try:
+            lock = Lock.take(path, create=False)
+        except FileNotFoundError:
+            continue
+        if lock is None:
+            continue
+        try:
+            await _end(path)
+            path.unlink(missing_ok=True)
+        finally:
+            lock.release()
+
+
+async def _end(path: Path) -> None:
     try:
-        record = msgspec.json.decode((run_directory / RECORD).read_bytes(), type=_Record)
-    except (FileNotFoundError, msgspec.MsgspecError):
+        note = msgspec.json.decode(path.read_bytes(), type=_Note)
+    except msgspec.MsgspecError:
         return
-    if record.socket in _command_line_of(record.pid):  # else the number belongs to another process by now
-        log.warning("rclone.stale_killed", pid=record.pid)
+    if note.socket in _command_line_of(note.pid):  # else the number belongs to another process by now
+        log.warning("rclone.stale_killed", pid=note.pid)
         with suppress(ProcessLookupError):
-            os.kill(record.pid, signal.SIGKILL)
-        await _gone(record.pid)
-    directory = Path(record.socket).parent
+            os.kill(note.pid, signal.SIGKILL)
+        await _gone(note.pid)
+    directory = Path(note.socket).parent
     if directory.name.startswith(DIRECTORY_PREFIX):
         shutil.rmtree(directory, ignore_errors=True)
-    forget(run_directory)
 
 
 def _command_line_of(pid: int) -> str:

@@ -111,11 +111,11 @@ class Link:
         self._pair = None
         if self._up.done():
             self._up = asyncio.get_running_loop().create_future()
-        self._on_lost()
-        for scope in self._operations:
-            scope.reschedule(asyncio.get_running_loop().time())
         if not self._broken.done():  # it is cancelled when this link is closed
             self._broken.set_result(why)
+        for scope in self._operations:
+            scope.reschedule(asyncio.get_running_loop().time())
+        self._on_lost()
 
     async def close(self) -> None:
         """Close in good order: what was sent on the channel is with the broker. Idempotent."""
