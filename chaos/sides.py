@@ -121,8 +121,10 @@ class EmbeddedSide:
 
     def _count(self) -> tuple[int, int]:
         with contextlib.closing(sqlite3.connect(self._section.path, timeout=CALL_TIMEOUT_S)) as connection:
-            counts = [connection.execute(f"SELECT count(*) FROM {t}").fetchone()[0] for t in ("requests", "responses")]
-        return counts[0], counts[1]
+            requests, responses = connection.execute(
+                "SELECT (SELECT count(*) FROM requests), (SELECT count(*) FROM responses)"
+            ).fetchone()
+        return requests, responses
 
 
 class AmqpSide:

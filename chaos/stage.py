@@ -23,6 +23,9 @@ from tcp_proxy import TcpProxy
 RESTART_S: Final = 0.1
 """As systemd's RestartSec."""
 STOP_TIMEOUT_S: Final = 60.0
+RCLONE_KILLED_AT_START: Final = "Error: rclone can't start: exit status -9"
+"""Before its rclone is up for the first time a service has nothing, and ends when that is killed."""
+
 SMALL_DISK: Final = "8m"
 MANY_DEATHS: Final = 1000
 """A kill at random looks like a request that kills its service: none is to be given up for that here."""
@@ -84,9 +87,12 @@ class Service:
             self._sent.clear()
             self._process = await self._launch()
             status = await self._process.wait()
-            if status != 0 and -status not in self._sent:
+            if status != 0 and -status not in self._sent and not self._last_words().startswith(RCLONE_KILLED_AT_START):
                 self.bad_exits.append(f"{self.directory.name} ended with status {status}, see its output.txt")
             await asyncio.sleep(RESTART_S)
+
+    def _last_words(self) -> str:
+        return (self.directory / "output.txt").read_text(errors="replace").rstrip().rpartition("\n")[2]
 
     async def _launch(self) -> asyncio.subprocess.Process:
         with (self.directory / "output.txt").open("ab") as output:

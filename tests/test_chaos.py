@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
-
 from chaos.__main__ import BROKERS
 from chaos.run import run
 from chaos.sides import AmqpSide

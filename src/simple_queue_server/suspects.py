@@ -19,7 +19,8 @@ from simple_queue_server.custody import Custody
 from simple_queue_server.journal import Journal, JournalError
 
 ALONE_AFTER: Final = 2
-"""After so many deaths a suspect is served when no other one is, so that they aren't blamed for one another."""
+"""After so many deaths, or earlier where few are allowed, a suspect is served when no other one is: so that nobody is
+given up for a neighbour's doing."""
 
 log = structlog.stdlib.get_logger("simple_queue_server")
 
@@ -30,12 +31,13 @@ class Suspects:
     def __init__(self, journal: Journal, max_attempts: int) -> None:
         self._journal = journal
         self._max_attempts = max_attempts
+        self._alone_after = min(ALONE_AFTER, max_attempts - 2)
         self._alone = asyncio.Lock()
 
     async def serve(self, custody: Custody, work: Callable[[], Awaitable[None]]) -> None:
         """Do ``work`` on the request, or answer that it is given up."""
         deaths = await self._deaths(custody)
-        async with self._alone if deaths >= ALONE_AFTER else contextlib.nullcontext():
+        async with self._alone if deaths >= self._alone_after else contextlib.nullcontext():
             attempts = deaths + 1
             if attempts >= self._max_attempts:
                 reason = f"given up after {attempts} attempts: the service died each time it worked on this request"

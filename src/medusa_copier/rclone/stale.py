@@ -66,7 +66,7 @@ class Record:
 
 async def end_stale(run_directory: Path) -> None:
     """Kill the rclones on record whose service is dead, and clear away what they left."""
-    for path in run_directory.glob(RECORDS):
+    for path in run_directory.glob(RECORDS):  # noqa: ASYNC240 - once, before there is anything to hold up
         try:
             lock = Lock.take(path, create=False)
         except FileNotFoundError:
@@ -82,7 +82,7 @@ async def end_stale(run_directory: Path) -> None:
 
 async def _end(path: Path) -> None:
     try:
-        note = msgspec.json.decode(path.read_bytes(), type=_Note)
+        note = msgspec.json.decode(path.read_bytes(), type=_Note)  # noqa: ASYNC240
     except msgspec.MsgspecError:
         return
     if note.socket in _command_line_of(note.pid):  # else the number belongs to another process by now

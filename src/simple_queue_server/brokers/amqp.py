@@ -85,13 +85,8 @@ class AmqpBroker:
 
     async def stop_receiving(self) -> None:
         self._stopped = True
-        channel, consumer_tag = self._channel, self._consumer_tag
-        if channel is not None and consumer_tag is not None:
-            self._consumer_tag = None
-            # Shielded: a call that is cancelled closes its channel, and with it all that is held.
-            await asyncio.shield(asyncio.create_task(self._cancel_consumer(channel, consumer_tag)))
-        for delivery in self._empty_arrivals():
-            await self._settle(delivery, "requeue")
+        # Shielded: a call that is cancelled closes its channel, and with it all that is held.
+        await asyncio.shield(asyncio.create_task(self._stop_consuming()))
 
     async def close(self) -> None:
         self._stopped = True
@@ -164,6 +159,8 @@ class AmqpBroker:
     async def _consume(self, channel: Channel) -> None:
         consuming = await channel.basic_consume(self._settings.incoming_queue, self._on_message)
         self._consumer_tag = consuming.consumer_tag
+        if self._stopped:  # meanwhile
+            await self._stop_consuming()
 
     async def _start_again(self) -> None:
         """Consume again after :meth:`stop_receiving`; a channel that is made meanwhile does so by itself."""
@@ -178,12 +175,17 @@ class AmqpBroker:
         except LinkDownError as error:
             self._consumer.break_up(channel, str(error))
 
-    async def _cancel_consumer(self, channel: Channel, consumer_tag: str) -> None:
-        try:
-            async with self._consumer.operation(channel):
-                await channel.basic_cancel(consumer_tag)
-        except LinkDownError as error:
-            self._consumer.break_up(channel, str(error))
+    async def _stop_consuming(self) -> None:
+        channel, consumer_tag = self._channel, self._consumer_tag
+        if channel is not None and consumer_tag is not None:
+            self._consumer_tag = None
+            try:
+                async with self._consumer.operation(channel):
+                    await channel.basic_cancel(consumer_tag)
+            except LinkDownError as error:
+                self._consumer.break_up(channel, str(error))
+        for delivery in self._empty_arrivals():
+            await self._settle(delivery, "requeue")
 
     async def _on_message(self, message: DeliveredMessage) -> None:
         """Record a hand-over; the work on it is somebody else's. Runs in a task that dies with the channel."""
