@@ -100,7 +100,7 @@ def test_environment_variables_are_filled_in_anywhere_in_a_text() -> None:
     [
         ("server: {nam: n}\n" + ROOTS, ["c.yaml: server.nam: unknown key", "did you mean 'name'?"]),
         ("servers: {name: n}\n" + ROOTS, ["c.yaml: servers: unknown key", "did you mean 'server'?"]),
-        ("server: {name: n, zzz: 1}\n" + ROOTS, ["server.zzz: unknown key; known here: max_in_flight,"]),
+        ("server: {name: n, zzz: 1}\n" + ROOTS, ["server.zzz: unknown key; known here: journal_after_s,"]),
         (
             "server: {name: n}\namqp:\n  incoming_queue: i\n  connection:\n    :prt: 1\n" + ROOTS,
             ["amqp.connection.prt: unknown key; did you mean 'port'?"],

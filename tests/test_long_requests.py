@@ -12,11 +12,11 @@ from typing import Any
 
 import aio_pika
 import pytest
+
 from rabbitmq import RabbitNode
 from service import World, copyto
-from waiting import eventually
-
 from simple_queue_server.brokers.base import Client
+from waiting import eventually
 
 SIZE = 12_000_000
 SLOWLY = {"flags": {"bwlimit": "2M"}}  # six seconds for SIZE
@@ -90,9 +90,7 @@ async def test_a_request_that_the_broker_hands_out_again_is_joined_with_its_runn
     assert [entry for entry in world.log() if entry["event"] == "request was handed out again, its work goes on"]
 
 
-async def test_a_long_request_is_resumed_from_the_journal_after_a_kill(
-    tmp_path: Path, impatient: RabbitNode
-) -> None:
+async def test_a_long_request_is_resumed_from_the_journal_after_a_kill(tmp_path: Path, impatient: RabbitNode) -> None:
     amqp = await make_queues(impatient, "classic", "resumed")
     server = {"name": "copier", "journal_after_s": 0.5}
     world = World(tmp_path, "", {"server": server, "rclone": SLOWLY, "amqp": amqp})
@@ -114,5 +112,3 @@ async def test_a_long_request_is_resumed_from_the_journal_after_a_kill(
 
 def lost_connections(world: World) -> list[Any]:
     return [entry for entry in world.log() if "lost" in entry["event"] or "closed" in entry["event"]]
-
-

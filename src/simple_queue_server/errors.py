@@ -6,7 +6,8 @@
     ├── Failure             a handler's way to answer a request with a failure
     ├── SettingsError       the configuration is wrong; says where and what would be right
     └── BrokerError         the broker can't be used
-        └── BrokerGaveUp    it stayed away for longer than the configuration allows
+        ├── BrokerGaveUp    it stayed away for longer than the configuration allows
+        └── MessageTooLarge it takes no message of this size
 
 Errors of the libraries underneath are translated into these where they enter.
 """
@@ -43,3 +44,11 @@ class BrokerError(QueueServerError):
 
 class BrokerGaveUp(BrokerError):
     """The broker stayed away for more attempts than ``max_connection_retry_errors``."""
+
+
+class MessageTooLarge(BrokerError):
+    """The broker takes no message larger than ``limit_bytes``."""
+
+    def __init__(self, message: str, limit_bytes: int) -> None:
+        super().__init__(message)
+        self.limit_bytes = limit_bytes

@@ -66,7 +66,7 @@ class Connection:
         except TimeoutError as error:
             raise RcloneStopped(f"rclone didn't answer {method} within {timeout_s or QUICK_S:g} s") from error
         except aiohttp.ClientConnectorError as error:
-            raise RcloneStopped("rclone is not running") from error
+            raise RcloneStopped(f"rclone can't be reached: {error.os_error.strerror or error.os_error}") from error
         except aiohttp.ClientError as error:
             raise RcloneStopped from error
         if response.status != 200:

@@ -19,7 +19,8 @@ from simple_queue_server.brokers.amqp_delivery import AmqpDelivery, InHand, is_r
 from simple_queue_server.brokers.amqp_link import Link
 from simple_queue_server.brokers.amqp_publisher import Publisher
 from simple_queue_server.brokers.base import ReplyAddress
-from simple_queue_server.errors import BrokerError, BrokerGaveUp
+from simple_queue_server.brokers.shortening import shortened
+from simple_queue_server.errors import BrokerError, BrokerGaveUp, MessageTooLarge
 from simple_queue_server.settings import AmqpSection
 
 REQUEST_ID_HEADER: Final = "request_id"
@@ -122,6 +123,13 @@ class AmqpBroker:
             self._in_hand.end(delivery)
 
     async def _publish(self, response: bytes, reply: ReplyAddress, request_id: str | None) -> None:
+        try:
+            await self._put(response, reply, request_id)
+        except MessageTooLarge as error:
+            log.error("response is too large and shortened", reason=str(error), request_id=request_id)
+            await self._put(shortened(response, error.limit_bytes, str(error)), reply, request_id)
+
+    async def _put(self, response: bytes, reply: ReplyAddress, request_id: str | None) -> None:
         properties = {"correlation_id": reply.correlation_id, "headers": {REQUEST_ID_HEADER: request_id}}
         if reply.reply_to is not None:
             if await self._publisher.put(reply.reply_to, response, **properties):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import uuid
 from collections.abc import Callable
 from typing import Any, Final
@@ -13,7 +14,7 @@ import structlog
 from simple_queue_server.amqp_connection import Target
 from simple_queue_server.brokers.amqp_connect import Channel, Connection, LinkDownError, make_queue
 from simple_queue_server.brokers.amqp_link import Link
-from simple_queue_server.errors import BrokerError
+from simple_queue_server.errors import BrokerError, MessageTooLarge
 
 FIRST_PAUSE_S: Final = 0.1
 LAST_PAUSE_S: Final = 10.0
@@ -52,7 +53,7 @@ class Publisher:
         """Put a message on a queue: True when it is there, durably; False when there is none, or it is full.
 
         Waits while the broker is away. ``properties`` are those of AMQP (``correlation_id``, ``headers``…).
-        Raises BrokerGaveUp, and BrokerError for a body larger than the broker allows.
+        Raises BrokerGaveUp, and MessageTooLarge.
         """
         while True:
             channel = await self._link.channel()
@@ -68,8 +69,9 @@ class Publisher:
             except LinkDownError as error:
                 if isinstance(error.__cause__, aiormq.DeliveryError):  # returned as unroutable, or refused
                     return False
-                if f"message size {len(body)} is larger" in str(error):
-                    raise BrokerError(f"the broker takes no message of {len(body)} bytes: {error}") from None
+                if too_large := re.search(rf"message size {len(body)} is larger than .*?(\d+)", str(error)):
+                    limit = int(too_large[1])
+                    raise MessageTooLarge(f"{len(body)} bytes are more than the broker's {limit}", limit) from None
                 self._link.break_up(channel, str(error))
             else:
                 return True

@@ -6,12 +6,9 @@ queue), all of type String; a response carries ``correlation_id``. Bodies are JS
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
-
-import msgspec
 
 from simple_queue_server.brokers.base import ReplyAddress
 from simple_queue_server.errors import BrokerError
@@ -25,8 +22,6 @@ LONGEST_ATTRIBUTE: Final = 1024
 SYSTEM_ATTRIBUTES: Final = ["ApproximateReceiveCount", "MessageGroupId"]
 
 _ILLEGAL = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
-_KEPT_LONGEST = ("message", "pass_through", "action")
-"""Of a response that's too large, these are left out last, in this order; ``status`` always stays."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,43 +84,6 @@ def legal_text(body: bytes) -> str:
     except UnicodeDecodeError as error:
         raise BrokerError(f"SQS takes text only, and the message is not UTF-8 (byte {error.start})") from None
     return _ILLEGAL.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
-
-
-def shortened(response: bytes, limit_bytes: int, reason: str) -> bytes:
-    """The response in at most ``limit_bytes``: large fields are left out, and ``message`` says which.
-
-    ``action``, ``status`` and ``pass_through`` stay while they fit. ``reason`` begins the message.
-    """
-    fields: dict[str, Any] = msgspec.json.decode(response, type=dict[str, msgspec.Raw])
-    said = json.loads(bytes(fields.pop("message", b'""')))
-    said = said if isinstance(said, str) else ""
-    left_out: list[str] = []
-    for name in _order(fields):
-        if len(short := _with_message(fields, reason, said, left_out)) <= limit_bytes:
-            return short
-        said = said[:200]
-        if len(short := _with_message(fields, reason, said, left_out)) <= limit_bytes:
-            return short
-        del fields[name]
-        left_out.append(name)
-    return _with_message(fields, reason, said, left_out)
-
-
-def _order(fields: Mapping[str, Any]) -> list[str]:
-    """Names of fields, the first to leave out first: large ones, then those that a client needs most."""
-    plain = [name for name in fields if name not in _KEPT_LONGEST and name != "status"]
-    plain.sort(key=lambda name: len(bytes(fields[name])), reverse=True)
-    return [*plain, *(name for name in _KEPT_LONGEST if name in fields), ""]
-
-
-def _with_message(fields: Mapping[str, Any], reason: str, said: str, left_out: list[str]) -> bytes:
-    parts = [reason]
-    if left_out:
-        parts.append(f"left out: {', '.join(name[:40] for name in left_out[:10])}")
-    if said:
-        parts.append(said)
-    message = msgspec.json.encode("; ".join(parts)).decode()
-    return legal_text(msgspec.json.encode({**fields, "message": msgspec.Raw(message.encode())})).encode()
 
 
 def _attribute(message: Mapping[str, Any], name: str) -> str | None:

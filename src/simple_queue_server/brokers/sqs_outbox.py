@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 
+from simple_queue_server.brokers.shortening import shortened
 from simple_queue_server.brokers.sqs_batches import Batcher
 from simple_queue_server.brokers.sqs_errors import SqsError, report
 from simple_queue_server.brokers.sqs_link import Queue, SqsLink, backoff
-from simple_queue_server.brokers.sqs_messages import attributes, legal_text, shortened, size_of
+from simple_queue_server.brokers.sqs_messages import attributes, legal_text, size_of
 
 if TYPE_CHECKING:
     from simple_queue_server.brokers.base import ReplyAddress
@@ -89,7 +90,7 @@ class Outbox:
         if size > limit:
             reason = f"the response of {size} bytes exceeded the {limit} bytes that the queue {queue.name} takes"
             log.error("response_shortened", correlation_id=reply.correlation_id, size_bytes=size, limit_bytes=limit)
-            body = legal_text(shortened(response, limit, reason))
+            body = legal_text(shortened(response, limit, reason, _legal))
         try:
             await self._send(queue, body, message_attributes, group)
         except SqsError as error:
@@ -97,7 +98,7 @@ class Outbox:
                 raise
             report(error, correlation_id=reply.correlation_id, doing="shortening the response")
             reason = f"the response of {size} bytes was refused by the queue {queue.name} ({error.code})"
-            body = legal_text(shortened(response, min(limit, 1024), reason))
+            body = legal_text(shortened(response, min(limit, 1024), reason, _legal))
             await self._send(queue, body, message_attributes, group)
 
     async def _send(self, queue: Queue, body: str, message_attributes: dict[str, Any], group: str | None) -> None:
@@ -128,3 +129,7 @@ def fifo_fields(queue: Queue, group: str | None = None) -> dict[str, str]:
     if not queue.fifo:
         return {}
     return {"MessageGroupId": group or uuid.uuid4().hex, "MessageDeduplicationId": uuid.uuid4().hex}
+
+
+def _legal(body: bytes) -> bytes:
+    return legal_text(body).encode()
