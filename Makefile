@@ -1,5 +1,6 @@
 # make demo   run the main job on real input with the embedded queue; needs no server
 # make test   install what the tests need, then check everything; what CI runs
+# make chaos  minutes of kills, cut connections and full disks, and nothing may be lost: make chaos ARGS='--seed 7'
 # make check  lint, types and the import contract only
 # make lock   compile requirements/*.txt anew from pyproject.toml
 
@@ -8,13 +9,16 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: demo test check format lock test-tools clean
+.PHONY: demo test chaos check format lock test-tools clean
 
 demo: $(VENV)/.runtime
 	$(BIN)/python demo/demo.py
 
 test: $(VENV)/.dev test-tools check
 	$(BIN)/pytest
+
+chaos: $(VENV)/.dev test-tools
+	$(BIN)/python -m chaos $(ARGS)
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check

@@ -98,7 +98,7 @@ def s3_server(here: Path) -> Iterator[int]:
     (here / "rclone.conf").write_text(RCLONE_CONF.format(port=port, secret=secret))
     command = [RCLONE, "serve", "s3", "--addr", f"127.0.0.1:{port}", "--auth-key", f"demo-key,{secret}", "s3"]
     with process(command, here / "s3.log"):
-        wait_until(lambda: socket.create_connection(("127.0.0.1", port), timeout=1).close() or True)
+        wait_for_server(port)
         yield port
 
 
@@ -163,16 +163,18 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def wait_until(condition: object, timeout_s: float = 20) -> None:
-    """Call until it returns something true, OSErrors meaning not yet."""
+def wait_for_server(port: int, timeout_s: float = 20) -> None:
+    """Return when something listens on the port."""
     deadline = time.monotonic() + timeout_s
     while True:
-        with contextlib.suppress(OSError):
-            if condition():  # type: ignore[operator]
-                return
-        if time.monotonic() > deadline:
-            raise SystemExit(f"not ready after {timeout_s} s")
-        time.sleep(0.05)
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+        except OSError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
+        else:
+            return
 
 
 if __name__ == "__main__":

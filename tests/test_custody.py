@@ -70,14 +70,12 @@ class World:
         self.directory = directory
         self.queue = MemoryQueue()
         self.client = MemoryClient(self.queue)
-        self.broker = Broker(self.queue, max_in_flight=16)
-        self.broker.back = asyncio.Event()
-        self.broker.back.set()
+        self.patience_s: float | None = 60
         self.servers: list[tuple[Server, asyncio.Task[None]]] = []
 
     def serve(self, handler: Handler, **server: Any) -> Server:
         settings = Settings(server=ServerSection(name="test", **server))
-        self.broker = Broker(self.queue, max_in_flight=16)
+        self.broker = Broker(self.queue, max_in_flight=16, patience_s=self.patience_s)
         started = Server(settings, self.broker, run_directory=self.directory)
         started.action("work")(handler)
         self.servers.append((started, asyncio.create_task(started.serve())))
@@ -213,6 +211,35 @@ async def test_a_kept_response_is_published_by_the_next_start_without_doing_the_
     world.serve(never)
     assert (await world.response())["parameters"] == {"by": "work"}
     assert never.times == 0
+    await until(lambda: not world.entries())
+    assert await world.no_more_responses()
+
+
+async def test_a_late_answer_to_a_broker_of_endless_patience_is_not_kept(world: World) -> None:
+    world.patience_s = None
+    Broker.back.clear()
+    world.serve(quick, journal_after_s=0.01)
+    await world.client.send(REQUEST)
+    await asyncio.sleep(0.2)  # ten times what is late here
+    assert not world.entries()
+    Broker.back.set()
+    assert (await world.response())["status"] == "success"
+
+
+async def test_an_entry_that_may_have_been_written_although_it_failed_is_removed_at_the_end(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(directory: Path) -> None:
+        raise OSError(5, "Input/output error")
+
+    work = Work()
+    monkeypatch.setattr("simple_queue_server.journal._sync_directory", fails)
+    world.serve(work, journal_after_s=0.02)
+    await world.client.send(REQUEST)
+    await until(world.entries)
+    assert len(world.broker._held) == 1
+    work.end.set()
+    assert (await world.response())["status"] == "success"
     await until(lambda: not world.entries())
     assert await world.no_more_responses()
 

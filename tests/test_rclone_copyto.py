@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 import storage
+from medusa_copier.rclone.binary import find_binary
 from medusa_copier.rclone.client import Client, Location
 from medusa_copier.rclone.daemon import Daemon
-from medusa_copier.rclone.errors import NotFound, RcloneError, WrongKind
+from medusa_copier.rclone.errors import NotFound, RcloneError, RcloneStopped, WrongKind
 from storage_fixtures import at, copying, until
 
 ODD_NAMES = [
@@ -287,3 +289,55 @@ async def test_the_remotes_and_the_version_are_told(world: storage.Places, clien
 async def test_a_name_that_is_no_unicode_is_refused(client: Client) -> None:
     with pytest.raises(RcloneError, match="not valid Unicode"):
         await client.copyto(Location("src:", "\ud800"), at("dst:x"))
+
+
+async def test_two_services_that_copy_the_same_never_share_a_partial_file(world: storage.Places) -> None:
+    binary = await find_binary()
+    (world.src / "big").write_bytes(os.urandom(8_000_000))
+    fast, slow = {"bwlimit": "8M"}, {"bwlimit": "400k"}
+    async with (
+        Daemon(binary, config=world.config, flags=fast) as first,
+        Daemon(binary, config=world.config, flags=slow) as second,
+    ):
+        slowly = asyncio.create_task(second.client.copyto(at("src:big"), at("dst:big")))
+        await until(lambda: copying(second.client))
+        await first.client.copyto(at("src:big"), at("dst:big"))
+        assert (world.dst / "big").read_bytes() == (world.src / "big").read_bytes()
+        assert second.pid is not None
+        os.kill(second.pid, signal.SIGKILL)
+        with pytest.raises(RcloneStopped):
+            await slowly
+        assert (world.dst / "big").read_bytes() == (world.src / "big").read_bytes()
+        assert len(list(world.dst.iterdir())) == 2
+        await first.client.sweep(at("dst:big"))
+        assert [path.name for path in world.dst.iterdir()] == ["big"]
+
+
+@pytest.mark.parametrize("name", ["a.txt", "*?[a]{b}\\", "new\nline", "x" * 255, "é" * 127])
+async def test_a_sweep_removes_what_was_left_of_this_target_and_nothing_else(
+    world: storage.Places, client: Client, name: str
+) -> None:
+    kept = ["other.6cc70d86.1a2b3c4.partial", "a.partial", "a.txt.partial", "a.txt.6cc70d86.partial", "a.txt"]
+    for each in kept:
+        (world.dst / each).write_text(each)
+    left = f"{name[:150]}.6cc70d86.1a2b3c4.partial" if len(name.encode()) > 150 else f"{name}.6cc70d86.1a2b3c4.partial"
+    if len(left.encode()) <= 255:
+        (world.dst / left).write_text("left")
+    await client.sweep(at(f"dst:{name}"))
+    assert sorted(path.name for path in world.dst.iterdir()) == sorted(kept)
+
+
+async def test_a_sweep_of_a_directory_removes_what_was_left_below_it(world: storage.Places, client: Client) -> None:
+    (world.dst / "d/e").mkdir(parents=True)
+    for each in ("d/f.6cc70d86.1a2b3c4.partial", "d/e/g.6cc70d86.1a2b3c4.partial", "d/h", "k.6cc70d86.1a2b3c4.partial"):
+        (world.dst / each).write_text(each)
+    await client.sweep(at("dst:d"))
+    assert sorted(str(p.relative_to(world.dst)) for p in world.dst.rglob("*") if p.is_file()) == [
+        "d/h",
+        "k.6cc70d86.1a2b3c4.partial",
+    ]
+
+
+async def test_a_sweep_of_a_bucket_or_of_nothing_is_no_error(world: storage.Places, client: Client) -> None:
+    await client.sweep(at("bucket:a"))
+    await client.sweep(at("dst:no/such/place"))

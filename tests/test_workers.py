@@ -56,7 +56,7 @@ def make_world(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[..., 
     name = uuid.uuid4().hex
     queues = {"incoming_queue": f"{name}-in", "outgoing_queue": f"{name}-out"}
     if request.param == "embedded":
-        section = {"embedded": {"path": str(tmp_path / "queue.db")}}
+        section: dict[str, Any] = {"embedded": {"path": str(tmp_path / "queue.db")}}
     elif request.param == "amqp":
         connection = {"host": "127.0.0.1", "port": request.getfixturevalue("rabbitmq").port}
         section = {"amqp": {**queues, "connection": connection}}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -50,6 +51,7 @@ def run(config: Path) -> None:
     SIGTERM or Ctrl-C: finish what is in flight, then exit; a second one exits now. Either way nothing is lost:
     what is unfinished goes back to the queue.
     """
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # until the server handles it: nothing was begun
     with _clear_errors():
         from medusa_copier import service  # noqa: PLC0415
         from medusa_copier.settings import CopierSettings  # noqa: PLC0415

@@ -34,7 +34,9 @@ class Custody:
         self._broker = broker
         self._entry = entry
         self._delivery = delivery
+        self._is_patient = True
         self._is_kept = delivery is None
+        self._may_be_kept = self._is_kept
         self._timer: asyncio.TimerHandle | None = None
         self._keeping: asyncio.Task[None] | None = None
         self.body = entry.body
@@ -44,7 +46,11 @@ class Custody:
 
     @classmethod
     def of_delivery(cls, journal: Journal, broker: Broker, delivery: Delivery, patience_s: float | None = None) -> Self:
-        """For a request that the broker has. The journal takes it over after ``patience_s``, unless that is None."""
+        """For a request that the broker has. The journal takes it over after ``patience_s``.
+
+        None: the broker's patience has no end, nor does a request there ever part from its response; then the
+        journal has nothing to do.
+        """
         entry = Entry(
             id=f"{time.time_ns():020d}-{secrets.token_hex(4)}",
             request_id=delivery.request_id,
@@ -53,6 +59,7 @@ class Custody:
             correlation_id=delivery.reply.correlation_id,
         )
         custody = cls(journal, broker, entry, delivery)
+        custody._is_patient = patience_s is None
         if patience_s is not None:
             custody._call_later(patience_s, custody._take_over)
         return custody
@@ -79,13 +86,14 @@ class Custody:
         if give_up:
             await self._set_aside()
         if self._delivery is not None and not self._is_kept:
-            self._call_later(LATE_S, self._keep)
+            if not self._is_patient:
+                self._call_later(LATE_S, self._keep)
             await self._delivery.answer(response, give_up=give_up)
             await self._stop_keeping()
         else:
             await self._keep()
             await self._broker.publish(response, self.reply)
-        if self._is_kept:
+        if self._may_be_kept:
             await self._forget()
 
     async def ack(self) -> None:
@@ -95,8 +103,7 @@ class Custody:
 
     async def requeue(self) -> None:
         """Give the request back to who has it: the broker, or the journal, which another start reads first."""
-        if self._timer is not None:
-            self._timer.cancel()
+        await self._stop_keeping()
         if self._delivery is not None:
             await self._delivery.requeue()
 
@@ -111,6 +118,7 @@ class Custody:
 
     async def _keep(self) -> None:
         """Write the request, and its response if there is one, to the journal; or say why that can't be."""
+        self._may_be_kept = True
         try:
             await self._journal.keep(self._entry)
             self._is_kept = True
@@ -138,8 +146,12 @@ class Custody:
         self._keeping = asyncio.create_task(coroutine)
 
     async def _stop_keeping(self) -> None:
-        """No timer starts anything from here on, and what was started has ended."""
-        if self._timer is not None:
-            self._timer.cancel()
+        """What was started has ended, and no timer starts anything from here on."""
+        self._cancel_timer()
         if self._keeping is not None:
             await asyncio.shield(self._keeping)
+            self._cancel_timer()  # that was set anew
+
+    def _cancel_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()

@@ -32,13 +32,14 @@ class Request:
 
     ``action`` is a str, except when the client sent something else (then no handler is registered for it).
     ``parameters`` is a dict: a request with any other value reaches no handler; ``{}`` when absent or null.
-    ``id`` names the request in the log.
+    ``id`` names the request in the log. ``attempt`` is 1, or more when it may have been begun before.
     """
 
     action: Any
     parameters: Any
     pass_through_json: bytes = NO_PASS_THROUGH
     id: str = ""
+    attempt: int = 1
 
     @property
     def pass_through(self) -> Any:
@@ -71,7 +72,7 @@ class _Envelope(msgspec.Struct):
 _decoder = msgspec.json.Decoder(_Envelope)
 
 
-def parse_request(body: bytes, request_id: str = "") -> Request | InvalidRequest:
+def parse_request(body: bytes, request_id: str = "", attempt: int = 1) -> Request | InvalidRequest:
     """Parse the body of a message. Never raises for what a client can send."""
     try:
         envelope = _decoder.decode(body.decode("utf-8"))
@@ -90,6 +91,7 @@ def parse_request(body: bytes, request_id: str = "") -> Request | InvalidRequest
         parameters={} if parameters is None else parameters,
         pass_through_json=NO_PASS_THROUGH if pass_through == b"null" else pass_through,
         id=request_id,
+        attempt=attempt,
     )
 
 

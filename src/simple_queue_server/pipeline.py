@@ -48,7 +48,7 @@ async def give_up(delivery: Delivery, reason: str) -> None:
 
 async def respond(delivery: Delivery, handlers: Mapping[str, Handler]) -> bytes:
     """The response to a request: whatever happens in here, there is one."""
-    request = messages.parse_request(delivery.body, delivery.request_id)
+    request = messages.parse_request(delivery.body, delivery.request_id, delivery.attempt)
     if isinstance(request, InvalidRequest):
         log.error("invalid request", reason=request.reason)
         return messages.invalid(request)

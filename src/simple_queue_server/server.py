@@ -200,8 +200,9 @@ class Server:
 
     @property
     def _patience_s(self) -> float | None:
-        configured = self._settings.server.journal_after_s
-        return self._broker.patience_s if configured is None else configured
+        if self._broker.patience_s is None:
+            return None
+        return self._settings.server.journal_after_s or self._broker.patience_s
 
     async def _finish_running(self) -> None:
         """Wait until nothing is in flight, or halting was toggled off."""

@@ -32,7 +32,12 @@ def copyto(roots: Mapping[str, RootSection], rclone: Rclone) -> Handler:
         shown = f"{_shown(parameters, 'source')} to {_shown(parameters, 'target')}"
         log.debug("copying", what=shown)
         try:
-            await rclone.copyto(source, target, target_is_directory=parameters["target_key"].endswith("/"))
+            await rclone.copyto(
+                source,
+                target,
+                target_is_directory=parameters["target_key"].endswith("/"),
+                again=request.attempt > 1,
+            )
         except RcloneError as error:
             reason = f"the source does not exist ({error})" if isinstance(error, NotFound) else error.reason
             raise Failure(f"Copying {shown} failed: {reason}", rclone_status=error.exit_status) from None

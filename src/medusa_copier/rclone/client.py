@@ -7,6 +7,8 @@ file behind.
 from __future__ import annotations
 
 import posixpath
+import re
+import secrets
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import count
@@ -31,6 +33,12 @@ _CONTROLS: Final = {code: chr(0x2400 + code) for code in range(1, 32)} | {0x7F: 
 _SPELLING: Final = _CONTROLS | {ord(symbol): "\u201b" + symbol for symbol in _CONTROLS.values()}
 """rclone writes a control character as its symbol (``␊``), and quotes a symbol that is really there. Unless they
 are spelled so it finds nothing in an S3 prefix with the one, and another file for the other."""
+
+
+_PARTIAL: Final = re.compile(r"(?P<name>.*)\.[0-9a-f]{8}\.[0-9a-f]{7}\.partial", re.DOTALL)
+"""A file in the making: the target's name, a checksum by rclone, and what _own_partial made up."""
+LONGEST_WHOLE_NAME: Final = 150
+"""Of a longer name rclone takes only the beginning for the partial file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +75,7 @@ class Item(msgspec.Struct, frozen=True, rename="pascal"):
 
 class _Features(msgspec.Struct, frozen=True, rename="pascal"):
     bucket_based: bool = False
+    partial_uploads: bool = False
 
 
 class _FsInfo(msgspec.Struct, frozen=True, rename="pascal"):
@@ -77,6 +86,14 @@ class _FsInfo(msgspec.Struct, frozen=True, rename="pascal"):
 
 class _Stat(msgspec.Struct):
     item: Item | None = None
+
+
+class _Entry(msgspec.Struct, rename="pascal"):
+    path: str
+
+
+class _Listing(msgspec.Struct):
+    entries: list[_Entry] = msgspec.field(name="list")
 
 
 class _Remotes(msgspec.Struct):
@@ -139,6 +156,7 @@ class Client:
             "dstFs": target.fs,
             "dstRemote": target.remote,
             "_group": FILE_GROUP,
+            "_config": _own_partial(),
         }
         await self._rc.call("operations/copyfile", arguments)
 
@@ -149,7 +167,7 @@ class Client:
         no such directory, WrongKind when either place is a file.
         """
         group = f"directory-{next(self._group_numbers)}"
-        arguments = {"srcFs": source.joined, "dstFs": target.joined, "_group": group}
+        arguments = {"srcFs": source.joined, "dstFs": target.joined, "_group": group, "_config": _own_partial()}
         try:
             await self._rc.call("sync/copy", arguments)
             stats = await self._stats(group)
@@ -164,6 +182,20 @@ class Client:
             raise classify(stats.last_error or f"{stats.errors} errors while copying the directory")
         if not stats.listed:
             await self._require_directory(source, target)
+
+    async def sweep(self, target: Location) -> None:
+        """Remove what copies to ``target``, a file or a directory, left when they were cut off.
+
+        A copy that still runs, somewhere else, loses its partial file too: it fails, and may be tried again.
+        """
+        if not (await self._fs_info(target.fs)).features.partial_uploads:
+            return
+        parent, name = posixpath.split(target.remote)
+        for path in await self._partials(target.fs, parent, recurse=False):
+            if _is_partial_of(name, posixpath.basename(path)):
+                await self._rc.call("operations/deletefile", {"fs": target.fs, "remote": path})
+        for path in await self._partials(target.fs, target.remote, recurse=True):
+            await self._rc.call("operations/deletefile", {"fs": target.fs, "remote": path})
 
     async def stat(self, location: Location, *, files_only: bool = False) -> Item | None:
         """What is at ``location``, or None. Only ``files_only`` is cheap for a place in a large directory."""
@@ -189,6 +221,19 @@ class Client:
     async def ping(self, *, timeout_s: float = QUICK_S) -> None:
         """Raise RcloneStopped unless rclone answers in time."""
         await self._rc.call("rc/noop", {}, timeout_s=timeout_s)
+
+    async def _partials(self, fs: str, directory: str, *, recurse: bool) -> list[str]:
+        arguments = {
+            "fs": fs,
+            "remote": directory,
+            "opt": {"filesOnly": True, "noModTime": True, "noMimeType": True, "recurse": recurse},
+            "_filter": {"IncludeRule": ["*.partial"]},
+        }
+        try:
+            listing = await self._rc.ask("operations/list", arguments, _Listing)
+        except (NotFound, WrongKind):  # nothing there, or a file
+            return []
+        return [entry.path for entry in listing.entries if _PARTIAL.fullmatch(entry.path)]
 
     async def _copyto_directory(self, source: Location, target: Location, no_file: RcloneError) -> None:
         try:
@@ -240,3 +285,20 @@ def _explained(no_file: RcloneError, no_directory: RcloneError) -> RcloneError:
     if BEING_UPDATED in no_file.reason and no_directory.reason != IS_A_FILE:
         return WrongKind("the source is a symbolic link; rclone follows it with the flag copy_links")
     return no_file
+
+
+def _own_partial() -> dict[str, str]:
+    """Options of a call by which its partial files are its own.
+
+    rclone's own name for them depends on the source only. Two copies of it to one target, by two services that a
+    broker gave the same request, would write into one file: the first to be done would rename it to the target
+    while the other still wrote, and answer success for a file with holes. At most 16 characters are allowed.
+    """
+    return {"PartialSuffix": f".{secrets.token_hex(4)[:7]}.partial"}
+
+
+def _is_partial_of(name: str, partial: str) -> bool:
+    match = _PARTIAL.fullmatch(partial)
+    if match is None:
+        return False
+    return match["name"] == name or (len(match["name"]) >= LONGEST_WHOLE_NAME and name.startswith(match["name"]))

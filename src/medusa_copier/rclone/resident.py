@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Final, Self
+
+import structlog
 
 from medusa_copier.rclone.binary import find_binary
 from medusa_copier.rclone.client import Client, Location
 from medusa_copier.rclone.daemon import Daemon
-from medusa_copier.rclone.errors import NotFound, WrongKind
+from medusa_copier.rclone.errors import NotFound, RcloneError, RcloneStopped, WrongKind
 from medusa_copier.rclone.process import FlagValue
 from medusa_copier.rclone.retry import with_retries
+
+SWEEP_S: Final = 60.0
+"""How long to look for what was left of a copy that was cut off."""
+
+log = structlog.stdlib.get_logger("medusa_copier.rclone")
 
 
 class Rclone:
@@ -53,18 +61,38 @@ class Rclone:
         """The calls that are made once, without retries."""
         return self._daemon.client
 
-    async def copyto(self, source: Location, target: Location, *, target_is_directory: bool = False) -> None:
+    async def copyto(
+        self, source: Location, target: Location, *, target_is_directory: bool = False, again: bool = False
+    ) -> None:
         """Copy a file, or a directory where the source is one; return when the content is at the target.
 
         ``target_is_directory`` says that the target can't be the name of a file: a file is then not copied.
+        ``again`` says that this was begun before, and may have been cut off.
         """
+        cut_off = again
 
         async def copy() -> None:
-            if target_is_directory:
-                await self._require_directory(source)
-            await self.client.copyto(source, target)
+            nonlocal cut_off
+            try:
+                if target_is_directory:
+                    await self._require_directory(source)
+                await self.client.copyto(source, target)
+            except RcloneStopped:
+                cut_off = True
+                raise
 
-        await with_retries(copy, attempts=self._attempts, daemon_ready=self._daemon.ready)
+        try:
+            await with_retries(copy, attempts=self._attempts, daemon_ready=self._daemon.ready)
+        finally:
+            if cut_off:
+                await self._sweep(target)
+
+    async def _sweep(self, target: Location) -> None:
+        try:
+            async with asyncio.timeout(SWEEP_S):
+                await self.client.sweep(target)
+        except (RcloneError, TimeoutError) as error:
+            log.warning("rclone.not_swept", target=target.joined, reason=str(error))
 
     async def _require_directory(self, source: Location) -> None:
         item = await self.client.stat(source)
