@@ -2,11 +2,14 @@
 
 import json
 import os
+import re
 import signal
+import subprocess
 from pathlib import Path
 
 import pytest
 
+from processes import COPIER, running
 from service import World, copyto
 from waiting import eventually
 
@@ -168,3 +171,42 @@ async def test_a_target_that_is_named_as_a_directory_takes_no_file(world: World)
     assert "slash" in str(refused["message"])
     assert copied["status"] == "success"
     assert (world.dst / "d" / "f").read_text() == "f"
+
+
+async def test_a_full_disk_at_the_target_is_a_clear_failure_and_passes(world: World) -> None:
+    """The target is a file system of one megabyte that only the service sees."""
+    own_mounts = ["unshare", "--mount"] if os.geteuid() == 0 else ["unshare", "--mount", "--map-root-user"]
+    mounted = f"mount -t tmpfs -o size=1m none dst && exec {COPIER} run --config copier.yaml"
+    if subprocess.run([*own_mounts, "mount", "-t", "tmpfs", "none", str(world.dst)], check=False).returncode != 0:
+        pytest.skip("this machine lets nobody mount a file system")
+    world.write_config(rclone={})
+    with running([*own_mounts, "sh", "-c", mounted], world.directory):
+        await send(world, copyto("src:big", "dst:big"))
+        (refused,) = await responses(world, 1)
+        await send(world, copyto("src:small", "dst:small"))
+        (copied,) = await responses(world, 1)
+    assert (refused["status"], refused["rclone_status"]) == ("failure", 1)
+    assert re.search("no space left on device|remaining disk space", str(refused["message"]))
+    assert copied["status"] == "success"
+
+
+async def test_too_few_file_descriptors_slow_the_service_down_and_lose_nothing(world: World) -> None:
+    world.write_config(rclone={}, server={"name": "copier", "max_in_flight": 64})
+    for number in range(100):
+        (world.src / f"{number}").write_text(str(number))
+    await send(world, *(copyto(f"src:{number}", f"dst:{number}", number) for number in range(100)))
+    command = ["sh", "-c", f"ulimit -n 24; exec {COPIER} run --config copier.yaml"]
+    with running(command, world.directory):
+        answers = await responses(world, 100)
+    assert {answer["status"] for answer in answers} == {"success"}
+    assert any("Too many open files" in str(entry.get("reason")) for entry in world.log())
+    assert all((world.dst / f"{number}").read_text() == str(number) for number in range(100))
+
+
+def test_a_run_directory_that_can_not_be_written_is_named(world: World) -> None:
+    world.write_config(embedded={"path": str(world.directory / "queue.db")})
+    (world.directory / "run").write_text("in the way")
+    done = world.command("run")
+    assert done.returncode == 1
+    assert done.stderr.startswith("Error: the run directory run can't be written: ")
+    assert "Traceback" not in done.stderr
