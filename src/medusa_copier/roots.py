@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from medusa_copier.rclone.client import Location
 from medusa_copier.settings import RootSection
 from simple_queue_server import Failure
 
 
-def locate(roots: Mapping[str, RootSection], parameters: Mapping[str, Any], side: str) -> Location:
-    """The place that ``{side}_root`` and ``{side}_key`` name; ``side`` is ``source`` or ``target``."""
-    root = _text(parameters, f"{side}_root")
-    key = _text(parameters, f"{side}_key")
+def locate(roots: Mapping[str, RootSection], root: str, key: str, side: str) -> Location:
+    """The place that a request's ``{side}_root`` and ``{side}_key`` name; ``side`` is ``source`` or ``target``."""
     if root not in roots:
         known = ", ".join(sorted(roots))
         raise Failure(f"Unrecognized root was provided: {side}_root {root!r} is not configured; known: {known}")
@@ -36,15 +33,7 @@ def clean_key(key: str, parameter: str) -> str:
     return "/".join(segments)
 
 
-def _text(parameters: Mapping[str, Any], name: str) -> str:
-    value = parameters.get(name)
-    if value is None:
-        raise Failure(f"the parameter {name} is missing")
-    if not isinstance(value, str):
-        raise Failure(f"the parameter {name} must be a string, not {_json_kind(value)}")
-    return value
-
-
-def _json_kind(value: Any) -> str:
-    kinds = {bool: "a boolean", int: "a number", float: "a number", list: "an array", dict: "an object"}
-    return kinds[type(value)]
+def shown(root: str, key: str) -> str:
+    """``root:key`` for a message: on one line, whatever the key holds."""
+    place = f"{root}:{key}"
+    return place if place.isprintable() else repr(place)

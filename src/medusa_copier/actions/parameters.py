@@ -1,0 +1,74 @@
+"""The parameters of each action, typed: what a request may say, and a Failure that names what is wrong with it.
+
+The classes are the single place of every parameter; the JSON Schema of the messages is made from them.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from typing import Any, Final, TypeVar
+
+import msgspec
+
+from simple_queue_server import Failure
+
+T = TypeVar("T", bound=msgspec.Struct)
+
+NEAR: Final = 0.8
+"""How alike two names must be for one to be a slip of the pen."""
+
+
+class CopytoParameters(msgspec.Struct, frozen=True, kw_only=True):
+    """Copy a file, or a directory where the source is one."""
+
+    source_root: str
+    """The name of a root of the configuration."""
+    source_key: str
+    """A path below it."""
+    target_root: str
+    target_key: str
+
+
+def decode(parameters: Mapping[str, Any], wanted: type[T]) -> T:
+    """The parameters of a request as a ``wanted``. Raises Failure naming the parameter and what it must be.
+
+    Parameters that no action knows are let through, as the Ruby service did, unless they look like a slip of the pen.
+    """
+    fields = {field.encode_name: field for field in msgspec.structs.fields(wanted)}
+    for name in parameters.keys() - fields.keys():
+        if near := difflib.get_close_matches(name, fields, n=1, cutoff=NEAR):
+            raise Failure(f"the parameter {name} is unknown; did you mean {near[0]}?")
+    for name, field in fields.items():
+        if field.required and parameters.get(name) is None:
+            raise Failure(f"the parameter {name} is missing")
+    given = {name: value for name, value in parameters.items() if name in fields and value is not None}
+    try:
+        return msgspec.convert(given, wanted)
+    except msgspec.ValidationError as error:
+        raise Failure(_readable(error)) from None
+
+
+def _readable(error: msgspec.ValidationError) -> str:
+    """``Expected `str`, got `int` - at `$.a` `` becomes ``the parameter a must be a string, not a number``."""
+    what, _, where = str(error).replace("`key` in `", "`").partition(" - at `$.")
+    name = where.rstrip("`").replace("[...]", "")
+    expected, _, got = what.removeprefix("Expected ").partition(", got ")
+    if not got:
+        return f"the parameter {name}: {what[0].lower()}{what[1:]}"
+    return f"the parameter {name} must be {_kind(expected)}, not {_kind(got)}"
+
+
+def _kind(names: str) -> str:
+    """msgspec's names of types as JSON's."""
+    kinds = {
+        "str": "a string",
+        "int": "a number",
+        "float": "a number",
+        "bool": "a boolean",
+        "array": "an array",
+        "object": "an object",
+        "null": "null",
+    }
+    parts = [part.strip().strip("`") for part in names.replace("|", ",").split(",")]
+    return " or ".join(dict.fromkeys(kinds.get(part, part) for part in parts if part != "null" or len(parts) == 1))
