@@ -50,6 +50,7 @@ def test_a_broker_whose_extra_is_not_installed_is_named_with_the_remedy(installe
 
 
 def test_both_packages_are_marked_as_typed(installed: Path) -> None:
-    code = "import importlib.resources as r; print([(r.files(p) / 'py.typed').is_file() for p in ('medusa_copier', 'simple_queue_server')])"
+    packages = "('medusa_copier', 'simple_queue_server')"
+    code = f"import importlib.resources as r; print([(r.files(p) / 'py.typed').is_file() for p in {packages}])"
     done = subprocess.run([installed / "python", "-I", "-c", code], cwd="/", capture_output=True, text=True, check=True)
     assert done.stdout == "[True, True]\n"
