@@ -30,6 +30,10 @@ class CopytoParameters(msgspec.Struct, frozen=True, kw_only=True):
     target_key: str
 
 
+ACTIONS: Final[Mapping[str, type[msgspec.Struct]]] = {"copyto": CopytoParameters}
+"""Every action and its parameters."""
+
+
 def decode(parameters: Mapping[str, Any], wanted: type[T]) -> T:
     """The parameters of a request as a ``wanted``. Raises Failure naming the parameter and what it must be.
 
