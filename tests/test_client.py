@@ -186,12 +186,16 @@ async def test_further_parameters_are_sent_and_further_fields_are_in_the_result(
 
 async def test_the_fields_of_a_failure_are_in_its_response() -> None:
     async def copy(request: Request) -> Success:
-        raise Failure("1 of 3 files failed", rclone_status=1, copied=2)
+        raise Failure("1 of 3 files failed", rclone_status=1, copied=2, **request.parameters.get("more", {}))
 
     async with served(MemoryQueue(), {"copy": copy}) as client:
         with pytest.raises(CopyFailed, match="1 of 3") as caught:
             await client.copy("src:", "dst:")
-    assert caught.value.response["copied"] == 2
+        assert caught.value.response["copied"] == 2
+        assert not caught.value.cancelled
+        with pytest.raises(CopyFailed) as caught:
+            await client.copy("src:", "dst:", more={"cancelled": True})
+        assert caught.value.cancelled
 
 
 @pytest.mark.parametrize(

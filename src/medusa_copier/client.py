@@ -61,13 +61,14 @@ ENVELOPE: Final = frozenset({"action", "status", "message", "parameters", "pass_
 class CopyFailed(QueueServerError):
     """The service answered with a failure; ``str()`` is its message.
 
-    ``rclone_status`` is what the rclone command would have exited with, None when nothing was tried.
-    ``response`` is the whole response, decoded.
+    ``rclone_status`` is what the rclone command would have exited with, None when nothing was tried. ``cancelled``
+    is true when a client had the request cancelled. ``response`` is the whole response, decoded.
     """
 
     def __init__(self, response: Mapping[str, Any]) -> None:
         self.message = str(response.get("message", "the response has no message"))
         self.rclone_status: int | None = response.get("rclone_status")
+        self.cancelled = bool(response.get("cancelled"))
         self.response = response
         reason = response.get("reason")  # what was wrong with an Invalid Request
         super().__init__(f"{self.message}: {reason}" if reason else self.message)

@@ -35,7 +35,7 @@ class Request(msgspec.Struct, kw_only=True):
 
 
 class Success(msgspec.Struct, kw_only=True):
-    """Base of the response to a request that succeeded."""
+    """Base of the response to a request that succeeded. Its ``parameters`` are the request's, unless it has its own."""
 
     status: Literal["success"]
     pass_through: Any
@@ -81,7 +81,7 @@ class Shortened(msgspec.Struct, kw_only=True):
 
 
 FIELDS: Final[Mapping[str, type[Success]]] = {"copyto": CopySuccess}
-"""The actions whose success has fields beside the standard ones; see :class:`Success` for the others."""
+"""What the success of an action has beside the standard fields; :class:`Success` when the action isn't in here."""
 
 STANDARD_RESPONSES: Final = (Failure, InvalidRequest, Shortened)
 
@@ -114,10 +114,12 @@ def _request(action: str, parameters: type[msgspec.Struct]) -> type[msgspec.Stru
 
 
 def _success(action: str, parameters: type[msgspec.Struct]) -> type[msgspec.Struct]:
-    """The type of the responses to an action's requests that succeeded: its parameters are the request's."""
-    fields = [("action", Literal[action]), ("parameters", parameters)]
-    doc = {"__doc__": f"The response to a request for the action {action} that succeeded."}
+    """The type of the responses to an action's requests that succeeded."""
     base = FIELDS.get(action, Success)
+    fields: list[tuple[str, Any]] = [("action", Literal[action])]
+    if "parameters" not in base.__struct_fields__:
+        fields.append(("parameters", parameters))
+    doc = {"__doc__": f"The response to a request for the action {action} that succeeded."}
     return msgspec.defstruct(f"{_name(action)}Success", fields, bases=(base,), namespace=doc, kw_only=True)
 
 
