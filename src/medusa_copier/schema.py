@@ -41,7 +41,7 @@ class Success(msgspec.Struct, kw_only=True):
     pass_through: Any
 
 
-class CopySuccess(Success, kw_only=True):
+class Copied(Success, kw_only=True):
     """A success of an action that copies."""
 
     rclone_status: ExitStatus
@@ -80,7 +80,7 @@ class Shortened(msgspec.Struct, kw_only=True):
     """Says which fields were left out."""
 
 
-FIELDS: Final[Mapping[str, type[Success]]] = {"copyto": CopySuccess}
+FIELDS: Final[Mapping[str, type[Success]]] = {"copyto": Copied}
 """What the success of an action has beside the standard fields; :class:`Success` when the action isn't in here."""
 
 STANDARD_RESPONSES: Final = (Failure, InvalidRequest, Shortened)
