@@ -3,8 +3,8 @@
 The package ships it as ``schema.json``, which ``medusa-copier schema`` prints. After a change of the parameters or of
 the responses: ``python -m medusa_copier.schema > src/medusa_copier/schema.json``.
 
-A new action needs an entry in :data:`medusa_copier.actions.parameters.ACTIONS`, and one in :data:`FIELDS` when its
-response has fields of its own.
+A new action needs an entry in :data:`medusa_copier.actions.parameters.ACTIONS`, and one in
+:data:`medusa_copier.responses.FIELDS` when its response has fields of its own.
 """
 
 from __future__ import annotations
@@ -16,15 +16,13 @@ import json
 import sys
 import textwrap
 import typing
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Annotated, Any, Final, Literal, TypeAlias
+from collections.abc import Iterable, Iterator
+from typing import Any, Literal
 
 import msgspec
-from msgspec import UNSET, Meta, UnsetType
 
 from medusa_copier.actions.parameters import ACTIONS
-
-ExitStatus: TypeAlias = Annotated[int, Meta(ge=0, description="What the rclone command would have exited with.")]
+from medusa_copier.responses import FIELDS, STANDARD_RESPONSES, Success
 
 
 class Request(msgspec.Struct, kw_only=True):
@@ -32,58 +30,6 @@ class Request(msgspec.Struct, kw_only=True):
 
     pass_through: Any = None
     """Comes back unchanged in the response; {} when absent or null."""
-
-
-class Success(msgspec.Struct, kw_only=True):
-    """Base of the response to a request that succeeded. Its ``parameters`` are the request's, unless it has its own."""
-
-    status: Literal["success"]
-    pass_through: Any
-
-
-class Copied(Success, kw_only=True):
-    """A success of an action that copies."""
-
-    rclone_status: ExitStatus
-
-
-class Failure(msgspec.Struct, kw_only=True):
-    """The response to a request that failed."""
-
-    action: Any
-    """The request's own; null when it had none."""
-    status: Literal["failure"]
-    message: str
-    """One line for a person."""
-    pass_through: Any
-    rclone_status: ExitStatus | UnsetType = UNSET
-    """Absent when nothing was tried."""
-
-
-class InvalidRequest(msgspec.Struct, kw_only=True):
-    """The response to a body that is no request."""
-
-    status: Literal["failure"]
-    message: Literal["Invalid Request"]
-    reason: str
-    """What is wrong with the body."""
-    raw_request: str
-    """The body; bytes that are not UTF-8 as \\xNN."""
-    pass_through: Any
-
-
-class Shortened(msgspec.Struct, kw_only=True):
-    """A response that was too large for the broker, without its large fields."""
-
-    status: Literal["success", "failure"]
-    message: str
-    """Says which fields were left out."""
-
-
-FIELDS: Final[Mapping[str, type[Success]]] = {"copyto": Copied}
-"""What the success of an action has beside the standard fields; :class:`Success` when the action isn't in here."""
-
-STANDARD_RESPONSES: Final = (Failure, InvalidRequest, Shortened)
 
 
 def schema() -> dict[str, Any]:
