@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from medusa_copier.client import CopyClient
 from service import World
 
 PAGE = (Path(__file__).parent.parent / "docs" / "client.md").read_text()
@@ -33,3 +34,10 @@ def test_each_example_prints_what_the_page_says(tmp_path: Path) -> None:
     assert (world.dst / "film" / "1.mov").read_bytes() == b"moving"
     assert (world.dst / "book" / "page-99.tif").read_bytes() == b"99"
     assert (world.dst / "book" / "1.tif").read_bytes() == b"1"
+
+
+async def test_each_way_to_make_a_client_makes_one() -> None:
+    ways = re.findall(r"^\| `(CopyClient\.(?:amqp|sqs|embedded)\(.*?\))` \|", PAGE, flags=re.MULTILINE)
+    assert len(ways) == 3
+    for way in ways:
+        assert isinstance(eval(way, {"CopyClient": CopyClient}), CopyClient)

@@ -6,6 +6,7 @@ import asyncio
 import uuid
 from typing import Final, Self
 
+import structlog
 from aiormq import spec
 from aiormq.abc import DeliveredMessage
 
@@ -15,6 +16,8 @@ from simple_queue_server.brokers.amqp_link import Link
 from simple_queue_server.brokers.amqp_publisher import Publisher
 from simple_queue_server.errors import BrokerError
 from simple_queue_server.settings import AmqpSection
+
+log = structlog.stdlib.get_logger("simple_queue_server")
 
 LATE_GRACE_S: Final = 5.0
 """A client that closes waits so long for responses that it is putting on the outgoing queue."""
@@ -106,10 +109,15 @@ class AmqpClient:
         if response is not None and not response.done():
             response.set_result(message.body)
         elif self._outgoing is not None:  # its call was cancelled; a task of the client's own outlives the channel
-            putting = self._publisher.insist(self._outgoing, message.body, correlation_id=correlation_id)
-            task = asyncio.get_running_loop().create_task(putting)
+            task = asyncio.create_task(self._put_late(self._outgoing, message.body, correlation_id))
             self._late.add(task)
             task.add_done_callback(self._late.discard)
+
+    async def _put_late(self, queue: str, response: bytes, correlation_id: str | None) -> None:
+        try:
+            await self._publisher.insist(queue, response, correlation_id=correlation_id)
+        except BrokerError as error:
+            log.error("a late response could not be put on its queue", queue=queue, error=str(error))
 
     def _fail_calls(self) -> None:
         """The reply queue is gone with its connection."""

@@ -163,9 +163,12 @@ class SqsClient:
             "MessageAttributes": attributes(correlation_id=correlation_id),
             **fifo_fields(queue),
         }
-        await self._link.patiently(
-            lambda: self._link.call("send_message", QueueUrl=queue.url, **entry), attempts=ATTEMPTS
-        )
+        try:
+            await self._link.patiently(
+                lambda: self._link.call("send_message", QueueUrl=queue.url, **entry), attempts=ATTEMPTS
+            )
+        except BrokerError as error:
+            log.error("late_response_not_put", queue=queue.name, error=str(error))
 
     def _fail_calls(self, error: BrokerError) -> None:
         for call in self._calls.values():
