@@ -28,7 +28,9 @@ class CopytoParameters(msgspec.Struct, frozen=True, kw_only=True):
     source_key: str
     """A path below it."""
     target_root: str
+    """The same, or the name of another root."""
     target_key: str
+    """A path below it."""
 
 
 def decode(parameters: Mapping[str, Any], wanted: type[T]) -> T:
@@ -78,3 +80,7 @@ def _kind(names: str) -> str:
     }
     parts = [part.strip().strip("`") for part in names.replace("|", ",").split(",")]
     return " or ".join(dict.fromkeys(kinds.get(part, part) for part in parts if part != "null" or len(parts) == 1))
+
+
+ACTIONS: Final[Mapping[str, type[msgspec.Struct]]] = {"copyto": CopytoParameters}
+"""Every action and its parameters."""
