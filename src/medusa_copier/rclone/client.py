@@ -30,6 +30,9 @@ IS_A_FILE: Final = "is a file not a directory"
 BEING_UPDATED: Final = "source file is being updated"
 """How rclone words it; the last one also for a symbolic link, whose size and time aren't those of its target."""
 
+RCLONES_DOT: Final = "\uff0e"
+"""What rclone calls the directory that it runs in."""
+
 _CONTROLS: Final = {code: chr(0x2400 + code) for code in range(1, 32)} | {0x7F: "\u2421"}
 _SPELLING: Final = _CONTROLS | {ord(symbol): "\u201b" + symbol for symbol in _CONTROLS.values()}
 """rclone writes a control character as its symbol (``␊``), and quotes a symbol that is really there. Unless they
@@ -242,7 +245,9 @@ class Client:
     async def local_directory(self, fs: str) -> str | None:
         """The directory of this machine that ``fs`` is, by whatever chain of aliases; None for other storage."""
         info = await self._fs_info(fs)
-        return info.root if info.features.is_local else None
+        if not info.features.is_local:
+            return None
+        return "." if info.root == RCLONES_DOT else info.root
 
     async def check_root(self, fs: str) -> None:
         """List ``fs`` once. Raises NotFound when it doesn't exist, RcloneError when it can't be reached."""

@@ -148,7 +148,7 @@ def _require_expected(source: _Content, terms: Terms) -> None:
 def _require_same(source: _Content, target: _Content, terms: Terms) -> None:
     for hash_type, value in source.hashes.items():
         if (found := target.hashes[hash_type]) != value:
-            whose = "is expected" if hash_type in terms.expected else "the source has"
+            whose = "expected was" if hash_type in terms.expected else "the source has"
             raise RcloneError(
                 f"the target is not what was copied: its {hash_type} is {found}, {whose} {value}; it was left as it is",
                 transient=terms.overwrite != "never",  # else the next attempt would find the target taken
