@@ -40,6 +40,7 @@ class Access:
         self._roots = roots
         self._rclone = rclone
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="access")
+        self._directories: dict[str, str | None] = {}  # None: not on this machine
         self._free = {name: asyncio.Semaphore(root.max_in_flight) for name, root in roots.items() if root.max_in_flight}
 
     @asynccontextmanager
@@ -95,7 +96,9 @@ class Access:
         guarded = []
         for use in uses:
             if self._roots[use.root].symlinks == "refuse":
-                directory = await self._rclone.local_directory(use.location.fs)
+                if use.root not in self._directories:
+                    self._directories[use.root] = await self._rclone.local_directory(use.location.fs)
+                directory = self._directories[use.root]
                 if directory is not None:
                     guarded.append((use, directory))
         return guarded
