@@ -14,8 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import storage
-from medusa_copier.access import Access, Use, first_way_out_below, leads_out
+from medusa_copier.access import Access, Use
 from medusa_copier.actions.copyto import copyto
+from medusa_copier.links import first_way_out_below, leads_out
 from medusa_copier.rclone.client import Location
 from medusa_copier.rclone.resident import Rclone
 from medusa_copier.settings import RootSection

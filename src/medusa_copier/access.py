@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import stat
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Literal, NamedTuple, TypeVar
 
+from medusa_copier.links import Lookout
 from medusa_copier.rclone.client import Location
 from medusa_copier.rclone.resident import Rclone
 from medusa_copier.roots import shown
@@ -17,7 +16,6 @@ from medusa_copier.settings import RootSection
 from simple_queue_server import Failure
 
 Overwrite = TypeVar("Overwrite", bound=str)
-T = TypeVar("T")
 
 
 class Use(NamedTuple):
@@ -32,15 +30,15 @@ class Use(NamedTuple):
 class Access:
     """The access policy of the ``roots``. One for a service, because it counts who is at work.
 
-    ``threads`` is how many requests may look at file systems at the same time; as many as the service works on, so
-    that a mount that hangs holds up nobody else.
+    ``threads`` is how many requests the service works on at the same time: so many may look at directories, and a
+    mount that hangs holds up nobody else.
     """
 
     def __init__(self, roots: Mapping[str, RootSection], rclone: Rclone, *, threads: int) -> None:
         self._roots = roots
         self._rclone = rclone
-        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="access")
-        self._directories: dict[str, str | None] = {}  # None: not on this machine
+        self._threads = ThreadPoolExecutor(threads + len(roots), thread_name_prefix="access")
+        self._lookouts: dict[str, Lookout | None] = {}
         self._free = {name: asyncio.Semaphore(root.max_in_flight) for name, root in roots.items() if root.max_in_flight}
 
     @asynccontextmanager
@@ -79,69 +77,26 @@ class Access:
         """For a directory that is to be written to: raise Failure when a directory below it is a symbolic link that
         leads out of the root. rclone would follow it. It takes one listing of all that is below.
         """
-        for _, directory in await self._guarded([use]):
-            way_out = await self._in_thread(first_way_out_below, directory, use.location.path)
-            if way_out is not None:
-                raise _refusal(use.root, way_out)
+        lookout = await self._lookout(use)
+        if lookout and (way_out := await lookout.first_way_out_below(use.location.path)) is not None:
+            raise _refusal(use.root, way_out)
 
     async def _refuse_ways_out(self, uses: Iterable[Use]) -> None:
-        guarded = await self._guarded(uses)
-        looks = [(directory, use.location.path) for use, directory in guarded]
-        if looks and any(ways_out := await self._in_thread(_lead_out, looks)):
-            use, _ = guarded[ways_out.index(True)]
-            raise _refusal(use.root, use.location.path)
+        guarded = [(use, lookout) for use in uses if (lookout := await self._lookout(use))]
+        answers = [lookout.leads_out(use.location.path) for use, lookout in guarded]
+        for (use, _), leads_out in zip(guarded, answers, strict=True):
+            if await leads_out:
+                raise _refusal(use.root, use.location.path)
 
-    async def _guarded(self, uses: Iterable[Use]) -> list[tuple[Use, str]]:
-        """Those in a local root whose links are looked at, with the directory that the root is."""
-        guarded = []
-        for use in uses:
-            if self._roots[use.root].symlinks == "refuse":
-                if use.root not in self._directories:
-                    self._directories[use.root] = await self._rclone.local_directory(use.location.fs)
-                directory = self._directories[use.root]
-                if directory is not None:
-                    guarded.append((use, directory))
-        return guarded
-
-    async def _in_thread(self, look: Callable[..., T], *arguments: object) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._threads, look, *arguments)
+    async def _lookout(self, use: Use) -> Lookout | None:
+        """Who looks at the links in the root; None where nobody does."""
+        if self._roots[use.root].symlinks == "follow":
+            return None
+        if use.root not in self._lookouts:
+            directory = await self._rclone.local_directory(use.location.fs)
+            self._lookouts[use.root] = None if directory is None else Lookout(directory, self._threads)
+        return self._lookouts[use.root]
 
 
 def _refusal(root: str, path: str) -> Failure:
     return Failure(f"{shown(root, path)} leads out of the root {root} by a symbolic link; it has symlinks: refuse")
-
-
-def _lead_out(looks: Iterable[tuple[str, str]]) -> list[bool]:
-    return [leads_out(directory, path) for directory, path in looks]
-
-
-def leads_out(directory: str, path: str) -> bool:
-    """Whether ``path`` below the ``directory`` is somewhere else, by a symbolic link in it or at its end.
-
-    What isn't there, and what can't be looked at, leads nowhere.
-    """
-    here = directory.rstrip("/")
-    try:
-        for segment in path.split("/"):
-            here = f"{here}/{segment}"
-            if stat.S_ISLNK(os.lstat(here).st_mode):
-                return not _is_within(os.path.realpath(directory), os.path.realpath(f"{directory}/{path}"))
-    except (OSError, ValueError):  # ValueError: no name of a file
-        return False
-    return False
-
-
-def first_way_out_below(directory: str, path: str) -> str | None:
-    """The first link to a directory below ``path`` that leads out of the ``directory``, as a path below that."""
-    top = os.path.realpath(directory)
-    start = f"{top}/{path}".rstrip("/")
-    for here, names, _ in os.walk(start):
-        for name in names:
-            place = f"{here}/{name}"
-            if os.path.islink(place) and not _is_within(top, os.path.realpath(place)):  # noqa: PTH114
-                return place[len(top) :].lstrip("/")
-    return None
-
-
-def _is_within(directory: str, place: str) -> bool:
-    return place == directory or place.startswith(directory.rstrip("/") + "/")
