@@ -14,6 +14,7 @@ import storage
 from medusa_copier.rclone.client import Client, Location
 from medusa_copier.rclone.errors import NotFound, RcloneError, WrongKind
 from medusa_copier.rclone.proven import Terms, Verified, copy_proven
+from medusa_copier.rclone.resident import Rclone
 from sqs_servers import moto
 from sqs_servers import serving as serving_moto
 from storage_fixtures import at
@@ -137,15 +138,18 @@ async def test_a_source_that_is_not_as_expected_is_not_copied(world: storage.Pla
 
 
 class Corrupting(Client):
-    """After each copy the target is corrupted."""
+    """After each copy, so many times, the target is corrupted."""
 
-    def __init__(self, client: Client, target: Path) -> None:
+    def __init__(self, client: Client, target: Path, times: int = 5) -> None:
         self.__dict__ |= client.__dict__
         self.target = target
+        self.times = times
 
     async def copyto(self, source: Location, target: Location, **how: object) -> None:
-        await super().copyto(source, target)
-        corrupt(self.target)
+        await super().copyto(source, target, always=True)
+        if self.times:
+            self.times -= 1
+            corrupt(self.target)
 
 
 @pytest.mark.parametrize("terms", [CHECKSUM, DOWNLOAD])
@@ -159,6 +163,17 @@ async def test_a_target_that_differs_after_the_copy_fails_naming_both(
         f"the source has {digest(hash_type)}; it was left as it is"
     )
     assert (world.dst / "a").read_bytes() == OTHER
+
+
+async def test_a_target_that_differs_after_the_copy_is_copied_anew(world: storage.Places) -> None:
+    async with Rclone(config=world.config, attempts=2) as rclone:
+        corrupting = Corrupting(rclone.client, world.dst / "a", times=1)
+        rclone._daemon.client = corrupting
+        assert await rclone.copyto(at("src:a"), at("dst:a"), terms=CHECKSUM) == Verified(
+            "checksum", {"md5": digest("md5")}
+        )
+        assert corrupting.times == 0
+    assert (world.dst / "a").read_bytes() == CONTENT
 
 
 async def test_a_target_that_is_not_as_expected_fails_naming_the_side(world: storage.Places, client: Client) -> None:
