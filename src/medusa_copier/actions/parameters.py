@@ -12,7 +12,6 @@ from typing import Annotated, Any, Final, Literal, TypeAlias, TypeVar
 
 import msgspec
 from msgspec import Meta
-from msgspec.structs import FieldInfo
 
 from simple_queue_server import Failure
 
@@ -30,8 +29,11 @@ class Expected(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Hashes that the content must have, in hexadecimal digits of either case. One at least."""
 
     md5: Annotated[str, Meta(pattern="^[0-9a-fA-F]{32}$", max_length=32)] | None = None
+    """32 digits."""
     sha1: Annotated[str, Meta(pattern="^[0-9a-fA-F]{40}$", max_length=40)] | None = None
+    """40 digits."""
     sha256: Annotated[str, Meta(pattern="^[0-9a-fA-F]{64}$", max_length=64)] | None = None
+    """64 digits."""
 
     def __post_init__(self) -> None:
         """Raise ValueError when there is none."""
@@ -79,8 +81,8 @@ def decode(parameters: Mapping[str, Any], wanted: type[T]) -> T:
         raise Failure(_readable(error)) from None
 
 
-@functools.cache  # msgspec reads the annotations anew for each call, which takes as long as half a copy
-def _fields(wanted: type[msgspec.Struct]) -> Mapping[str, FieldInfo]:
+@functools.cache
+def _fields(wanted: type[msgspec.Struct]) -> dict[str, msgspec.structs.FieldInfo]:
     return {field.encode_name: field for field in msgspec.structs.fields(wanted)}
 
 
