@@ -252,6 +252,20 @@ async def test_two_requests_in_opposite_directions_dont_wait_for_each_other() ->
         await asyncio.gather(*(work(*roots) for roots in [("a", "b"), ("b", "a"), ("a", "a")] * 20))
 
 
+def test_a_root_itself_leads_nowhere_even_by_a_link(tmp_path: Path) -> None:
+    (tmp_path / "root").mkdir()
+    (tmp_path / "way").symlink_to("root")
+    for name in ("root", "way", "missing"):
+        assert not leads_out(str(tmp_path / name), "")
+
+
+def test_a_link_to_a_neighbour_whose_name_begins_alike_leads_out(tmp_path: Path) -> None:
+    (tmp_path / "root").mkdir()
+    (tmp_path / "root-2").mkdir()
+    (tmp_path / "root/x").symlink_to("../root-2")
+    assert leads_out(str(tmp_path / "root"), "x")
+
+
 @given(st.lists(st.sampled_from(["in", "out", "up", "loop", "file", "dir", "x\0", "\ud800", "n" * 300]), min_size=1))
 def test_a_look_at_any_path_is_an_answer(tmp_path_factory: pytest.TempPathFactory, names: list[str]) -> None:
     root = tmp_path_factory.getbasetemp() / "links"
