@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import os
 import shutil
@@ -12,12 +13,13 @@ import pytest
 
 import storage
 from medusa_copier.rclone.client import Client, Location
+from medusa_copier.rclone.daemon import Daemon
 from medusa_copier.rclone.errors import NotFound, RcloneError, WrongKind
 from medusa_copier.rclone.proven import Terms, Verified, copy_proven
 from medusa_copier.rclone.resident import Rclone
 from sqs_servers import moto
 from sqs_servers import serving as serving_moto
-from storage_fixtures import at
+from storage_fixtures import at, copying, until
 
 CONTENT, OTHER = b"what was archived", b"what was archiveD"
 CHECKSUM, DOWNLOAD = Terms(verify="checksum"), Terms(verify="download")
@@ -292,3 +294,19 @@ async def test_a_file_with_an_odd_name_is_verified(world: storage.Places, client
 async def test_a_file_onto_itself_is_no_error(client: Client) -> None:
     for terms in (CHECKSUM, DOWNLOAD, NEVER, ALWAYS):
         await copy(client, terms, "src:a")
+
+
+async def test_a_cancelled_verification_stops_reading(world: storage.Places) -> None:
+    (world.src / "big").write_bytes(bytes(20_000_000))
+    async with Daemon(Path(storage.RCLONE), config=world.config, flags={"bwlimit": "2M"}) as daemon:
+        verification = asyncio.create_task(copy(daemon.client, DOWNLOAD, "bucket:big", "src:big"))
+        await until(lambda: copying(daemon.client))
+        verification.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await verification
+
+        async def nothing_left() -> bool:
+            return not await copying(daemon.client)
+
+        await until(nothing_left)
+    assert list(world.bucket.iterdir()) == []
