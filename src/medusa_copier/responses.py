@@ -24,6 +24,23 @@ class Copied(Success, kw_only=True):
     rclone_status: ExitStatus
 
 
+class Verified(msgspec.Struct, kw_only=True):
+    """What was really compared, and how."""
+
+    method: Literal["default", "checksum", "download", "expected"]
+    hashes: dict[str, str] | UnsetType = UNSET
+    """The hashes that both sides have, by their kind."""
+    read: list[Literal["source", "target"]] | UnsetType = UNSET
+    """The sides that were read to be compared."""
+
+
+class FileCopied(Copied, kw_only=True):
+    """A success of copyto."""
+
+    verified: Verified | UnsetType = UNSET
+    """Absent when the request said no more than what to copy where."""
+
+
 class Failure(msgspec.Struct, kw_only=True):
     """The response to a request that failed."""
 
@@ -57,7 +74,7 @@ class Shortened(msgspec.Struct, kw_only=True):
     """Says which fields were left out."""
 
 
-FIELDS: Final[Mapping[str, type[Success]]] = {"copyto": Copied}
+FIELDS: Final[Mapping[str, type[Success]]] = {"copyto": FileCopied}
 """What the success of an action has beside the standard fields; :class:`Success` when the action isn't in here."""
 
 STANDARD_RESPONSES: Final = (Failure, InvalidRequest, Shortened)
