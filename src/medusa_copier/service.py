@@ -7,6 +7,7 @@ from pathlib import Path
 
 import structlog
 
+from medusa_copier.actions.copy import copy
 from medusa_copier.actions.copyto import copyto
 from medusa_copier.rclone.resident import Rclone
 from medusa_copier.settings import CopierSettings
@@ -27,6 +28,7 @@ async def serve(settings: CopierSettings) -> None:
         await _warn_of_unknown_remotes(settings, rclone)
         server = Server(settings)
         server.action("copyto")(copyto(settings.roots, rclone))
+        server.action("copy")(copy(settings.roots, rclone))
         await server.serve()
 
 

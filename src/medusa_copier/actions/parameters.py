@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
-from typing import Any, Final, TypeVar
+from typing import Annotated, Any, Final, Literal, TypeVar
 
 import msgspec
+from msgspec import Meta
 
 from simple_queue_server import Failure
 
@@ -28,6 +29,34 @@ class CopytoParameters(msgspec.Struct, frozen=True, kw_only=True):
     """A path below it."""
     target_root: str
     target_key: str
+
+
+class ManifestParameters(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Where a listing of the files is put, and how it is written."""
+
+    root: str
+    key: str
+    format: Literal["jsonl", "bagit-md5", "bagit-sha256"] = "jsonl"
+
+
+class CopyParameters(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Copy what is in a directory."""
+
+    source_root: str
+    """The name of a root of the configuration."""
+    source_key: str = ""
+    """A directory below it; empty for the root itself."""
+    target_root: str
+    target_key: str = ""
+    include: list[Annotated[str, Meta(min_length=1)]] = []
+    """Only files that match one of these, in rclone's filter syntax."""
+    exclude: list[Annotated[str, Meta(min_length=1)]] = []
+    """No file that matches one of these."""
+    max_depth: Annotated[int, Meta(ge=1)] | None = None
+    """How many levels; 1 is the files of the directory alone."""
+    overwrite: Literal["always", "if_different", "never"] = "if_different"
+    verify: Literal["default", "checksum", "download"] = "default"
+    manifest: ManifestParameters | None = None
 
 
 def decode(parameters: Mapping[str, Any], wanted: type[T]) -> T:

@@ -34,9 +34,11 @@ _SPELLING: Final = _CONTROLS | {ord(symbol): "\u201b" + symbol for symbol in _CO
 """rclone writes a control character as its symbol (``␊``), and quotes a symbol that is really there. Unless they
 are spelled so it finds nothing in an S3 prefix with the one, and another file for the other."""
 
+_SPOKEN: Final = {symbol: chr(code) for code, symbol in _CONTROLS.items()}
+_SPELT: Final = re.compile("\u201b?[" + "".join(_SPOKEN) + "]")
 
 _PARTIAL: Final = re.compile(r"(?P<name>.*)\.[0-9a-f]{8}\.[0-9a-f]{7}\.partial", re.DOTALL)
-"""A file in the making: the target's name, a checksum by rclone, and what _own_partial made up."""
+"""A file in the making: the target's name, a checksum by rclone, and what own_partial made up."""
 LONGEST_WHOLE_NAME: Final = 150
 """Of a longer name rclone takes only the beginning for the partial file."""
 
@@ -82,6 +84,7 @@ class _FsInfo(msgspec.Struct, frozen=True, rename="pascal"):
     name: str
     root: str
     features: _Features
+    hashes: list[str] = []
 
 
 class _Stat(msgspec.Struct):
@@ -156,7 +159,7 @@ class Client:
             "dstFs": target.fs,
             "dstRemote": target.remote,
             "_group": FILE_GROUP,
-            "_config": _own_partial(),
+            "_config": {"PartialSuffix": own_partial()},
         }
         await self._rc.call("operations/copyfile", arguments)
 
@@ -167,7 +170,12 @@ class Client:
         no such directory, WrongKind when either place is a file.
         """
         group = f"directory-{next(self._group_numbers)}"
-        arguments = {"srcFs": source.joined, "dstFs": target.joined, "_group": group, "_config": _own_partial()}
+        arguments = {
+            "srcFs": source.joined,
+            "dstFs": target.joined,
+            "_group": group,
+            "_config": {"PartialSuffix": own_partial()},
+        }
         try:
             await self._rc.call("sync/copy", arguments)
             stats = await self._stats(group)
@@ -204,6 +212,15 @@ class Client:
             return (await self._rc.ask("operations/stat", arguments, _Stat)).item
         except (NotFound, WrongKind):  # below a file there is nothing
             return None
+
+    async def hashes(self, fs: str) -> frozenset[str]:
+        """The kinds of checksum that a remote has of its files: ``md5``, ``sha256``…; none for some."""
+        return frozenset(kind.lower() for kind in (await self._fs_info(fs)).hashes)
+
+    async def is_bare_prefix(self, location: Location) -> bool:
+        """Whether ``location`` is there only as long as there is something in it: a prefix below a bucket."""
+        info = await self._fs_info(location.fs)
+        return info.features.bucket_based and "/" in posixpath.join(info.root, location.path).strip("/")
 
     async def check_root(self, fs: str) -> None:
         """List ``fs`` once. Raises NotFound when it doesn't exist, RcloneError when it can't be reached."""
@@ -287,14 +304,19 @@ def _explained(no_file: RcloneError, no_directory: RcloneError) -> RcloneError:
     return no_file
 
 
-def _own_partial() -> dict[str, str]:
-    """Options of a call by which its partial files are its own.
+def own_partial() -> str:
+    """A suffix by which the partial files of a call are its own.
 
     rclone's own name for them depends on the source only. Two copies of it to one target, by two services that a
     broker gave the same request, would write into one file: the first to be done would rename it to the target
     while the other still wrote, and answer success for a file with holes. At most 16 characters are allowed.
     """
-    return {"PartialSuffix": f".{secrets.token_hex(4)[:7]}.partial"}
+    return f".{secrets.token_hex(4)[:7]}.partial"
+
+
+def spoken(remote: str) -> str:
+    """A path as it is stored, from rclone's spelling of it."""
+    return _SPELT.sub(lambda match: _SPOKEN.get(match[0], match[0][-1]), remote)
 
 
 def _is_partial_of(name: str, partial: str) -> bool:

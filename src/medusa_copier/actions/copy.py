@@ -1,0 +1,143 @@
+"""The action ``copy``: what is in a directory, by rclone's own engine, with an account of each file."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from medusa_copier import manifest
+from medusa_copier.actions.parameters import CopyParameters, ManifestParameters, decode
+from medusa_copier.rclone.client import Location, spoken
+from medusa_copier.rclone.commands import BadFilter
+from medusa_copier.rclone.directories import Choice, DirectoryCopy
+from medusa_copier.rclone.errors import OTHER_ERROR, NotFound, RcloneError, classify
+from medusa_copier.rclone.ledger import FileOutcome, Ledger
+from medusa_copier.rclone.resident import Rclone
+from medusa_copier.rclone.retry import with_retries
+from medusa_copier.roots import is_empty, locate, shown
+from medusa_copier.settings import RootSection
+from simple_queue_server import Failure, Handler, Request, Success
+
+FIRST_FAILED: Final = 10
+"""How many of the files that failed a response names."""
+
+
+def copy(roots: Mapping[str, RootSection], rclone: Rclone) -> Handler:
+    """The handler: copies what is in the source directory into the target directory.
+
+    Every response after the copy was begun has ``rclone_status`` and the counts ``copied``, ``unchanged`` and
+    ``failed``, and ``verified`` when source and target were compared.
+    """
+
+    async def handle(request: Request) -> Success:
+        asked = decode(request.parameters, CopyParameters)
+        source = _directory(roots, asked.source_root, asked.source_key, "source")
+        target = _directory(roots, asked.target_root, asked.target_key, "target")
+        listing = locate(roots, asked.manifest.root, asked.manifest.key, "manifest") if asked.manifest else None
+        with Ledger(rclone.run_directory) as ledger:
+            work = DirectoryCopy(rclone, source, target, _choice(asked), ledger)
+            try:
+                await work.run(again=request.attempt > 1)
+                await _note_manifest(rclone, work, ledger, asked.manifest, listing)
+            except RcloneError as error:
+                account = await asyncio.to_thread(_account, ledger, asked)
+                raise Failure(_message(asked, error), rclone_status=error.exit_status, **account) from None
+            account = await asyncio.to_thread(_account, ledger, asked)
+            if account["failed"]["files"]:
+                raise Failure(_partly(asked, account), rclone_status=_exit_status(ledger), **account)
+        return Success(msgspec.to_builtins(asked), {"rclone_status": 0, **account})
+
+    return handle
+
+
+def _directory(roots: Mapping[str, RootSection], root: str, key: str, side: str) -> Location:
+    return locate(roots, root, key, side, is_root=is_empty(key))
+
+
+def _choice(asked: CopyParameters) -> Choice:
+    return Choice(
+        include=tuple(asked.include),
+        exclude=tuple(asked.exclude),
+        max_depth=asked.max_depth,
+        overwrite=asked.overwrite,
+        verify=asked.verify,
+    )
+
+
+def _account(ledger: Ledger, asked: CopyParameters) -> dict[str, Any]:
+    """The counts of a response."""
+    copied, copied_bytes = ledger.count(FileOutcome.COPIED)
+    first = [{"key": spoken(row.path), "reason": row.reason} for row in ledger.first_failed(FIRST_FAILED)]
+    account: dict[str, Any] = {
+        "copied": {"files": copied, "bytes": copied_bytes},
+        "unchanged": {"files": ledger.count(FileOutcome.UNCHANGED)[0]},
+        "failed": {"files": ledger.count(FileOutcome.FAILED)[0], "first": first},
+    }
+    if asked.verify != "default":
+        verified = {"method": asked.verify, "hash": ledger.hash_kind, "files": ledger.count_verified()}
+        account["verified"] = verified
+    return account
+
+
+def _what(asked: CopyParameters) -> str:
+    return f"{shown(asked.source_root, asked.source_key)} to {shown(asked.target_root, asked.target_key)}"
+
+
+def _message(asked: CopyParameters, error: RcloneError) -> str:
+    if isinstance(error, BadFilter):
+        given = {"include": asked.include, "exclude": asked.exclude}
+        named = [name for name, patterns in given.items() if any(pattern in error.reason for pattern in patterns)]
+        return f"the parameter {' or '.join(named or given)} is no filter that rclone can read: {error.reason}"
+    reason = f"the source does not exist ({error})" if isinstance(error, NotFound) else error.reason
+    return f"Copying {_what(asked)} failed: {reason}"
+
+
+def _partly(asked: CopyParameters, account: Mapping[str, Any]) -> str:
+    failed, first = account["failed"]["files"], account["failed"]["first"][0]
+    arrived = account["copied"]["files"] + account["unchanged"]["files"]
+    example = f"{shown(asked.target_root, first['key'])}: {first['reason']}"
+    return f"Copying {_what(asked)} failed for {failed} of {failed + arrived} files; the first one is {example}"
+
+
+def _exit_status(ledger: Ledger) -> int:
+    """That of the first failure; a file that vanished is no missing source."""
+    error = classify(ledger.first_failed(1)[0].reason or "")
+    return OTHER_ERROR if isinstance(error, NotFound) else error.exit_status
+
+
+async def _note_manifest(
+    rclone: Rclone, work: DirectoryCopy, ledger: Ledger, asked: ManifestParameters | None, place: Location | None
+) -> None:
+    """Write the manifest that was asked for. That of a bag is not written when files are missing."""
+    if asked is None or place is None or (asked.format != "jsonl" and ledger.count(FileOutcome.FAILED)[0]):
+        return
+    kind = await work.describe(manifest.hash_kind(asked.format))
+    with tempfile.TemporaryDirectory(dir=rclone.run_directory, prefix="manifest-") as directory:
+        path = _absolute(directory) / "manifest"
+        await asyncio.to_thread(_write, path, ledger, asked.format, kind)
+        arguments = ("copyto", str(path), place.joined, "--ignore-times")
+
+        async def put() -> None:
+            await rclone.commands.run_well(*arguments)
+
+        try:
+            await with_retries(put, attempts=rclone.attempts, daemon_ready=rclone.ready)
+        except RcloneError as error:
+            where = shown(asked.root, asked.key)
+            raise RcloneError(
+                f"the manifest {where} could not be written: {error.reason}", exit_status=error.exit_status
+            ) from None
+
+
+def _absolute(directory: str) -> Path:
+    return Path(directory).absolute()
+
+
+def _write(path: Path, ledger: Ledger, layout: manifest.Format, kind: str) -> None:
+    with path.open("wb") as file:
+        file.writelines(manifest.lines(ledger.rows(), layout, kind))
