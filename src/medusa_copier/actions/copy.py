@@ -8,8 +8,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-import msgspec
-
 from medusa_copier import manifest
 from medusa_copier.actions.parameters import CopyParameters, ManifestParameters, decode
 from medusa_copier.rclone.client import Location, spoken
@@ -50,7 +48,8 @@ def copy(roots: Mapping[str, RootSection], rclone: Rclone) -> Handler:
             account = await asyncio.to_thread(_account, ledger, asked)
             if account["failed"]["files"]:
                 raise Failure(_partly(asked, account), rclone_status=_exit_status(ledger), **account)
-        return Success(msgspec.to_builtins(asked), {"rclone_status": 0, **account})
+        own = {name: request.parameters[name] for name in asked.__struct_fields__ if name in request.parameters}
+        return Success(own, {"rclone_status": 0, **account})
 
     return handle
 

@@ -31,7 +31,7 @@ class CopytoParameters(msgspec.Struct, frozen=True, kw_only=True):
     target_key: str
 
 
-class ManifestParameters(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class ManifestParameters(msgspec.Struct, frozen=True, kw_only=True):
     """Where a listing of the files is put, and how it is written."""
 
     root: str
@@ -39,7 +39,7 @@ class ManifestParameters(msgspec.Struct, frozen=True, kw_only=True, omit_default
     format: Literal["jsonl", "bagit-md5", "bagit-sha256"] = "jsonl"
 
 
-class CopyParameters(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class CopyParameters(msgspec.Struct, frozen=True, kw_only=True):
     """Copy what is in a directory."""
 
     source_root: str

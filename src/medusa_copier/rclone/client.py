@@ -219,8 +219,16 @@ class Client:
 
     async def is_bare_prefix(self, location: Location) -> bool:
         """Whether ``location`` is there only as long as there is something in it: a prefix below a bucket."""
+        return await self.is_in_buckets(location.fs) and not await self.is_bucket(location)
+
+    async def is_bucket(self, location: Location) -> bool:
+        """Whether ``location`` is a whole bucket, or all of them."""
         info = await self._fs_info(location.fs)
-        return info.features.bucket_based and "/" in posixpath.join(info.root, location.path).strip("/")
+        return info.features.bucket_based and "/" not in posixpath.join(info.root, location.path).strip("/")
+
+    async def is_in_buckets(self, fs: str) -> bool:
+        """Whether a remote has buckets, which know no directories."""
+        return (await self._fs_info(fs)).features.bucket_based
 
     async def check_root(self, fs: str) -> None:
         """List ``fs`` once. Raises NotFound when it doesn't exist, RcloneError when it can't be reached."""

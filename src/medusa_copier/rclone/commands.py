@@ -25,8 +25,6 @@ _OURS: Final = frozenset({"verbose", "v", "quiet", "q", "progress", "P", "log-le
 
 _FIXED: Final = ("--use-json-log", "--ask-password=false", "--stats=0", "--retries=1", "--dry-run=false")
 _FAILED_TO: Final = re.compile(r"Failed to \w+: ")
-_SUMMARY: Final = "Attempt "
-"""How rclone sums up the errors that it has reported one by one."""
 
 log = structlog.stdlib.get_logger("medusa_copier.rclone")
 
@@ -45,6 +43,13 @@ class Entry(msgspec.Struct, frozen=True, rename={"message": "msg", "kind": "obje
     object: str = ""
     kind: str = ""
     size: int = 0
+    source: str = ""
+    """Where in rclone's source it is written."""
+
+    @property
+    def is_summary(self) -> bool:
+        """Whether it sums up errors that were told one by one."""
+        return self.level == "error" and self.source.startswith("cmd/cmd.go:")
 
     @property
     def is_error(self) -> bool:
@@ -142,7 +147,7 @@ def _take_log(batch: list[str], outcome: Outcome, take: TakeEntries | None) -> N
         if entry.level in {"debug", "info"}:
             continue
         log.info("rclone.log", text=one_line(entry.message), **({"object": entry.object} if entry.object else {}))
-        if entry.is_error and not entry.path and not entry.message.startswith(_SUMMARY):
+        if entry.is_error and not entry.path and not entry.is_summary:
             outcome.complaint = entry.message.removeprefix("error reading source root directory: ")
         elif entry.message.startswith("Failed to "):
             outcome.last_words = _FAILED_TO.sub("", entry.message)

@@ -111,6 +111,7 @@ class DirectoryCopy:
         verified_by = self._ledger.hash_kind
         if verified_by and kind in {None, verified_by}:
             return verified_by
+        self._ledger.forget_hashes()
         known = await self._rclone.client.hashes(self._source.fs)
         kind = kind or ("md5" if "md5" in known else min(known, default="md5"))
         if kind in known:
@@ -127,7 +128,10 @@ class DirectoryCopy:
             if not here & there:
                 has = f"the source has {_listed(here)}, the target {_listed(there)}"
                 raise RcloneError(f"verify checksum: source and target share no kind of hash ({has}); use download")
-        if self._source.path and await self._rclone.client.stat(self._source, files_only=True):
+        client = self._rclone.client
+        if not self._source.path or await client.is_bucket(self._source):
+            return
+        if await client.stat(self._source, files_only=True):
             raise WrongKind("the source is a file; the action copyto copies files")
 
     async def _copy_all(self, *, again: bool) -> None:

@@ -150,6 +150,10 @@ class Ledger:
             " WHERE outcome IN (1, 2) AND NOT verified AND reason IS NOT NULL"
         )
 
+    def forget_hashes(self) -> None:
+        """Before hashes of another kind are taken down."""
+        self._database.execute("UPDATE files SET hash = NULL")
+
     def count_unhashed(self) -> int:
         """How many files arrived of which no hash is known."""
         query = "SELECT count(*) FROM files WHERE outcome IN (1, 2) AND hash IS NULL"
