@@ -33,7 +33,7 @@ class Copier:
         self.rclone = rclone
         self.roots = roots
 
-    async def copy(self, source: str, target: str, *, attempt: int = 1, **options: Any) -> dict[str, Any]:
+    async def copy(self, source: str, target: str, attempt: int = 1, **options: Any) -> dict[str, Any]:
         """The response's fields; ``message`` only on failure."""
         source_root, _, source_key = source.partition(":")
         target_root, _, target_key = target.partition(":")
@@ -123,7 +123,7 @@ async def test_a_directory_is_copied_and_counted(copier: Copier, remote: Path) -
 async def test_a_missing_source_directory_fails_whatever_is_at_the_target(copier: Copier, remote: Path) -> None:
     fill(copier.world.dst)
     for filters in ({}, {"include": ["*.jpg"]}, {"max_depth": 1}, {"verify": "download"}):
-        answer = await copier.copy("remote:missing", "dst:", **filters)
+        answer = await copier.copy("remote:missing", "dst:", 1, **filters)
         assert answer["rclone_status"] == 3
         assert "the source does not exist" in answer["message"]
 
@@ -163,13 +163,13 @@ async def test_filters_and_depth_choose_the_files_and_exclude_wins(copier: Copie
 
 @pytest.mark.parametrize("name", ["include", "exclude"])
 async def test_a_bad_filter_is_a_failure_that_names_its_parameter(copier: Copier, name: str) -> None:
-    answer = await copier.copy("src:", "dst:", **{name: ["fine", "a{b"]})
+    answer = await copier.copy("src:", "dst:", 1, **{name: ["fine", "a{b"]})
     assert answer["message"].startswith(f"the parameter {name} is no filter that rclone can read: mismatched")
 
 
 async def test_parameters_out_of_range_are_named(copier: Copier) -> None:
     for name, value in {"max_depth": 0, "overwrite": "maybe", "verify": "no", "include": [""], "manifest": {}}.items():
-        assert name in (await copier.copy("src:", "dst:", **{name: value}))["message"]
+        assert name in (await copier.copy("src:", "dst:", 1, **{name: value}))["message"]
 
 
 async def test_a_source_that_is_a_file_is_a_clear_failure(copier: Copier, remote: Path) -> None:

@@ -70,12 +70,11 @@ def _choice(asked: CopyParameters) -> Choice:
 
 def _account(ledger: Ledger, asked: CopyParameters) -> dict[str, Any]:
     """The counts of a response."""
-    copied, copied_bytes = ledger.count(FileOutcome.COPIED)
     first = [{"key": spoken(row.path), "reason": row.reason} for row in ledger.first_failed(FIRST_FAILED)]
     account: dict[str, Any] = {
-        "copied": {"files": copied, "bytes": copied_bytes},
-        "unchanged": {"files": ledger.count(FileOutcome.UNCHANGED)[0]},
-        "failed": {"files": ledger.count(FileOutcome.FAILED)[0], "first": first},
+        "copied": {"files": ledger.count(FileOutcome.COPIED), "bytes": ledger.count_bytes(FileOutcome.COPIED)},
+        "unchanged": {"files": ledger.count(FileOutcome.UNCHANGED)},
+        "failed": {"files": ledger.count(FileOutcome.FAILED), "first": first},
     }
     if asked.verify != "default":
         verified = {"method": asked.verify, "hash": ledger.hash_kind, "files": ledger.count_verified()}
@@ -113,7 +112,7 @@ async def _note_manifest(
     rclone: Rclone, work: DirectoryCopy, ledger: Ledger, asked: ManifestParameters | None, place: Location | None
 ) -> None:
     """Write the manifest that was asked for. That of a bag is not written when files are missing."""
-    if asked is None or place is None or (asked.format != "jsonl" and ledger.count(FileOutcome.FAILED)[0]):
+    if asked is None or place is None or (asked.format != "jsonl" and ledger.count(FileOutcome.FAILED)):
         return
     kind = await work.describe(manifest.hash_kind(asked.format))
     with tempfile.TemporaryDirectory(dir=rclone.run_directory, prefix="manifest-") as directory:

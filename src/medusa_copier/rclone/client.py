@@ -109,7 +109,8 @@ class _Version(msgspec.Struct):
 
 class _Stats(msgspec.Struct, rename="camel"):
     errors: int = 0
-    listed: int = 0
+    transfers: int = 0
+    checks: int = 0
     last_error: str = ""
 
 
@@ -176,11 +177,14 @@ class Client:
             "_group": group,
             "_config": {"PartialSuffix": own_partial()},
         }
+        there = None
         try:
             await self._rc.call("sync/copy", arguments)
             stats = await self._stats(group)
         except NotFound as error:
-            if (await self._stats(group)).listed:  # so it is there, and what went away was something in it
+            with suppress(RcloneError):
+                there = await self.stat(source)
+            if there:  # so what went away was something in it
                 raise RcloneError(error.reason, exit_status=error.exit_status, transient=True) from None
             raise
         finally:
@@ -188,7 +192,7 @@ class Client:
                 await self._rc.call("core/stats-delete", {"group": group}, timeout_s=QUICK_S)
         if stats.errors:
             raise classify(stats.last_error or f"{stats.errors} errors while copying the directory")
-        if not stats.listed:
+        if not (stats.transfers or stats.checks):
             await self._require_directory(source, target)
 
     async def sweep(self, target: Location) -> None:
@@ -217,18 +221,19 @@ class Client:
         """The kinds of checksum that a remote has of its files: ``md5``, ``sha256``…; none for some."""
         return frozenset(kind.lower() for kind in (await self._fs_info(fs)).hashes)
 
-    async def is_bare_prefix(self, location: Location) -> bool:
-        """Whether ``location`` is there only as long as there is something in it: a prefix below a bucket."""
-        return await self.is_in_buckets(location.fs) and not await self.is_bucket(location)
-
     async def is_bucket(self, location: Location) -> bool:
         """Whether ``location`` is a whole bucket, or all of them."""
-        info = await self._fs_info(location.fs)
-        return info.features.bucket_based and "/" not in posixpath.join(info.root, location.path).strip("/")
+        return await self._depth_in_buckets(location) in {0, 1}
 
-    async def is_in_buckets(self, fs: str) -> bool:
-        """Whether a remote has buckets, which know no directories."""
-        return (await self._fs_info(fs)).features.bucket_based
+    async def is_bare_prefix(self, location: Location) -> bool:
+        """Whether ``location`` is in a bucket, and so is there only as long as there is something in it."""
+        return await self._depth_in_buckets(location) > 1
+
+    async def _depth_in_buckets(self, location: Location) -> int:
+        """How many names lead to ``location``, that of the bucket included; -1 where there are no buckets."""
+        info = await self._fs_info(location.fs)
+        path = posixpath.join(info.root, location.path).strip("/")
+        return len([name for name in path.split("/") if name]) if info.features.bucket_based else -1
 
     async def check_root(self, fs: str) -> None:
         """List ``fs`` once. Raises NotFound when it doesn't exist, RcloneError when it can't be reached."""

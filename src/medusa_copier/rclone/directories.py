@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import posixpath
 import re
 import tempfile
@@ -97,9 +98,9 @@ class DirectoryCopy:
         """
         await self._with_retries(self._look_first)
         await self._copy_all(again=again)
-        self._ledger.fail_pending("rclone did not say what became of it")
-        if not self._arrived():
-            if not self._ledger.count(FileOutcome.FAILED)[0]:
+        await asyncio.to_thread(self._ledger.fail_pending, "rclone did not say what became of it")
+        if not await asyncio.to_thread(self._ledger.count_arrived):
+            if not await asyncio.to_thread(self._ledger.count, FileOutcome.FAILED):
                 await self._with_retries(self._require_source)
             return
         if self._choice.verify != "default":
@@ -111,14 +112,14 @@ class DirectoryCopy:
         verified_by = self._ledger.hash_kind
         if verified_by and kind in {None, verified_by}:
             return verified_by
-        self._ledger.forget_hashes()
+        await asyncio.to_thread(self._ledger.forget_hashes)
         known = await self._rclone.client.hashes(self._source.fs)
         kind = kind or ("md5" if "md5" in known else min(known, default="md5"))
         if kind in known:
             await self._sum(kind)
-        if self._ledger.count_unhashed():
+        if await asyncio.to_thread(self._ledger.count_unhashed):
             await self._sum(kind, "--download")
-        if missing := self._ledger.count_unhashed():
+        if missing := await asyncio.to_thread(self._ledger.count_unhashed):
             raise RcloneError(f"no {kind} could be computed for {missing} files")
         return kind
 
@@ -140,7 +141,7 @@ class DirectoryCopy:
         async def copy() -> None:
             nonlocal cut_off
             try:
-                self._ledger.begin_again()
+                await asyncio.to_thread(self._ledger.begin_again)
                 await self._copy(*self._choice.filters, *self._choice.comparison)
             except RcloneStopped:
                 cut_off = True
@@ -166,7 +167,7 @@ class DirectoryCopy:
         )
         if SAME_PLACE in outcome.complaint:
             raise WrongKind("source and target are the same place")
-        self._raise_for(outcome, of_failed=True)
+        await asyncio.to_thread(self._raise_for, outcome, of_failed=True)
 
     def _raise_for(self, outcome: Outcome, *, of_failed: bool) -> None:
         """Raise unless all that went wrong is files that won't come right by another try."""
@@ -186,12 +187,12 @@ class DirectoryCopy:
         reason = f"{self._choice.verify} verification did not find source and target the same"
         if self._choice.verify == "checksum":
             reason = "source or target has no hash of this file; use verify: download"
-        self._ledger.fail_pending("it appeared while the directory was copied")
-        self._ledger.fail_unverified(reason)
+        await asyncio.to_thread(self._ledger.fail_pending, "it appeared while the directory was copied")
+        await asyncio.to_thread(self._ledger.fail_unverified, reason)
 
     async def _compare_all(self, compare: str) -> None:
         async def check() -> None:
-            self._ledger.forget_reasons()
+            await asyncio.to_thread(self._ledger.forget_reasons)
             await self._check(compare, *self._choice.filters)
 
         with suppress(_FilesFailed):
@@ -220,7 +221,7 @@ class DirectoryCopy:
             entries=self._take_hashes,
             log_level="DEBUG",
         )
-        self._raise_for(outcome, of_failed=False)
+        await asyncio.to_thread(self._raise_for, outcome, of_failed=False)
 
     def _take_compared(self, lines: list[str]) -> None:
         if self._choice.verify == "download":
@@ -274,9 +275,6 @@ class DirectoryCopy:
         )
         if outcome.exit_status < 0 or outcome.complaint:
             raise outcome.error()
-
-    def _arrived(self) -> int:
-        return self._ledger.count(FileOutcome.UNCHANGED)[0] + self._ledger.count(FileOutcome.COPIED)[0]
 
     async def _with_retries(self, call: Callable[[], Awaitable[None]]) -> None:
         await with_retries(call, attempts=self._rclone.attempts, daemon_ready=self._rclone.ready)

@@ -117,15 +117,25 @@ class Ledger:
             (reason,),
         )
 
-    def count(self, outcome: FileOutcome) -> tuple[int, int]:
-        """How many files, and how many bytes as far as their sizes are known."""
-        query = "SELECT count(*), coalesce(sum(size), 0) FROM files WHERE outcome = ?"
-        files, size_bytes = self._database.execute(query, (outcome,)).fetchone()
-        return files, size_bytes
+    def count(self, outcome: FileOutcome) -> int:
+        """How many files have this outcome."""
+        return self._number("count(*)", "outcome = ?", outcome)
+
+    def count_bytes(self, outcome: FileOutcome) -> int:
+        """How many bytes they have, as far as their sizes are known."""
+        return self._number("coalesce(sum(size), 0)", "outcome = ?", outcome)
+
+    def count_arrived(self) -> int:
+        """How many files are at the target."""
+        return self._number("count(*)", "outcome IN (1, 2)")
 
     def count_verified(self) -> int:
         """How many files were compared and found the same."""
-        return int(self._database.execute("SELECT count(*) FROM files WHERE verified AND outcome < 3").fetchone()[0])
+        return self._number("count(*)", "verified AND outcome < 3")
+
+    def count_unhashed(self) -> int:
+        """How many files arrived of which no hash is known."""
+        return self._number("count(*)", "outcome IN (1, 2) AND hash IS NULL")
 
     def first_failed(self, limit: int) -> list[Row]:
         """The first files that failed, by name."""
@@ -154,11 +164,6 @@ class Ledger:
         """Before hashes of another kind are taken down."""
         self._database.execute("UPDATE files SET hash = NULL")
 
-    def count_unhashed(self) -> int:
-        """How many files arrived of which no hash is known."""
-        query = "SELECT count(*) FROM files WHERE outcome IN (1, 2) AND hash IS NULL"
-        return int(self._database.execute(query).fetchone()[0])
-
     def rows(self) -> Iterator[Row]:
         """All files, by name."""
         return self._rows("ORDER BY path")
@@ -169,6 +174,10 @@ class Ledger:
             values,
         ):
             yield Row(path, FileOutcome(outcome), *others)
+
+    def _number(self, what: str, condition: str, *values: int) -> int:
+        query = f"SELECT {what} FROM files WHERE {condition}"  # noqa: S608 - both are from above
+        return int(self._database.execute(query, values).fetchone()[0])
 
     def _many(self, statement: str, rows: Iterable[tuple[object, ...]]) -> None:
         self._database.execute("BEGIN")
