@@ -37,7 +37,7 @@ _OUTCOMES: Final = {
 IMMUTABLE: Final = "immutable file modified"
 SAME_PLACE: Final = "source and destination are the same"
 OTHER_CONTENT: Final = "other content is there already"
-_LASTING: Final = re.compile(f"^{OTHER_CONTENT}|differ$|^file not in ")
+_LASTING: Final = re.compile(rf"^{OTHER_CONTENT}|^\w+ differ$|^file not in ")
 _HASH: Final = re.compile(r"(?!size)(\w+) = (\S+) OK")
 _SUM: Final = re.compile(r"([0-9a-f]+)  (.*)", re.DOTALL)
 
