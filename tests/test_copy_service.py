@@ -96,7 +96,8 @@ async def test_many_files_do_not_grow_the_service(world: World) -> None:
     world.write_config(rclone={})
     with world.service() as process:
         await send(world)
-        assert (await response(world))["status"] == "success"
+        first = await response(world)
+        assert first["status"] == "success", first
         before_kb = memory_kb(process.pid, "VmRSS")
         for number in range(MANY):
             (world.src / "dir" / f"{number:0200}").write_text(str(number))

@@ -10,9 +10,10 @@ from typing import Any, Final
 
 from medusa_copier import manifest
 from medusa_copier.actions.parameters import CopyParameters, ManifestParameters, decode
+from medusa_copier.rclone.choice import Choice
 from medusa_copier.rclone.client import Location, spoken
 from medusa_copier.rclone.commands import BadFilter
-from medusa_copier.rclone.directories import Choice, DirectoryCopy
+from medusa_copier.rclone.directories import DirectoryCopy
 from medusa_copier.rclone.errors import OTHER_ERROR, NotFound, RcloneError, classify
 from medusa_copier.rclone.ledger import FileOutcome, Ledger
 from medusa_copier.rclone.resident import Rclone

@@ -19,6 +19,8 @@ from medusa_copier.rclone.errors import RcloneError, RcloneStopped, classify, on
 from medusa_copier.rclone.process import FlagValue, end, flag_arguments, spawn
 
 CHUNK: Final = 64 * 1024
+STOP_PATIENCE_S: Final = 5.0
+"""How long a command that is told to stop may take to remove its partial files."""
 
 _OURS: Final = frozenset({"verbose", "v", "quiet", "q", "progress", "P", "log-level", "stats", "use-json-log"})
 """Flags that would change what a command writes, or that rclone takes only without ours."""
@@ -114,8 +116,10 @@ class Commands:
                 readers.create_task(_read(process.stdout, lines or (lambda _: None)))
                 readers.create_task(_read(process.stderr, lambda batch: _take_log(batch, outcome, entries)))
             outcome.exit_status = await process.wait()
+        except ExceptionGroup as group:
+            raise group.exceptions[0] from None
         finally:
-            await end(process, patience_s=0)
+            await end(process, patience_s=STOP_PATIENCE_S)
         return outcome
 
     async def run_well(self, *arguments: str, lines: TakeLines | None = None) -> None:

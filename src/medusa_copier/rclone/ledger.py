@@ -10,6 +10,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, NamedTuple, Self
 
+from medusa_copier.rclone.errors import RcloneError
+
 _TABLE: Final = """
 CREATE TABLE files (
     path TEXT PRIMARY KEY,
@@ -180,6 +182,9 @@ class Ledger:
         return int(self._database.execute(query, values).fetchone()[0])
 
     def _many(self, statement: str, rows: Iterable[tuple[object, ...]]) -> None:
-        self._database.execute("BEGIN")
-        self._database.executemany(statement, rows)
-        self._database.execute("COMMIT")
+        try:
+            self._database.execute("BEGIN")
+            self._database.executemany(statement, rows)
+            self._database.execute("COMMIT")
+        except sqlite3.OperationalError as error:
+            raise RcloneError(f"the account of the files can't be kept in the run directory: {error}") from error
