@@ -20,6 +20,7 @@ from medusa_copier.actions.copy import copy
 from medusa_copier.rclone.resident import Rclone
 from medusa_copier.settings import RootSection
 from simple_queue_server import Failure, Request
+from sqs_servers import SqsServer
 from storage_fixtures import until
 
 KINDS: list[storage.Kind] = ["s3", "sftp", "webdav"]
@@ -370,6 +371,33 @@ async def test_a_manifest_that_can_not_be_written_is_a_failure(copier: Copier) -
     answer = await copier.copy("src:", "dst:data", manifest={"root": "dst", "key": "list"})
     assert "the manifest dst:list could not be written" in answer["message"]
     assert counts(answer) == (4, 0, 0)
+
+
+async def test_s3_that_rclone_did_not_write_is_copied_to_and_verified(copier: Copier, moto_server: SqsServer) -> None:
+    files = fill(copier.world.src)
+    login = {"access_key_id": "test", "secret_access_key": "test", "endpoint": moto_server.endpoint}
+    copier.world.add(storage.section("moto", type="s3", provider="Other", region="us-east-1", **login))
+    copier.roots["moto"] = RootSection("moto:bkt-of-copy")
+    answer = await copier.copy("src:", "moto:in", verify="checksum")
+    assert answer["verified"] == {"method": "checksum", "hash": "md5", "files": 4}
+    answer = await copier.copy("moto:in", "dst:", verify="download")
+    assert answer["verified"] == {"method": "download", "hash": None, "files": 4}
+    assert content_of(copier.world.dst) == files
+    assert (await copier.copy("moto:missing", "dst:"))["rclone_status"] == 3
+    assert counts(await copier.copy("moto:", "dst:2", include=["*.tif"])) == (0, 0, 0)
+
+
+async def test_flags_of_the_operator_do_not_weaken_a_comparison(world: storage.Places, tmp_path: Path) -> None:
+    files = fill(world.src)
+    flags = {"size_only": True, "ignore_existing": True, "verbose": 1, "stats": "1s", "progress": True}
+    async with started(world, tmp_path, **flags) as copier:
+        await copier.copy("src:", "dst:")
+        corrupt(world.dst / "a.txt")
+        for verify in ("checksum", "download"):
+            answer = await copier.copy("src:", "dst:", verify=verify)
+            assert answer["verified"]["files"] == 4
+            assert content_of(world.dst) == files
+            corrupt(world.dst / "a.txt")
 
 
 async def test_what_may_pass_is_tried_again_and_then_given_up(copier: Copier) -> None:
