@@ -41,6 +41,49 @@ class FileCopied(Copied, kw_only=True):
     """Absent when the request said no more than what to copy where."""
 
 
+class Files(msgspec.Struct):
+    """A count of files."""
+
+    files: int
+
+
+class CopiedFiles(Files, kw_only=True):
+    """A count of files, and their size in all."""
+
+    bytes: int
+
+
+class FailedFile(msgspec.Struct):
+    """A file that was not copied."""
+
+    key: str
+    """Its path below the source's."""
+    reason: str | None
+
+
+class FailedFiles(Files, kw_only=True):
+    """A count of the files that failed, and the first of them."""
+
+    first: list[FailedFile]
+
+
+class VerifiedFiles(Files, kw_only=True):
+    """How many files were compared after the copy, and how."""
+
+    method: Literal["checksum", "download"]
+    hash: str | None
+    """The type of the hash."""
+
+
+class DirectoryCopied(Copied, kw_only=True):
+    """A success of the action copy."""
+
+    copied: CopiedFiles
+    unchanged: Files
+    failed: FailedFiles
+    verified: VerifiedFiles | UnsetType = UNSET
+
+
 class Failure(msgspec.Struct, kw_only=True):
     """The response to a request that failed."""
 
@@ -52,6 +95,10 @@ class Failure(msgspec.Struct, kw_only=True):
     pass_through: Any
     rclone_status: ExitStatus | UnsetType = UNSET
     """Absent when nothing was tried."""
+    copied: CopiedFiles | UnsetType = UNSET
+    unchanged: Files | UnsetType = UNSET
+    failed: FailedFiles | UnsetType = UNSET
+    verified: VerifiedFiles | UnsetType = UNSET
 
 
 class InvalidRequest(msgspec.Struct, kw_only=True):
@@ -74,7 +121,7 @@ class Shortened(msgspec.Struct, kw_only=True):
     """Says which fields were left out."""
 
 
-FIELDS: Final[Mapping[str, type[Success]]] = {"copyto": FileCopied}
+FIELDS: Final[Mapping[str, type[Success]]] = {"copyto": FileCopied, "copy": DirectoryCopied}
 """What the success of an action has beside the standard fields; :class:`Success` when the action isn't in here."""
 
 STANDARD_RESPONSES: Final = (Failure, InvalidRequest, Shortened)

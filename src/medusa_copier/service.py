@@ -8,6 +8,7 @@ from pathlib import Path
 import structlog
 
 from medusa_copier.access import Access
+from medusa_copier.actions.copy import copy
 from medusa_copier.actions.copyto import copyto
 from medusa_copier.rclone.resident import Rclone
 from medusa_copier.settings import CopierSettings
@@ -29,6 +30,7 @@ async def serve(settings: CopierSettings) -> None:
         server = Server(settings)
         access = Access(settings.roots, rclone, threads=settings.server.max_in_flight)
         server.action("copyto")(copyto(settings.roots, rclone, access))
+        server.action("copy")(copy(settings.roots, rclone, access))
         await server.serve()
 
 
