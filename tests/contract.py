@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from simple_queue_server.brokers.base import Broker, Client, Delivery
+from simple_queue_server.brokers.base import Broker, Client, Delivery, Hear
 from simple_queue_server.errors import BrokerGaveUp
 from simple_queue_server.settings import AmqpSection, EmbeddedSection, SqsSection
 
@@ -29,6 +29,8 @@ class Kit:
     text_only: bool = False
     """Carries characters of XML, at least one (a rule of SQS), instead of any bytes."""
     in_order: bool = True
+    reaches_all: bool = True
+    """Whether a broadcast reaches other services than the one that speaks."""
 
     def carries(self, body: bytes) -> bool:
         """Whether the broker carries a message with this body to the byte."""
@@ -47,11 +49,11 @@ class Stage:
         self.kit = kit
         self._resources = resources
 
-    async def broker(self, max_in_flight: int = 10) -> Broker:
+    async def broker(self, max_in_flight: int = 10, hear: Hear | None = None) -> Broker:
         """A broker, open."""
         broker = self.kit.broker(max_in_flight)
         self._resources.push_async_callback(broker.close)
-        await broker.open()
+        await broker.open(hear)
         return broker
 
     async def client(self) -> Client:
@@ -106,6 +108,7 @@ def sqs_kit(section: SqsSection) -> Kit:
         lambda: SqsClient(section),
         text_only=True,
         in_order=False,
+        reaches_all=False,
     )
 
 

@@ -19,6 +19,7 @@ FAILURE: Final = "failure"
 INVALID_REQUEST: Final = "Invalid Request"
 UNRECOGNIZED_ACTION: Final = "Unrecognized Action"
 UNKNOWN_FAILURE: Final = "Unknown failure"
+CANCELLED: Final = "cancelled at the request of a client"
 
 NO_PASS_THROUGH: Final = b"{}"
 """What comes back when a request has no ``pass_through``, or null."""

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import signal
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import structlog
 
-from simple_queue_server import logs, pipeline
+from simple_queue_server import logs, messages, pipeline
 from simple_queue_server.brokers import broker_for
 from simple_queue_server.brokers.base import Broker
 from simple_queue_server.custody import Custody
-from simple_queue_server.journal import Entry, Journal, JournalError
+from simple_queue_server.errors import Failure
+from simple_queue_server.in_flight import CANCEL, Cancellation, InFlight
+from simple_queue_server.journal import Journal, JournalError
+from simple_queue_server.messages import Request
 from simple_queue_server.pipeline import Handler
 from simple_queue_server.settings import Settings
 from simple_queue_server.suspects import Suspects
@@ -43,8 +47,8 @@ class Server:
         self._handlers: dict[str, Handler] = {}
         self._slots = asyncio.Semaphore(settings.server.max_in_flight)
         self._left = settings.server.max_total_requests
-        self._adopted: deque[Entry] = deque()
-        self._running: set[asyncio.Task[None]] = set()
+        self._adopted: deque[InFlight] = deque()
+        self._running: dict[asyncio.Task[None], InFlight] = {}
         self._receiving: asyncio.Task[None] | None = None
         self._stopping = False
         self._halting = False
@@ -73,10 +77,11 @@ class Server:
         SIGTERM and SIGINT stop, a second one aborts; SIGUSR2 toggles halting. Raises BrokerError when the broker is
         given up, and JournalError when there can be no journal.
         """
+        self._handlers.setdefault(CANCEL, self._cancel)
         with self._signals():
             try:
                 await self._journal.open()
-                await self._broker.open()
+                await self._broker.open(self._hear)
                 log.info("server started", name=self._settings.server.name, actions=sorted(self._handlers))
                 await self._serve_until_stopped()
             finally:
@@ -140,7 +145,7 @@ class Server:
             while self._left is None or self._left > 0:
                 async with self._slot():
                     delivery = await self._broker.receive()
-                    self._start(Custody.of_delivery(self._journal, self._broker, delivery, self._patience_s))
+                    self._start(InFlight(Custody.of_delivery(self._journal, self._broker, delivery, self._patience_s)))
                 self._left = None if self._left is None else self._left - 1
         finally:
             adopting.cancel()
@@ -153,14 +158,14 @@ class Server:
     async def _adopt(self) -> None:
         """Go on with the journal's requests of services that ended, ours of the last start among them."""
         try:
-            self._adopted.extend(await self._journal.adopt())
+            for entry in await self._journal.adopt():
+                log.info("resumed from the journal", request_id=entry.request_id, entry=entry.id)
+                self._adopted.append(InFlight(Custody.of_entry(self._journal, self._broker, entry)))
         except JournalError as error:
             log.error("the journal can't be read", error=str(error))
         while self._adopted:
             async with self._slot():
-                entry = self._adopted.popleft()
-                log.info("resumed from the journal", request_id=entry.request_id, entry=entry.id)
-                self._start(Custody.of_entry(self._journal, self._broker, entry))
+                self._start(self._adopted.popleft())
 
     @contextlib.asynccontextmanager
     async def _slot(self) -> AsyncIterator[None]:
@@ -172,28 +177,63 @@ class Server:
             self._slots.release()
             raise
 
-    def _start(self, custody: Custody) -> None:
-        task = asyncio.create_task(self._serve_one(custody))
-        self._running.add(task)
-        task.add_done_callback(self._running.discard)
+    def _start(self, taken: InFlight) -> None:
+        taken.task = asyncio.create_task(self._serve_one(taken))
+        self._running[taken.task] = taken
+        taken.task.add_done_callback(self._running.pop)
 
-    async def _serve_one(self, custody: Custody) -> None:
+    async def _serve_one(self, taken: InFlight) -> None:
+        taken.has_begun = True
         try:
-            if custody.response is not None:
-                await custody.answer(custody.response)
-            elif custody.attempt > 1:
-                await self._suspects.serve(custody, lambda: self._pipeline(custody))
-            else:
-                await self._pipeline(custody)
+            await self._serve_unless_cancelled(taken)
         except asyncio.CancelledError:
-            log.warning("request given back unfinished", request_id=custody.request_id)
-            await custody.requeue()
+            taken.has_ended = True
+            log.warning("request given back unfinished", request_id=taken.custody.request_id)
+            await taken.custody.requeue()
         except Exception as error:
             log.exception("the broker did not take the response; the request stays with it")
             self._fault = self._fault or error
             self.stop()
         finally:
             self._slots.release()
+
+    async def _serve_unless_cancelled(self, taken: InFlight) -> None:
+        """Serve the request; or, once its client has cancelled it, answer that."""
+        try:
+            if not taken.is_cancelled:
+                await self._answer(taken.custody)
+        except asyncio.CancelledError:
+            if not taken.is_only_cancelled():
+                raise
+        if taken.is_cancelled and not taken.custody.is_answered:
+            await pipeline.cancel(taken.custody)
+
+    async def _answer(self, custody: Custody) -> None:
+        if custody.response is not None:
+            await custody.answer(custody.response)
+        elif custody.attempt > 1:
+            await self._suspects.serve(custody, lambda: self._pipeline(custody))
+        else:
+            await self._pipeline(custody)
+
+    async def _cancel(self, request: Request) -> dict[str, Any]:
+        """The action ``cancel``: of the requests that this server has, and by the broker's word in other servers."""
+        cancelled = self._cancel_here(Cancellation.of(request.parameters))
+        word = {"action": CANCEL, "parameters": request.parameters}
+        return {"cancelled": cancelled, "passed_on": await self._broker.broadcast(json.dumps(word).encode())}
+
+    def _hear(self, word: bytes) -> None:
+        """Do what a server, this one included, or a client says to all servers."""
+        request = messages.parse_request(word)
+        if isinstance(request, Request) and request.action == CANCEL and isinstance(request.parameters, dict):
+            try:
+                self._cancel_here(Cancellation.of(request.parameters))
+            except Failure as failure:
+                log.warning("a word to all services can't be understood", reason=failure.message)
+
+    def _cancel_here(self, which: Cancellation) -> int:
+        everything = [*self._running.values(), *self._adopted]
+        return sum(taken.cancel() for taken in everything if which.means(taken.custody))
 
     async def _pipeline(self, custody: Custody) -> None:
         await pipeline.serve(custody, self._handlers, self._settings.log)

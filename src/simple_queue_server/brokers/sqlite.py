@@ -14,7 +14,7 @@ from typing import Final
 
 import structlog
 
-from simple_queue_server.brokers.base import ReplyAddress
+from simple_queue_server.brokers.base import Hear, ReplyAddress
 from simple_queue_server.brokers.sqlite_client import EmbeddedClient
 from simple_queue_server.brokers.sqlite_member import Member
 from simple_queue_server.brokers.sqlite_store import Operation
@@ -58,7 +58,7 @@ class EmbeddedBroker:
     def __init__(self, settings: EmbeddedSection, *, max_in_flight: int) -> None:
         self._settings = settings
         self._max_in_flight = max_in_flight
-        self._member = Member(settings, listens=settings.incoming_queue, on_wake=self._wake)
+        self._member = Member(settings, listens=settings.incoming_queue, on_wake=self._wake, on_word=self._on_word)
         self._ready: deque[RequestRow] = deque()
         self._seen: set[RequestRow] = set()
         self._arrived = asyncio.Event()
@@ -68,8 +68,10 @@ class EmbeddedBroker:
         self._ended: BrokerGaveUp | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._feeder: asyncio.Task[None] | None = None
+        self._hear: Hear | None = None
 
-    async def open(self) -> None:
+    async def open(self, hear: Hear | None = None) -> None:
+        self._hear = hear
         await self._member.open()
 
     async def receive(self) -> EmbeddedDelivery:
@@ -92,6 +94,10 @@ class EmbeddedBroker:
 
     async def publish(self, response: bytes, reply: ReplyAddress) -> None:
         await self._member.insist(lambda tables: self.put(tables, response, reply))
+
+    async def broadcast(self, body: bytes) -> bool:
+        await self._member.broadcast(self._settings.incoming_queue, body)
+        return True
 
     async def stop_receiving(self) -> None:
         if self._ended is None:
@@ -166,6 +172,16 @@ class EmbeddedBroker:
     def _wake(self) -> None:
         self._may_have_more = True
         self._look.set()
+
+    def _on_word(self) -> None:
+        words = self._member.submit(lambda tables: tables.take_words(self._member.name))
+        words.add_done_callback(self._listen)
+
+    def _listen(self, words: asyncio.Future[list[bytes]]) -> None:
+        if words.cancelled() or words.exception() is not None or self._hear is None:
+            return  # in trouble: they are there at the next tick
+        for word in words.result():
+            self._hear(word)
 
     def _settle(self, row: RequestRow) -> None:
         self._seen.discard(row)

@@ -25,7 +25,7 @@ from simple_queue_server.errors import BrokerGaveUp
 if TYPE_CHECKING:
     from collections.abc import Coroutine
 
-    from simple_queue_server.brokers.base import ReplyAddress
+    from simple_queue_server.brokers.base import Hear, ReplyAddress
     from simple_queue_server.brokers.sqs_in_hand import Held
     from simple_queue_server.brokers.sqs_link import Queue
     from simple_queue_server.settings import SqsSection
@@ -99,12 +99,14 @@ class SqsBroker:
         )
         self._deletes: Batcher | None = None
         self._taking: asyncio.Task[Any] | None = None
+        self._hear: Hear | None = None
         self._closed = False
         self._broken: BaseException | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
         self._errands: set[asyncio.Task[Any]] = set()
 
-    async def open(self) -> None:
+    async def open(self, hear: Hear | None = None) -> None:
+        self._hear = hear
         await self._link.open()
         try:
             queue = await self._link.patiently(self._incoming_queue, kinds=["away"])
@@ -128,6 +130,12 @@ class SqsBroker:
 
     async def publish(self, response: bytes, reply: ReplyAddress) -> None:
         await self.outbox.put(response, reply)
+
+    async def broadcast(self, body: bytes) -> bool:
+        """SQS gives a message to one receiver only, so nobody else hears it."""
+        if self._hear is not None:
+            self._hear(body)
+        return False
 
     async def stop_receiving(self) -> None:
         """A poll that is under way goes on until :meth:`close`; what it brings goes back at once.
