@@ -401,3 +401,22 @@ async def test_a_broadcast_is_neither_a_request_nor_a_response(stage: Stage) -> 
     await broker.close()
     assert await take(client, 0) == []
     assert await receives_nothing(await stage.broker())
+
+
+async def test_events_come_on_the_progress_queue_and_on_no_other(stage: Stage) -> None:
+    client, progress, broker = await stage.client(), await stage.progress(), await stage.broker()
+    assert broker.has_progress_queue
+    events = [b"%d" % number for number in range(25)]
+    for event in events:
+        broker.notify(event)
+    taken = await take(progress, len(events))
+    assert taken == events or (not stage.kit.in_order and sorted(taken) == sorted(events))
+    assert await take(client, 0) == []
+
+
+async def test_events_that_wait_are_sent_when_the_broker_is_closed(stage: Stage) -> None:
+    progress, broker = await stage.progress(), await stage.broker()
+    broker.notify(b"last words")
+    await broker.close()
+    broker.notify(b"too late")
+    assert await progress.take_response(20) == b"last words"

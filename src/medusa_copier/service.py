@@ -8,6 +8,7 @@ from pathlib import Path
 import structlog
 
 from medusa_copier.actions.copyto import copyto
+from medusa_copier.actions.watched import watched
 from medusa_copier.rclone.resident import Rclone
 from medusa_copier.settings import CopierSettings
 from simple_queue_server import Server, logs
@@ -26,7 +27,7 @@ async def serve(settings: CopierSettings) -> None:
     async with open_rclone(settings) as rclone:
         await _warn_of_unknown_remotes(settings, rclone)
         server = Server(settings)
-        server.action("copyto")(copyto(settings.roots, rclone))
+        server.action("copyto")(watched(copyto(settings.roots, rclone), rclone))
         await server.serve()
 
 

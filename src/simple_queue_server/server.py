@@ -18,6 +18,7 @@ from simple_queue_server.brokers import broker_for
 from simple_queue_server.brokers.base import Broker
 from simple_queue_server.custody import Custody
 from simple_queue_server.errors import Failure
+from simple_queue_server.events import Events
 from simple_queue_server.in_flight import CANCEL, Cancellation, InFlight
 from simple_queue_server.journal import Journal, JournalError
 from simple_queue_server.messages import Request
@@ -50,6 +51,7 @@ class Server:
         self._adopted: deque[InFlight] = deque()
         self._running: dict[asyncio.Task[None], InFlight] = {}
         self._receiving: asyncio.Task[None] | None = None
+        self._events: Events | None = None
         self._stopping = False
         self._halting = False
         self._toggled = asyncio.Event()
@@ -83,7 +85,8 @@ class Server:
                 await self._journal.open()
                 await self._broker.open(self._hear)
                 log.info("server started", name=self._settings.server.name, actions=sorted(self._handlers))
-                await self._serve_until_stopped()
+                async with self._progress_told():
+                    await self._serve_until_stopped()
             finally:
                 self.abort()  # nothing is left to abort unless an error or a cancellation led here
                 await self._finish_running()
@@ -177,7 +180,24 @@ class Server:
             self._slots.release()
             raise
 
+    @contextlib.asynccontextmanager
+    async def _progress_told(self) -> AsyncIterator[None]:
+        """While the block runs, tell events of each request, if there is a progress queue."""
+        if not self._broker.has_progress_queue:
+            yield
+            return
+        self._events = Events(self._broker.notify, self._settings.server.progress_interval_s)
+        self._handlers = self._events.telling(self._handlers)
+        telling = asyncio.create_task(self._events.run())
+        try:
+            yield
+        finally:
+            telling.cancel()
+            await asyncio.wait({telling})
+
     def _start(self, taken: InFlight) -> None:
+        if self._events is not None:
+            self._events.accepted(taken.custody)
         taken.task = asyncio.create_task(self._serve_one(taken))
         self._running[taken.task] = taken
         taken.task.add_done_callback(self._running.pop)
@@ -186,6 +206,8 @@ class Server:
         taken.has_begun = True
         try:
             await self._serve_unless_cancelled(taken)
+            if self._events is not None:
+                self._events.finished(taken.custody)
         except asyncio.CancelledError:
             taken.has_ended = True
             log.warning("request given back unfinished", request_id=taken.custody.request_id)

@@ -9,9 +9,9 @@ from __future__ import annotations
 import posixpath
 import re
 import secrets
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import count
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -20,9 +20,7 @@ import msgspec
 
 from medusa_copier.rclone.connection import QUICK_S, Connection
 from medusa_copier.rclone.errors import NotFound, RcloneError, WrongKind, classify
-
-FILE_GROUP: Final = "files"
-"""One statistics group for all single files: rclone would make one for each call, and keep a thousand."""
+from medusa_copier.rclone.watch import Groups, GroupStats
 
 IS_A_DIRECTORY: Final = "is a directory not a file"
 IS_A_FILE: Final = "is a file not a directory"
@@ -104,6 +102,10 @@ class _Version(msgspec.Struct):
     version: str
 
 
+class _StatsBatch(msgspec.Struct):
+    results: list[GroupStats]
+
+
 class _Stats(msgspec.Struct, rename="camel"):
     errors: int = 0
     listed: int = 0
@@ -120,7 +122,7 @@ class Client:
     def __init__(self, socket: Path) -> None:
         self._rc = Connection(socket)
         self._fs_infos: dict[str, _FsInfo] = {}
-        self._group_numbers = count(1)
+        self._groups = Groups()
 
     async def __aenter__(self) -> Self:
         return self
@@ -155,10 +157,10 @@ class Client:
             "srcRemote": source.remote,
             "dstFs": target.fs,
             "dstRemote": target.remote,
-            "_group": FILE_GROUP,
             "_config": _own_partial(),
         }
-        await self._rc.call("operations/copyfile", arguments)
+        with self._groups.file() as group:
+            await self._rc.call("operations/copyfile", arguments | {"_group": group})
 
     async def copy_directory(self, source: Location, target: Location) -> None:
         """Copy what is below ``source`` to below ``target``, and leave other things there alone.
@@ -166,10 +168,10 @@ class Client:
         Empty directories aren't made at the target, as with the rclone command. Raises NotFound when there is
         no such directory, WrongKind when either place is a file.
         """
-        group = f"directory-{next(self._group_numbers)}"
-        arguments = {"srcFs": source.joined, "dstFs": target.joined, "_group": group, "_config": _own_partial()}
+        arguments = {"srcFs": source.joined, "dstFs": target.joined, "_config": _own_partial()}
         try:
-            await self._rc.call("sync/copy", arguments)
+            with self._groups.directory() as group:
+                await self._rc.call("sync/copy", arguments | {"_group": group})
             stats = await self._stats(group)
         except NotFound as error:
             if (await self._stats(group)).listed:  # so it is there, and what went away was something in it
@@ -217,6 +219,12 @@ class Client:
     async def version(self) -> str:
         """The version of the running rclone, for example ``v1.75.2``."""
         return (await self._rc.ask("core/version", {}, _Version, timeout_s=QUICK_S)).version
+
+    async def group_stats(self, groups: Sequence[str]) -> list[GroupStats]:
+        """How far the calls with these statistics groups are, asked for all at once."""
+        asked = [{"_path": "core/stats", "group": group} for group in groups]
+        batch = {"inputs": asked, "_group": "progress"}
+        return (await self._rc.ask("job/batch", batch, _StatsBatch, timeout_s=QUICK_S)).results
 
     async def ping(self, *, timeout_s: float = QUICK_S) -> None:
         """Raise RcloneStopped unless rclone answers in time."""

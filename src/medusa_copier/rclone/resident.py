@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Self
+from typing import Any, Final, Self
 
 import structlog
 
@@ -16,6 +16,7 @@ from medusa_copier.rclone.daemon import Daemon
 from medusa_copier.rclone.errors import NotFound, RcloneError, RcloneStopped, WrongKind
 from medusa_copier.rclone.process import FlagValue
 from medusa_copier.rclone.retry import with_retries
+from medusa_copier.rclone.watch import Progress, Watch
 
 SWEEP_S: Final = 60.0
 """How long to look for what was left of a copy that was cut off."""
@@ -44,6 +45,7 @@ class Rclone:
         self._flags = flags
         self._attempts = attempts
         self._run_directory = run_directory
+        self._progress = Progress(lambda groups: self.client.group_stats(groups))
 
     async def __aenter__(self) -> Self:
         self.path = await find_binary(self._binary)
@@ -86,6 +88,10 @@ class Rclone:
         finally:
             if cut_off:
                 await self._sweep(target)
+
+    async def progress(self, watch: Watch) -> dict[str, Any] | None:
+        """How far the work in ``watch`` is: see :meth:`Progress.of`. Never raises for what rclone does."""
+        return await self._progress.of(watch)
 
     async def _sweep(self, target: Location) -> None:
         try:

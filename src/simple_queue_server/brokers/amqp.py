@@ -18,8 +18,9 @@ from simple_queue_server.brokers.amqp_connect import Channel, Connection, LinkDo
 from simple_queue_server.brokers.amqp_control import Control
 from simple_queue_server.brokers.amqp_delivery import AmqpDelivery, InHand, is_redelivered
 from simple_queue_server.brokers.amqp_link import Link
-from simple_queue_server.brokers.amqp_publisher import Publisher
+from simple_queue_server.brokers.amqp_publisher import ProgressPublisher, Publisher
 from simple_queue_server.brokers.base import Hear, ReplyAddress
+from simple_queue_server.brokers.notices import Notices
 from simple_queue_server.brokers.shortening import shortened
 from simple_queue_server.errors import BrokerError, BrokerGaveUp, MessageTooLarge
 from simple_queue_server.settings import AmqpSection
@@ -57,6 +58,9 @@ class AmqpBroker:
         )
         self._arrivals: asyncio.Queue[AmqpDelivery | None] = asyncio.Queue()
         self._in_hand = InHand(self._prefetch)
+        self._progress = ProgressPublisher(self._target, settings.progress_queue)
+        self._notices = Notices(self._progress.send)
+        self.has_progress_queue: bool = settings.progress_queue is not None
         self._control = Control(settings.incoming_queue)
         self._channel: Channel | None = None
         self._consumer_tag: str | None = None
@@ -97,6 +101,10 @@ class AmqpBroker:
             except LinkDownError as error:
                 self._consumer.break_up(channel, str(error))
 
+    def notify(self, body: bytes) -> None:
+        if self.has_progress_queue:
+            self._notices.put(body)
+
     async def stop_receiving(self) -> None:
         self._stopped = True
         # Shielded: a call that is cancelled closes its channel, and with it all that is held.
@@ -105,7 +113,8 @@ class AmqpBroker:
     async def close(self) -> None:
         self._stopped = True
         self._end("the broker was closed")
-        await asyncio.gather(self._consumer.close(), self._publisher.close())
+        await self._notices.close()
+        await asyncio.gather(self._consumer.close(), self._publisher.close(), self._progress.close())
 
     async def answer(self, delivery: AmqpDelivery, response: bytes, *, give_up: bool) -> None:
         """See Delivery.answer."""

@@ -74,6 +74,10 @@ class Broker(Protocol):
     def patience_s(self) -> float | None:
         """How long, in seconds, a request may safely be held; None: for ever."""
 
+    @property
+    def has_progress_queue(self) -> bool:
+        """Whether there is anybody to :meth:`notify`."""
+
     async def open(self, hear: Hear | None = None) -> None:
         """Connect, and make the queues that don't exist. Raises BrokerError or BrokerGaveUp.
 
@@ -91,6 +95,12 @@ class Broker(Protocol):
 
         A server that isn't connected in this moment doesn't hear it. False when the broker can't reach others, and
         only this server hears it.
+        """
+
+    def notify(self, body: bytes) -> None:
+        """Put an event on the progress queue, if there is one, at some time. Never waits, never raises.
+
+        Events are dropped, and counted in the log, while the broker is away or slow.
         """
 
     async def stop_receiving(self) -> None:

@@ -33,9 +33,13 @@ class _Request:
 
 
 class MemoryQueue:
-    """What brokers and clients share: the requests that wait, the responses that wait, and the calls."""
+    """What brokers and clients share: the requests that wait, the responses that wait, and the calls.
 
-    def __init__(self) -> None:
+    ``progress`` gets the events, as its responses.
+    """
+
+    def __init__(self, progress: MemoryQueue | None = None) -> None:
+        self.progress = progress
         self.requests: list[_Request] = []
         self.responses: deque[bytes] = deque()
         self.calls: dict[ReplyAddress, asyncio.Future[bytes]] = {}
@@ -124,6 +128,14 @@ class MemoryBroker:
         for hear in list(self.queue.hearers):
             hear(body)
         return True
+
+    @property
+    def has_progress_queue(self) -> bool:
+        return self.queue.progress is not None
+
+    def notify(self, body: bytes) -> None:
+        if self.queue.progress is not None:
+            self.queue.progress.put_response(body, ReplyAddress())
 
     async def stop_receiving(self) -> None:
         """Nothing is taken ahead here."""

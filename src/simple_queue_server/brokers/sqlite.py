@@ -15,6 +15,7 @@ from typing import Final
 import structlog
 
 from simple_queue_server.brokers.base import Hear, ReplyAddress
+from simple_queue_server.brokers.notices import Notices
 from simple_queue_server.brokers.sqlite_client import EmbeddedClient
 from simple_queue_server.brokers.sqlite_member import Member
 from simple_queue_server.brokers.sqlite_store import Operation
@@ -25,6 +26,8 @@ from simple_queue_server.settings import EmbeddedSection
 __all__ = ["EmbeddedBroker", "EmbeddedClient", "EmbeddedDelivery"]
 
 GIVE_BACK_PATIENCE_S: Final = 5.0
+EVENTS_KEPT: Final = 10_000
+"""On the progress queue, if nobody takes them: the file must not grow for ever."""
 
 log = structlog.stdlib.get_logger("simple_queue_server")
 
@@ -69,6 +72,8 @@ class EmbeddedBroker:
         self._tasks: set[asyncio.Task[None]] = set()
         self._feeder: asyncio.Task[None] | None = None
         self._hear: Hear | None = None
+        self._notices = Notices(self._send_notices)
+        self.has_progress_queue: bool = settings.progress_queue is not None
 
     async def open(self, hear: Hear | None = None) -> None:
         self._hear = hear
@@ -99,6 +104,14 @@ class EmbeddedBroker:
         await self._member.broadcast(self._settings.incoming_queue, body)
         return True
 
+    def notify(self, body: bytes) -> None:
+        if self.has_progress_queue:
+            self._notices.put(body)
+
+    async def _send_notices(self, bodies: list[bytes]) -> None:
+        queue = self._settings.progress_queue or ""
+        await self._member.run(lambda tables: tables.put_events(queue, bodies, EVENTS_KEPT))
+
     async def stop_receiving(self) -> None:
         if self._ended is None:
             await self._stop_feeding()
@@ -109,6 +122,7 @@ class EmbeddedBroker:
     async def close(self) -> None:
         self._stop(BrokerGaveUp(f"the queue {self._settings.path} is closed"))
         await self._stop_feeding()
+        await self._notices.close()
         await self._member.close()
         if self._tasks:
             await asyncio.wait(self._tasks)

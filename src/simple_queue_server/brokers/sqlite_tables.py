@@ -182,6 +182,17 @@ class Tables:
         rows = self._execute("DELETE FROM responses WHERE queue = ? RETURNING id, body", (owner,)).fetchall()
         return [body for _, body in sorted(rows)]
 
+    def put_events(self, queue: str, bodies: Iterable[bytes], keep: int) -> None:
+        """Put events on a queue as responses, and remove the oldest but ``keep``: perhaps nobody reads them."""
+        for body in bodies:
+            self._execute("INSERT INTO responses (queue, body) VALUES (?, ?)", (queue, body))
+        self._execute(
+            "DELETE FROM responses WHERE queue = ? AND id <="
+            " (SELECT id FROM responses WHERE queue = ? ORDER BY id DESC LIMIT 1 OFFSET ?)",
+            (queue, queue, keep),
+        )
+        self.filled.add(queue)
+
     def add_owner(self, owner: OwnerRow) -> None:
         """Make an owner known. From here on it can be given requests and responses."""
         self._execute(
