@@ -16,7 +16,7 @@ from medusa_copier.rclone.daemon import Daemon
 from medusa_copier.rclone.errors import NotFound, RcloneError, RcloneStopped, WrongKind
 from medusa_copier.rclone.process import FlagValue
 from medusa_copier.rclone.retry import with_retries
-from medusa_copier.rclone.watch import Progress, Watch
+from medusa_copier.rclone.watch import GroupStats, Progress, Watch
 
 SWEEP_S: Final = 60.0
 """How long to look for what was left of a copy that was cut off."""
@@ -45,7 +45,7 @@ class Rclone:
         self._flags = flags
         self._attempts = attempts
         self._run_directory = run_directory
-        self._progress = Progress(lambda groups: self.client.group_stats(groups))
+        self._progress = Progress(self._group_stats)
 
     async def __aenter__(self) -> Self:
         self.path = await find_binary(self._binary)
@@ -92,6 +92,9 @@ class Rclone:
     async def progress(self, watch: Watch) -> dict[str, Any] | None:
         """How far the work in ``watch`` is: see :meth:`Progress.of`. Never raises for what rclone does."""
         return await self._progress.of(watch)
+
+    async def _group_stats(self, groups: list[str]) -> list[GroupStats]:
+        return await self.client.group_stats(groups)
 
     async def _sweep(self, target: Location) -> None:
         try:

@@ -128,22 +128,15 @@ class Progress:
 
 
 def _figures(group: str, stats: GroupStats) -> dict[str, Any] | None:
-    if group.startswith(FILE_GROUPS):
-        if not stats.transferring:
-            return None
-        one = stats.transferring[-1]
-        return _named(one.bytes, one.size if one.size >= 0 else None, 0, 1, one.speed, one.eta)
-    return _named(stats.bytes, stats.total_bytes, stats.transfers, stats.total_transfers, stats.speed, stats.eta)
+    if not group.startswith(FILE_GROUPS):
+        files = {"files": stats.transfers, "total_files": stats.total_transfers}
+        return {"bytes": stats.bytes, "total_bytes": stats.total_bytes, **files, **_pace(stats)}
+    if not stats.transferring:
+        return None
+    one = stats.transferring[-1]
+    size = one.size if one.size >= 0 else None
+    return {"bytes": one.bytes, "total_bytes": size, "files": 0, "total_files": 1, **_pace(one)}
 
 
-def _named(
-    done: int, total: int | None, files: int, total_files: int, speed: float, eta_s: float | None
-) -> dict[str, Any]:
-    return {
-        "bytes": done,
-        "total_bytes": total,
-        "files": files,
-        "total_files": total_files,
-        "bytes_per_s": round(speed),
-        "eta_s": eta_s,
-    }
+def _pace(of: GroupStats | Transfer) -> dict[str, Any]:
+    return {"bytes_per_s": round(of.speed), "eta_s": of.eta}
