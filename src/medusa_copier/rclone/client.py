@@ -6,21 +6,26 @@ file behind.
 
 from __future__ import annotations
 
+import asyncio
 import posixpath
 import re
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Self
+from typing import Any, Final, Self
 
 import msgspec
 
 from medusa_copier.rclone.connection import QUICK_S, Connection
 from medusa_copier.rclone.errors import NotFound, RcloneError, WrongKind, classify
 from medusa_copier.rclone.watch import Groups, GroupStats
+
+STOP_S: Final = 10.0
+STOP_LOOK_S: Final = 0.02
+"""How long, and how often, to look whether a cancelled copy has stopped: nothing tells it."""
 
 IS_A_DIRECTORY: Final = "is a directory not a file"
 IS_A_FILE: Final = "is a file not a directory"
@@ -160,7 +165,7 @@ class Client:
             "_config": _own_partial(),
         }
         with self._groups.file() as group:
-            await self._rc.call("operations/copyfile", arguments | {"_group": group})
+            await self._copy("operations/copyfile", arguments, group)
 
     async def copy_directory(self, source: Location, target: Location) -> None:
         """Copy what is below ``source`` to below ``target``, and leave other things there alone.
@@ -171,7 +176,7 @@ class Client:
         arguments = {"srcFs": source.joined, "dstFs": target.joined, "_config": _own_partial()}
         try:
             with self._groups.directory() as group:
-                await self._rc.call("sync/copy", arguments | {"_group": group})
+                await self._copy("sync/copy", arguments, group)
             stats = await self._stats(group)
         except NotFound as error:
             if (await self._stats(group)).listed:  # so it is there, and what went away was something in it
@@ -229,6 +234,17 @@ class Client:
     async def ping(self, *, timeout_s: float = QUICK_S) -> None:
         """Raise RcloneStopped unless rclone answers in time."""
         await self._rc.call("rc/noop", {}, timeout_s=timeout_s)
+
+    async def _copy(self, method: str, arguments: Mapping[str, Any], group: str) -> None:
+        """Make a call that copies. When cancelled, wait until rclone has stopped and removed what is unfinished."""
+        try:
+            await self._rc.call(method, {**arguments, "_group": group})
+        except asyncio.CancelledError:
+            with suppress(RcloneError, TimeoutError):
+                async with asyncio.timeout(STOP_S):
+                    while (await self.group_stats([group]))[0].transferring:  # noqa: ASYNC110
+                        await asyncio.sleep(STOP_LOOK_S)
+            raise
 
     async def _partials(self, fs: str, directory: str, *, recurse: bool) -> list[str]:
         arguments = {
