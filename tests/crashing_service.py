@@ -55,12 +55,10 @@ JOURNAL_STEPS: Final[dict[str, Step]] = {
     "forget": (Journal, "forget", 1),
 }
 PUBLISH: Final[dict[str, Step]] = {
-    "embedded": (EmbeddedBroker, "publish", 1),
     "amqp": (AmqpBroker, "publish", 1),
     "sqs": (SqsBroker, "publish", 1),
 }
 ACK: Final[dict[str, Step]] = {
-    "embedded": (EmbeddedBroker, "finish", 1),
     "amqp": (AmqpBroker, "ack", 1),
     "sqs": (SqsBroker, "_delete", 1),
 }

@@ -107,3 +107,13 @@ def test_the_content_of_the_recorded_copies_is_there_to_the_byte(world: World, s
     bucket = s3.directory / "golden"
     in_bucket = {str(path.relative_to(bucket)): path.read_bytes() for path in bucket.rglob("*") if path.is_file()}
     assert in_bucket == {"k/a.txt": A}
+
+
+def test_the_command_line_works_over_rabbitmq_beside_it(world: World) -> None:
+    done = world.command("submit", "src:a.txt", "bucket:by/hand.txt", "--wait", "--pass-through", "[1.0]")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert '"pass_through":[1.0]' in done.stdout
+    lines = world.command("check").stdout.splitlines()
+    assert [line.split()[:3] for line in lines if line.startswith("broker")] == [
+        ["broker", "ok", f"amqp://guest@127.0.0.1:{world.config['amqp']['connection']['port']}/"]
+    ]

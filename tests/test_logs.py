@@ -82,3 +82,21 @@ def test_on_a_terminal_lines_are_readable(tmp_path: Path) -> None:
     assert b"copied" in text
     assert b"size_bytes=5" in text
     assert not text.lstrip().startswith(b"{")
+
+
+def test_a_full_disk_under_the_log_stops_nothing_and_is_told(tmp_path: Path) -> None:
+    code = CODE.replace("{arguments}", "destination='/dev/full'") + "\nprint('still here')"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout == "still here\n"
+    assert "the log can't be written: [Errno 28] No space left on device" in done.stderr
+
+
+def test_a_log_file_that_was_moved_away_is_opened_anew(tmp_path: Path) -> None:
+    code = (
+        CODE.replace("{arguments}", "destination='a.log'")
+        + "\nimport os; os.rename('a.log', 'a.log.1')"
+        + "\nlog.info('after')\nlogging.getLogger('aio_pika').warning('theirs')"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
+    assert len((tmp_path / "a.log.1").read_text().splitlines()) == 3
+    assert [json.loads(line)["event"] for line in (tmp_path / "a.log").read_text().splitlines()] == ["after", "theirs"]

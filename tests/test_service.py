@@ -119,6 +119,25 @@ async def test_a_second_signal_stops_at_once_and_the_request_is_served_again(wor
     assert (world.dst / "big").read_bytes() == (world.src / "big").read_bytes()
 
 
+async def test_sigusr2_halts_after_what_is_in_flight_and_a_second_one_goes_on(world: World) -> None:
+    world.write_config(server={"name": "copier", "max_in_flight": 1})
+    with world.service() as process:
+        await send(world, copyto("src:big", "dst:big", 1), copyto("src:small", "dst:small", 2))
+        eventually(lambda: in_mid_copy(world))
+        process.send_signal(signal.SIGUSR2)
+        eventually(lambda: any(entry["event"].startswith("halting") for entry in world.log()))
+        process.send_signal(signal.SIGUSR2)
+        eventually(lambda: any(entry["event"].startswith("going on") for entry in world.log()))
+        assert [answer["pass_through"] for answer in await responses(world, 2)] == [1, 2]
+        await send(world, copyto("src:big", "dst:again", 3), copyto("src:small", "dst:small2", 4))
+        eventually(lambda: in_mid_copy(world))
+        process.send_signal(signal.SIGUSR2)
+        assert process.wait(20) == 0
+    (answer,) = await responses(world, 1)
+    assert (answer["status"], answer["pass_through"]) == ("success", 3)
+    assert not (world.dst / "small2").exists()
+
+
 async def test_ctrl_c_for_the_whole_terminal_does_not_reach_rclone(world: World) -> None:
     with world.service():
         eventually(lambda: rclones(world))

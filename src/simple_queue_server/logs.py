@@ -47,20 +47,16 @@ def _send_to(handler: logging.StreamHandler[Any], level: int, *, readable: bool 
         if on_terminal
         else _json_renderer()
     )
-    handler.setFormatter(
+    structlog.configure(
+        processors=[*shared, *renderer],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=lambda name="": _Output(handler, name),
+    )
+    handler.setFormatter(  # for the libraries; our own events, one or more a request, go the short way
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *renderer],
         )
-    )
-    structlog.configure(
-        processors=[
-            structlog.stdlib.filter_by_level,
-            *shared,
-            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
-        ],
-        wrapper_class=structlog.stdlib.BoundLogger,
-        logger_factory=structlog.stdlib.LoggerFactory(),
     )
     root = logging.getLogger()
     for old in root.handlers[:]:
@@ -71,6 +67,29 @@ def _send_to(handler: logging.StreamHandler[Any], level: int, *, readable: bool 
     for library in LIBRARIES:  # their news matters to us only when something is wrong
         logging.getLogger(library).setLevel(max(logging.WARNING, level))
     logging.captureWarnings(capture=True)
+
+
+class _Output:
+    """Where structlog's loggers put their lines: the stream that the libraries' handler writes to."""
+
+    def __init__(self, handler: logging.StreamHandler[Any], name: str) -> None:
+        self.name = name
+        self._handler = handler
+
+    def _write(self, line: str) -> None:
+        handler = self._handler
+        handler.acquire()
+        try:
+            if isinstance(handler, logging.handlers.WatchedFileHandler):
+                handler.reopenIfNeeded()
+            handler.stream.write(f"{line}\n")
+            handler.flush()
+        except OSError as error:  # such as a full disk: the work goes on
+            sys.stderr.write(f"the log can't be written: {error}: {line}\n")
+        finally:
+            handler.release()
+
+    debug = info = warning = error = critical = exception = _write
 
 
 def _handler(destination: str | None, name: str) -> logging.StreamHandler[Any]:

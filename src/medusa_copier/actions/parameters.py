@@ -6,6 +6,7 @@ The classes are the single place of every parameter; the JSON Schema of the mess
 from __future__ import annotations
 
 import difflib
+import functools
 from collections.abc import Mapping
 from typing import Any, Final, TypeVar
 
@@ -35,7 +36,7 @@ def decode(parameters: Mapping[str, Any], wanted: type[T]) -> T:
 
     Parameters that no action knows are let through, as the Ruby service did, unless they look like a slip of the pen.
     """
-    fields = {field.encode_name: field for field in msgspec.structs.fields(wanted)}
+    fields = _fields(wanted)
     for name in parameters.keys() - fields.keys():
         if near := difflib.get_close_matches(name, fields, n=1, cutoff=NEAR):
             raise Failure(f"the parameter {name} is unknown; did you mean {near[0]}?")
@@ -47,6 +48,11 @@ def decode(parameters: Mapping[str, Any], wanted: type[T]) -> T:
         return msgspec.convert(given, wanted)
     except msgspec.ValidationError as error:
         raise Failure(_readable(error)) from None
+
+
+@functools.cache
+def _fields(wanted: type[msgspec.Struct]) -> dict[str, msgspec.structs.FieldInfo]:
+    return {field.encode_name: field for field in msgspec.structs.fields(wanted)}
 
 
 def _readable(error: msgspec.ValidationError) -> str:
