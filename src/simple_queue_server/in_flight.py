@@ -7,16 +7,22 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Final, Self
 
+import structlog
+
 from simple_queue_server import messages
+from simple_queue_server.brokers.base import Broker
 from simple_queue_server.custody import Custody
 from simple_queue_server.errors import Failure
 from simple_queue_server.messages import NO_PASS_THROUGH, Request
 
 CANCEL: Final = "cancel"
 """The name of the action."""
+
+log = structlog.stdlib.get_logger("simple_queue_server")
 
 
 @dataclass(slots=True, eq=False)
@@ -71,6 +77,32 @@ class Cancellation:
         if not isinstance(request, Request) or request.action == CANCEL:
             return False
         return self.pass_through is None or _canonical(request.pass_through) == self.pass_through
+
+
+class Canceller:
+    """Cancels requests of this server, ``in_flight``, and passes the word on to others by the ``broker``."""
+
+    def __init__(self, broker: Broker, in_flight: Callable[[], Iterable[InFlight]]) -> None:
+        self._broker = broker
+        self._in_flight = in_flight
+
+    async def handle(self, request: Request) -> dict[str, Any]:
+        """The action ``cancel``. Raises Failure for one that names no request."""
+        cancelled = self._cancel(Cancellation.of(request.parameters))
+        word = {"action": CANCEL, "parameters": request.parameters}
+        return {"cancelled": cancelled, "passed_on": await self._broker.broadcast(json.dumps(word).encode())}
+
+    def hear(self, word: bytes) -> None:
+        """Do what a server, this one included, or a client says to all servers: a request to cancel."""
+        request = messages.parse_request(word)
+        if isinstance(request, Request) and request.action == CANCEL and isinstance(request.parameters, dict):
+            try:
+                self._cancel(Cancellation.of(request.parameters))
+            except Failure as failure:
+                log.warning("a word to all services can't be understood", reason=failure.message)
+
+    def _cancel(self, which: Cancellation) -> int:
+        return sum(taken.cancel() for taken in self._in_flight() if which.means(taken.custody))
 
 
 def _canonical(value: Any) -> str:

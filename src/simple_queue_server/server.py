@@ -4,24 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import signal
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import structlog
 
-from simple_queue_server import logs, messages, pipeline
+from simple_queue_server import logs, pipeline
 from simple_queue_server.brokers import broker_for
 from simple_queue_server.brokers.base import Broker
 from simple_queue_server.custody import Custody
-from simple_queue_server.errors import Failure
 from simple_queue_server.events import Events
-from simple_queue_server.in_flight import CANCEL, Cancellation, InFlight
+from simple_queue_server.in_flight import CANCEL, Canceller, InFlight
 from simple_queue_server.journal import Journal, JournalError
-from simple_queue_server.messages import Request
 from simple_queue_server.pipeline import Handler
 from simple_queue_server.settings import Settings
 from simple_queue_server.suspects import Suspects
@@ -51,6 +48,7 @@ class Server:
         self._adopted: deque[InFlight] = deque()
         self._running: dict[asyncio.Task[None], InFlight] = {}
         self._receiving: asyncio.Task[None] | None = None
+        self._canceller = Canceller(self._broker, self._in_flight)
         self._events: Events | None = None
         self._stopping = False
         self._halting = False
@@ -79,11 +77,11 @@ class Server:
         SIGTERM and SIGINT stop, a second one aborts; SIGUSR2 toggles halting. Raises BrokerError when the broker is
         given up, and JournalError when there can be no journal.
         """
-        self._handlers.setdefault(CANCEL, self._cancel)
+        self._handlers.setdefault(CANCEL, self._canceller.handle)
         with self._signals():
             try:
                 await self._journal.open()
-                await self._broker.open(self._hear)
+                await self._broker.open(self._canceller.hear)
                 log.info("server started", name=self._settings.server.name, actions=sorted(self._handlers))
                 async with self._progress_told():
                     await self._serve_until_stopped()
@@ -238,24 +236,8 @@ class Server:
         else:
             await self._pipeline(custody)
 
-    async def _cancel(self, request: Request) -> dict[str, Any]:
-        """The action ``cancel``: of the requests that this server has, and by the broker's word in other servers."""
-        cancelled = self._cancel_here(Cancellation.of(request.parameters))
-        word = {"action": CANCEL, "parameters": request.parameters}
-        return {"cancelled": cancelled, "passed_on": await self._broker.broadcast(json.dumps(word).encode())}
-
-    def _hear(self, word: bytes) -> None:
-        """Do what a server, this one included, or a client says to all servers."""
-        request = messages.parse_request(word)
-        if isinstance(request, Request) and request.action == CANCEL and isinstance(request.parameters, dict):
-            try:
-                self._cancel_here(Cancellation.of(request.parameters))
-            except Failure as failure:
-                log.warning("a word to all services can't be understood", reason=failure.message)
-
-    def _cancel_here(self, which: Cancellation) -> int:
-        everything = [*self._running.values(), *self._adopted]
-        return sum(taken.cancel() for taken in everything if which.means(taken.custody))
+    def _in_flight(self) -> list[InFlight]:
+        return [*self._running.values(), *self._adopted]
 
     async def _pipeline(self, custody: Custody) -> None:
         await pipeline.serve(custody, self._handlers, self._settings.log)
