@@ -128,7 +128,7 @@ def wait_for_journal(broker: str) -> None:
         await copyto(*arguments, **keywords)
 
     setattr(owner, name, noting)
-    Rclone.copyto = waiting  # type: ignore[method-assign]
+    Rclone.copyto = waiting  # type: ignore[method-assign, assignment]
 
 
 def arrange(broker: str, way: str, step: str, side: str) -> None:

@@ -350,6 +350,16 @@ async def test_a_response_to_a_client_that_has_gone_is_on_the_outgoing_queue(sta
     assert set(await take(await stage.client(), 2)) == {b"nobody waits for this", b"nor for this"}
 
 
+async def test_a_response_whose_call_was_cancelled_is_on_the_outgoing_queue(stage: Stage) -> None:
+    client, broker = await stage.client(), await stage.broker()
+    call = asyncio.ensure_future(client.call(b"one"))
+    (delivery,) = await receive(broker, 1)
+    call.cancel()
+    await asyncio.wait({call})
+    await soon(delivery.answer(b"nobody waits for this any more"))
+    assert await take(client, 1) == [b"nobody waits for this any more"]
+
+
 async def test_take_response_gives_none_when_none_comes(stage: Stage) -> None:
     client = await stage.client()
     assert await client.take_response(0.05) is None

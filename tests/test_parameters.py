@@ -1,21 +1,21 @@
 """Parameters of requests: what is wrong with one is said by its name."""
 
-from typing import Any, Literal
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from medusa_copier.actions.parameters import CopytoParameters, decode
+from medusa_copier.actions.parameters import given as given_of
 from simple_queue_server import Failure
 
 FOUR = {"source_root": "a", "source_key": "b", "target_root": "c", "target_key": "d"}
+FOUR_DECODED = CopytoParameters(source_root="a", source_key="b", target_root="c", target_key="d")
 
 
 class More(CopytoParameters, frozen=True, kw_only=True):
-    verify: Literal["default", "checksum"] = "default"
     depth: int | None = None
-    expected: dict[Literal["md5"], str] | None = None
 
 
 def refusal(**changes: Any) -> str:
@@ -26,7 +26,7 @@ def refusal(**changes: Any) -> str:
 
 
 def test_the_four_parameters_are_enough() -> None:
-    assert decode(FOUR, CopytoParameters) == CopytoParameters(**FOUR)
+    assert decode(FOUR, CopytoParameters) == FOUR_DECODED
 
 
 @pytest.mark.parametrize("name", FOUR)
@@ -50,8 +50,21 @@ def test_a_parameter_that_is_no_string_is_named(name: str, value: Any, kind: str
     [
         ({"verify": "loud"}, "the parameter verify: invalid enum value 'loud'"),
         ({"depth": "x"}, "the parameter depth must be a number, not a string"),
-        ({"expected": {"md4": "x"}}, "the parameter expected: invalid enum value 'md4'"),
-        ({"expected": {"md5": 1}}, "the parameter expected must be a string, not a number"),
+        ({"expected": {"md4": "x"}}, "the parameter expected: object contains unknown field `md4`"),
+        ({"expected": {"md5": 1}}, "the parameter expected.md5 must be a string, not a number"),
+        ({"expected": {}}, "the parameter expected: there must be one hash at least: md5, sha1 or sha256"),
+        ({"expected": {"md5": None}}, "the parameter expected: there must be one hash at least: md5, sha1 or sha256"),
+        (
+            {"expected": {"md5": "beef"}},
+            "the parameter expected.md5: expected a string matching regex '^[0-9a-fA-F]{32}$'",
+        ),
+        ({"expected": {"sha1": "0" * 40 + "\n"}}, "the parameter expected.sha1: expected a string of length <= 40"),
+        (
+            {"expected": {"sha256": "g" * 64}},
+            "the parameter expected.sha256: expected a string matching regex '^[0-9a-fA-F]{64}$'",
+        ),
+        ({"expected": "beef"}, "the parameter expected must be an object, not a string"),
+        ({"overwrite": "maybe"}, "the parameter overwrite: invalid enum value 'maybe'"),
         ({"verfiy": "checksum"}, "the parameter verfiy is unknown; did you mean verify?"),
         ({"source_keys": "x"}, "the parameter source_keys is unknown; did you mean source_key?"),
     ],
@@ -61,7 +74,18 @@ def test_a_wrong_parameter_is_named(changes: dict[str, Any], message: str) -> No
 
 
 def test_parameters_that_look_like_none_of_ours_are_let_through() -> None:
-    assert decode(FOUR | {"comment": "for the reading room", "id": 7}, CopytoParameters) == CopytoParameters(**FOUR)
+    assert decode(FOUR | {"comment": "for the reading room", "id": 7}, CopytoParameters) == FOUR_DECODED
+
+
+def test_expected_hashes_are_compared_in_small_letters() -> None:
+    asked = decode(FOUR | {"expected": {"md5": "AB" * 16, "sha1": None}}, CopytoParameters)
+    assert asked.expected is not None
+    assert asked.expected.hashes == {"md5": "ab" * 16}
+
+
+def test_what_was_given_is_what_the_client_wrote() -> None:
+    written = FOUR | {"expected": {"md5": "AB" * 16}, "verify": "default"}
+    assert given_of(written | {"overwrite": None, "comment": "x"}, CopytoParameters) == written
 
 
 @given(st.dictionaries(st.sampled_from([*FOUR, "verify", "depth", "expected"]), st.none() | st.integers() | st.text()))

@@ -105,6 +105,14 @@ def submit(config: Path, requests: Any, **arguments: Any) -> None:
         sys.exit(0 if command.submit(config, bodies, wait=wait) else 1)
 
 
+@main.command()
+def schema() -> None:
+    """Print the JSON Schema of requests and responses."""
+    from importlib import resources  # noqa: PLC0415
+
+    click.echo(resources.files("medusa_copier").joinpath("schema.json").read_text(encoding="utf-8"), nl=False)
+
+
 @contextmanager
 def _clear_errors() -> Iterator[None]:
     """Errors that name the thing and the remedy are shown as they are; others keep their traceback."""

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import structlog
 
+from medusa_copier.access import Access
 from medusa_copier.actions.copyto import copyto
 from medusa_copier.actions.watched import watched
 from medusa_copier.rclone.resident import Rclone
@@ -27,7 +28,8 @@ async def serve(settings: CopierSettings) -> None:
     async with open_rclone(settings) as rclone:
         await _warn_of_unknown_remotes(settings, rclone)
         server = Server(settings)
-        server.action("copyto")(watched(copyto(settings.roots, rclone), rclone))
+        access = Access(settings.roots, rclone, threads=settings.server.max_in_flight)
+        server.action("copyto")(watched(copyto(settings.roots, rclone, access), rclone))
         await server.serve()
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
 import msgspec
 from msgspec import Meta
@@ -19,6 +19,14 @@ class RootSection(Section, frozen=True):
     rclone_config: Annotated[str, Meta(min_length=1)]
     """A remote of the rclone configuration (``source``), a path in one (``s3:bucket/prefix``), or a local
     directory from ``/`` down."""
+    access: Literal["read", "write", "read-write"] = "read-write"
+    """What requests may do with it."""
+    overwrite: Literal["never"] | None = None
+    """``never``: no request may replace content in it. Unset: each request says for itself."""
+    max_in_flight: Count | None = None
+    """How many requests may work on it at the same time; unset: as many as ``server.max_in_flight``."""
+    symlinks: Literal["refuse", "follow"] = "refuse"
+    """What becomes of a request whose key leads out of a local root by a symbolic link."""
 
     @property
     def fs(self) -> str:

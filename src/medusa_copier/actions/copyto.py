@@ -3,39 +3,60 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
+from typing import Any
 
 import msgspec
 
-from medusa_copier.actions.parameters import CopytoParameters, decode
+from medusa_copier.access import Access, Use
+from medusa_copier.actions.parameters import CopytoParameters, decode, given
 from medusa_copier.rclone.errors import NotFound, RcloneError
+from medusa_copier.rclone.proven import Terms
 from medusa_copier.rclone.resident import Rclone
 from medusa_copier.roots import locate, shown
 from medusa_copier.settings import RootSection
 from simple_queue_server import Failure, Handler, Request, Success
 
 
-def copyto(roots: Mapping[str, RootSection], rclone: Rclone) -> Handler:
+def copyto(roots: Mapping[str, RootSection], rclone: Rclone, access: Access) -> Handler:
     """The handler: copies a file, or a whole directory where the source is one.
 
-    Its response has the request's own four parameters and ``rclone_status``: 0, or what the rclone command
-    would have exited with.
+    Its response has the request's own parameters and ``rclone_status``: 0, or what the rclone command would have
+    exited with; and ``verified`` when the request said more than what to copy where.
     """
 
     async def handle(request: Request) -> Success:
         asked = decode(request.parameters, CopytoParameters)
         source = locate(roots, asked.source_root, asked.source_key, "source")
         target = locate(roots, asked.target_root, asked.target_key, "target")
+        said = given(request.parameters, CopytoParameters)
+        writing = Use("write", asked.target_root, target)
+        terms = _terms(asked, said, access)
         try:
-            await rclone.copyto(
-                source,
-                target,
-                target_is_directory=asked.target_key.endswith("/"),
-                again=request.attempt > 1,
-            )
+            async with access.granted(Use("read", asked.source_root, source), writing):
+                verified = await rclone.copyto(
+                    source,
+                    target,
+                    terms=terms,
+                    before_directory=partial(access.refuse_links_below, writing),
+                    target_is_directory=asked.target_key.endswith("/"),
+                    again=request.attempt > 1,
+                )
         except RcloneError as error:
             reason = f"the source does not exist ({error})" if isinstance(error, NotFound) else error.reason
             what = f"{shown(asked.source_root, asked.source_key)} to {shown(asked.target_root, asked.target_key)}"
             raise Failure(f"Copying {what} failed: {reason}", rclone_status=error.exit_status) from None
-        return Success(msgspec.to_builtins(asked), {"rclone_status": 0})
+        fields: dict[str, Any] = {"rclone_status": 0}
+        if not terms.are_rclones or said.keys() & {"overwrite", "verify", "expected"}:
+            fields["verified"] = msgspec.to_builtins(verified)
+        return Success(said, fields)
 
     return handle
+
+
+def _terms(asked: CopytoParameters, said: Mapping[str, Any], access: Access) -> Terms:
+    return Terms(
+        overwrite=access.overwrite(asked.target_root, asked.overwrite, explicit="overwrite" in said),
+        verify=asked.verify,
+        expected=asked.expected.hashes if asked.expected else {},
+    )

@@ -8,9 +8,10 @@ from __future__ import annotations
 import difflib
 import functools
 from collections.abc import Mapping
-from typing import Any, Final, TypeVar
+from typing import Annotated, Any, Final, Literal, TypeAlias, TypeVar
 
 import msgspec
+from msgspec import Meta
 
 from simple_queue_server import Failure
 
@@ -18,6 +19,31 @@ T = TypeVar("T", bound=msgspec.Struct)
 
 NEAR: Final = 0.8
 """How alike two names must be for one to be a slip of the pen."""
+
+
+Overwrite: TypeAlias = Literal["always", "if_different", "never"]
+Verify: TypeAlias = Literal["default", "checksum", "download"]
+
+
+class Expected(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Hashes that the content must have, in hexadecimal digits of either case. One at least."""
+
+    md5: Annotated[str, Meta(pattern="^[0-9a-fA-F]{32}$", max_length=32)] | None = None
+    """32 digits."""
+    sha1: Annotated[str, Meta(pattern="^[0-9a-fA-F]{40}$", max_length=40)] | None = None
+    """40 digits."""
+    sha256: Annotated[str, Meta(pattern="^[0-9a-fA-F]{64}$", max_length=64)] | None = None
+    """64 digits."""
+
+    def __post_init__(self) -> None:
+        """Raise ValueError when there is none."""
+        if not self.hashes:
+            raise ValueError("there must be one hash at least: md5, sha1 or sha256")
+
+    @property
+    def hashes(self) -> dict[str, str]:
+        """``{"md5": "…"}``, in small letters."""
+        return {name: value.lower() for name, value in msgspec.structs.asdict(self).items() if value is not None}
 
 
 class CopytoParameters(msgspec.Struct, frozen=True, kw_only=True):
@@ -28,7 +54,15 @@ class CopytoParameters(msgspec.Struct, frozen=True, kw_only=True):
     source_key: str
     """A path below it."""
     target_root: str
+    """The same, or the name of another root."""
     target_key: str
+    """A path below it."""
+    overwrite: Overwrite = "if_different"
+    """Whether content that is at the target already is copied over."""
+    verify: Verify = "default"
+    """How it is made sure that the target holds what the source holds."""
+    expected: Expected | None = None
+    """What the source and the target must be."""
 
 
 def decode(parameters: Mapping[str, Any], wanted: type[T]) -> T:
@@ -43,9 +77,8 @@ def decode(parameters: Mapping[str, Any], wanted: type[T]) -> T:
     for name, field in fields.items():
         if field.required and parameters.get(name) is None:
             raise Failure(f"the parameter {name} is missing")
-    given = {name: value for name, value in parameters.items() if name in fields and value is not None}
     try:
-        return msgspec.convert(given, wanted)
+        return msgspec.convert(given(parameters, wanted), wanted)
     except msgspec.ValidationError as error:
         raise Failure(_readable(error)) from None
 
@@ -55,13 +88,19 @@ def _fields(wanted: type[msgspec.Struct]) -> dict[str, msgspec.structs.FieldInfo
     return {field.encode_name: field for field in msgspec.structs.fields(wanted)}
 
 
+def given(parameters: Mapping[str, Any], wanted: type[msgspec.Struct]) -> dict[str, Any]:
+    """Those of a request's parameters that ``wanted`` knows and that aren't null, as the client wrote them."""
+    names = wanted.__struct_encode_fields__
+    return {name: parameters[name] for name in names if parameters.get(name) is not None}
+
+
 def _readable(error: msgspec.ValidationError) -> str:
     """``Expected `str`, got `int` - at `$.a` `` becomes ``the parameter a must be a string, not a number``."""
     what, _, where = str(error).replace("`key` in `", "`").partition(" - at `$.")
     name = where.rstrip("`").replace("[...]", "")
     expected, _, got = what.removeprefix("Expected ").partition(", got ")
     if not got:
-        return f"the parameter {name}: {what[0].lower()}{what[1:]}"
+        return f"the parameter {name}: {what[0].lower()}{what[1:].replace('`str`', 'a string')}"
     return f"the parameter {name} must be {_kind(expected)}, not {_kind(got)}"
 
 
@@ -78,3 +117,7 @@ def _kind(names: str) -> str:
     }
     parts = [part.strip().strip("`") for part in names.replace("|", ",").split(",")]
     return " or ".join(dict.fromkeys(kinds.get(part, part) for part in parts if part != "null" or len(parts) == 1))
+
+
+ACTIONS: Final[Mapping[str, type[msgspec.Struct]]] = {"copyto": CopytoParameters}
+"""Every action and its parameters."""

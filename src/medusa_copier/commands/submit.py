@@ -11,7 +11,7 @@ from typing import Final
 
 import click
 
-from medusa_copier.settings import CopierSettings
+from medusa_copier.client import ClientSettings, copy_parameters, encode_request
 from simple_queue_server import QueueServerError, load_settings, logs
 from simple_queue_server.brokers import client_for
 from simple_queue_server.brokers.base import Client
@@ -24,24 +24,19 @@ def one_request(source: str | None, target: str | None, pass_through: str | None
     """The body of a copyto request from ``ROOT:KEY`` arguments. Raises click.UsageError."""
     if source is None or target is None:
         raise click.UsageError("say what to copy where: ROOT:KEY ROOT:KEY, or --from FILE")
-    parameters: dict[str, str] = {}
-    for side, place in (("source", source), ("target", target)):
-        root, colon, key = place.partition(":")
-        if not colon:
-            raise click.UsageError(f"{place!r} is not ROOT:KEY; write the root's name, a colon and the key")
-        parameters |= {f"{side}_root": root, f"{side}_key": key}
-    request: dict[str, object] = {"action": "copyto", "parameters": parameters}
-    if pass_through is not None:
-        try:
-            request["pass_through"] = json.loads(pass_through)
-        except ValueError as error:
-            raise click.UsageError(f"--pass-through is not JSON: {error}") from None
-    return json.dumps(request).encode()
+    try:
+        decoded = None if pass_through is None else json.loads(pass_through)
+    except ValueError as error:
+        raise click.UsageError(f"--pass-through is not JSON: {error}") from None
+    try:
+        return encode_request("copyto", copy_parameters(source, target), decoded)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
 
 
 def submit(config: Path, bodies: Iterable[bytes], *, wait: bool) -> bool:
     """Submit every body; False when a response was waited for and is not a success."""
-    settings = load_settings(config, CopierSettings)
+    settings = load_settings(config, ClientSettings)
     logs.configure_for_command()
     return asyncio.run(_submit(client_for(settings), bodies, wait=wait))
 

@@ -10,7 +10,7 @@ import asyncio
 import posixpath
 import re
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,9 @@ from medusa_copier.rclone.connection import QUICK_S, Connection
 from medusa_copier.rclone.errors import NotFound, RcloneError, WrongKind, classify
 from medusa_copier.rclone.watch import Groups, GroupStats
 
+HASH_GROUP: Final = "hashes"
+"""One statistics group for all that is read to be compared: rclone would make one for each call."""
+
 STOP_S: Final = 10.0
 STOP_LOOK_S: Final = 0.02
 """How long, and how often, to look whether a cancelled copy has stopped: nothing tells it."""
@@ -31,6 +34,9 @@ IS_A_DIRECTORY: Final = "is a directory not a file"
 IS_A_FILE: Final = "is a file not a directory"
 BEING_UPDATED: Final = "source file is being updated"
 """How rclone words it; the last one also for a symbolic link, whose size and time aren't those of its target."""
+
+RCLONES_DOT: Final = "\uff0e"
+"""What rclone calls the directory that it runs in."""
 
 _CONTROLS: Final = {code: chr(0x2400 + code) for code in range(1, 32)} | {0x7F: "\u2421"}
 _SPELLING: Final = _CONTROLS | {ord(symbol): "\u201b" + symbol for symbol in _CONTROLS.values()}
@@ -77,6 +83,7 @@ class Item(msgspec.Struct, frozen=True, rename="pascal"):
 
 
 class _Features(msgspec.Struct, frozen=True, rename="pascal"):
+    is_local: bool = False
     bucket_based: bool = False
     partial_uploads: bool = False
 
@@ -85,6 +92,11 @@ class _FsInfo(msgspec.Struct, frozen=True, rename="pascal"):
     name: str
     root: str
     features: _Features
+    hashes: list[str] = msgspec.field(default_factory=list)
+
+
+class _Hash(msgspec.Struct):
+    hash: str
 
 
 class _Stat(msgspec.Struct):
@@ -141,20 +153,34 @@ class Client:
         """Drop all connections, which cancels what is still running."""
         await self._rc.close()
 
-    async def copyto(self, source: Location, target: Location) -> None:
+    async def copyto(
+        self,
+        source: Location,
+        target: Location,
+        *,
+        always: bool = False,
+        before_directory: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:
         """Copy a file or a directory as ``rclone copyto`` does; return when the content is at the target.
 
-        Other than the command it fails with NotFound for a missing source on every kind of storage.
+        ``always``: a file that is there already with the same size and time is copied anew. ``before_directory`` is
+        awaited before anything but a file is copied, and may raise. Other than the command
+        it fails with NotFound for a missing source on every kind of storage.
         """
         try:
-            await self.copy_file(source, target)
+            await self.copy_file(source, target, always=always)
         except RcloneError as no_file:
             if not (isinstance(no_file, NotFound | WrongKind) or BEING_UPDATED in no_file.reason):
                 raise
+            if before_directory:
+                await before_directory()
             await self._copyto_directory(source, target, no_file)
 
-    async def copy_file(self, source: Location, target: Location) -> None:
-        """Copy one file. Raises NotFound when there is none, WrongKind when either place is a directory."""
+    async def copy_file(self, source: Location, target: Location, *, always: bool = False) -> None:
+        """Copy one file, even an unchanged one if ``always``.
+
+        Raises NotFound when there is none, WrongKind when either place is a directory.
+        """
         if await self._is_same_place(source, target) and await self.stat(source, files_only=True) is None:
             raise NotFound  # rclone calls it done without looking
         arguments = {
@@ -162,7 +188,7 @@ class Client:
             "srcRemote": source.remote,
             "dstFs": target.fs,
             "dstRemote": target.remote,
-            "_config": _own_partial(),
+            "_config": _own_partial() | ({"IgnoreTimes": True} if always else {}),
         }
         with self._groups.file() as group:
             await self._copy("operations/copyfile", arguments, group)
@@ -211,6 +237,26 @@ class Client:
             return (await self._rc.ask("operations/stat", arguments, _Stat)).item
         except (NotFound, WrongKind):  # below a file there is nothing
             return None
+
+    async def hash_of(self, location: Location, hash_type: str, *, read: bool) -> str | None:
+        """The hash of a file in small hexadecimal digits, from the storage, or from its content if ``read``.
+
+        None when the storage has none for it. Raises NotFound when there is no such file.
+        """
+        arguments = {"fs": location.fs, "remote": location.remote, "hashType": hash_type, "download": read}
+        answer = await self._rc.ask("operations/hashsumfile", arguments | {"_group": HASH_GROUP}, _Hash)
+        return answer.hash.lower() or None
+
+    async def hash_types(self, fs: str) -> list[str]:
+        """The types of hash that the storage has for its files, rclone's favourite first."""
+        return (await self._fs_info(fs)).hashes
+
+    async def local_directory(self, fs: str) -> str | None:
+        """The directory of this machine that ``fs`` is, by whatever chain of aliases; None for other storage."""
+        info = await self._fs_info(fs)
+        if not info.features.is_local:
+            return None
+        return "." if info.root == RCLONES_DOT else info.root
 
     async def check_root(self, fs: str) -> None:
         """List ``fs`` once. Raises NotFound when it doesn't exist, RcloneError when it can't be reached."""
@@ -311,7 +357,7 @@ def _explained(no_file: RcloneError, no_directory: RcloneError) -> RcloneError:
     return no_file
 
 
-def _own_partial() -> dict[str, str]:
+def _own_partial() -> dict[str, str | bool]:
     """Options of a call by which its partial files are its own.
 
     rclone's own name for them depends on the source only. Two copies of it to one target, by two services that a

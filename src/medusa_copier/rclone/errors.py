@@ -91,7 +91,9 @@ _PERMANENT: Final = re.compile(
 )
 
 _NOT_FOUND: Final = re.compile(
-    r"(object|directory) not found$|failed to open source object: .*no such file or directory$", re.DOTALL
+    r"(object|directory) not found$"
+    r"|failed to (open source object|open file|get hash \w+ from backend):? .*no such file or directory$",
+    re.DOTALL,
 )
 _WRONG_KIND: Final = re.compile(r"is a directory not a file$|is a file not a directory$|: not a directory$")
 _HTTP_STATUS: Final = re.compile(r"(?:StatusCode: |HTTP Error:? |googleapi: Error |: )([1-9]\d\d)\b")

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
+from weakref import WeakValueDictionary
 
 import structlog
 
@@ -15,11 +16,14 @@ from medusa_copier.rclone.client import Client, Location
 from medusa_copier.rclone.daemon import Daemon
 from medusa_copier.rclone.errors import NotFound, RcloneError, RcloneStopped, WrongKind
 from medusa_copier.rclone.process import FlagValue
+from medusa_copier.rclone.proven import Terms, Verified, copy_proven
 from medusa_copier.rclone.retry import with_retries
 from medusa_copier.rclone.watch import GroupStats, Progress, Watch
 
 SWEEP_S: Final = 60.0
 """How long to look for what was left of a copy that was cut off."""
+
+RCLONES_TERMS: Final = Terms()
 
 log = structlog.stdlib.get_logger("medusa_copier.rclone")
 
@@ -46,6 +50,7 @@ class Rclone:
         self._attempts = attempts
         self._run_directory = run_directory
         self._progress = Progress(self._group_stats)
+        self._targets: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def __aenter__(self) -> Self:
         self.path = await find_binary(self._binary)
@@ -63,28 +68,47 @@ class Rclone:
         """The calls that are made once, without retries."""
         return self._daemon.client
 
+    async def local_directory(self, fs: str) -> str | None:
+        """The directory of this machine that ``fs`` is, None for other storage. Asked of rclone once for each."""
+
+        async def look() -> str | None:
+            return await self.client.local_directory(fs)
+
+        return await with_retries(look, attempts=self._attempts, daemon_ready=self._daemon.ready)
+
     async def copyto(
-        self, source: Location, target: Location, *, target_is_directory: bool = False, again: bool = False
-    ) -> None:
+        self,
+        source: Location,
+        target: Location,
+        *,
+        terms: Terms = RCLONES_TERMS,
+        target_is_directory: bool = False,
+        before_directory: Callable[[], Awaitable[None]] | None = None,
+        again: bool = False,
+    ) -> Verified:
         """Copy a file, or a directory where the source is one; return when the content is at the target.
 
-        ``target_is_directory`` says that the target can't be the name of a file: a file is then not copied.
-        ``again`` says that this was begun before, and may have been cut off.
+        Other ``terms`` than rclone's own are for files only. ``target_is_directory`` says that the target can't be
+        the name of a file: a file is then not copied. ``before_directory`` is awaited before a directory is copied,
+        and may raise. ``again`` says that this was begun before, and may have been cut off.
         """
         cut_off = again
 
-        async def copy() -> None:
+        async def copy() -> Verified:
             nonlocal cut_off
             try:
                 if target_is_directory:
                     await self._require_directory(source)
-                await self.client.copyto(source, target)
+                if not terms.are_rclones:
+                    return await self._copy_proven(source, target, terms)
+                await self.client.copyto(source, target, before_directory=before_directory)
+                return Verified("default")
             except RcloneStopped:
                 cut_off = True
                 raise
 
         try:
-            await with_retries(copy, attempts=self._attempts, daemon_ready=self._daemon.ready)
+            return await with_retries(copy, attempts=self._attempts, daemon_ready=self._daemon.ready)
         finally:
             if cut_off:
                 await self._sweep(target)
@@ -95,6 +119,11 @@ class Rclone:
 
     async def _group_stats(self, groups: list[str]) -> list[GroupStats]:
         return await self.client.group_stats(groups)
+
+    async def _copy_proven(self, source: Location, target: Location, terms: Terms) -> Verified:
+        """One at a time to a target: between the look at what is there and the copy nobody here writes to it."""
+        async with self._targets.setdefault(target.joined, asyncio.Lock()):
+            return await copy_proven(self.client, source, target, terms)
 
     async def _sweep(self, target: Location) -> None:
         try:

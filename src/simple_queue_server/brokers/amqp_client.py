@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from typing import Self
+from typing import Final, Self
 
+import structlog
 from aiormq import spec
 from aiormq.abc import DeliveredMessage
 
@@ -15,6 +16,11 @@ from simple_queue_server.brokers.amqp_link import Link
 from simple_queue_server.brokers.amqp_publisher import Publisher
 from simple_queue_server.errors import BrokerError
 from simple_queue_server.settings import AmqpSection
+
+log = structlog.stdlib.get_logger("simple_queue_server")
+
+LATE_GRACE_S: Final = 5.0
+"""A client that closes waits so long for responses that it is putting on the outgoing queue."""
 
 
 class AmqpClient:
@@ -33,6 +39,7 @@ class AmqpClient:
         )
         self._responses = Link(where, "responses", set_up=self._prepare_taking, max_failures=failures)
         self._calls: dict[str, asyncio.Future[bytes]] = {}
+        self._late: set[asyncio.Task[None]] = set()
         self._opening = asyncio.Lock()
         self._taking = asyncio.Lock()
 
@@ -41,7 +48,12 @@ class AmqpClient:
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
-        await asyncio.gather(self._responses.close(), self._replies.close(), self._publisher.close())
+        await asyncio.gather(self._responses.close(), self._replies.close())
+        if self._late:
+            await asyncio.wait(self._late, timeout=LATE_GRACE_S)
+        for putting in self._late:
+            putting.cancel()
+        await self._publisher.close()
 
     async def send(self, request: bytes, *, message_id: str | None = None) -> None:
         await self._publisher.insist(self._incoming, request, message_id=message_id or uuid.uuid4().hex)
@@ -92,9 +104,20 @@ class AmqpClient:
         await channel.basic_consume(self._reply_queue, self._on_reply, no_ack=True)
 
     async def _on_reply(self, message: DeliveredMessage) -> None:
-        response = self._calls.get(message.header.properties.correlation_id or "")
+        correlation_id = message.header.properties.correlation_id
+        response = self._calls.get(correlation_id or "")
         if response is not None and not response.done():
             response.set_result(message.body)
+        elif self._outgoing is not None:  # its call was cancelled; a task of the client's own outlives the channel
+            task = asyncio.create_task(self._put_late(self._outgoing, message.body, correlation_id))
+            self._late.add(task)
+            task.add_done_callback(self._late.discard)
+
+    async def _put_late(self, queue: str, response: bytes, correlation_id: str | None) -> None:
+        try:
+            await self._publisher.insist(queue, response, correlation_id=correlation_id)
+        except BrokerError as error:
+            log.error("a late response could not be put on its queue", queue=queue, error=str(error))
 
     def _fail_calls(self) -> None:
         """The reply queue is gone with its connection."""

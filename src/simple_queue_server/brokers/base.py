@@ -124,7 +124,10 @@ class Client(Protocol):
         """Put a request on the incoming queue, durably; its response will be on the outgoing queue."""
 
     async def call(self, request: bytes, *, message_id: str | None = None) -> bytes:
-        """Put a request and wait for its response on a reply queue of this client's own."""
+        """Put a request and wait for its response on a reply queue of this client's own.
+
+        When cancelled, the request may be served all the same; its response then goes to the outgoing queue.
+        """
 
     async def take_response(self, timeout_s: float) -> bytes | None:
         """Take the oldest response off the outgoing queue; None when none came in ``timeout_s`` seconds."""

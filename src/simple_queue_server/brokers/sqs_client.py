@@ -40,6 +40,8 @@ class SqsClient:
         self._lock = asyncio.Lock()
         self._reply_queue: Queue | None = None
         self._calls: dict[str, asyncio.Future[bytes]] = {}
+        self._late: set[str] = set()
+        """Calls that were cancelled: their responses go to the outgoing queue."""
         self._reader: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
@@ -84,6 +86,10 @@ class SqsClient:
             if self._reader is None or self._reader.done():
                 self._reader = asyncio.get_running_loop().create_task(self._read_replies(queue))
             return await response
+        except asyncio.CancelledError:
+            if self._settings.outgoing_queue is not None:
+                self._late.add(correlation_id)
+            raise
         finally:
             self._calls.pop(correlation_id, None)
 
@@ -135,13 +141,34 @@ class SqsClient:
     async def _read_replies(self, queue: Queue) -> None:
         """Hand responses to their calls, for as long as there are any."""
         try:
-            while self._calls:
+            while self._calls or self._late:
                 for message in await self._take(queue, 10, 20):
                     call = self._calls.get(correlation_of(message) or "")
                     if call is not None and not call.done():
                         call.set_result(str(message.get("Body", "")).encode())
+                    else:
+                        await self._put_late(message)
         except BrokerError as error:
             self._fail_calls(error)
+
+    async def _put_late(self, message: Any) -> None:
+        """Put a response whose call was cancelled on the outgoing queue."""
+        correlation_id = correlation_of(message)
+        self._late.discard(correlation_id or "")
+        if self._settings.outgoing_queue is None:
+            return
+        queue = await self._queue(self._settings.outgoing_queue)
+        entry = {
+            "MessageBody": message.get("Body", ""),
+            "MessageAttributes": attributes(correlation_id=correlation_id),
+            **fifo_fields(queue),
+        }
+        try:
+            await self._link.patiently(
+                lambda: self._link.call("send_message", QueueUrl=queue.url, **entry), attempts=ATTEMPTS
+            )
+        except BrokerError as error:
+            log.error("late_response_not_put", queue=queue.name, error=str(error))
 
     def _fail_calls(self, error: BrokerError) -> None:
         for call in self._calls.values():

@@ -1,0 +1,80 @@
+"""The responses, typed: what stands in them beside an action's parameters. The JSON Schema is made from these."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Final, Literal, TypeAlias
+
+import msgspec
+from msgspec import UNSET, Meta, UnsetType
+
+ExitStatus: TypeAlias = Annotated[int, Meta(ge=0, description="What the rclone command would have exited with.")]
+
+
+class Success(msgspec.Struct, kw_only=True):
+    """Base of the response to a request that succeeded. Its ``parameters`` are the request's, unless it has its own."""
+
+    status: Literal["success"]
+    pass_through: Any
+
+
+class Copied(Success, kw_only=True):
+    """A success of an action that copies."""
+
+    rclone_status: ExitStatus
+
+
+class Verified(msgspec.Struct, kw_only=True):
+    """What was really compared, and how."""
+
+    method: Literal["default", "checksum", "download", "expected"]
+    hashes: dict[str, str] | UnsetType = UNSET
+    """The hashes that both sides have, by their kind."""
+    read: list[Literal["source", "target"]] | UnsetType = UNSET
+    """The sides that were read to be compared."""
+
+
+class FileCopied(Copied, kw_only=True):
+    """A success of copyto."""
+
+    verified: Verified | UnsetType = UNSET
+    """Absent when the request said no more than what to copy where."""
+
+
+class Failure(msgspec.Struct, kw_only=True):
+    """The response to a request that failed."""
+
+    action: Any
+    """The request's own; null when it had none."""
+    status: Literal["failure"]
+    message: str
+    """One line for a person."""
+    pass_through: Any
+    rclone_status: ExitStatus | UnsetType = UNSET
+    """Absent when nothing was tried."""
+
+
+class InvalidRequest(msgspec.Struct, kw_only=True):
+    """The response to a body that is no request."""
+
+    status: Literal["failure"]
+    message: Literal["Invalid Request"]
+    reason: str
+    """What is wrong with the body."""
+    raw_request: str
+    """The body; bytes that are not UTF-8 as \\xNN."""
+    pass_through: Any
+
+
+class Shortened(msgspec.Struct, kw_only=True):
+    """A response that was too large for the broker, without its large fields."""
+
+    status: Literal["success", "failure"]
+    message: str
+    """Says which fields were left out."""
+
+
+FIELDS: Final[Mapping[str, type[Success]]] = {"copyto": FileCopied}
+"""What the success of an action has beside the standard fields; :class:`Success` when the action isn't in here."""
+
+STANDARD_RESPONSES: Final = (Failure, InvalidRequest, Shortened)
