@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from simple_queue_server.brokers.base import Broker, Client, Delivery
+from msgspec import structs
+
+from simple_queue_server.brokers.base import Broker, Client, Delivery, Hear
 from simple_queue_server.errors import BrokerGaveUp
 from simple_queue_server.settings import AmqpSection, EmbeddedSection, SqsSection
 
@@ -26,9 +28,13 @@ class Kit:
 
     broker: Callable[[int], Broker]
     client: Callable[[], Client]
+    progress: Callable[[], Client]
+    """A client whose outgoing queue is the progress queue."""
     text_only: bool = False
     """Carries characters of XML, at least one (a rule of SQS), instead of any bytes."""
     in_order: bool = True
+    reaches_all: bool = True
+    """Whether a broadcast reaches other services than the one that speaks."""
 
     def carries(self, body: bytes) -> bool:
         """Whether the broker carries a message with this body to the byte."""
@@ -47,16 +53,20 @@ class Stage:
         self.kit = kit
         self._resources = resources
 
-    async def broker(self, max_in_flight: int = 10) -> Broker:
+    async def broker(self, max_in_flight: int = 10, hear: Hear | None = None) -> Broker:
         """A broker, open."""
         broker = self.kit.broker(max_in_flight)
         self._resources.push_async_callback(broker.close)
-        await broker.open()
+        await broker.open(hear)
         return broker
 
     async def client(self) -> Client:
         """A client, entered."""
         return await self._resources.enter_async_context(self.kit.client())
+
+    async def progress(self) -> Client:
+        """A client that takes events, entered."""
+        return await self._resources.enter_async_context(self.kit.progress())
 
 
 def kit_for(name: str, fixture: Callable[[str], Any], tmp_path: Path) -> Kit:
@@ -80,32 +90,49 @@ def kit_for(name: str, fixture: Callable[[str], Any], tmp_path: Path) -> Kit:
 def memory_kit() -> Kit:
     from simple_queue_server.brokers.memory import MemoryBroker, MemoryClient, MemoryQueue
 
-    queue = MemoryQueue()
-    return Kit(lambda number: MemoryBroker(queue, max_in_flight=number), lambda: MemoryClient(queue))
+    queue = MemoryQueue(progress=MemoryQueue())
+    return Kit(
+        lambda number: MemoryBroker(queue, max_in_flight=number),
+        lambda: MemoryClient(queue),
+        lambda: MemoryClient(queue.progress or queue),
+    )
 
 
 def embedded_kit(section: EmbeddedSection) -> Kit:
     from simple_queue_server.brokers.sqlite import EmbeddedBroker, EmbeddedClient
 
-    return Kit(lambda number: EmbeddedBroker(section, max_in_flight=number), lambda: EmbeddedClient(section))
+    section = structs.replace(section, progress_queue=f"{section.outgoing_queue}-progress")
+    return Kit(
+        lambda number: EmbeddedBroker(section, max_in_flight=number),
+        lambda: EmbeddedClient(section),
+        lambda: EmbeddedClient(structs.replace(section, outgoing_queue=section.progress_queue)),
+    )
 
 
 def amqp_kit(section: AmqpSection) -> Kit:
     from simple_queue_server.brokers.amqp import AmqpBroker
     from simple_queue_server.brokers.amqp_client import AmqpClient
 
-    return Kit(lambda number: AmqpBroker(section, max_in_flight=number), lambda: AmqpClient(section))
+    section = structs.replace(section, progress_queue=f"{section.outgoing_queue}-progress")
+    return Kit(
+        lambda number: AmqpBroker(section, max_in_flight=number),
+        lambda: AmqpClient(section),
+        lambda: AmqpClient(structs.replace(section, outgoing_queue=section.progress_queue)),
+    )
 
 
 def sqs_kit(section: SqsSection) -> Kit:
     from simple_queue_server.brokers.sqs import SqsBroker
     from simple_queue_server.brokers.sqs_client import SqsClient
 
+    section = structs.replace(section, progress_queue=f"{section.outgoing_queue}-progress")
     return Kit(
         lambda number: SqsBroker(section, max_in_flight=number),
         lambda: SqsClient(section),
+        lambda: SqsClient(structs.replace(section, outgoing_queue=section.progress_queue)),
         text_only=True,
         in_order=False,
+        reaches_all=False,
     )
 
 

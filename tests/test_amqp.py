@@ -154,7 +154,7 @@ async def test_queues_that_exist_are_left_with_their_arguments(stage: Stage) -> 
     await soon(delivery.answer(b"response"))
     assert await stage.bodies() == [b"response"]
     after = (await stage.rabbitmqctl(*listing)).splitlines()
-    mine = (stage.incoming, stage.outgoing)
+    mine = (f"{stage.incoming}\t", f"{stage.outgoing}\t")
     assert sorted(line for line in after if line.startswith(mine)) == sorted(
         line for line in before if line.startswith(mine)
     )

@@ -388,3 +388,45 @@ async def test_closing_twice_is_once(stage: Stage) -> None:
 
 async def test_a_broker_that_was_never_opened_can_be_closed(stage: Stage) -> None:
     await stage.kit.broker(1).close()
+
+
+async def test_a_broadcast_is_heard_by_every_open_broker_that_it_can_reach(stage: Stage) -> None:
+    mine: asyncio.Queue[bytes] = asyncio.Queue()
+    others: asyncio.Queue[bytes] = asyncio.Queue()
+    broker = await stage.broker(hear=mine.put_nowait)
+    await stage.broker(hear=others.put_nowait)
+    deaf = await stage.broker()
+    assert await soon(broker.broadcast(b"word")) == stage.kit.reaches_all
+    assert await soon(mine.get()) == b"word"
+    await deaf.broadcast(b"word of another")
+    if stage.kit.reaches_all:
+        assert [await soon(others.get()), await soon(others.get())] == [b"word", b"word of another"]
+        assert await soon(mine.get()) == b"word of another"
+    assert (mine.empty(), others.empty()) == (True, True)
+
+
+async def test_a_broadcast_is_neither_a_request_nor_a_response(stage: Stage) -> None:
+    client, broker = await stage.client(), await stage.broker()
+    await broker.broadcast(b"word")
+    await broker.close()
+    assert await take(client, 0) == []
+    assert await receives_nothing(await stage.broker())
+
+
+async def test_events_come_on_the_progress_queue_and_on_no_other(stage: Stage) -> None:
+    client, progress, broker = await stage.client(), await stage.progress(), await stage.broker()
+    assert broker.has_progress_queue
+    events = [b"%d" % number for number in range(25)]
+    for event in events:
+        broker.notify(event)
+    taken = await take(progress, len(events))
+    assert taken == events or (not stage.kit.in_order and sorted(taken) == sorted(events))
+    assert await take(client, 0) == []
+
+
+async def test_events_that_wait_are_sent_when_the_broker_is_closed(stage: Stage) -> None:
+    progress, broker = await stage.progress(), await stage.broker()
+    broker.notify(b"last words")
+    await broker.close()
+    broker.notify(b"too late")
+    assert await progress.take_response(20) == b"last words"

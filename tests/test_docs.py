@@ -108,7 +108,7 @@ def test_every_option_is_documented_in_its_section_and_no_other_is() -> None:
         assert in_table <= set(keys), f"{path}: the page names keys that don't exist: {in_table - set(keys)}"
 
 
-@pytest.mark.parametrize("name", ["max_in_flight", "max_attempts", "shutdown_grace_s"])
+@pytest.mark.parametrize("name", ["max_in_flight", "max_attempts", "shutdown_grace_s", "progress_interval_s"])
 def test_the_documented_defaults_are_the_defaults(name: str) -> None:
     page = (DOCS / "configuration.md").read_text()
     (shown,) = re.findall(rf"^\| `{name}` \| `([^`]+)` \|", page, flags=re.MULTILINE)

@@ -84,6 +84,21 @@ class DirectoryCopied(Copied, kw_only=True):
     verified: VerifiedFiles | UnsetType = UNSET
 
 
+class Cancelled(msgspec.Struct):
+    """How far the word to cancel went."""
+
+    cancelled: int
+    """How many requests the service that was asked cancelled itself."""
+    passed_on: bool
+    """Whether it told the other services."""
+
+
+class CancelDone(Success, kw_only=True):
+    """A success of the action cancel."""
+
+    parameters: Cancelled
+
+
 class Failure(msgspec.Struct, kw_only=True):
     """The response to a request that failed."""
 
@@ -95,6 +110,8 @@ class Failure(msgspec.Struct, kw_only=True):
     pass_through: Any
     rclone_status: ExitStatus | UnsetType = UNSET
     """Absent when nothing was tried."""
+    cancelled: Literal[True] | UnsetType = UNSET
+    """A client had the request cancelled."""
     copied: CopiedFiles | UnsetType = UNSET
     unchanged: Files | UnsetType = UNSET
     failed: FailedFiles | UnsetType = UNSET
@@ -121,7 +138,7 @@ class Shortened(msgspec.Struct, kw_only=True):
     """Says which fields were left out."""
 
 
-FIELDS: Final[Mapping[str, type[Success]]] = {"copyto": FileCopied, "copy": DirectoryCopied}
+FIELDS: Final[Mapping[str, type[Success]]] = {"copyto": FileCopied, "copy": DirectoryCopied, "cancel": CancelDone}
 """What the success of an action has beside the standard fields; :class:`Success` when the action isn't in here."""
 
 STANDARD_RESPONSES: Final = (Failure, InvalidRequest, Shortened)

@@ -10,6 +10,7 @@ import structlog
 from medusa_copier.access import Access
 from medusa_copier.actions.copy import copy
 from medusa_copier.actions.copyto import copyto
+from medusa_copier.actions.watched import watched
 from medusa_copier.rclone.resident import Rclone
 from medusa_copier.settings import CopierSettings
 from simple_queue_server import Server, logs
@@ -29,7 +30,7 @@ async def serve(settings: CopierSettings) -> None:
         await _warn_of_unknown_remotes(settings, rclone)
         server = Server(settings)
         access = Access(settings.roots, rclone, threads=settings.server.max_in_flight)
-        server.action("copyto")(copyto(settings.roots, rclone, access))
+        server.action("copyto")(watched(copyto(settings.roots, rclone, access), rclone))
         server.action("copy")(copy(settings.roots, rclone, access))
         await server.serve()
 

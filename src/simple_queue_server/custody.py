@@ -39,6 +39,7 @@ class Custody:
         self._may_be_kept = self._is_kept
         self._timer: asyncio.TimerHandle | None = None
         self._keeping: asyncio.Task[None] | None = None
+        self.is_answered = entry.response is not None
         self.body = entry.body
         self.request_id = entry.request_id
         self.reply = entry.reply
@@ -80,7 +81,8 @@ class Custody:
         return self._entry.response
 
     async def answer(self, response: bytes, *, give_up: bool = False) -> None:
-        """See Delivery.answer."""
+        """See Delivery.answer. ``is_answered`` from here on: this response is the one."""
+        self.is_answered = True
         await self._stop_keeping()
         self._entry = msgspec.structs.replace(self._entry, response=response)
         if give_up:

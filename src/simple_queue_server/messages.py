@@ -8,9 +8,9 @@ way to the response, so that it comes back to the byte: big numbers, key order a
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import msgspec
 
@@ -19,11 +19,20 @@ FAILURE: Final = "failure"
 INVALID_REQUEST: Final = "Invalid Request"
 UNRECOGNIZED_ACTION: Final = "Unrecognized Action"
 UNKNOWN_FAILURE: Final = "Unknown failure"
+CANCELLED: Final = "cancelled at the request of a client"
 
 NO_PASS_THROUGH: Final = b"{}"
 """What comes back when a request has no ``pass_through``, or null."""
 
 STANDARD_FIELDS: Final = frozenset({"action", "status", "message", "parameters", "pass_through", "raw_request"})
+
+
+ProgressSource: TypeAlias = Callable[[], Awaitable[Mapping[str, Any] | None]]
+"""Says how far a request is, as JSON; None when there is nothing to say."""
+
+
+def _untold(_: ProgressSource) -> None:
+    """Nobody asks for progress."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +42,9 @@ class Request:
     ``action`` is a str, except when the client sent something else (then no handler is registered for it).
     ``parameters`` is a dict: a request with any other value reaches no handler; ``{}`` when absent or null.
     ``id`` names the request in the log. ``attempt`` is 1, or more when it may have been begun before.
+
+    A handler may call ``progress(source)``: while the request runs, ``source`` is awaited every
+    ``server.progress_interval_s`` and what it returns is told on the progress queue; without one it is never called.
     """
 
     action: Any
@@ -40,6 +52,7 @@ class Request:
     pass_through_json: bytes = NO_PASS_THROUGH
     id: str = ""
     attempt: int = 1
+    progress: Callable[[ProgressSource], None] = field(default=_untold, repr=False, compare=False)
 
     @property
     def pass_through(self) -> Any:
@@ -69,7 +82,14 @@ class _Envelope(msgspec.Struct):
     pass_through: msgspec.Raw = msgspec.Raw(b"null")
 
 
+class _Outcome(msgspec.Struct):
+    status: str
+    message: str | None = None
+    cancelled: Any = None
+
+
 _decoder = msgspec.json.Decoder(_Envelope)
+_outcome_decoder = msgspec.json.Decoder(_Outcome)
 
 
 def parse_request(body: bytes, request_id: str = "", attempt: int = 1) -> Request | InvalidRequest:
@@ -118,6 +138,23 @@ def invalid(request: InvalidRequest) -> bytes:
     raw = request.raw.decode("utf-8", "backslashreplace")
     response = {"status": FAILURE, "message": INVALID_REQUEST, "reason": request.reason, "raw_request": raw}
     return _encode(response, NO_PASS_THROUGH)
+
+
+def event(
+    name: str, time: str, request_id: str, request: Request | InvalidRequest, fields: Mapping[str, Any] | None = None
+) -> bytes:
+    """An event of a request, for the progress queue; one that is no request has no action."""
+    action, pass_through = None, NO_PASS_THROUGH
+    if isinstance(request, Request):
+        action, pass_through = request.action, request.pass_through_json
+    told = {"event": name, "time": time, "request_id": request_id, "action": action}
+    return _encode(told | dict(fields or {}), pass_through)
+
+
+def outcome(response: bytes) -> dict[str, Any]:
+    """What an event says of a response: its ``status``, and ``message`` and ``cancelled`` if it has them."""
+    told = msgspec.structs.asdict(_outcome_decoder.decode(response))
+    return {name: value for name, value in told.items() if value is not None}
 
 
 def _extra(fields: Mapping[str, Any]) -> dict[str, Any]:

@@ -46,6 +46,14 @@ async def give_up(delivery: Delivery, reason: str) -> None:
         await delivery.answer(messages.failure(request, reason), give_up=True)
 
 
+async def cancel(delivery: Delivery) -> None:
+    """Answer a request that its client has cancelled."""
+    request = messages.parse_request(delivery.body, delivery.request_id)
+    if isinstance(request, Request):  # no other can be cancelled
+        log.warning("request cancelled by its client", request_id=delivery.request_id, action=request.action)
+        await delivery.answer(messages.failure(request, messages.CANCELLED, {"cancelled": True}))
+
+
 async def respond(delivery: Delivery, handlers: Mapping[str, Handler]) -> bytes:
     """The response to a request: whatever happens in here, there is one."""
     request = messages.parse_request(delivery.body, delivery.request_id, delivery.attempt)

@@ -16,7 +16,9 @@ from simple_queue_server import logs, pipeline
 from simple_queue_server.brokers import broker_for
 from simple_queue_server.brokers.base import Broker
 from simple_queue_server.custody import Custody
-from simple_queue_server.journal import Entry, Journal, JournalError
+from simple_queue_server.events import Events
+from simple_queue_server.in_flight import CANCEL, Canceller, InFlight
+from simple_queue_server.journal import Journal, JournalError
 from simple_queue_server.pipeline import Handler
 from simple_queue_server.settings import Settings
 from simple_queue_server.suspects import Suspects
@@ -43,9 +45,11 @@ class Server:
         self._handlers: dict[str, Handler] = {}
         self._slots = asyncio.Semaphore(settings.server.max_in_flight)
         self._left = settings.server.max_total_requests
-        self._adopted: deque[Entry] = deque()
-        self._running: set[asyncio.Task[None]] = set()
+        self._adopted: deque[InFlight] = deque()
+        self._running: dict[asyncio.Task[None], InFlight] = {}
         self._receiving: asyncio.Task[None] | None = None
+        self._canceller = Canceller(self._broker, self._in_flight)
+        self._events: Events | None = None
         self._stopping = False
         self._halting = False
         self._toggled = asyncio.Event()
@@ -73,12 +77,14 @@ class Server:
         SIGTERM and SIGINT stop, a second one aborts; SIGUSR2 toggles halting. Raises BrokerError when the broker is
         given up, and JournalError when there can be no journal.
         """
+        self._handlers.setdefault(CANCEL, self._canceller.handle)
         with self._signals():
             try:
                 await self._journal.open()
-                await self._broker.open()
+                await self._broker.open(self._canceller.hear)
                 log.info("server started", name=self._settings.server.name, actions=sorted(self._handlers))
-                await self._serve_until_stopped()
+                async with self._progress_told():
+                    await self._serve_until_stopped()
             finally:
                 self.abort()  # nothing is left to abort unless an error or a cancellation led here
                 await self._finish_running()
@@ -140,7 +146,7 @@ class Server:
             while self._left is None or self._left > 0:
                 async with self._slot():
                     delivery = await self._broker.receive()
-                    self._start(Custody.of_delivery(self._journal, self._broker, delivery, self._patience_s))
+                    self._start(InFlight(Custody.of_delivery(self._journal, self._broker, delivery, self._patience_s)))
                 self._left = None if self._left is None else self._left - 1
         finally:
             adopting.cancel()
@@ -153,14 +159,14 @@ class Server:
     async def _adopt(self) -> None:
         """Go on with the journal's requests of services that ended, ours of the last start among them."""
         try:
-            self._adopted.extend(await self._journal.adopt())
+            for entry in await self._journal.adopt():
+                log.info("resumed from the journal", request_id=entry.request_id, entry=entry.id)
+                self._adopted.append(InFlight(Custody.of_entry(self._journal, self._broker, entry)))
         except JournalError as error:
             log.error("the journal can't be read", error=str(error))
         while self._adopted:
             async with self._slot():
-                entry = self._adopted.popleft()
-                log.info("resumed from the journal", request_id=entry.request_id, entry=entry.id)
-                self._start(Custody.of_entry(self._journal, self._broker, entry))
+                self._start(self._adopted.popleft())
 
     @contextlib.asynccontextmanager
     async def _slot(self) -> AsyncIterator[None]:
@@ -172,28 +178,66 @@ class Server:
             self._slots.release()
             raise
 
-    def _start(self, custody: Custody) -> None:
-        task = asyncio.create_task(self._serve_one(custody))
-        self._running.add(task)
-        task.add_done_callback(self._running.discard)
-
-    async def _serve_one(self, custody: Custody) -> None:
+    @contextlib.asynccontextmanager
+    async def _progress_told(self) -> AsyncIterator[None]:
+        """While the block runs, tell events of each request, if there is a progress queue."""
+        if not self._broker.has_progress_queue:
+            yield
+            return
+        self._events = Events(self._broker.notify, self._settings.server.progress_interval_s)
+        self._handlers = self._events.telling(self._handlers)
+        telling = asyncio.create_task(self._events.run())
         try:
-            if custody.response is not None:
-                await custody.answer(custody.response)
-            elif custody.attempt > 1:
-                await self._suspects.serve(custody, lambda: self._pipeline(custody))
-            else:
-                await self._pipeline(custody)
+            yield
+        finally:
+            telling.cancel()
+            await asyncio.wait({telling})
+
+    def _start(self, taken: InFlight) -> None:
+        if self._events is not None:
+            self._events.accepted(taken.custody)
+        taken.task = asyncio.create_task(self._serve_one(taken))
+        self._running[taken.task] = taken
+        taken.task.add_done_callback(self._running.pop)
+
+    async def _serve_one(self, taken: InFlight) -> None:
+        taken.has_begun = True
+        try:
+            await self._serve_unless_cancelled(taken)
+            if self._events is not None:
+                self._events.finished(taken.custody)
         except asyncio.CancelledError:
-            log.warning("request given back unfinished", request_id=custody.request_id)
-            await custody.requeue()
+            taken.has_ended = True
+            log.warning("request given back unfinished", request_id=taken.custody.request_id)
+            await taken.custody.requeue()
         except Exception as error:
             log.exception("the broker did not take the response; the request stays with it")
             self._fault = self._fault or error
             self.stop()
         finally:
             self._slots.release()
+
+    async def _serve_unless_cancelled(self, taken: InFlight) -> None:
+        """Serve the request; or, once its client has cancelled it, answer that."""
+        try:
+            if not taken.is_cancelled:
+                await self._answer(taken.custody)
+        except asyncio.CancelledError:
+            if not taken.is_only_cancelled():
+                raise
+        if taken.is_cancelled and not taken.custody.is_answered:
+            await pipeline.cancel(taken.custody)
+
+    async def _answer(self, custody: Custody) -> None:
+        if custody.response is not None:
+            await custody.answer(custody.response)
+        elif custody.attempt > 1:
+            await self._suspects.serve(custody, lambda: self._pipeline(custody))
+        else:
+            await self._pipeline(custody)
+
+    def _in_flight(self) -> list[InFlight]:
+        return [*self._running.values(), *self._adopted]
 
     async def _pipeline(self, custody: Custody) -> None:
         await pipeline.serve(custody, self._handlers, self._settings.log)

@@ -39,6 +39,8 @@ class ServerSection(Section, frozen=True):
     """After SIGTERM, what isn't done in so many seconds goes back to the broker."""
     journal_after_s: Annotated[float, Meta(gt=0)] | None = None
     """The journal takes a request over from the broker after so many seconds; unset: what suits the broker."""
+    progress_interval_s: Annotated[float, Meta(gt=0)] = 5
+    """How often a request that takes longer tells its progress, where there is a ``progress_queue``."""
     sleep_on_empty: float | None = None
     """Read for compatibility. Nothing sleeps here: a request is taken when it comes."""
 
@@ -49,6 +51,8 @@ class AmqpSection(Section, frozen=True):
     incoming_queue: Name
     outgoing_queue: Name | None = None
     """Unset: responses go to a request's ``reply_to`` only."""
+    progress_queue: Name | None = None
+    """Events of each request go there. Unset: there are none."""
     connection: AmqpConnection | str = AmqpConnection()
     """Keys of the Ruby client Bunny, or an ``amqp://`` or ``amqps://`` URL."""
     max_connection_retry_errors: Annotated[int, Meta(ge=0)] | None = None
@@ -79,6 +83,8 @@ class SqsSection(Section, frozen=True):
     """Made when it doesn't exist; a FIFO queue when the name ends in ``.fifo``. So is the outgoing queue."""
     outgoing_queue: SqsName | None = None
     """Unset: responses go to a request's own reply queue only."""
+    progress_queue: SqsName | None = None
+    """Events of each request go there. Unset: there are none."""
     connection: SqsConnection = SqsConnection()
     visibility_timeout_s: Annotated[int, Meta(ge=2, le=43200)] = 60
     """How long a request stays hidden from others after this service died. Extended while it works."""
@@ -90,6 +96,8 @@ class EmbeddedSection(Section, frozen=True):
     path: Path = Path("run/queue.db")
     incoming_queue: Name = "incoming"
     outgoing_queue: Name | None = "outgoing"
+    progress_queue: Name | None = None
+    """Events of each request go there. Unset: there are none."""
 
 
 class LogSection(Section, frozen=True):

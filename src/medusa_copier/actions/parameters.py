@@ -101,6 +101,15 @@ class CopyParameters(msgspec.Struct, frozen=True, kw_only=True):
     """Where a listing of the files is put."""
 
 
+class CancelParameters(msgspec.Struct, frozen=True, kw_only=True):
+    """Cancel requests. Exactly one of the two is needed. Read by the server itself."""
+
+    request_id: Annotated[str, Meta(min_length=1)] | None = None
+    """The message id of the request to cancel."""
+    pass_through: Any = None
+    """All requests with an equal pass_through are cancelled."""
+
+
 def decode(parameters: Mapping[str, Any], wanted: type[T]) -> T:
     """The parameters of a request as a ``wanted``. Raises Failure naming the parameter and what it must be.
 
@@ -155,5 +164,9 @@ def _kind(names: str) -> str:
     return " or ".join(dict.fromkeys(kinds.get(part, part) for part in parts if part != "null" or len(parts) == 1))
 
 
-ACTIONS: Final[Mapping[str, type[msgspec.Struct]]] = {"copyto": CopytoParameters, "copy": CopyParameters}
+ACTIONS: Final[Mapping[str, type[msgspec.Struct]]] = {
+    "copyto": CopytoParameters,
+    "copy": CopyParameters,
+    "cancel": CancelParameters,
+}
 """Every action and its parameters."""

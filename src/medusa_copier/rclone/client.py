@@ -6,24 +6,29 @@ file behind.
 
 from __future__ import annotations
 
+import asyncio
 import posixpath
 import re
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import count
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Self
+from typing import Any, Final, Self
 
 import msgspec
 
 from medusa_copier.rclone.connection import QUICK_S, Connection
 from medusa_copier.rclone.errors import NotFound, RcloneError, WrongKind, classify
+from medusa_copier.rclone.watch import Groups, GroupStats
 
-FILE_GROUP: Final = "files"
-"""One statistics group for all single files: rclone would make one for each call, and keep a thousand."""
+HASH_GROUP: Final = "hashes"
+"""One statistics group for all that is read to be compared: rclone would make one for each call."""
+
+STOP_S: Final = 10.0
+STOP_LOOK_S: Final = 0.02
+"""How long, and how often, to look whether a cancelled copy has stopped: nothing tells it."""
 
 IS_A_DIRECTORY: Final = "is a directory not a file"
 IS_A_FILE: Final = "is a file not a directory"
@@ -116,6 +121,10 @@ class _Version(msgspec.Struct):
     version: str
 
 
+class _StatsBatch(msgspec.Struct):
+    results: list[GroupStats]
+
+
 class _Stats(msgspec.Struct, rename="camel"):
     errors: int = 0
     transfers: int = 0
@@ -133,7 +142,7 @@ class Client:
     def __init__(self, socket: Path) -> None:
         self._rc = Connection(socket)
         self._fs_infos: dict[str, _FsInfo] = {}
-        self._group_numbers = count(1)
+        self._groups = Groups()
 
     async def __aenter__(self) -> Self:
         return self
@@ -182,10 +191,10 @@ class Client:
             "srcRemote": source.remote,
             "dstFs": target.fs,
             "dstRemote": target.remote,
-            "_group": FILE_GROUP,
             "_config": {"PartialSuffix": own_partial()} | ({"IgnoreTimes": True} if always else {}),
         }
-        await self._rc.call("operations/copyfile", arguments)
+        with self._groups.file() as group:
+            await self._copy("operations/copyfile", arguments, group)
 
     async def copy_directory(self, source: Location, target: Location) -> None:
         """Copy what is below ``source`` to below ``target``, and leave other things there alone.
@@ -193,16 +202,15 @@ class Client:
         Empty directories aren't made at the target, as with the rclone command. Raises NotFound when there is
         no such directory, WrongKind when either place is a file.
         """
-        group = f"directory-{next(self._group_numbers)}"
         arguments = {
             "srcFs": source.joined,
             "dstFs": target.joined,
-            "_group": group,
             "_config": {"PartialSuffix": own_partial()},
         }
         there = None
         try:
-            await self._rc.call("sync/copy", arguments)
+            with self._groups.directory() as group:
+                await self._copy("sync/copy", arguments, group)
             stats = await self._stats(group)
         except NotFound as error:
             with suppress(RcloneError):
@@ -246,7 +254,7 @@ class Client:
         None when the storage has none for it. Raises NotFound when there is no such file.
         """
         arguments = {"fs": location.fs, "remote": location.remote, "hashType": hash_type, "download": read}
-        answer = await self._rc.ask("operations/hashsumfile", arguments | {"_group": FILE_GROUP}, _Hash)
+        answer = await self._rc.ask("operations/hashsumfile", arguments | {"_group": HASH_GROUP}, _Hash)
         return answer.hash.lower() or None
 
     async def hash_types(self, fs: str) -> list[str]:
@@ -287,9 +295,26 @@ class Client:
         """The version of the running rclone, for example ``v1.75.2``."""
         return (await self._rc.ask("core/version", {}, _Version, timeout_s=QUICK_S)).version
 
+    async def group_stats(self, groups: Sequence[str]) -> list[GroupStats]:
+        """How far the calls with these statistics groups are, asked for all at once."""
+        asked = [{"_path": "core/stats", "group": group} for group in groups]
+        batch = {"inputs": asked, "_group": "progress"}
+        return (await self._rc.ask("job/batch", batch, _StatsBatch, timeout_s=QUICK_S)).results
+
     async def ping(self, *, timeout_s: float = QUICK_S) -> None:
         """Raise RcloneStopped unless rclone answers in time."""
         await self._rc.call("rc/noop", {}, timeout_s=timeout_s)
+
+    async def _copy(self, method: str, arguments: Mapping[str, Any], group: str) -> None:
+        """Make a call that copies. When cancelled, wait until rclone has stopped and removed what is unfinished."""
+        try:
+            await self._rc.call(method, {**arguments, "_group": group})
+        except asyncio.CancelledError:
+            with suppress(RcloneError, TimeoutError):
+                async with asyncio.timeout(STOP_S):
+                    while (await self.group_stats([group]))[0].transferring:  # noqa: ASYNC110
+                        await asyncio.sleep(STOP_LOOK_S)
+            raise
 
     async def _partials(self, fs: str, directory: str, *, recurse: bool) -> list[str]:
         arguments = {

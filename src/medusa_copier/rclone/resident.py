@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Self
+from typing import Any, Final, Self
 from weakref import WeakValueDictionary
 
 import structlog
@@ -19,6 +19,7 @@ from medusa_copier.rclone.errors import NotFound, RcloneError, RcloneStopped, Wr
 from medusa_copier.rclone.process import FlagValue
 from medusa_copier.rclone.proven import Terms, Verified, copy_proven
 from medusa_copier.rclone.retry import with_retries
+from medusa_copier.rclone.watch import GroupStats, Progress, Watch
 
 SWEEP_S: Final = 60.0
 """How long to look for what was left of a copy that was cut off."""
@@ -49,6 +50,7 @@ class Rclone:
         self._flags = flags
         self.attempts = attempts
         self.run_directory = run_directory
+        self._progress = Progress(self._group_stats)
         self._targets: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def __aenter__(self) -> Self:
@@ -120,6 +122,13 @@ class Rclone:
         finally:
             if cut_off:
                 await self.sweep(target)
+
+    async def progress(self, watch: Watch) -> dict[str, Any] | None:
+        """How far the work in ``watch`` is: see :meth:`Progress.of`. Never raises for what rclone does."""
+        return await self._progress.of(watch)
+
+    async def _group_stats(self, groups: list[str]) -> list[GroupStats]:
+        return await self.client.group_stats(groups)
 
     async def _copy_proven(self, source: Location, target: Location, terms: Terms) -> Verified:
         """One at a time to a target: between the look at what is there and the copy nobody here writes to it."""

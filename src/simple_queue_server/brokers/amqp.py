@@ -15,10 +15,12 @@ from aiormq.abc import DeliveredMessage
 
 from simple_queue_server.amqp_connection import ignored_keys, target
 from simple_queue_server.brokers.amqp_connect import Channel, Connection, LinkDownError, make_queue
+from simple_queue_server.brokers.amqp_control import Control
 from simple_queue_server.brokers.amqp_delivery import AmqpDelivery, InHand, is_redelivered
 from simple_queue_server.brokers.amqp_link import Link
-from simple_queue_server.brokers.amqp_publisher import Publisher
-from simple_queue_server.brokers.base import ReplyAddress
+from simple_queue_server.brokers.amqp_publisher import ProgressPublisher, Publisher
+from simple_queue_server.brokers.base import Hear, ReplyAddress
+from simple_queue_server.brokers.notices import Notices
 from simple_queue_server.brokers.shortening import shortened
 from simple_queue_server.errors import BrokerError, BrokerGaveUp, MessageTooLarge
 from simple_queue_server.settings import AmqpSection
@@ -56,12 +58,18 @@ class AmqpBroker:
         )
         self._arrivals: asyncio.Queue[AmqpDelivery | None] = asyncio.Queue()
         self._in_hand = InHand(self._prefetch)
+        self._progress = ProgressPublisher(self._target, settings.progress_queue)
+        self._notices = Notices(self._progress.send)
+        self.has_progress_queue: bool = settings.progress_queue is not None
+        self._control = Control(settings.incoming_queue)
         self._channel: Channel | None = None
         self._consumer_tag: str | None = None
         self._stopped = False
         self._ended: str | None = None
 
-    async def open(self) -> None:
+    async def open(self, hear: Hear | None = None) -> None:
+        if hear is not None:
+            self._control.hear = hear
         self._log_settings()
         try:
             await self._publisher.open()
@@ -84,6 +92,19 @@ class AmqpBroker:
     async def publish(self, response: bytes, reply: ReplyAddress) -> None:
         await self._publish(response, reply, reply.correlation_id)
 
+    async def broadcast(self, body: bytes) -> bool:
+        while True:
+            channel = await self._consumer.channel()
+            try:
+                async with self._consumer.operation(channel):
+                    return await self._control.say(body)
+            except LinkDownError as error:
+                self._consumer.break_up(channel, str(error))
+
+    def notify(self, body: bytes) -> None:
+        if self.has_progress_queue:
+            self._notices.put(body)
+
     async def stop_receiving(self) -> None:
         self._stopped = True
         # Shielded: a call that is cancelled closes its channel, and with it all that is held.
@@ -92,7 +113,8 @@ class AmqpBroker:
     async def close(self) -> None:
         self._stopped = True
         self._end("the broker was closed")
-        await asyncio.gather(self._consumer.close(), self._publisher.close())
+        await self._notices.close()
+        await asyncio.gather(self._consumer.close(), self._publisher.close(), self._progress.close())
 
     async def answer(self, delivery: AmqpDelivery, response: bytes, *, give_up: bool) -> None:
         """See Delivery.answer."""
@@ -160,6 +182,7 @@ class AmqpBroker:
         """Set up a new channel."""
         await make_queue(connection, self._settings.incoming_queue)
         await channel.basic_qos(prefetch_count=self._prefetch)
+        await self._control.set_up(connection, lambda why: self._consumer.break_up(channel, why))
         self._channel = channel
         if not self._stopped:
             await self._consume(channel)

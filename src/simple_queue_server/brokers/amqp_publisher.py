@@ -18,6 +18,7 @@ from simple_queue_server.errors import BrokerError, MessageTooLarge
 
 FIRST_PAUSE_S: Final = 0.1
 LAST_PAUSE_S: Final = 10.0
+TRANSIENT: Final = 1
 PERSISTENT: Final = 2
 JSON: Final = "application/json"
 
@@ -93,6 +94,31 @@ class Publisher:
     async def _set_up(self, connection: Connection, _: Channel) -> None:
         if self._queue is not None:
             await make_queue(connection, self._queue)
+
+
+class ProgressPublisher:
+    """Puts events on the progress queue, on a connection of its own, which is made when there is a first one."""
+
+    def __init__(self, target: Target, queue: str | None) -> None:
+        self._queue = queue or ""
+        self._publisher = Publisher(target, queue, max_failures=None)
+        self._is_open = False
+
+    async def send(self, bodies: list[bytes]) -> None:
+        """Put the events there. Waits while the broker is away, or the queue is full. Raises BrokerError."""
+        if not self._is_open:
+            self._is_open = True
+            await self._publisher.open()
+        taken = await asyncio.gather(
+            *(self._publisher.put(self._queue, body, delivery_mode=TRANSIENT) for body in bodies)
+        )
+        if not all(taken):  # the queue is gone, or full: wait with one of them until it isn't
+            log.warning("progress events were refused", queue=self._queue, count=taken.count(False))
+            await self._publisher.insist(self._queue, bodies[taken.index(False)], delivery_mode=TRANSIENT)
+
+    async def close(self) -> None:
+        """Idempotent."""
+        await self._publisher.close()
 
 
 def _properties(properties: dict[str, Any]) -> aiormq.spec.Basic.Properties:

@@ -5,8 +5,12 @@ Every broker (AMQP, SQS, embedded, memory) passes the same contract suite, ``tes
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol, Self
+from typing import Protocol, Self, TypeAlias
+
+Hear: TypeAlias = Callable[[bytes], None]
+"""Called with what was broadcast, in the event loop. It must not raise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,14 +74,34 @@ class Broker(Protocol):
     def patience_s(self) -> float | None:
         """How long, in seconds, a request may safely be held; None: for ever."""
 
-    async def open(self) -> None:
-        """Connect, and make the queues that don't exist. Raises BrokerError or BrokerGaveUp."""
+    @property
+    def has_progress_queue(self) -> bool:
+        """Whether there is anybody to :meth:`notify`."""
+
+    async def open(self, hear: Hear | None = None) -> None:
+        """Connect, and make the queues that don't exist. Raises BrokerError or BrokerGaveUp.
+
+        ``hear`` is called with what is broadcast to the servers of the incoming queue.
+        """
 
     async def receive(self) -> Delivery:
         """Wait for the next request. Safe to cancel. Raises BrokerGaveUp when the broker is given up or closed."""
 
     async def publish(self, response: bytes, reply: ReplyAddress) -> None:
         """Put a response on its queue, durably, as :meth:`Delivery.answer` does, without a delivery."""
+
+    async def broadcast(self, body: bytes) -> bool:
+        """Say something to all servers of the incoming queue, this one included: to each at least once.
+
+        A server that isn't connected in this moment doesn't hear it. False when the broker can't reach others, and
+        only this server hears it.
+        """
+
+    def notify(self, body: bytes) -> None:
+        """Put an event on the progress queue, if there is one, at some time. Never waits, never raises.
+
+        Events are dropped, and counted in the log, while the broker is away or slow.
+        """
 
     async def stop_receiving(self) -> None:
         """Take no more requests; those taken ahead and not yet received go back at once. Idempotent.

@@ -19,7 +19,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Self
 
-from simple_queue_server.brokers.base import ReplyAddress
+from simple_queue_server.brokers.base import Hear, ReplyAddress
 from simple_queue_server.errors import BrokerGaveUp
 
 
@@ -33,12 +33,17 @@ class _Request:
 
 
 class MemoryQueue:
-    """What brokers and clients share: the requests that wait, the responses that wait, and the calls."""
+    """What brokers and clients share: the requests that wait, the responses that wait, and the calls.
 
-    def __init__(self) -> None:
+    ``progress`` gets the events, as its responses.
+    """
+
+    def __init__(self, progress: MemoryQueue | None = None) -> None:
+        self.progress = progress
         self.requests: list[_Request] = []
         self.responses: deque[bytes] = deque()
         self.calls: dict[ReplyAddress, asyncio.Future[bytes]] = {}
+        self.hearers: set[Hear] = set()
         self._numbers = itertools.count(1)
         self._changed = asyncio.Event()
 
@@ -102,9 +107,12 @@ class MemoryBroker:
     patience_s: float | None = None
     _held: set[_Request] = field(default_factory=set)
     _closed: bool = False
+    _hear: Hear | None = None
 
-    async def open(self) -> None:
-        pass
+    async def open(self, hear: Hear | None = None) -> None:
+        if hear is not None:
+            self._hear = hear
+            self.queue.hearers.add(hear)
 
     async def receive(self) -> MemoryDelivery:
         while not self._closed:
@@ -116,11 +124,26 @@ class MemoryBroker:
     async def publish(self, response: bytes, reply: ReplyAddress) -> None:
         self.queue.put_response(response, reply)
 
+    async def broadcast(self, body: bytes) -> bool:
+        for hear in list(self.queue.hearers):
+            hear(body)
+        return True
+
+    @property
+    def has_progress_queue(self) -> bool:
+        return self.queue.progress is not None
+
+    def notify(self, body: bytes) -> None:
+        if self.queue.progress is not None:
+            self.queue.progress.put_response(body, ReplyAddress())
+
     async def stop_receiving(self) -> None:
         """Nothing is taken ahead here."""
 
     async def close(self) -> None:
         self._closed = True
+        if self._hear is not None:
+            self.queue.hearers.discard(self._hear)
         self.queue.notify()
         for request in list(self._held):
             self.settle(request)

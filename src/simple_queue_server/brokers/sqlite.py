@@ -14,7 +14,8 @@ from typing import Final
 
 import structlog
 
-from simple_queue_server.brokers.base import ReplyAddress
+from simple_queue_server.brokers.base import Hear, ReplyAddress
+from simple_queue_server.brokers.notices import Notices
 from simple_queue_server.brokers.sqlite_client import EmbeddedClient
 from simple_queue_server.brokers.sqlite_member import Member
 from simple_queue_server.brokers.sqlite_store import Operation
@@ -25,6 +26,8 @@ from simple_queue_server.settings import EmbeddedSection
 __all__ = ["EmbeddedBroker", "EmbeddedClient", "EmbeddedDelivery"]
 
 GIVE_BACK_PATIENCE_S: Final = 5.0
+EVENTS_KEPT: Final = 10_000
+"""On the progress queue, if nobody takes them: the file must not grow for ever."""
 
 log = structlog.stdlib.get_logger("simple_queue_server")
 
@@ -58,7 +61,7 @@ class EmbeddedBroker:
     def __init__(self, settings: EmbeddedSection, *, max_in_flight: int) -> None:
         self._settings = settings
         self._max_in_flight = max_in_flight
-        self._member = Member(settings, listens=settings.incoming_queue, on_wake=self._wake)
+        self._member = Member(settings, listens=settings.incoming_queue, on_wake=self._wake, on_word=self._on_word)
         self._ready: deque[RequestRow] = deque()
         self._seen: set[RequestRow] = set()
         self._arrived = asyncio.Event()
@@ -68,8 +71,12 @@ class EmbeddedBroker:
         self._ended: BrokerGaveUp | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._feeder: asyncio.Task[None] | None = None
+        self._hear: Hear | None = None
+        self._notices = Notices(self._send_notices)
+        self.has_progress_queue: bool = settings.progress_queue is not None
 
-    async def open(self) -> None:
+    async def open(self, hear: Hear | None = None) -> None:
+        self._hear = hear
         await self._member.open()
 
     async def receive(self) -> EmbeddedDelivery:
@@ -93,6 +100,18 @@ class EmbeddedBroker:
     async def publish(self, response: bytes, reply: ReplyAddress) -> None:
         await self._member.insist(lambda tables: self.put(tables, response, reply))
 
+    async def broadcast(self, body: bytes) -> bool:
+        await self._member.broadcast(self._settings.incoming_queue, body)
+        return True
+
+    def notify(self, body: bytes) -> None:
+        if self.has_progress_queue:
+            self._notices.put(body)
+
+    async def _send_notices(self, bodies: list[bytes]) -> None:
+        queue = self._settings.progress_queue or ""
+        await self._member.run(lambda tables: tables.put_events(queue, bodies, EVENTS_KEPT))
+
     async def stop_receiving(self) -> None:
         if self._ended is None:
             await self._stop_feeding()
@@ -103,6 +122,7 @@ class EmbeddedBroker:
     async def close(self) -> None:
         self._stop(BrokerGaveUp(f"the queue {self._settings.path} is closed"))
         await self._stop_feeding()
+        await self._notices.close()
         await self._member.close()
         if self._tasks:
             await asyncio.wait(self._tasks)
@@ -166,6 +186,16 @@ class EmbeddedBroker:
     def _wake(self) -> None:
         self._may_have_more = True
         self._look.set()
+
+    def _on_word(self) -> None:
+        words = self._member.submit(lambda tables: tables.take_words(self._member.name))
+        words.add_done_callback(self._listen)
+
+    def _listen(self, words: asyncio.Future[list[bytes]]) -> None:
+        if words.cancelled() or words.exception() is not None or self._hear is None:
+            return  # in trouble: they are there at the next tick
+        for word in words.result():
+            self._hear(word)
 
     def _settle(self, row: RequestRow) -> None:
         self._seen.discard(row)

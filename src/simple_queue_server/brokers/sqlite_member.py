@@ -15,7 +15,7 @@ from typing import Final, TypeVar
 import structlog
 
 from simple_queue_server.brokers.local_disk import prepare
-from simple_queue_server.brokers.sqlite_owner import OWNERS, Bell, DeathWatch, OwnersDirectory, be_born
+from simple_queue_server.brokers.sqlite_owner import OWNERS, WORD, Bell, DeathWatch, OwnersDirectory, be_born
 from simple_queue_server.brokers.sqlite_store import Operation, Store
 from simple_queue_server.brokers.sqlite_tables import OwnerRow, Tables
 from simple_queue_server.errors import BrokerError, BrokerGaveUp
@@ -31,12 +31,24 @@ log = structlog.stdlib.get_logger("simple_queue_server")
 
 
 class Member:
-    """Opened once, closed once. ``on_wake`` is called when there may be something new on the queue ``listens``."""
+    """Opened once, closed once. ``on_wake`` is called when there may be something new on the queue ``listens``.
 
-    def __init__(self, settings: EmbeddedSection, *, listens: str | None, on_wake: Callable[[], None]) -> None:
+    A server's member is told of words to all servers by ``on_word``. A client's has none: what is on its private queue
+    are responses.
+    """
+
+    def __init__(
+        self,
+        settings: EmbeddedSection,
+        *,
+        listens: str | None,
+        on_wake: Callable[[], None],
+        on_word: Callable[[], None] | None = None,
+    ) -> None:
         self._settings = settings
         self._listens = listens
         self._on_wake = on_wake
+        self._on_word = on_word
         self._resources = contextlib.AsyncExitStack()
         self._closing = asyncio.Event()
         self._sweep_now = asyncio.Event()
@@ -84,6 +96,10 @@ class Member:
                 raise BrokerGaveUp(f"the queue {self._settings.path} was closed before it could be written")
             delay_s = min(delay_s * 2, LONGEST_DELAY_S)
 
+    async def broadcast(self, queue: str, body: bytes) -> None:
+        """Give a word to every server of ``queue``. Raises BrokerGaveUp."""
+        self._directory.ring(await self.insist(lambda tables: tables.broadcast(queue, body)), WORD)
+
     async def close(self) -> None:
         """Give everything back, and leave nothing behind. Idempotent."""
         self._closing.set()
@@ -103,7 +119,8 @@ class Member:
         resources.callback(Bell(self._directory, self.name, self._rung).close)
         self._watch = DeathWatch(self._sweep_now.set)
         resources.callback(self._watch.close)
-        me = OwnerRow(self.name, os.getpid(), self._listens, self._settings.outgoing_queue)
+        left_responses_go = None if self._on_word else self._settings.outgoing_queue
+        me = OwnerRow(self.name, os.getpid(), self._listens, left_responses_go)
         resources.push_async_callback(self._leave)
         await self._store.run(lambda tables: tables.add_owner(me))
         others = await self._sweep()
@@ -135,7 +152,9 @@ class Member:
     def _rung(self, rung: set[bytes]) -> None:
         if OWNERS in rung:
             self._sweep_now.set()
-        if rung != {OWNERS}:
+        if WORD in rung and self._on_word is not None:
+            self._on_word()
+        if rung - {OWNERS, WORD}:
             self._on_wake()
 
     async def _look_after(self) -> None:
@@ -150,6 +169,8 @@ class Member:
             except (BrokerError, OSError) as error:
                 log.warning("the queue can't be looked after", error=str(error))
             self._on_wake()
+            if self._on_word is not None:
+                self._on_word()
 
     async def _sweep(self) -> set[str]:
         """Reap the dead. Returns the names of the others."""

@@ -23,6 +23,8 @@ QUEUE: Final = b"q"
 """Rung when something was put on a queue that the owner listens to."""
 OWNERS: Final = b"o"
 """Rung when an owner came."""
+WORD: Final = b"w"
+"""Rung when there is a word to all servers."""
 
 
 class OwnersDirectory:

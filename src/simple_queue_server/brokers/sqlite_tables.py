@@ -169,6 +169,30 @@ class Tables:
         )
         self._move_responses("id IN (SELECT value FROM json_each(?))", json.dumps(list(unwanted)), outgoing)
 
+    def broadcast(self, queue: str, body: bytes) -> list[str]:
+        """Put a word on the private queue of each owner that listens to ``queue``. Returns their names."""
+        rows = self._execute(
+            "INSERT INTO responses (queue, body) SELECT name, ? FROM owners WHERE listens = ? RETURNING queue",
+            (body, queue),
+        )
+        return [row[0] for row in rows]
+
+    def take_words(self, owner: str) -> list[bytes]:
+        """Take what was broadcast to a server, the oldest first."""
+        rows = self._execute("DELETE FROM responses WHERE queue = ? RETURNING id, body", (owner,)).fetchall()
+        return [body for _, body in sorted(rows)]
+
+    def put_events(self, queue: str, bodies: Iterable[bytes], keep: int) -> None:
+        """Put events on a queue as responses, and remove the oldest but ``keep``: perhaps nobody reads them."""
+        for body in bodies:
+            self._execute("INSERT INTO responses (queue, body) VALUES (?, ?)", (queue, body))
+        self._execute(
+            "DELETE FROM responses WHERE queue = ? AND id <="
+            " (SELECT id FROM responses WHERE queue = ? ORDER BY id DESC LIMIT 1 OFFSET ?)",
+            (queue, queue, keep),
+        )
+        self.filled.add(queue)
+
     def add_owner(self, owner: OwnerRow) -> None:
         """Make an owner known. From here on it can be given requests and responses."""
         self._execute(

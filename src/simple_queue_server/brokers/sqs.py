@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 
+from simple_queue_server.brokers.base import ReplyAddress
+from simple_queue_server.brokers.notices import Notices
 from simple_queue_server.brokers.sqs_batches import Batcher
 from simple_queue_server.brokers.sqs_dead_letters import set_aside
 from simple_queue_server.brokers.sqs_errors import SqsError
@@ -25,7 +27,7 @@ from simple_queue_server.errors import BrokerGaveUp
 if TYPE_CHECKING:
     from collections.abc import Coroutine
 
-    from simple_queue_server.brokers.base import ReplyAddress
+    from simple_queue_server.brokers.base import Hear
     from simple_queue_server.brokers.sqs_in_hand import Held
     from simple_queue_server.brokers.sqs_link import Queue
     from simple_queue_server.settings import SqsSection
@@ -99,12 +101,17 @@ class SqsBroker:
         )
         self._deletes: Batcher | None = None
         self._taking: asyncio.Task[Any] | None = None
+        self._hear: Hear | None = None
+        self._progress = Outbox(self._link, settings.progress_queue)
+        self._notices = Notices(self._send_notices)
+        self.has_progress_queue: bool = settings.progress_queue is not None
         self._closed = False
         self._broken: BaseException | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
         self._errands: set[asyncio.Task[Any]] = set()
 
-    async def open(self) -> None:
+    async def open(self, hear: Hear | None = None) -> None:
+        self._hear = hear
         await self._link.open()
         try:
             queue = await self._link.patiently(self._incoming_queue, kinds=["away"])
@@ -129,6 +136,19 @@ class SqsBroker:
     async def publish(self, response: bytes, reply: ReplyAddress) -> None:
         await self.outbox.put(response, reply)
 
+    async def broadcast(self, body: bytes) -> bool:
+        """SQS gives a message to one receiver only, so nobody else hears it."""
+        if self._hear is not None:
+            self._hear(body)
+        return False
+
+    def notify(self, body: bytes) -> None:
+        if self.has_progress_queue:
+            self._notices.put(body)
+
+    async def _send_notices(self, bodies: list[bytes]) -> None:
+        await asyncio.gather(*(self._progress.put(body, ReplyAddress()) for body in bodies))
+
     async def stop_receiving(self) -> None:
         """A poll that is under way goes on until :meth:`close`; what it brings goes back at once.
 
@@ -142,6 +162,8 @@ class SqsBroker:
             return
         self._closed = True
         await self.stop_receiving()
+        await self._notices.close()
+        await self._progress.close(CLOSE_GRACE_S)
         await self.outbox.close(CLOSE_GRACE_S)
         if self._deletes is not None:
             await self._deletes.close(CLOSE_GRACE_S)

@@ -1,0 +1,142 @@
+"""Where in rclone's statistics the work of a request shows, and how far it is.
+
+rclone counts by groups. Each call that copies has a group for itself while it runs: the only way to tell one transfer
+from another of the same name.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Iterator
+from contextvars import ContextVar
+from itertools import count
+from typing import Any, Final
+
+import msgspec
+
+from medusa_copier.rclone.errors import RcloneError
+
+FILE_GROUPS: Final = "files-"
+DIRECTORY_GROUPS: Final = "directory-"
+
+
+class Watch:
+    """The work that is done in a ``with`` block, and in tasks begun in it: ``group`` is the call that it is in."""
+
+    def __init__(self) -> None:
+        self.group: str | None = None
+
+    def __enter__(self) -> Watch:
+        self._token = _watch.set(self)
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        _watch.reset(self._token)
+
+
+_watch: ContextVar[Watch | None] = ContextVar("watch", default=None)
+
+
+class Groups:
+    """Names for statistics groups. Those of single files are used again: rclone keeps each that it ever heard of."""
+
+    def __init__(self) -> None:
+        self._free: list[str] = []
+        self._files = count(1)
+        self._directories = count(1)
+
+    @contextlib.contextmanager
+    def file(self) -> Iterator[str]:
+        """A group for one file."""
+        group = self._free.pop() if self._free else f"{FILE_GROUPS}{next(self._files)}"
+        try:
+            with _shown(group):
+                yield group
+        finally:
+            self._free.append(group)
+
+    @contextlib.contextmanager
+    def directory(self) -> Iterator[str]:
+        """A group for one directory, never used again; the caller deletes it."""
+        with _shown(group := f"{DIRECTORY_GROUPS}{next(self._directories)}"):
+            yield group
+
+
+@contextlib.contextmanager
+def _shown(group: str) -> Iterator[None]:
+    watch = _watch.get()
+    if watch is not None:
+        watch.group = group
+    try:
+        yield
+    finally:
+        if watch is not None:
+            watch.group = None
+
+
+class Transfer(msgspec.Struct, frozen=True, rename="camel"):
+    """A file on its way, in rclone's statistics. Sizes in bytes, -1 when unknown; ``eta`` in seconds."""
+
+    bytes: int = 0
+    size: int = -1
+    speed: float = 0
+    eta: float | None = None
+
+
+class GroupStats(msgspec.Struct, frozen=True, rename="camel"):
+    """What rclone says of a group."""
+
+    bytes: int = 0
+    total_bytes: int = 0
+    transfers: int = 0
+    total_transfers: int = 0
+    speed: float = 0
+    eta: float | None = None
+    transferring: list[Transfer] = []
+
+
+Ask = Callable[[list[str]], Awaitable[list[GroupStats]]]
+
+
+class Progress:
+    """Tells how far watched work is. However many ask at the same time, rclone is asked once, by ``ask``."""
+
+    def __init__(self, ask: Ask) -> None:
+        self._ask = ask
+        self._groups: list[str] = []
+        self._asking: asyncio.Task[dict[str, GroupStats]] | None = None
+
+    async def of(self, watch: Watch) -> dict[str, Any] | None:
+        """``bytes``, ``total_bytes``, ``files``, ``total_files``, ``bytes_per_s``, ``eta_s``; None: unknown."""
+        group = watch.group
+        if group is None:
+            return None
+        self._groups.append(group)
+        if self._asking is None:
+            self._asking = asyncio.create_task(self._ask_soon())
+        found = (await asyncio.shield(self._asking)).get(group)
+        return None if found is None or watch.group != group else _figures(group, found)
+
+    async def _ask_soon(self) -> dict[str, GroupStats]:
+        await asyncio.sleep(0)  # all who ask now
+        groups, self._groups, self._asking = self._groups, [], None
+        try:
+            return dict(zip(groups, await self._ask(groups), strict=True))
+        except RcloneError:  # it is being started again, or too busy
+            return {}
+
+
+def _figures(group: str, stats: GroupStats) -> dict[str, Any] | None:
+    if not group.startswith(FILE_GROUPS):
+        files = {"files": stats.transfers, "total_files": stats.total_transfers}
+        return {"bytes": stats.bytes, "total_bytes": stats.total_bytes, **files, **_pace(stats)}
+    if not stats.transferring:
+        return None
+    one = stats.transferring[-1]
+    size = one.size if one.size >= 0 else None
+    return {"bytes": one.bytes, "total_bytes": size, "files": 0, "total_files": 1, **_pace(one)}
+
+
+def _pace(of: GroupStats | Transfer) -> dict[str, Any]:
+    return {"bytes_per_s": round(of.speed), "eta_s": of.eta}

@@ -1,0 +1,109 @@
+"""A request that a server has, from the moment it was taken, and what makes a client's word to cancel it exact.
+
+Cancelling by a client isn't stopping: the one ends with a response, the other gives the request back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, Final, Self
+
+import structlog
+
+from simple_queue_server import messages
+from simple_queue_server.brokers.base import Broker
+from simple_queue_server.custody import Custody
+from simple_queue_server.errors import Failure
+from simple_queue_server.messages import NO_PASS_THROUGH, Request
+
+CANCEL: Final = "cancel"
+"""The name of the action."""
+
+log = structlog.stdlib.get_logger("simple_queue_server")
+
+
+@dataclass(slots=True, eq=False)
+class InFlight:
+    """A request in ``custody``, and the ``task`` that serves it, once there is one."""
+
+    custody: Custody
+    task: asyncio.Task[None] | None = None
+    has_begun: bool = False
+    has_ended: bool = False
+    is_cancelled: bool = False
+
+    def cancel(self) -> bool:
+        """Its client wants it no more. False when that was known, or it is too late: its response is on its way."""
+        if self.is_cancelled or self.has_ended or self.custody.is_answered:
+            return False
+        self.is_cancelled = True
+        if self.task is not None and self.has_begun:  # else it sees at its beginning
+            self.task.cancel()
+        return True
+
+    def is_only_cancelled(self) -> bool:
+        """Whether the CancelledError that was caught is the client's doing, and nobody wants to stop besides."""
+        return self.is_cancelled and self.task is not None and self.task.uncancel() == 0
+
+
+@dataclass(frozen=True, slots=True)
+class Cancellation:
+    """Which requests to cancel: the one with this ``request_id``, or all with this ``pass_through``."""
+
+    request_id: str | None
+    pass_through: str | None
+    """In a form that is the same for equal JSON values."""
+
+    @classmethod
+    def of(cls, parameters: dict[str, Any]) -> Self:
+        """What a request with the action ``cancel`` wants. Raises Failure."""
+        request_id, pass_through = parameters.get("request_id"), parameters.get("pass_through")
+        if (request_id is None) == (pass_through is None):
+            raise Failure("one of the parameters request_id and pass_through is needed, and only one")
+        if request_id is not None and not (isinstance(request_id, str) and request_id):
+            raise Failure("the parameter request_id must be a string that is not empty")
+        if pass_through == json.loads(NO_PASS_THROUGH):
+            raise Failure("an empty pass_through names no request: every request without one has it")
+        return cls(request_id, None if pass_through is None else _canonical(pass_through))
+
+    def means(self, custody: Custody) -> bool:
+        """Whether this request is to be cancelled. Never one that is there to cancel others."""
+        if self.request_id is not None and custody.request_id != self.request_id:
+            return False
+        request = messages.parse_request(custody.body)
+        if not isinstance(request, Request) or request.action == CANCEL:
+            return False
+        return self.pass_through is None or _canonical(request.pass_through) == self.pass_through
+
+
+class Canceller:
+    """Cancels requests of this server, ``in_flight``, and passes the word on to others by the ``broker``."""
+
+    def __init__(self, broker: Broker, in_flight: Callable[[], Iterable[InFlight]]) -> None:
+        self._broker = broker
+        self._in_flight = in_flight
+
+    async def handle(self, request: Request) -> dict[str, Any]:
+        """The action ``cancel``. Raises Failure for one that names no request."""
+        cancelled = self._cancel(Cancellation.of(request.parameters))
+        word = {"action": CANCEL, "parameters": request.parameters}
+        return {"cancelled": cancelled, "passed_on": await self._broker.broadcast(json.dumps(word).encode())}
+
+    def hear(self, word: bytes) -> None:
+        """Do what a server, this one included, or a client says to all servers: a request to cancel."""
+        request = messages.parse_request(word)
+        if isinstance(request, Request) and request.action == CANCEL and isinstance(request.parameters, dict):
+            try:
+                self._cancel(Cancellation.of(request.parameters))
+            except Failure as failure:
+                log.warning("a word to all services can't be understood", reason=failure.message)
+
+    def _cancel(self, which: Cancellation) -> int:
+        return sum(taken.cancel() for taken in self._in_flight() if which.means(taken.custody))
+
+
+def _canonical(value: Any) -> str:
+    return json.dumps(value, sort_keys=True)
