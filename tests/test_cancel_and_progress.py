@@ -102,3 +102,37 @@ async def test_a_long_copy_tells_its_progress_with_growing_bytes(world: World, n
     assert {each["total_bytes"] for each in figures[1:]} == {SIZE}
     assert {each["total_files"] for each in figures[1:]} == {1}
     assert all(each["bytes_per_s"] >= 0 for each in figures)
+
+
+def copy(pass_through: Any) -> bytes:
+    parameters = {"source_root": "src", "source_key": "dir", "target_root": "dst", "target_key": "dir"}
+    return json.dumps({"action": "copy", "parameters": parameters, "pass_through": pass_through}).encode()
+
+
+async def test_the_action_copy_tells_its_progress_with_growing_bytes(world: World) -> None:
+    async with world.client() as client, progress_client(world) as progress:
+        with world.service() as service:
+            await client.send(copy({"ticket": 8}), message_id="one")
+            figures: list[Any] = []
+            while len({each["bytes"] for each in figures}) < 3:
+                event = await response(progress)
+                assert (event["request_id"], event["action"], event["pass_through"]) == ("one", "copy", {"ticket": 8})
+                figures += [event["progress"]] if event["event"] == "progress" else []
+            service.kill()
+    sizes = [each["bytes"] for each in figures]
+    assert sizes == sorted(sizes)
+    assert {each["total_bytes"] for each in figures} == {SIZE}
+    assert {(each["files"], each["total_files"]) for each in figures} == {(0, 1)}
+
+
+async def test_the_action_copy_is_cancelled_by_its_pass_through_and_leaves_nothing(world: World) -> None:
+    async with world.client() as client:
+        with world.service():
+            await client.send(copy({"ticket": 8}))
+            await asyncio.to_thread(eventually, lambda: in_mid_copy(world))
+            with world.service():
+                await client.send(cancel(pass_through={"ticket": 8}))
+                answers = [await response(client) for _ in range(2)]
+    cancelled = next(answer for answer in answers if answer["action"] == "copy")
+    assert (cancelled["status"], cancelled["cancelled"], cancelled["pass_through"]) == ("failure", True, {"ticket": 8})
+    assert not [path for path in world.dst.rglob("*") if path.is_file()]

@@ -44,6 +44,7 @@ def copy(roots: Mapping[str, RootSection], rclone: Rclone, access: Access) -> Ha
         choice = _choice(asked, access.overwrite(asked.target_root, asked.overwrite, explicit="overwrite" in said))
         with Ledger(rclone.run_directory) as ledger:
             work = DirectoryCopy(rclone, source, target, choice, ledger)
+            request.progress(work.progress)
             try:
                 uses = [Use("read", asked.source_root, source), writing, *([listing.use] if listing else [])]
                 async with access.granted(*uses):

@@ -17,6 +17,7 @@ import structlog
 
 from medusa_copier.rclone.errors import RcloneError, RcloneStopped, classify, one_line
 from medusa_copier.rclone.process import FlagValue, end, flag_arguments, spawn
+from medusa_copier.rclone.watch import GroupStats
 
 CHUNK: Final = 64 * 1024
 STOP_PATIENCE_S: Final = 5.0
@@ -25,7 +26,8 @@ STOP_PATIENCE_S: Final = 5.0
 _OURS: Final = frozenset({"verbose", "v", "quiet", "q", "progress", "P", "log-level", "stats", "use-json-log"})
 """Flags that would change what a command writes, or that rclone takes only without ours."""
 
-_FIXED: Final = ("--use-json-log", "--ask-password=false", "--stats=0", "--retries=1", "--dry-run=false")
+_FIXED: Final = ("--use-json-log", "--ask-password=false", "--retries=1", "--dry-run=false")
+_STATS: Final = ("--stats=1s", "--stats-log-level=INFO")
 _FAILED_TO: Final = re.compile(r"Failed to \w+: ")
 
 log = structlog.stdlib.get_logger("medusa_copier.rclone")
@@ -47,6 +49,8 @@ class Entry(msgspec.Struct, frozen=True, rename={"message": "msg", "kind": "obje
     size: int = 0
     source: str = ""
     """Where in rclone's source it is written."""
+    stats: GroupStats | None = None
+    """How far it is, in a line that says nothing else."""
 
     @property
     def is_summary(self) -> bool:
@@ -102,19 +106,22 @@ class Commands:
         *arguments: str,
         lines: TakeLines | None = None,
         entries: TakeEntries | None = None,
+        stats: Callable[[GroupStats], None] | None = None,
         log_level: str = "INFO",
     ) -> Outcome:
-        """Run ``rclone ARGUMENTS`` to its end; ``lines`` gets what it prints, ``entries`` its log.
+        """Run ``rclone ARGUMENTS`` to its end; ``lines`` gets what it prints, ``entries`` its log, ``stats`` how far
+        it is, once a second.
 
         Raises RcloneUnusable when it can't be started.
         """
-        command = [*self._beginning, *arguments, *self._end, f"--log-level={log_level}"]
+        told = _STATS if stats else ("--stats=0",)
+        command = [*self._beginning, *arguments, *self._end, *told, f"--log-level={log_level}"]
         process = await spawn(command, stdout=asyncio.subprocess.PIPE)
         outcome = Outcome(0)
         try:
             async with asyncio.TaskGroup() as readers:
                 readers.create_task(_read(process.stdout, lines or (lambda _: None)))
-                readers.create_task(_read(process.stderr, lambda batch: _take_log(batch, outcome, entries)))
+                readers.create_task(_read(process.stderr, lambda batch: _take_log(batch, outcome, entries, stats)))
             outcome.exit_status = await process.wait()
         except ExceptionGroup as group:
             raise group.exceptions[0] from None
@@ -140,13 +147,19 @@ async def _read(stream: asyncio.StreamReader | None, take: TakeLines) -> None:
         take(batch)
 
 
-def _take_log(batch: list[str], outcome: Outcome, take: TakeEntries | None) -> None:
+def _take_log(
+    batch: list[str], outcome: Outcome, take: TakeEntries | None, stats: Callable[[GroupStats], None] | None
+) -> None:
     entries = []
     for line in batch:
         try:
             entry = _decoder.decode(line)
         except msgspec.MsgspecError:  # before it knows that it is to write JSON
             entry = Entry("critical" if "CRITICAL: " in line or line.startswith("Error: ") else "notice", line)
+        if entry.stats is not None:
+            if stats:
+                stats(entry.stats)
+            continue
         entries.append(entry)
         if entry.level in {"debug", "info"}:
             continue

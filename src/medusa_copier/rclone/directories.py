@@ -6,6 +6,7 @@ import asyncio
 import tempfile
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from typing import Any
 
 from medusa_copier.rclone import outcomes
 from medusa_copier.rclone.choice import PLAIN, Choice
@@ -15,6 +16,7 @@ from medusa_copier.rclone.errors import NotFound, RcloneError, RcloneStopped, Wr
 from medusa_copier.rclone.ledger import FileOutcome, Ledger, Note
 from medusa_copier.rclone.resident import Rclone
 from medusa_copier.rclone.retry import with_retries
+from medusa_copier.rclone.watch import GroupStats, directory_figures
 
 
 class DirectoryCopy:
@@ -29,6 +31,7 @@ class DirectoryCopy:
         self._target = target
         self._choice = choice
         self._ledger = ledger
+        self._stats: GroupStats | None = None
 
     async def run(self, *, again: bool = False) -> None:
         """Copy, and compare if that is chosen. ``again`` says that this was begun before, and may have been cut off.
@@ -61,6 +64,13 @@ class DirectoryCopy:
         if missing := await asyncio.to_thread(self._ledger.count_unhashed):
             raise RcloneError(f"no {kind} could be computed for {missing} files")
         return kind
+
+    async def progress(self) -> dict[str, Any] | None:
+        """How far the copying is, as ``Progress.of`` tells it; None while nothing is copied."""
+        return None if self._stats is None else directory_figures(self._stats)
+
+    def _note_stats(self, stats: GroupStats) -> None:
+        self._stats = stats
 
     async def _hash_types(self, place: Location) -> frozenset[str]:
         return frozenset(await self._rclone.client.hash_types(place.fs))
@@ -106,6 +116,7 @@ class DirectoryCopy:
             *("--combined=-", f"--partial-suffix={partial}", *arguments),
             lines=lambda lines: self._ledger.note(outcomes.combined(lines)),
             entries=reasons.take,
+            stats=self._note_stats,
         )
         if outcomes.SAME_PLACE in outcome.complaint:
             raise WrongKind("source and target are the same place")

@@ -129,13 +129,18 @@ class Progress:
 
 def _figures(group: str, stats: GroupStats) -> dict[str, Any] | None:
     if not group.startswith(FILE_GROUPS):
-        files = {"files": stats.transfers, "total_files": stats.total_transfers}
-        return {"bytes": stats.bytes, "total_bytes": stats.total_bytes, **files, **_pace(stats)}
+        return directory_figures(stats)
     if not stats.transferring:
         return None
     one = stats.transferring[-1]
     size = one.size if one.size >= 0 else None
     return {"bytes": one.bytes, "total_bytes": size, "files": 0, "total_files": 1, **_pace(one)}
+
+
+def directory_figures(stats: GroupStats) -> dict[str, Any]:
+    """What :meth:`Progress.of` tells, of a whole directory."""
+    files = {"files": stats.transfers, "total_files": stats.total_transfers}
+    return {"bytes": stats.bytes, "total_bytes": stats.total_bytes, **files, **_pace(stats)}
 
 
 def _pace(of: GroupStats | Transfer) -> dict[str, Any]:
