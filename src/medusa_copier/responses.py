@@ -41,6 +41,21 @@ class FileCopied(Copied, kw_only=True):
     """Absent when the request said no more than what to copy where."""
 
 
+class CancelOutcome(msgspec.Struct, kw_only=True):
+    """What became of a request to cancel."""
+
+    cancelled: int
+    """How many requests were cancelled in the service that answers."""
+    passed_on: bool
+    """Whether the word was given to all other services too."""
+
+
+class Cancelled(Success, kw_only=True):
+    """A success of cancel."""
+
+    parameters: CancelOutcome
+
+
 class Failure(msgspec.Struct, kw_only=True):
     """The response to a request that failed."""
 
@@ -52,6 +67,8 @@ class Failure(msgspec.Struct, kw_only=True):
     pass_through: Any
     rclone_status: ExitStatus | UnsetType = UNSET
     """Absent when nothing was tried."""
+    cancelled: bool | UnsetType = UNSET
+    """True when a client cancelled the request; absent otherwise."""
 
 
 class InvalidRequest(msgspec.Struct, kw_only=True):
@@ -74,7 +91,7 @@ class Shortened(msgspec.Struct, kw_only=True):
     """Says which fields were left out."""
 
 
-FIELDS: Final[Mapping[str, type[Success]]] = {"copyto": FileCopied}
+FIELDS: Final[Mapping[str, type[Success]]] = {"copyto": FileCopied, "cancel": Cancelled}
 """What the success of an action has beside the standard fields; :class:`Success` when the action isn't in here."""
 
 STANDARD_RESPONSES: Final = (Failure, InvalidRequest, Shortened)

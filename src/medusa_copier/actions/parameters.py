@@ -119,5 +119,14 @@ def _kind(names: str) -> str:
     return " or ".join(dict.fromkeys(kinds.get(part, part) for part in parts if part != "null" or len(parts) == 1))
 
 
-ACTIONS: Final[Mapping[str, type[msgspec.Struct]]] = {"copyto": CopytoParameters}
+class CancelParameters(msgspec.Struct, frozen=True, kw_only=True):
+    """Cancel requests: exactly one of the two. The action is the server's own."""
+
+    request_id: str | msgspec.UnsetType = msgspec.UNSET
+    """The message id of the request, else its correlation id."""
+    pass_through: Any = msgspec.UNSET
+    """Any JSON value but {}: the requests whose pass_through equals it."""
+
+
+ACTIONS: Final[Mapping[str, type[msgspec.Struct]]] = {"copyto": CopytoParameters, "cancel": CancelParameters}
 """Every action and its parameters."""
