@@ -61,6 +61,7 @@ def fill(world: storage.Places) -> None:
     (world.src / "link to dir").symlink_to("dir")
     (world.src / "link to file").symlink_to("a.txt")
     (world.dst / "isdir").mkdir()
+    (world.dst / "isdir/file").write_text("there")
     (world.dst / "isfile").write_text("in the way")
     (world.bucket / "pre").mkdir()
     (world.bucket / "pre/object").write_text("from S3")
@@ -97,6 +98,8 @@ SITUATIONS = {
     "nothing": Situation("src:missing", "dst:x", 3),
     "nothing on S3": Situation("bucket:missing", "dst:x", 0, ours=3),
     "nothing on S3 below a prefix": Situation("bucket:pre/missing", "dst:x", 0, ours=3),
+    "nothing on S3 to where a directory is": Situation("bucket:missing", "dst:isdir", 0, ours=3),
+    "nothing to where a directory is": Situation("src:missing", "dst:isdir", 3),
     "nothing in a missing bucket": Situation("storage:nobucket/missing", "dst:x", 3),
     "nothing to where a file is": Situation("src:missing", "dst:isfile", 1, ours=3),
     "nothing onto itself": Situation("src:missing", "src:missing", 0, ours=3),

@@ -35,6 +35,7 @@ TEMPORARY_OTHER = [
     s3(400, "RequestTimeout: Your socket connection was not read from in time"),
     "googleapi: Error 403: User Rate Limit Exceeded., userRateLimitExceeded",
     "failed to stat: HTTP Error: 503 Service Unavailable",
+    "Update mkParentDir failed: Locked: 423 Locked",
     "corrupted on transfer: md5 hashes differ",
     "can't copy - source file is being updated (size changed from 1 to 2)",
     "something that nobody has seen before",

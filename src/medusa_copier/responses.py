@@ -56,6 +56,49 @@ class Cancelled(Success, kw_only=True):
     parameters: CancelOutcome
 
 
+class Files(msgspec.Struct):
+    """A count of files."""
+
+    files: int
+
+
+class CopiedFiles(Files, kw_only=True):
+    """A count of files, and their size in all."""
+
+    bytes: int
+
+
+class FailedFile(msgspec.Struct):
+    """A file that was not copied."""
+
+    key: str
+    """Its path below the source's."""
+    reason: str | None
+
+
+class FailedFiles(Files, kw_only=True):
+    """A count of the files that failed, and the first of them."""
+
+    first: list[FailedFile]
+
+
+class VerifiedFiles(Files, kw_only=True):
+    """How many files were compared after the copy, and how."""
+
+    method: Literal["checksum", "download"]
+    hash: str | None
+    """The type of the hash."""
+
+
+class DirectoryCopied(Copied, kw_only=True):
+    """A success of the action copy."""
+
+    copied: CopiedFiles
+    unchanged: Files
+    failed: FailedFiles
+    verified: VerifiedFiles | UnsetType = UNSET
+
+
 class Failure(msgspec.Struct, kw_only=True):
     """The response to a request that failed."""
 
@@ -69,6 +112,10 @@ class Failure(msgspec.Struct, kw_only=True):
     """Absent when nothing was tried."""
     cancelled: bool | UnsetType = UNSET
     """True when a client cancelled the request; absent otherwise."""
+    copied: CopiedFiles | UnsetType = UNSET
+    unchanged: Files | UnsetType = UNSET
+    failed: FailedFiles | UnsetType = UNSET
+    verified: VerifiedFiles | UnsetType = UNSET
 
 
 class InvalidRequest(msgspec.Struct, kw_only=True):
@@ -91,7 +138,11 @@ class Shortened(msgspec.Struct, kw_only=True):
     """Says which fields were left out."""
 
 
-FIELDS: Final[Mapping[str, type[Success]]] = {"copyto": FileCopied, "cancel": Cancelled}
+FIELDS: Final[Mapping[str, type[Success]]] = {
+    "copyto": FileCopied,
+    "copy": DirectoryCopied,
+    "cancel": Cancelled,
+}
 """What the success of an action has beside the standard fields; :class:`Success` when the action isn't in here."""
 
 STANDARD_RESPONSES: Final = (Failure, InvalidRequest, Shortened)

@@ -9,12 +9,15 @@ from medusa_copier.settings import RootSection
 from simple_queue_server import Failure
 
 
-def locate(roots: Mapping[str, RootSection], root: str, key: str, side: str) -> Location:
-    """The place that a request's ``{side}_root`` and ``{side}_key`` name; ``side`` is ``source`` or ``target``."""
+def locate(roots: Mapping[str, RootSection], root: str, key: str, side: str, *, is_root: bool = False) -> Location:
+    """The place that a request's ``{side}_root`` and ``{side}_key`` name; ``side`` is ``source`` or ``target``.
+
+    ``is_root`` says that the place is the root itself, and ``key`` means nothing.
+    """
     if root not in roots:
         known = ", ".join(sorted(roots))
         raise Failure(f"Unrecognized root was provided: {side}_root {root!r} is not configured; known: {known}")
-    return Location(roots[root].fs, clean_key(key, f"{side}_key"))
+    return Location(roots[root].fs, "" if is_root else clean_key(key, f"{side}_key"))
 
 
 def clean_key(key: str, parameter: str) -> str:
@@ -31,6 +34,11 @@ def clean_key(key: str, parameter: str) -> str:
     if ".." in segments:
         raise Failure(f"{parameter} {key!r} contains a '..' segment; write the key from the root down")
     return "/".join(segments)
+
+
+def is_empty(key: str) -> bool:
+    """Whether a key names the root itself: ``""``, ``/``, ``.``."""
+    return all(segment in {"", "."} for segment in key.split("/"))
 
 
 def shown(root: str, key: str) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 import structlog
 
 from medusa_copier.access import Access
+from medusa_copier.actions.copy import copy
 from medusa_copier.actions.copyto import copyto
 from medusa_copier.actions.watched import watched
 from medusa_copier.rclone.resident import Rclone
@@ -30,6 +31,7 @@ async def serve(settings: CopierSettings) -> None:
         server = Server(settings)
         access = Access(settings.roots, rclone, threads=settings.server.max_in_flight)
         server.action("copyto")(watched(copyto(settings.roots, rclone, access), rclone))
+        server.action("copy")(copy(settings.roots, rclone, access))
         await server.serve()
 
 

@@ -65,6 +65,42 @@ class CopytoParameters(msgspec.Struct, frozen=True, kw_only=True):
     """What the source and the target must be."""
 
 
+class ManifestParameters(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a listing of the files is put, and how it is written."""
+
+    root: str
+    """The name of a root of the configuration."""
+    key: str
+    """The path of the file below it."""
+    format: Literal["jsonl", "bagit-md5", "bagit-sha256"] = "jsonl"
+    """A JSON object a line, or the payload manifest of a BagIt bag."""
+
+
+class CopyParameters(msgspec.Struct, frozen=True, kw_only=True):
+    """Copy what is in a directory."""
+
+    source_root: str
+    """The name of a root of the configuration."""
+    source_key: str = ""
+    """A directory below it; empty for the root itself."""
+    target_root: str
+    """The same, or the name of another root."""
+    target_key: str = ""
+    """A directory below it; empty for the root itself."""
+    include: list[Annotated[str, Meta(min_length=1)]] = []
+    """Only files that match one of these, in rclone's filter syntax."""
+    exclude: list[Annotated[str, Meta(min_length=1)]] = []
+    """No file that matches one of these."""
+    max_depth: Annotated[int, Meta(ge=1)] | None = None
+    """How many levels; 1 is the files of the directory alone."""
+    overwrite: Overwrite = "if_different"
+    """Whether content that is at the target already is copied over."""
+    verify: Verify = "default"
+    """How it is made sure that the target holds what the source holds."""
+    manifest: ManifestParameters | None = None
+    """Where a listing of the files is put."""
+
+
 def decode(parameters: Mapping[str, Any], wanted: type[T]) -> T:
     """The parameters of a request as a ``wanted``. Raises Failure naming the parameter and what it must be.
 
@@ -128,5 +164,9 @@ class CancelParameters(msgspec.Struct, frozen=True, kw_only=True):
     """Any JSON value but {}: the requests whose pass_through equals it."""
 
 
-ACTIONS: Final[Mapping[str, type[msgspec.Struct]]] = {"copyto": CopytoParameters, "cancel": CancelParameters}
+ACTIONS: Final[Mapping[str, type[msgspec.Struct]]] = {
+    "copyto": CopytoParameters,
+    "copy": CopyParameters,
+    "cancel": CancelParameters,
+}
 """Every action and its parameters."""

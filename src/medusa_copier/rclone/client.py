@@ -43,9 +43,11 @@ _SPELLING: Final = _CONTROLS | {ord(symbol): "\u201b" + symbol for symbol in _CO
 """rclone writes a control character as its symbol (``␊``), and quotes a symbol that is really there. Unless they
 are spelled so it finds nothing in an S3 prefix with the one, and another file for the other."""
 
+_SPOKEN: Final = {symbol: chr(code) for code, symbol in _CONTROLS.items()}
+_SPELT: Final = re.compile("\u201b?[" + "".join(_SPOKEN) + "]")
 
 _PARTIAL: Final = re.compile(r"(?P<name>.*)\.[0-9a-f]{8}\.[0-9a-f]{7}\.partial", re.DOTALL)
-"""A file in the making: the target's name, a checksum by rclone, and what _own_partial made up."""
+"""A file in the making: the target's name, a checksum by rclone, and what own_partial made up."""
 LONGEST_WHOLE_NAME: Final = 150
 """Of a longer name rclone takes only the beginning for the partial file."""
 
@@ -125,7 +127,8 @@ class _StatsBatch(msgspec.Struct):
 
 class _Stats(msgspec.Struct, rename="camel"):
     errors: int = 0
-    listed: int = 0
+    transfers: int = 0
+    checks: int = 0
     last_error: str = ""
 
 
@@ -188,7 +191,7 @@ class Client:
             "srcRemote": source.remote,
             "dstFs": target.fs,
             "dstRemote": target.remote,
-            "_config": _own_partial() | ({"IgnoreTimes": True} if always else {}),
+            "_config": {"PartialSuffix": own_partial()} | ({"IgnoreTimes": True} if always else {}),
         }
         with self._groups.file() as group:
             await self._copy("operations/copyfile", arguments, group)
@@ -199,13 +202,17 @@ class Client:
         Empty directories aren't made at the target, as with the rclone command. Raises NotFound when there is
         no such directory, WrongKind when either place is a file.
         """
-        arguments = {"srcFs": source.joined, "dstFs": target.joined, "_config": _own_partial()}
+        config = {"PartialSuffix": own_partial()}
+        arguments = {"srcFs": source.joined, "dstFs": target.joined, "_config": config}
+        there = None
         try:
             with self._groups.directory() as group:
                 await self._copy("sync/copy", arguments, group)
             stats = await self._stats(group)
         except NotFound as error:
-            if (await self._stats(group)).listed:  # so it is there, and what went away was something in it
+            with suppress(RcloneError):
+                there = await self.stat(source)
+            if there:  # so what went away was something in it
                 raise RcloneError(error.reason, exit_status=error.exit_status, transient=True) from None
             raise
         finally:
@@ -213,7 +220,7 @@ class Client:
                 await self._rc.call("core/stats-delete", {"group": group}, timeout_s=QUICK_S)
         if stats.errors:
             raise classify(stats.last_error or f"{stats.errors} errors while copying the directory")
-        if not stats.listed:
+        if not (stats.transfers or stats.checks):
             await self._require_directory(source, target)
 
     async def sweep(self, target: Location) -> None:
@@ -257,6 +264,20 @@ class Client:
         if not info.features.is_local:
             return None
         return "." if info.root == RCLONES_DOT else info.root
+
+    async def is_bucket(self, location: Location) -> bool:
+        """Whether ``location`` is a whole bucket, or all of them."""
+        return await self._depth_in_buckets(location) in {0, 1}
+
+    async def is_bare_prefix(self, location: Location) -> bool:
+        """Whether ``location`` is in a bucket, and so is there only as long as there is something in it."""
+        return await self._depth_in_buckets(location) > 1
+
+    async def _depth_in_buckets(self, location: Location) -> int:
+        """How many names lead to ``location``, that of the bucket included; -1 where there are no buckets."""
+        info = await self._fs_info(location.fs)
+        path = posixpath.join(info.root, location.path).strip("/")
+        return len([name for name in path.split("/") if name]) if info.features.bucket_based else -1
 
     async def check_root(self, fs: str) -> None:
         """List ``fs`` once. Raises NotFound when it doesn't exist, RcloneError when it can't be reached."""
@@ -357,14 +378,19 @@ def _explained(no_file: RcloneError, no_directory: RcloneError) -> RcloneError:
     return no_file
 
 
-def _own_partial() -> dict[str, str | bool]:
-    """Options of a call by which its partial files are its own.
+def own_partial() -> str:
+    """A suffix by which the partial files of a call are its own.
 
     rclone's own name for them depends on the source only. Two copies of it to one target, by two services that a
     broker gave the same request, would write into one file: the first to be done would rename it to the target
     while the other still wrote, and answer success for a file with holes. At most 16 characters are allowed.
     """
-    return {"PartialSuffix": f".{secrets.token_hex(4)[:7]}.partial"}
+    return f".{secrets.token_hex(4)[:7]}.partial"
+
+
+def spoken(remote: str) -> str:
+    """A path as it is stored, from rclone's spelling of it."""
+    return _SPELT.sub(lambda match: _SPOKEN.get(match[0], match[0][-1]), remote)
 
 
 def _is_partial_of(name: str, partial: str) -> bool:

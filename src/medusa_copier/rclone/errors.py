@@ -121,7 +121,7 @@ def _may_pass(text: str) -> bool:
         return True
     if status := _HTTP_STATUS.search(text):
         code = int(status[1])
-        return code in {408, 425, 429} or (code >= 500 and code not in {501, 505, 507})
+        return code in {408, 423, 425, 429} or (code >= 500 and code not in {501, 505, 507})
     return not _PERMANENT.search(text)
 
 

@@ -69,8 +69,9 @@ def _argument(flag: str, value: bool | float | str) -> str:
     return f"--{flag}={'false' if value is False else value}"
 
 
-async def spawn(command: Sequence[str]) -> asyncio.subprocess.Process:
-    """Start ``command`` with a pipe for stderr and nothing else. It dies when this process does (Linux).
+async def spawn(command: Sequence[str], *, stdout: int = asyncio.subprocess.DEVNULL) -> asyncio.subprocess.Process:
+    """Start ``command`` with a pipe for stderr, and nothing else unless ``stdout`` is PIPE. It dies when this
+    process does (Linux).
 
     It gets a process group of its own, so that Ctrl-C in the terminal doesn't reach it. The kernel watches
     the thread that starts it: call this from one that lives as long as the service, best the main one.
@@ -82,7 +83,7 @@ async def spawn(command: Sequence[str]) -> asyncio.subprocess.Process:
         return await asyncio.create_subprocess_exec(
             *command,
             stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.DEVNULL,
+            stdout=stdout,
             stderr=asyncio.subprocess.PIPE,
             env=environment,
             start_new_session=True,

@@ -13,6 +13,7 @@ import structlog
 
 from medusa_copier.rclone.binary import find_binary
 from medusa_copier.rclone.client import Client, Location
+from medusa_copier.rclone.commands import Commands
 from medusa_copier.rclone.daemon import Daemon
 from medusa_copier.rclone.errors import NotFound, RcloneError, RcloneStopped, WrongKind
 from medusa_copier.rclone.process import FlagValue
@@ -47,14 +48,14 @@ class Rclone:
         self._binary = binary
         self._config = config
         self._flags = flags
-        self._attempts = attempts
-        self._run_directory = run_directory
+        self.attempts = attempts
+        self.run_directory = run_directory
         self._progress = Progress(self._group_stats)
         self._targets: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def __aenter__(self) -> Self:
         self.path = await find_binary(self._binary)
-        self._daemon = Daemon(self.path, config=self._config, flags=self._flags, run_directory=self._run_directory)
+        self._daemon = Daemon(self.path, config=self._config, flags=self._flags, run_directory=self.run_directory)
         await self._daemon.start()
         return self
 
@@ -74,7 +75,16 @@ class Rclone:
         async def look() -> str | None:
             return await self.client.local_directory(fs)
 
-        return await with_retries(look, attempts=self._attempts, daemon_ready=self._daemon.ready)
+        return await with_retries(look, attempts=self.attempts, daemon_ready=self.ready)
+
+    @property
+    def commands(self) -> Commands:
+        """rclone's commands, each a process of its own, with the configuration and the flags of this one."""
+        return Commands(self.path, config=self._config, flags=self._flags or {})
+
+    async def ready(self) -> None:
+        """Return when the resident rclone answers."""
+        await self._daemon.ready()
 
     async def copyto(
         self,
@@ -108,10 +118,10 @@ class Rclone:
                 raise
 
         try:
-            return await with_retries(copy, attempts=self._attempts, daemon_ready=self._daemon.ready)
+            return await with_retries(copy, attempts=self.attempts, daemon_ready=self.ready)
         finally:
             if cut_off:
-                await self._sweep(target)
+                await self.sweep(target)
 
     async def progress(self, watch: Watch) -> dict[str, Any] | None:
         """How far the work in ``watch`` is: see :meth:`Progress.of`. Never raises for what rclone does."""
@@ -125,7 +135,8 @@ class Rclone:
         async with self._targets.setdefault(target.joined, asyncio.Lock()):
             return await copy_proven(self.client, source, target, terms)
 
-    async def _sweep(self, target: Location) -> None:
+    async def sweep(self, target: Location) -> None:
+        """Remove what copies to ``target`` left when they were cut off; when that fails, log it."""
         try:
             async with asyncio.timeout(SWEEP_S):
                 await self.client.sweep(target)

@@ -1,0 +1,156 @@
+"""The action ``copy``: what is in a directory, by rclone's own engine, with an account of each file."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from medusa_copier import manifest
+from medusa_copier.access import Access, Use
+from medusa_copier.actions.parameters import CopyParameters, ManifestParameters, Overwrite, decode, given
+from medusa_copier.rclone.choice import Choice
+from medusa_copier.rclone.client import Location, spoken
+from medusa_copier.rclone.commands import BadFilter
+from medusa_copier.rclone.directories import DirectoryCopy
+from medusa_copier.rclone.errors import OTHER_ERROR, NotFound, RcloneError, classify
+from medusa_copier.rclone.ledger import FileOutcome, Ledger
+from medusa_copier.rclone.proven import Terms
+from medusa_copier.rclone.resident import Rclone
+from medusa_copier.roots import is_empty, locate, shown
+from medusa_copier.settings import RootSection
+from simple_queue_server import Failure, Handler, Request, Success
+
+FIRST_FAILED: Final = 10
+"""How many of the files that failed a response names."""
+
+
+def copy(roots: Mapping[str, RootSection], rclone: Rclone, access: Access) -> Handler:
+    """The handler: copies what is in the source directory into the target directory.
+
+    Every response after the copy was begun has ``rclone_status`` and the counts ``copied``, ``unchanged`` and
+    ``failed``, and ``verified`` when source and target were compared.
+    """
+
+    async def handle(request: Request) -> Success:
+        asked = decode(request.parameters, CopyParameters)
+        said = given(request.parameters, CopyParameters)
+        source = _directory(roots, asked.source_root, asked.source_key, "source")
+        target = _directory(roots, asked.target_root, asked.target_key, "target")
+        writing = Use("write", asked.target_root, target)
+        listing = _listing(roots, asked, access)
+        choice = _choice(asked, access.overwrite(asked.target_root, asked.overwrite, explicit="overwrite" in said))
+        with Ledger(rclone.run_directory) as ledger:
+            work = DirectoryCopy(rclone, source, target, choice, ledger)
+            try:
+                uses = [Use("read", asked.source_root, source), writing, *([listing.use] if listing else [])]
+                async with access.granted(*uses):
+                    await access.refuse_links_below(writing)
+                    await work.run(again=request.attempt > 1)
+                    await _note_manifest(rclone, work, ledger, listing)
+            except RcloneError as error:
+                account = await asyncio.to_thread(_account, ledger, asked)
+                raise Failure(_message(asked, error), rclone_status=error.exit_status, **account) from None
+            account = await asyncio.to_thread(_account, ledger, asked)
+            if account["failed"]["files"]:
+                raise Failure(_partly(asked, account), rclone_status=_exit_status(ledger), **account)
+        return Success(said, {"rclone_status": 0, **account})
+
+    return handle
+
+
+class _Listing(NamedTuple):
+    """Where the manifest goes, how it is written, and whether it may replace one."""
+
+    use: Use
+    asked: ManifestParameters
+    terms: Terms
+
+
+def _listing(roots: Mapping[str, RootSection], asked: CopyParameters, access: Access) -> _Listing | None:
+    if asked.manifest is None:
+        return None
+    place = locate(roots, asked.manifest.root, asked.manifest.key, "manifest")
+    always: Overwrite = "always"
+    overwrite = access.overwrite(asked.manifest.root, always, explicit=False)
+    return _Listing(Use("write", asked.manifest.root, place), asked.manifest, Terms(overwrite=overwrite))
+
+
+def _directory(roots: Mapping[str, RootSection], root: str, key: str, side: str) -> Location:
+    return locate(roots, root, key, side, is_root=is_empty(key))
+
+
+def _choice(asked: CopyParameters, overwrite: Overwrite) -> Choice:
+    return Choice(
+        include=tuple(asked.include),
+        exclude=tuple(asked.exclude),
+        max_depth=asked.max_depth,
+        overwrite=overwrite,
+        verify=asked.verify,
+    )
+
+
+def _account(ledger: Ledger, asked: CopyParameters) -> dict[str, Any]:
+    """The counts of a response."""
+    first = [{"key": spoken(row.path), "reason": row.reason} for row in ledger.first_failed(FIRST_FAILED)]
+    account: dict[str, Any] = {
+        "copied": {"files": ledger.count(FileOutcome.COPIED), "bytes": ledger.count_bytes(FileOutcome.COPIED)},
+        "unchanged": {"files": ledger.count(FileOutcome.UNCHANGED)},
+        "failed": {"files": ledger.count(FileOutcome.FAILED), "first": first},
+    }
+    if asked.verify != "default":
+        verified = {"method": asked.verify, "hash": ledger.hash_kind, "files": ledger.count_verified()}
+        account["verified"] = verified
+    return account
+
+
+def _what(asked: CopyParameters) -> str:
+    return f"{shown(asked.source_root, asked.source_key)} to {shown(asked.target_root, asked.target_key)}"
+
+
+def _message(asked: CopyParameters, error: RcloneError) -> str:
+    if isinstance(error, BadFilter):
+        filters = {"include": asked.include, "exclude": asked.exclude}
+        named = [name for name, patterns in filters.items() if any(pattern in error.reason for pattern in patterns)]
+        return f"the parameter {' or '.join(named or filters)} is no filter that rclone can read: {error.reason}"
+    reason = f"the source does not exist ({error})" if isinstance(error, NotFound) else error.reason
+    return f"Copying {_what(asked)} failed: {reason}"
+
+
+def _partly(asked: CopyParameters, account: Mapping[str, Any]) -> str:
+    failed, first = account["failed"]["files"], account["failed"]["first"][0]
+    arrived = account["copied"]["files"] + account["unchanged"]["files"]
+    example = f"{shown(asked.target_root, first['key'])}: {first['reason']}"
+    return f"Copying {_what(asked)} failed for {failed} of {failed + arrived} files; the first one is {example}"
+
+
+def _exit_status(ledger: Ledger) -> int:
+    """That of the first failure; a file that vanished is no missing source."""
+    error = classify(ledger.first_failed(1)[0].reason or "")
+    return OTHER_ERROR if isinstance(error, NotFound) else error.exit_status
+
+
+async def _note_manifest(rclone: Rclone, work: DirectoryCopy, ledger: Ledger, listing: _Listing | None) -> None:
+    """Write the manifest that was asked for. That of a bag is not written when files are missing."""
+    if listing is None or (listing.asked.format != "jsonl" and ledger.count(FileOutcome.FAILED)):
+        return
+    kind = await work.describe(manifest.hash_kind(listing.asked.format))
+    run_directory = (rclone.run_directory or Path(tempfile.gettempdir())).absolute()
+    with tempfile.TemporaryDirectory(dir=run_directory, prefix="manifest-") as directory:
+        path = Path(directory) / "manifest"
+        await asyncio.to_thread(_write, path, ledger, listing.asked.format, kind)
+        written = Location(str(run_directory), str(path.relative_to(run_directory)))
+        try:
+            await rclone.copyto(written, listing.use.location, terms=listing.terms)
+        except RcloneError as error:
+            where = shown(listing.asked.root, listing.asked.key)
+            raise RcloneError(
+                f"the manifest {where} could not be written: {error.reason}", exit_status=error.exit_status
+            ) from None
+
+
+def _write(path: Path, ledger: Ledger, layout: manifest.Format, kind: str) -> None:
+    with path.open("wb") as file:
+        file.writelines(manifest.lines(ledger.rows(), layout, kind))

@@ -1,0 +1,41 @@
+"""A listing of the files of a directory copy, as JSON lines or as the payload manifest of a BagIt bag."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Literal, TypeAlias
+
+import msgspec
+
+from medusa_copier.rclone.client import spoken
+from medusa_copier.rclone.ledger import Row
+
+Format: TypeAlias = Literal["jsonl", "bagit-md5", "bagit-sha256"]
+
+_ENCODED = str.maketrans({"%": "%25", "\n": "%0A", "\r": "%0D"})
+
+
+def hash_kind(layout: Format) -> str | None:
+    """The checksum that a format prescribes; None for any."""
+    return layout.removeprefix("bagit-") if layout.startswith("bagit-") else None
+
+
+def lines(rows: Iterable[Row], layout: Format, kind: str) -> Iterator[bytes]:
+    """The lines of the manifest, ends included; ``kind`` says which checksum the rows have."""
+    for row in rows:
+        yield (_json_line(row, kind) if layout == "jsonl" else _bagit_line(row)) + b"\n"
+
+
+def _json_line(row: Row, kind: str) -> bytes:
+    entry = {
+        "path": spoken(row.path),
+        "size": row.size,
+        "hash": {kind: row.hash} if row.hash else None,
+        "outcome": row.outcome.name.lower(),
+    }
+    return msgspec.json.encode(entry | ({"reason": row.reason} if row.reason else {}))
+
+
+def _bagit_line(row: Row) -> bytes:
+    """RFC 8493, section 2.1.3: line breaks and the percent sign are encoded, and nothing else."""
+    return f"{row.hash}  data/{spoken(row.path).translate(_ENCODED)}".encode()

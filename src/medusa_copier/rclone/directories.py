@@ -1,0 +1,227 @@
+"""Copy a directory by rclone's own engine, compare it, describe it; what became of each file goes into a ledger."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+
+from medusa_copier.rclone import outcomes
+from medusa_copier.rclone.choice import PLAIN, Choice
+from medusa_copier.rclone.client import Location, own_partial
+from medusa_copier.rclone.commands import Entry, Outcome
+from medusa_copier.rclone.errors import NotFound, RcloneError, RcloneStopped, WrongKind, classify, one_line
+from medusa_copier.rclone.ledger import FileOutcome, Ledger, Note
+from medusa_copier.rclone.resident import Rclone
+from medusa_copier.rclone.retry import with_retries
+
+
+class DirectoryCopy:
+    """``await DirectoryCopy(rclone, source, target, choice, ledger).run()``, and then ``describe``.
+
+    Both raise RcloneError for what concerns all files; the ledger has what became of each, even then.
+    """
+
+    def __init__(self, rclone: Rclone, source: Location, target: Location, choice: Choice, ledger: Ledger) -> None:
+        self._rclone = rclone
+        self._source = source
+        self._target = target
+        self._choice = choice
+        self._ledger = ledger
+
+    async def run(self, *, again: bool = False) -> None:
+        """Copy, and compare if that is chosen. ``again`` says that this was begun before, and may have been cut off.
+
+        Raises NotFound when there is no source, WrongKind when a file is in its place, BadFilter.
+        """
+        await self._with_retries(self._look_first)
+        await self._copy_all(again=again)
+        await asyncio.to_thread(self._ledger.fail_pending, "rclone did not say what became of it")
+        if not await asyncio.to_thread(self._ledger.count_arrived):
+            if not await asyncio.to_thread(self._ledger.count, FileOutcome.FAILED):
+                await self._with_retries(self._require_source)
+            return
+        if self._choice.verify != "default":
+            await self._verify()
+
+    async def describe(self, kind: str | None) -> str:
+        """Put each file's size and ``kind`` of hash into the ledger; returns the kind. Any kind will do for None."""
+        await self._list_sizes()
+        verified_by = self._ledger.hash_kind
+        if verified_by and kind in {None, verified_by}:
+            return verified_by
+        await asyncio.to_thread(self._ledger.forget_hashes)
+        known = await self._hash_types(self._source)
+        kind = kind or ("md5" if "md5" in known else min(known, default="md5"))
+        if kind in known:
+            await self._sum(kind)
+        if await asyncio.to_thread(self._ledger.count_unhashed):
+            await self._sum(kind, "--download")
+        if missing := await asyncio.to_thread(self._ledger.count_unhashed):
+            raise RcloneError(f"no {kind} could be computed for {missing} files")
+        return kind
+
+    async def _hash_types(self, place: Location) -> frozenset[str]:
+        return frozenset(await self._rclone.client.hash_types(place.fs))
+
+    async def _look_first(self) -> None:
+        if self._choice.verify == "checksum":
+            here, there = [await self._hash_types(place) for place in (self._source, self._target)]
+            if not here & there:
+                has = f"the source has {_shown(here)}, the target {_shown(there)}"
+                raise RcloneError(f"verify checksum: source and target share no kind of hash ({has}); use download")
+        client = self._rclone.client
+        if not self._source.path or await client.is_bucket(self._source):
+            return
+        if await client.stat(self._source, files_only=True):
+            raise WrongKind("the source is a file; the action copyto copies files")
+
+    async def _copy_all(self, *, again: bool) -> None:
+        cut_off = again
+
+        async def copy() -> None:
+            nonlocal cut_off
+            try:
+                await asyncio.to_thread(self._ledger.begin_again)
+                await self._copy(*self._choice.filters, *self._choice.comparison)
+            except RcloneStopped:
+                cut_off = True
+                raise
+
+        try:
+            await self._with_retries(copy)
+        except _FilesFailed:
+            pass
+        finally:
+            if cut_off:
+                await self._rclone.sweep(self._target)
+
+    async def _copy(self, *arguments: str) -> None:
+        partial = own_partial()
+        reasons = outcomes.Reasons(self._ledger, partial)
+        outcome = await self._rclone.commands.run(
+            "copy",
+            *(self._source.joined, self._target.joined),
+            *("--combined=-", f"--partial-suffix={partial}", *arguments),
+            lines=lambda lines: self._ledger.note(outcomes.combined(lines)),
+            entries=reasons.take,
+        )
+        if outcomes.SAME_PLACE in outcome.complaint:
+            raise WrongKind("source and target are the same place")
+        await asyncio.to_thread(self._raise_for, outcome, of_failed=True)
+
+    def _raise_for(self, outcome: Outcome, *, of_failed: bool) -> None:
+        """Raise unless all that went wrong is files that won't come right by another try."""
+        if outcome.exit_status == 0 and not outcome.complaint:
+            return
+        if outcome.exit_status < 0 or outcome.complaint or not any(self._ledger.reasons(of_failed=True)):
+            raise outcome.error()
+        for reason in self._ledger.reasons(of_failed=of_failed):
+            if not outcomes.LASTING.search(reason) and (error := classify(reason)).transient:
+                raise _FilesFailed(error.reason, exit_status=error.exit_status, transient=True)
+
+    async def _verify(self) -> None:
+        compare = f"--{self._choice.verify}" if self._choice.verify == "download" else "--checksum"
+        await self._compare_all(compare)
+        if self._choice.verify == "download" and self._choice.overwrite != "never":
+            await self._repair()
+        reason = f"{self._choice.verify} verification did not find source and target the same"
+        if self._choice.verify == "checksum":
+            reason = "source or target has no hash of this file; use verify: download"
+        await asyncio.to_thread(self._ledger.fail_pending, "it appeared while the directory was copied")
+        await asyncio.to_thread(self._ledger.fail_unverified, reason)
+
+    async def _compare_all(self, compare: str) -> None:
+        async def check() -> None:
+            await asyncio.to_thread(self._ledger.forget_reasons)
+            await self._check(compare, *self._choice.filters)
+
+        with suppress(_FilesFailed):
+            await self._with_retries(check)
+
+    async def _repair(self) -> None:
+        """Copy what differs although size and time say otherwise, and compare it once more."""
+        with tempfile.NamedTemporaryFile("w", dir=self._rclone.run_directory, prefix="differing-") as names:
+            names.writelines(f"{path}\n" for path in self._ledger.differing())
+            names.flush()
+            if not names.tell():
+                return
+            self._ledger.begin_differing()
+            only = f"--files-from-raw={names.name}"
+            with suppress(_FilesFailed):
+                await self._copy(only, *PLAIN, "--ignore-times")
+            with suppress(_FilesFailed):
+                await self._check("--download", only)
+
+    async def _check(self, *arguments: str) -> None:
+        """Note which files are the same at source and target."""
+        outcome = await self._rclone.commands.run(
+            "check",
+            *(self._source.joined, self._target.joined, "--one-way", "--combined=-", *PLAIN, *arguments),
+            lines=self._take_compared,
+            entries=self._take_hashes,
+            log_level="DEBUG",
+        )
+        await asyncio.to_thread(self._raise_for, outcome, of_failed=False)
+
+    def _take_compared(self, lines: list[str]) -> None:
+        if self._choice.verify == "download":
+            self._ledger.note_verified(line[2:] for line in lines if line.startswith("= "))
+
+    def _take_hashes(self, entries: list[Entry]) -> None:
+        """By a checksum a file is verified only when rclone says which: an object may have none."""
+        problems = [
+            Note(entry.path, FileOutcome.PENDING, reason=self._told(entry.message))
+            for entry in entries
+            if entry.is_error and entry.path
+        ]
+        self._ledger.note(problems)
+        if self._choice.verify == "checksum" and (same := outcomes.hashes(entries)):
+            self._ledger.note_hashes((value, path) for path, _, value in same)
+            self._ledger.note_verified(path for path, _, _ in same)
+            self._ledger.hash_kind = same[0][1]
+
+    def _told(self, message: str) -> str:
+        if self._choice.overwrite == "never" and message.endswith("differ"):
+            return f"{outcomes.OTHER_CONTENT} ({message})"
+        return one_line(message)
+
+    async def _require_source(self) -> None:
+        """Raise NotFound when rclone copied nothing because there is no such directory."""
+        found: list[str] = []
+        await self._rclone.commands.run_well(
+            "lsf",
+            *(self._source.joined, "--max-depth=1"),
+            lines=lambda lines: found.extend(lines[: 1 - len(found)]),
+        )
+        if not found and await self._rclone.client.is_bare_prefix(self._source):
+            raise NotFound("directory not found")
+
+    async def _list_sizes(self) -> None:
+        options = ("--recursive", "--files-only", "--no-mimetype", "--no-modtime")
+        await self._rclone.commands.run_well(
+            "lsjson",
+            *(self._source.joined, *options, *self._choice.filters),
+            lines=lambda lines: self._ledger.note_sizes(outcomes.sizes(lines)),
+        )
+
+    async def _sum(self, kind: str, *arguments: str) -> None:
+        outcome = await self._rclone.commands.run(
+            "hashsum",
+            *(kind, self._source.joined, *arguments, *self._choice.filters),
+            lines=lambda lines: self._ledger.note_hashes(outcomes.sums(lines)),
+        )
+        if outcome.exit_status < 0 or outcome.complaint:
+            raise outcome.error()
+
+    async def _with_retries(self, call: Callable[[], Awaitable[None]]) -> None:
+        await with_retries(call, attempts=self._rclone.attempts, daemon_ready=self._rclone.ready)
+
+
+class _FilesFailed(RcloneError):
+    """Some files failed for a reason that may pass."""
+
+
+def _shown(kinds: frozenset[str]) -> str:
+    return ", ".join(sorted(kinds)) or "none"

@@ -1,0 +1,190 @@
+"""What became of each file of a directory copy: on disk, so that a million files need no memory."""
+
+from __future__ import annotations
+
+import sqlite3
+import tempfile
+from collections.abc import Iterable, Iterator
+from enum import IntEnum
+from pathlib import Path
+from types import TracebackType
+from typing import Final, NamedTuple, Self
+
+from medusa_copier.rclone.errors import RcloneError
+
+_TABLE: Final = """
+CREATE TABLE files (
+    path TEXT PRIMARY KEY,
+    outcome INTEGER NOT NULL,
+    size INTEGER,
+    reason TEXT,
+    verified INTEGER NOT NULL DEFAULT 0,
+    hash TEXT
+) WITHOUT ROWID
+"""
+_NOTE: Final = """
+INSERT INTO files (path, outcome, size, reason) VALUES (?, ?, ?, ?) ON CONFLICT (path) DO UPDATE
+SET outcome = max(outcome, excluded.outcome),
+    size = coalesce(excluded.size, size),
+    reason = coalesce(reason, excluded.reason)
+"""
+
+
+class FileOutcome(IntEnum):
+    """What became of a file. The larger one wins."""
+
+    PENDING = 0
+    """To be copied, or something was said about it."""
+    UNCHANGED = 1
+    COPIED = 2
+    FAILED = 3
+
+
+class Note(NamedTuple):
+    """Something that rclone said of a file. ``path`` is in rclone's spelling."""
+
+    path: str
+    outcome: FileOutcome
+    size: int | None = None
+    reason: str | None = None
+
+
+class Row(NamedTuple):
+    """A file at the end. ``size`` and ``hash`` are None where they aren't known."""
+
+    path: str
+    outcome: FileOutcome
+    size: int | None
+    reason: str | None
+    hash: str | None
+
+
+class Ledger:
+    """``with Ledger(directory) as ledger``: a file in ``directory`` that has no name, and is gone with the process."""
+
+    hash_kind: str | None = None
+    """Which checksum the hashes are."""
+
+    def __init__(self, directory: Path | None) -> None:
+        if directory:
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=directory, prefix="copy-") as file:
+            self._database = sqlite3.connect(file.name, isolation_level=None, check_same_thread=False)
+            self._database.execute("PRAGMA journal_mode = OFF")
+            self._database.execute("PRAGMA synchronous = OFF")
+            self._database.execute(_TABLE)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._database.close()
+
+    def note(self, notes: Iterable[Note]) -> None:
+        """Take down what was said. The first reason of a file stays."""
+        self._many(_NOTE, notes)
+
+    def note_sizes(self, sizes: Iterable[tuple[int, str]]) -> None:
+        """Take down (size, path) of files that are here already."""
+        self._many("UPDATE files SET size = ? WHERE path = ?", sizes)
+
+    def note_hashes(self, hashes: Iterable[tuple[str, str]]) -> None:
+        """Take down (hash, path) of files that are here already."""
+        self._many("UPDATE files SET hash = ? WHERE path = ?", hashes)
+
+    def note_verified(self, paths: Iterable[str]) -> None:
+        """Take down the paths whose source and target were compared and are the same."""
+        self._many("UPDATE files SET verified = 1 WHERE path = ?", ((path,) for path in paths))
+
+    def begin_again(self) -> None:
+        """Before another attempt: what failed may yet come right."""
+        self._database.execute("UPDATE files SET outcome = 0, reason = NULL WHERE outcome IN (0, 3)")
+
+    def fail_pending(self, reason: str) -> None:
+        """At the end: what isn't known to have arrived has not. ``reason`` is for files without one."""
+        self._database.execute(
+            "UPDATE files SET outcome = 3, reason = coalesce(reason, ?) WHERE outcome IN (0, 3)", (reason,)
+        )
+
+    def forget_reasons(self) -> None:
+        """Before the files that arrived are compared."""
+        self._database.execute("UPDATE files SET reason = NULL, verified = 0 WHERE outcome IN (1, 2)")
+
+    def fail_unverified(self, reason: str) -> None:
+        """What arrived but was not found the same has failed."""
+        self._database.execute(
+            "UPDATE files SET outcome = 3, reason = coalesce(reason, ?) WHERE outcome IN (1, 2) AND NOT verified",
+            (reason,),
+        )
+
+    def count(self, outcome: FileOutcome) -> int:
+        """How many files have this outcome."""
+        return self._number("count(*)", "outcome = ?", outcome)
+
+    def count_bytes(self, outcome: FileOutcome) -> int:
+        """How many bytes they have, as far as their sizes are known."""
+        return self._number("coalesce(sum(size), 0)", "outcome = ?", outcome)
+
+    def count_arrived(self) -> int:
+        """How many files are at the target."""
+        return self._number("count(*)", "outcome IN (1, 2)")
+
+    def count_verified(self) -> int:
+        """How many files were compared and found the same."""
+        return self._number("count(*)", "verified AND outcome < 3")
+
+    def count_unhashed(self) -> int:
+        """How many files arrived of which no hash is known."""
+        return self._number("count(*)", "outcome IN (1, 2) AND hash IS NULL")
+
+    def first_failed(self, limit: int) -> list[Row]:
+        """The first files that failed, by name."""
+        return list(self._rows("WHERE outcome = 3 ORDER BY path LIMIT ?", limit))
+
+    def reasons(self, *, of_failed: bool) -> Iterator[str]:
+        """Each reason that a file has, once; with or without those that have failed."""
+        query = "SELECT DISTINCT reason FROM files WHERE reason IS NOT NULL AND outcome <= ?"
+        for (reason,) in self._database.execute(query, (3 if of_failed else 2,)):
+            yield reason
+
+    def differing(self) -> Iterator[str]:
+        """The paths that arrived, as was thought, but were not found the same."""
+        query = "SELECT path FROM files WHERE outcome IN (1, 2) AND NOT verified AND reason IS NOT NULL ORDER BY path"
+        for (path,) in self._database.execute(query):
+            yield path
+
+    def begin_differing(self) -> None:
+        """Before the files that differ are copied once more."""
+        self._database.execute(
+            "UPDATE files SET outcome = 0, reason = NULL"
+            " WHERE outcome IN (1, 2) AND NOT verified AND reason IS NOT NULL"
+        )
+
+    def forget_hashes(self) -> None:
+        """Before hashes of another kind are taken down."""
+        self._database.execute("UPDATE files SET hash = NULL")
+
+    def rows(self) -> Iterator[Row]:
+        """All files, by name."""
+        return self._rows("ORDER BY path")
+
+    def _rows(self, rest: str, *values: int) -> Iterator[Row]:
+        for path, outcome, *others in self._database.execute(
+            f"SELECT path, outcome, size, reason, hash FROM files {rest}",  # noqa: S608 - rest is from above
+            values,
+        ):
+            yield Row(path, FileOutcome(outcome), *others)
+
+    def _number(self, what: str, condition: str, *values: int) -> int:
+        query = f"SELECT {what} FROM files WHERE {condition}"  # noqa: S608 - both are from above
+        return int(self._database.execute(query, values).fetchone()[0])
+
+    def _many(self, statement: str, rows: Iterable[tuple[object, ...]]) -> None:
+        try:
+            self._database.execute("BEGIN")
+            self._database.executemany(statement, rows)
+            self._database.execute("COMMIT")
+        except sqlite3.OperationalError as error:
+            raise RcloneError(f"the account of the files can't be kept in the run directory: {error}") from error
