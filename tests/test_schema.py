@@ -84,14 +84,18 @@ async def test_real_responses_are_valid(world: World) -> None:
         missing = await soon(client.request("copyto", copy_parameters("src:missing", "dst:b.txt")))
         refused = await soon(client.request("copyto", {"source_root": "src"}))
         unknown = await soon(client.request("dance"))
+        directory = await soon(client.request("copy", copy_parameters("src:", "dst:d", verify="checksum")))
+        cancelled = await soon(client.request("cancel", {"request_id": "nobody's"}))
     async with world.client() as raw:
         invalid = json.loads(await soon(raw.call(b"\xff not JSON")))
     assert problems(copied, "CopytoSuccess") == []
+    assert problems(directory, "CopySuccess") == []
+    assert problems(cancelled, "CancelSuccess") == []
     for failure in (missing, refused, unknown):
         assert problems(failure, "Failure") == []
         assert problems(failure, "CopytoSuccess")
     assert problems(invalid, "InvalidRequest") == []
-    for response in (copied, missing, refused, unknown, invalid):
+    for response in (copied, directory, cancelled, missing, refused, unknown, invalid):
         assert problems(response, "Response") == []
 
 

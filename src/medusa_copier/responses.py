@@ -41,21 +41,6 @@ class FileCopied(Copied, kw_only=True):
     """Absent when the request said no more than what to copy where."""
 
 
-class CancelOutcome(msgspec.Struct, kw_only=True):
-    """What became of a request to cancel."""
-
-    cancelled: int
-    """How many requests were cancelled in the service that answers."""
-    passed_on: bool
-    """Whether the word was given to all other services too."""
-
-
-class Cancelled(Success, kw_only=True):
-    """A success of cancel."""
-
-    parameters: CancelOutcome
-
-
 class Files(msgspec.Struct):
     """A count of files."""
 
@@ -99,6 +84,21 @@ class DirectoryCopied(Copied, kw_only=True):
     verified: VerifiedFiles | UnsetType = UNSET
 
 
+class Cancelled(msgspec.Struct):
+    """How far the word to cancel went."""
+
+    cancelled: int
+    """How many requests the service that was asked cancelled itself."""
+    passed_on: bool
+    """Whether it told the other services."""
+
+
+class CancelDone(Success, kw_only=True):
+    """A success of the action cancel."""
+
+    parameters: Cancelled
+
+
 class Failure(msgspec.Struct, kw_only=True):
     """The response to a request that failed."""
 
@@ -110,8 +110,8 @@ class Failure(msgspec.Struct, kw_only=True):
     pass_through: Any
     rclone_status: ExitStatus | UnsetType = UNSET
     """Absent when nothing was tried."""
-    cancelled: bool | UnsetType = UNSET
-    """True when a client cancelled the request; absent otherwise."""
+    cancelled: Literal[True] | UnsetType = UNSET
+    """A client had the request cancelled."""
     copied: CopiedFiles | UnsetType = UNSET
     unchanged: Files | UnsetType = UNSET
     failed: FailedFiles | UnsetType = UNSET
@@ -138,11 +138,7 @@ class Shortened(msgspec.Struct, kw_only=True):
     """Says which fields were left out."""
 
 
-FIELDS: Final[Mapping[str, type[Success]]] = {
-    "copyto": FileCopied,
-    "copy": DirectoryCopied,
-    "cancel": Cancelled,
-}
+FIELDS: Final[Mapping[str, type[Success]]] = {"copyto": FileCopied, "copy": DirectoryCopied, "cancel": CancelDone}
 """What the success of an action has beside the standard fields; :class:`Success` when the action isn't in here."""
 
 STANDARD_RESPONSES: Final = (Failure, InvalidRequest, Shortened)

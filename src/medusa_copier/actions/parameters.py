@@ -101,6 +101,15 @@ class CopyParameters(msgspec.Struct, frozen=True, kw_only=True):
     """Where a listing of the files is put."""
 
 
+class CancelParameters(msgspec.Struct, frozen=True, kw_only=True):
+    """Cancel requests. Exactly one of the two is needed. Read by the server itself."""
+
+    request_id: Annotated[str, Meta(min_length=1)] | None = None
+    """The message id of the request to cancel."""
+    pass_through: Any = None
+    """All requests with an equal pass_through are cancelled."""
+
+
 def decode(parameters: Mapping[str, Any], wanted: type[T]) -> T:
     """The parameters of a request as a ``wanted``. Raises Failure naming the parameter and what it must be.
 
@@ -153,15 +162,6 @@ def _kind(names: str) -> str:
     }
     parts = [part.strip().strip("`") for part in names.replace("|", ",").split(",")]
     return " or ".join(dict.fromkeys(kinds.get(part, part) for part in parts if part != "null" or len(parts) == 1))
-
-
-class CancelParameters(msgspec.Struct, frozen=True, kw_only=True):
-    """Cancel requests: exactly one of the two. The action is the server's own."""
-
-    request_id: str | msgspec.UnsetType = msgspec.UNSET
-    """The message id of the request, else its correlation id."""
-    pass_through: Any = msgspec.UNSET
-    """Any JSON value but {}: the requests whose pass_through equals it."""
 
 
 ACTIONS: Final[Mapping[str, type[msgspec.Struct]]] = {

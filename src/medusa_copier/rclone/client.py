@@ -202,8 +202,11 @@ class Client:
         Empty directories aren't made at the target, as with the rclone command. Raises NotFound when there is
         no such directory, WrongKind when either place is a file.
         """
-        config = {"PartialSuffix": own_partial()}
-        arguments = {"srcFs": source.joined, "dstFs": target.joined, "_config": config}
+        arguments = {
+            "srcFs": source.joined,
+            "dstFs": target.joined,
+            "_config": {"PartialSuffix": own_partial()},
+        }
         there = None
         try:
             with self._groups.directory() as group:
