@@ -64,11 +64,14 @@ async def response(client: Client) -> Any:
     return json.loads(await client.take_response(30) or b"null")
 
 
-@pytest.mark.parametrize("name", ["big", "dir"])
-async def test_a_copy_that_runs_in_another_service_is_cancelled_and_leaves_nothing(world: World, name: str) -> None:
+@pytest.mark.parametrize(("action", "name"), [("copyto", "big"), ("copyto", "dir"), ("copy", "dir")])
+async def test_a_copy_that_runs_in_another_service_is_cancelled_and_leaves_nothing(
+    world: World, action: str, name: str
+) -> None:
+    request = copyto(f"src:{name}", f"dst:{name}", {"ticket": 7}).replace(b"copyto", action.encode())
     async with world.client() as client:
         with world.service():
-            await client.send(copyto(f"src:{name}", f"dst:{name}", {"ticket": 7}), message_id="one")
+            await client.send(request, message_id="one")
             await asyncio.to_thread(eventually, lambda: in_mid_copy(world))
             with world.service():
                 word = json.loads(await soon(client.call(cancel(pass_through={"ticket": 7}))))
