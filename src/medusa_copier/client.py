@@ -196,15 +196,7 @@ class CopyClient:
     ) -> dict[str, Any]:
         """Ask for any action and return the response, decoded, whether it is a success or a failure."""
         body = encode_request(action, parameters, pass_through)
-        request_id = request_id or uuid.uuid4().hex
-        limit = asyncio.timeout(timeout_s)
-        try:
-            async with limit:
-                response = await self._client.call(body, message_id=request_id)
-        except TimeoutError:
-            if timeout_s is None or not limit.expired():
-                raise
-            raise ResponseTimeout(request_id, timeout_s) from None
+        response = await self.call(body, request_id or uuid.uuid4().hex, timeout_s=timeout_s)
         decoded: dict[str, Any] = json.loads(response)
         return decoded
 
@@ -218,8 +210,23 @@ class CopyClient:
     ) -> str:
         """Put a request on the queue and return its id; the response goes to the outgoing queue."""
         request_id = request_id or uuid.uuid4().hex
-        await self._client.send(encode_request(action, parameters, pass_through), message_id=request_id)
+        await self.send(encode_request(action, parameters, pass_through), request_id)
         return request_id
+
+    async def send(self, body: bytes, request_id: str) -> None:
+        """Put a whole request, as it is, on the queue; its response goes to the outgoing queue."""
+        await self._client.send(body, message_id=request_id)
+
+    async def call(self, body: bytes, request_id: str, *, timeout_s: float | None = None) -> bytes:
+        """Put a whole request, as it is, on the queue; return its response as it comes. Raises ResponseTimeout."""
+        limit = asyncio.timeout(timeout_s)
+        try:
+            async with limit:
+                return await self._client.call(body, message_id=request_id)
+        except TimeoutError:
+            if timeout_s is None or not limit.expired():
+                raise
+            raise ResponseTimeout(request_id, timeout_s) from None
 
     async def _copy(
         self,

@@ -11,10 +11,8 @@ from typing import Final
 
 import click
 
-from medusa_copier.client import ClientSettings, copy_parameters, encode_request
-from simple_queue_server import QueueServerError, load_settings, logs
-from simple_queue_server.brokers import client_for
-from simple_queue_server.brokers.base import Client
+from medusa_copier.client import CopyClient, copy_parameters, encode_request
+from simple_queue_server import QueueServerError, logs
 
 AT_A_TIME: Final = 256
 """Requests that wait for their responses at the same time."""
@@ -36,12 +34,12 @@ def one_request(source: str | None, target: str | None, pass_through: str | None
 
 def submit(config: Path, bodies: Iterable[bytes], *, wait: bool) -> bool:
     """Submit every body; False when a response was waited for and is not a success."""
-    settings = load_settings(config, ClientSettings)
+    client = CopyClient.from_config(config)
     logs.configure_for_command()
-    return asyncio.run(_submit(client_for(settings), bodies, wait=wait))
+    return asyncio.run(_submit(client, bodies, wait=wait))
 
 
-async def _submit(client: Client, bodies: Iterable[bytes], *, wait: bool) -> bool:
+async def _submit(client: CopyClient, bodies: Iterable[bytes], *, wait: bool) -> bool:
     free = asyncio.Semaphore(AT_A_TIME)
     failed = 0
 
@@ -63,12 +61,12 @@ async def _submit(client: Client, bodies: Iterable[bytes], *, wait: bool) -> boo
     return failed == 0
 
 
-async def _submit_one(client: Client, body: bytes, *, wait: bool) -> bool:
+async def _submit_one(client: CopyClient, body: bytes, *, wait: bool) -> bool:
     request_id = uuid.uuid4().hex
     if not wait:
-        await client.send(body, message_id=request_id)
+        await client.send(body, request_id)
         click.echo(request_id)
         return True
-    response = await client.call(body, message_id=request_id)
+    response = await client.call(body, request_id)
     click.echo(response)
     return bool(json.loads(response).get("status") == "success")

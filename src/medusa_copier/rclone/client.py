@@ -215,7 +215,7 @@ class Client:
         except NotFound as error:
             with suppress(RcloneError):
                 there = await self.stat(source)
-            if there:  # so what went away was something in it
+            if there and there.is_dir:  # so what went away was something in it
                 raise RcloneError(error.reason, exit_status=error.exit_status, transient=True) from None
             raise
         finally:
