@@ -23,7 +23,10 @@ CHUNK: Final = 64 * 1024
 STOP_PATIENCE_S: Final = 5.0
 """How long a command that is told to stop may take to remove its partial files."""
 
-_OURS: Final = frozenset({"verbose", "v", "quiet", "q", "progress", "P", "log-level", "stats", "use-json-log"})
+_OURS: Final = frozenset(
+    {"verbose", "v", "quiet", "q", "progress", "P", "log-level", "stats", "use-json-log", "absolute", "csv", "format"}
+    | {"dest-after", "differ", "error", "match", "missing-on-dst", "missing-on-src", "output-file", "base64"}
+)
 """Flags that would change what a command writes, or that rclone takes only without ours."""
 
 _FIXED: Final = ("--use-json-log", "--ask-password=false", "--retries=1", "--dry-run=false")
@@ -116,7 +119,7 @@ class Commands:
         """
         told = _STATS if stats else ("--stats=0",)
         command = [*self._beginning, *arguments, *self._end, *told, f"--log-level={log_level}"]
-        process = await spawn(command, stdout=asyncio.subprocess.PIPE)
+        process = await spawn(command, stdout=asyncio.subprocess.PIPE, unset=_OURS)
         outcome = Outcome(0)
         try:
             async with asyncio.TaskGroup() as readers:

@@ -6,7 +6,7 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Final, TypeAlias
@@ -69,14 +69,16 @@ def _argument(flag: str, value: bool | float | str) -> str:
     return f"--{flag}={'false' if value is False else value}"
 
 
-async def spawn(command: Sequence[str], *, stdout: int = asyncio.subprocess.DEVNULL) -> asyncio.subprocess.Process:
+async def spawn(
+    command: Sequence[str], *, stdout: int = asyncio.subprocess.DEVNULL, unset: Collection[str] = ()
+) -> asyncio.subprocess.Process:
     """Start ``command`` with a pipe for stderr, and nothing else unless ``stdout`` is PIPE. It dies when this
-    process does (Linux).
+    process does (Linux). ``unset`` names flags that the environment is not to set.
 
     It gets a process group of its own, so that Ctrl-C in the terminal doesn't reach it. The kernel watches
     the thread that starts it: call this from one that lives as long as the service, best the main one.
     """
-    environment = {name: value for name, value in os.environ.items() if not _is_refused_variable(name)}
+    environment = {name: value for name, value in os.environ.items() if not _is_refused_variable(name, unset)}
     if sys.platform == "linux":
         command = [sys.executable, "-I", "-S", launcher.__file__, str(os.getpid()), *command]
     try:
@@ -92,10 +94,11 @@ async def spawn(command: Sequence[str], *, stdout: int = asyncio.subprocess.DEVN
         raise RcloneUnusable(f"{command[0]} can't be run: {error.strerror}") from error
 
 
-def _is_refused_variable(name: str) -> bool:
+def _is_refused_variable(name: str, unset: Collection[str]) -> bool:
     """Whether it would set a flag that can't be set here; RCLONE_RC=true would make it listen on TCP as well."""
     flag = name.removeprefix("RCLONE_").lower().replace("_", "-")
-    return name.startswith("RCLONE_") and name != "RCLONE_CONFIG" and _refusal(flag) is not None
+    is_refused = flag in unset or _refusal(flag) is not None
+    return name.startswith("RCLONE_") and name != "RCLONE_CONFIG" and is_refused
 
 
 async def end(process: asyncio.subprocess.Process, *, patience_s: float) -> None:
