@@ -93,3 +93,17 @@ def copyto(source: str, target: str, pass_through: Any = None) -> bytes:
         "target_key": target_key,
     }
     return json.dumps({"action": "copyto", "parameters": parameters, "pass_through": pass_through}).encode()
+
+
+def rclones(world: World) -> list[int]:
+    """The rclone processes of this world's services."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (process / "cmdline").read_bytes().split(b"\0")
+            directory = (process / "cwd").resolve()
+        except OSError:
+            continue
+        if b"rcd" in command and directory == world.directory.resolve():
+            found.append(int(process.name))
+    return found

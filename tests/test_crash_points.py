@@ -19,7 +19,7 @@ import pytest
 import crashing_service
 from crashing_service import COMMIT, JOURNAL_STEPS, STEPS
 from processes import running
-from service import World, copyto
+from service import World, copyto, rclones
 from waiting import eventually
 
 LAUNCHER: Final = crashing_service.__file__
@@ -114,17 +114,3 @@ def assert_all_is_well(world: World, responses: list[dict[str, Any]]) -> None:
     assert (world.dst / "file").read_bytes() == (world.src / "file").read_bytes()
     assert [path.name for path in world.dst.iterdir()] == ["file"]
     assert not rclones(world)
-
-
-def rclones(world: World) -> list[int]:
-    """The rclone processes of this world's services."""
-    found = []
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            command = (process / "cmdline").read_bytes().split(b"\0")
-            directory = (process / "cwd").resolve()
-        except OSError:
-            continue
-        if b"rcd" in command and directory == world.directory.resolve():
-            found.append(int(process.name))
-    return found

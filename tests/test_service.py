@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from processes import COPIER, running
-from service import World, copyto
+from service import World, copyto, rclones
 from waiting import eventually
 
 SIZE = 6_000_000
@@ -23,20 +23,6 @@ def world(tmp_path: Path) -> World:
     (world.src / "big").write_bytes(os.urandom(SIZE))
     (world.src / "small").write_bytes(b"small")
     return world
-
-
-def rclones(world: World) -> list[int]:
-    """The rclone processes that were started for this world's configuration."""
-    found = []
-    for process in Path("/proc").iterdir():
-        try:
-            command = (process / "cmdline").read_bytes().split(b"\0")
-            directory = (process / "cwd").resolve()
-        except OSError:
-            continue
-        if b"rcd" in command and directory == world.directory.resolve():
-            found.append(int(process.name))
-    return found
 
 
 def in_mid_copy(world: World) -> bool:
