@@ -1,7 +1,9 @@
 """``pip install .`` alone, in an environment of its own: a working command, with its rclone."""
 
+import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -56,3 +58,17 @@ def test_both_packages_are_marked_as_typed(installed: Path) -> None:
         [str(installed / "python"), "-I", "-c", code], cwd="/", capture_output=True, text=True, check=True
     )
     assert done.stdout == "[True, True]\n"
+
+
+def test_every_dependency_is_among_the_pinned_ones() -> None:
+    """A name added to pyproject.toml and not compiled is found here, and not on the next new machine."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    extras = project["project"]["optional-dependencies"].values()
+    needed = {
+        "runtime.txt": project["project"]["dependencies"],
+        "dev.txt": [each for group in (project["dependency-groups"]["dev"], *extras) for each in group],
+    }
+    for file, requirements in needed.items():
+        pinned = {line.partition("==")[0].lower() for line in (ROOT / "requirements" / file).read_text().splitlines()}
+        names = {re.split(r"[\[<>=;~! ]", requirement)[0].lower() for requirement in requirements}
+        assert names <= pinned, f"run `make lock`: requirements/{file} lacks {sorted(names - pinned)}"
