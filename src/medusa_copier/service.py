@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 
 import structlog
@@ -13,7 +12,7 @@ from medusa_copier.actions.copyto import copyto
 from medusa_copier.actions.watched import watched
 from medusa_copier.rclone.resident import Rclone
 from medusa_copier.settings import CopierSettings
-from simple_queue_server import Server, logs
+from simple_queue_server import Server, event_loop, logs
 
 log = structlog.stdlib.get_logger("medusa_copier")
 
@@ -21,7 +20,7 @@ log = structlog.stdlib.get_logger("medusa_copier")
 def run(settings: CopierSettings) -> None:
     """Serve in the foreground until a signal ends it. Raises BrokerError, RcloneError."""
     logs.configure(settings.log, settings.server.name)
-    asyncio.run(serve(settings))
+    event_loop.run(serve(settings))
 
 
 async def serve(settings: CopierSettings) -> None:

@@ -12,7 +12,7 @@ from typing import Final
 
 import structlog
 
-from simple_queue_server import logs, pipeline
+from simple_queue_server import event_loop, logs, pipeline
 from simple_queue_server.brokers import broker_for
 from simple_queue_server.brokers.base import Broker
 from simple_queue_server.custody import Custody
@@ -69,7 +69,7 @@ class Server:
     def run(self) -> None:
         """Log as configured and serve until a signal ends it. Raises BrokerError when the broker is given up."""
         logs.configure(self._settings.log, self._settings.server.name)
-        asyncio.run(self.serve())
+        event_loop.run(self.serve())
 
     async def serve(self) -> None:
         """Serve until :meth:`stop`, a signal, or ``max_total_requests``; then finish what is in flight.

@@ -5,18 +5,20 @@ Dropping the connection cancels the call, and that is what cancelling a coroutin
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import asyncio
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar, cast
 
-import aiohttp
+import httptools
 import msgspec
-from yarl import URL
 
 from medusa_copier.rclone.errors import RcloneError, RcloneStopped, classify
 
 QUICK_S: Final = 30.0
 """How long a call may take that touches no storage, and a connection to come about."""
+
+REQUEST: Final = b"POST /%s HTTP/1.1\r\nHost: rclone\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s"
 
 T = TypeVar("T")
 
@@ -25,21 +27,25 @@ class _Error(msgspec.Struct):
     error: str
 
 
+class _Answer(NamedTuple):
+    http_status: int
+    body: bytes
+
+
 class Connection:
-    """Calls to the rclone behind ``socket``, any number at a time. Make it in a running event loop."""
+    """Calls to the rclone behind ``socket``, any number at a time, each on a connection of its own until it is
+    answered. Make it in a running event loop.
+    """
 
     def __init__(self, socket: Path) -> None:
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.UnixConnector(path=str(socket), limit=0),
-            headers={"Content-Type": "application/json"},
-            auto_decompress=False,
-            cookie_jar=aiohttp.DummyCookieJar(),
-        )
-        self._urls: dict[str, URL] = {}
+        self._socket = str(socket)
+        self._open: set[_Wire] = set()
+        self._idle: list[_Wire] = []
 
     async def close(self) -> None:
         """Drop all connections, which cancels what is still running."""
-        await self._session.close()
+        for wire in [*self._open]:
+            self._drop(wire)
 
     async def ask(
         self, method: str, arguments: Mapping[str, Any], answer: type[T], *, timeout_s: float | None = None
@@ -56,32 +62,113 @@ class Connection:
 
         Raises the RcloneError that rclone's error stands for, RcloneStopped when it doesn't answer.
         """
-        timeout = aiohttp.ClientTimeout(total=timeout_s, sock_connect=QUICK_S)
         try:
             body = msgspec.json.encode(arguments)
-            async with self._session.post(self._url(method), data=body, timeout=timeout) as response:
-                answer = await response.read()
         except UnicodeEncodeError as error:
             raise RcloneError(f"a name is not valid Unicode: {error}") from error
-        except TimeoutError as error:
-            raise RcloneStopped(f"rclone didn't answer {method} within {timeout_s or QUICK_S:g} s") from error
-        except aiohttp.ClientConnectorError as error:
-            raise RcloneStopped(f"rclone can't be reached: {error.os_error.strerror or error.os_error}") from error
-        except aiohttp.ClientError as error:
-            raise RcloneStopped from error
-        if response.status != 200:
-            raise _error(answer, response.status)
+        request = REQUEST % (method.encode(), len(body), body)
+        if timeout_s is None:
+            answer = await self._exchange(request)
+        else:
+            try:
+                async with asyncio.timeout(timeout_s):
+                    answer = await self._exchange(request)
+            except TimeoutError as error:
+                raise RcloneStopped(f"rclone didn't answer {method} within {timeout_s:g} s") from error
+        if answer.http_status != 200:
+            raise _error(answer)
+        return answer.body
+
+    async def _exchange(self, request: bytes) -> _Answer:
+        wire = self._idle.pop() if self._idle else await self._connect()
+        try:
+            answer = await wire.exchange(request)
+        except BaseException:
+            self._drop(wire)
+            raise
+        if wire.is_reusable:
+            self._idle.append(wire)
+        else:
+            self._drop(wire)
         return answer
 
-    def _url(self, method: str) -> URL:
-        if method not in self._urls:  # parsing it for every call would take a tenth of the rate
-            self._urls[method] = URL(f"http://rclone/{method}")
-        return self._urls[method]
+    async def _connect(self) -> _Wire:
+        connecting = asyncio.get_running_loop().create_unix_connection(lambda: _Wire(self._forget), self._socket)
+        try:
+            async with asyncio.timeout(QUICK_S):
+                _, wire = await connecting
+        except TimeoutError as error:
+            raise RcloneStopped(f"rclone takes no connection within {QUICK_S:g} s") from error
+        except OSError as error:
+            raise RcloneStopped(f"rclone can't be reached: {error.strerror or error}") from error
+        self._open.add(wire)
+        return wire
+
+    def _drop(self, wire: _Wire) -> None:
+        wire.drop()
+        self._forget(wire)
+
+    def _forget(self, wire: _Wire) -> None:
+        self._open.discard(wire)
+        if wire in self._idle:
+            self._idle.remove(wire)
 
 
-def _error(body: bytes, http_status: int) -> RcloneError:
+class _Wire(asyncio.Protocol):
+    """One connection, with one call on it at a time. The methods with ``on_`` are called by the parser."""
+
+    def __init__(self, on_lost: Callable[[_Wire], None]) -> None:
+        self._on_lost = on_lost
+        self._answer: asyncio.Future[_Answer] | None = None
+        self._parts: list[bytes] = []
+        self.is_reusable = True
+
+    async def exchange(self, request: bytes) -> _Answer:
+        """Send a request; return what it is answered. Raises RcloneStopped when the connection is lost."""
+        if not self.is_reusable:  # it was lost as soon as it was made
+            raise RcloneStopped
+        self._answer = asyncio.get_running_loop().create_future()
+        self._transport.write(request)
+        return await self._answer
+
+    def drop(self) -> None:
+        """Close at once."""
+        self._transport.abort()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+        self._parser = httptools.HttpResponseParser(self)
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserError as error:
+            self._end(RcloneError(f"rclone's answer is not HTTP: {error}"))
+            self.drop()
+
+    def on_body(self, part: bytes) -> None:
+        self._parts.append(part)
+
+    def on_message_complete(self) -> None:
+        body = b"".join(self._parts)
+        self._parts.clear()
+        self.is_reusable = self._parser.should_keep_alive()
+        if self._answer is not None and not self._answer.done():
+            self._answer.set_result(_Answer(self._parser.get_status_code(), body))
+
+    def connection_lost(self, _: Exception | None) -> None:
+        self._end(RcloneStopped())
+        self._on_lost(self)
+
+    def _end(self, error: RcloneError) -> None:
+        self.is_reusable = False
+        if self._answer is not None and not self._answer.done():
+            self._answer.set_exception(error)
+
+
+def _error(answer: _Answer) -> RcloneError:
     try:
-        text = msgspec.json.decode(body, type=_Error).error
+        text = msgspec.json.decode(answer.body, type=_Error).error
     except msgspec.MsgspecError:
-        text = body.decode("utf-8", "replace") or f"rclone answered HTTP status {http_status}"
+        text = answer.body.decode("utf-8", "replace") or f"rclone answered HTTP status {answer.http_status}"
     return classify(text)
