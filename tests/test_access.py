@@ -32,7 +32,7 @@ async def action(world: storage.Places, **roots: Sections) -> AsyncIterator[Hand
     names: dict[str, Sections] = {name: {"rclone_config": name} for name in ("src", "dst", "bucket")}
     sections = {name: RootSection(**names.get(name, {}) | roots.get(name, {})) for name in names | roots}
     async with Rclone(config=world.config, flags={"low_level_retries": 1}, attempts=1) as rclone:
-        yield copyto(sections, rclone, Access(sections, rclone, threads=4))
+        yield copyto(sections, rclone, Access(sections, rclone))
 
 
 async def ask(handler: Handler, source: str, target: str, **more: Any) -> Success:
@@ -212,7 +212,7 @@ def limited(**limits: int | None) -> Access:
         name: RootSection(rclone_config="remote", max_in_flight=limit, symlinks="follow")
         for name, limit in limits.items()
     }
-    return Access(roots, Rclone(), threads=1)
+    return Access(roots, Rclone())
 
 
 async def test_no_more_requests_work_on_a_root_than_it_allows_and_other_roots_are_free() -> None:

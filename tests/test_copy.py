@@ -34,7 +34,7 @@ class Copier:
         self.world = world
         self.rclone = rclone
         self.roots = roots
-        self.access = Access(roots, rclone, threads=4)
+        self.access = Access(roots, rclone)
 
     async def copy(self, source: str, target: str, attempt: int = 1, **options: Any) -> dict[str, Any]:
         """The response's fields; ``message`` only on failure."""

@@ -23,13 +23,15 @@ import pytest
 from structlog.testing import capture_logs
 
 from contract import Stage, embedded_kit, receive, soon, take
+from simple_queue_server import mounts
 from simple_queue_server.brokers import local_disk, sqlite_file
 from simple_queue_server.brokers.base import Client
-from simple_queue_server.brokers.local_disk import is_network, mount_type
+from simple_queue_server.brokers.local_disk import is_network
 from simple_queue_server.brokers.sqlite import EmbeddedBroker, EmbeddedClient
 from simple_queue_server.brokers.sqlite_store import Store
 from simple_queue_server.brokers.sqlite_tables import Tables
 from simple_queue_server.errors import BrokerError, BrokerGaveUp
+from simple_queue_server.mounts import mount_type
 from simple_queue_server.settings import EmbeddedSection
 
 PEER = Path(__file__).with_name("embedded_peer.py")
@@ -566,7 +568,7 @@ async def test_a_network_file_system_is_refused_before_anything_is_made(
 ) -> None:
     mountinfo = tmp_path / "mountinfo"
     mountinfo.write_text(f"1 0 0:1 / / rw - ext4 x rw\n2 1 0:2 / {tmp_path}/net rw - nfs4 server:/x rw\n")
-    monkeypatch.setattr(local_disk, "MOUNTINFO", mountinfo)
+    monkeypatch.setattr(mounts, "MOUNTINFO", mountinfo)
     with pytest.raises(BrokerError, match=r"nfs4.*RabbitMQ"):
         await EmbeddedBroker(EmbeddedSection(path=tmp_path / "net" / "queue.db"), max_in_flight=1).open()
     assert not (tmp_path / "net").exists()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Literal, NamedTuple, TypeVar
 
@@ -28,16 +27,11 @@ class Use(NamedTuple):
 
 
 class Access:
-    """The access policy of the ``roots``. One for a service, because it counts who is at work.
+    """The access policy of the ``roots``. One for a service, because it counts who is at work."""
 
-    ``threads`` is how many requests the service works on at the same time: so many may look at directories, and a
-    mount that hangs holds up nobody else.
-    """
-
-    def __init__(self, roots: Mapping[str, RootSection], rclone: Rclone, *, threads: int) -> None:
+    def __init__(self, roots: Mapping[str, RootSection], rclone: Rclone) -> None:
         self._roots = roots
         self._rclone = rclone
-        self._threads = ThreadPoolExecutor(threads + len(roots), thread_name_prefix="access")
         self._lookouts: dict[str, Lookout | None] = {}
         self._free = {name: asyncio.Semaphore(root.max_in_flight) for name, root in roots.items() if root.max_in_flight}
 
@@ -94,7 +88,7 @@ class Access:
             return None
         if use.root not in self._lookouts:
             directory = await self._rclone.local_directory(use.location.fs)
-            self._lookouts[use.root] = None if directory is None else Lookout(directory, self._threads)
+            self._lookouts.setdefault(use.root, None if directory is None else Lookout(directory))
         return self._lookouts[use.root]
 
 

@@ -3,30 +3,54 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import stat
-from concurrent.futures import Executor
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Final
+
+from simple_queue_server import mounts
+
+LOCAL_FILE_SYSTEMS: Final = frozenset(
+    {"bcachefs", "btrfs", "ext2", "ext3", "ext4", "f2fs", "jfs", "overlay", "ramfs", "tmpfs", "xfs", "zfs"}
+)
+"""Types of mounts that this machine itself answers for."""
+
+MOUNTS_S: Final = 5.0
+"""How long it is believed that nothing was mounted."""
+SLOW_S: Final = 0.005
+"""A look that took so long waited for a disk."""
+WARY: Final = 100
+"""How many looks are taken in threads after one that was slow."""
+THREADS: Final = 8
 
 
 class Lookout:
     """Tells where paths below a ``directory`` lead.
 
-    It looks in one of the ``threads`` at a time, because a mount may hang, and looks at all that was asked meanwhile
-    at once, because a thread for each path would take half as long as a small copy.
+    On a local file system that answers at once, it looks at once: to go through a thread takes half as long as a
+    small copy. Elsewhere it looks in threads of its own, because a disk may be slow and a mount may hang, which holds
+    up no other root.
     """
 
-    def __init__(self, directory: str, threads: Executor) -> None:
+    def __init__(self, directory: str) -> None:
         self.directory = directory
-        self._threads = threads
-        self._asked: list[tuple[str, asyncio.Future[bool]]] = []
-        self._looking: asyncio.Task[None] | None = None
+        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="links")
+        self._top: str | None = None
+        self._is_local = False
+        self._mounts_at = -math.inf
+        self._wary = 0
 
     def leads_out(self, path: str) -> asyncio.Future[bool]:
         """Whether ``path`` leads out of the directory."""
-        answer: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        self._asked.append((path, answer))
-        if self._looking is None or self._looking.done():
-            self._looking = asyncio.create_task(self._look())
+        loop = asyncio.get_running_loop()
+        if self._wary > 0 or not self._is_known_local():
+            self._wary = max(0, self._wary - 1)
+            return loop.run_in_executor(self._threads, self._look, path)
+        answer: asyncio.Future[bool] = loop.create_future()
+        answer.set_result(self._look(path))
         return answer
 
     async def first_way_out_below(self, path: str) -> str | None:
@@ -34,17 +58,27 @@ class Lookout:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._threads, first_way_out_below, self.directory, path)
 
-    async def _look(self) -> None:
-        while self._asked:
-            asked, self._asked = self._asked, []
-            paths = [path for path, _ in asked]
-            ways = await asyncio.get_running_loop().run_in_executor(self._threads, self._lead_out, paths)
-            for (_, answer), leads_out in zip(asked, ways, strict=True):
-                if not answer.done():  # its request was cancelled
-                    answer.set_result(leads_out)
+    def _look(self, path: str) -> bool:
+        started = time.monotonic()
+        self._top = self._top or os.path.realpath(self.directory)
+        answer = leads_out(self.directory, path)
+        if time.monotonic() - started > SLOW_S:
+            self._wary = WARY
+        return answer
 
-    def _lead_out(self, paths: list[str]) -> list[bool]:
-        return [leads_out(self.directory, path) for path in paths]
+    def _is_known_local(self) -> bool:
+        if self._top is not None and time.monotonic() - self._mounts_at > MOUNTS_S:
+            self._mounts_at = time.monotonic()
+            self._is_local = is_local(mounts.read(), self._top)
+        return self._is_local
+
+
+def is_local(mountinfo: str | None, directory: str) -> bool:
+    """Whether ``directory`` (no symbolic links in it), and all that is mounted below it, is on this machine's disks."""
+    if mountinfo is None:
+        return False
+    path = Path(directory)
+    return {mounts.mount_type(mountinfo, path), *mounts.types_below(mountinfo, path)} <= LOCAL_FILE_SYSTEMS
 
 
 def leads_out(directory: str, path: str) -> bool:

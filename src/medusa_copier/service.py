@@ -28,7 +28,7 @@ async def serve(settings: CopierSettings) -> None:
     async with open_rclone(settings) as rclone:
         await _warn_of_unknown_remotes(settings, rclone)
         server = Server(settings)
-        access = Access(settings.roots, rclone, threads=settings.server.max_in_flight)
+        access = Access(settings.roots, rclone)
         server.action("copyto")(watched(copyto(settings.roots, rclone, access), rclone))
         server.action("copy")(copy(settings.roots, rclone, access))
         await server.serve()

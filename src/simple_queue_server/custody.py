@@ -7,7 +7,7 @@ takes it over when the broker's patience ends, or when the response is there and
 from __future__ import annotations
 
 import asyncio
-import secrets
+import random
 import time
 from collections.abc import Coroutine
 from typing import Any, Final, Self
@@ -53,7 +53,7 @@ class Custody:
         journal has nothing to do.
         """
         entry = Entry(
-            id=f"{time.time_ns():020d}-{secrets.token_hex(4)}",
+            id=f"{time.time_ns():020d}-{random.getrandbits(32):08x}",
             request_id=delivery.request_id,
             body=delivery.body,
             reply_to=delivery.reply.reply_to,

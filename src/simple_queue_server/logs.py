@@ -10,8 +10,10 @@ import io
 import json
 import logging
 import logging.handlers
+import math
 import os
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +94,17 @@ class _Output:
     debug = info = warning = error = critical = exception = _write
 
 
+class _LogFile(logging.handlers.WatchedFileHandler):
+    """Opened again when something like logrotate moved the file away, within a second."""
+
+    _looked_at = -math.inf
+
+    def reopenIfNeeded(self) -> None:  # noqa: N802 - its name in the base class
+        if time.monotonic() - self._looked_at > 1:
+            self._looked_at = time.monotonic()
+            super().reopenIfNeeded()
+
+
 def _handler(destination: str | None, name: str) -> logging.StreamHandler[Any]:
     if destination == "stdout":
         if isinstance(sys.stdout, io.TextIOWrapper):
@@ -100,8 +113,7 @@ def _handler(destination: str | None, name: str) -> logging.StreamHandler[Any]:
     path = Path(destination) if destination else Path("log") / f"{name}.log"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        # Opened again when something like logrotate moved the file away.
-        return logging.handlers.WatchedFileHandler(path, encoding="utf-8", errors="backslashreplace")
+        return _LogFile(path, encoding="utf-8", errors="backslashreplace")
     except OSError as error:
         raise SettingsError(f"log.destination: can't write {path}: {error.strerror}") from None
 

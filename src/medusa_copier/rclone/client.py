@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import posixpath
+import random
 import re
-import secrets
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -388,7 +388,7 @@ def own_partial() -> str:
     broker gave the same request, would write into one file: the first to be done would rename it to the target
     while the other still wrote, and answer success for a file with holes. At most 16 characters are allowed.
     """
-    return f".{secrets.token_hex(4)[:7]}.partial"
+    return f".{random.getrandbits(28):07x}.partial"
 
 
 def spoken(remote: str) -> str:

@@ -46,6 +46,7 @@ class Connection:
         """Drop all connections, which cancels what is still running."""
         for wire in [*self._open]:
             self._drop(wire)
+        await asyncio.sleep(0)  # they close when the loop gets to it
 
     async def ask(
         self, method: str, arguments: Mapping[str, Any], answer: type[T], *, timeout_s: float | None = None

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 from pathlib import Path
 from typing import Final
 
+from simple_queue_server import mounts
 from simple_queue_server.errors import BrokerError
 
-MOUNTINFO: Final = Path("/proc/self/mountinfo")
 NETWORK_FILE_SYSTEMS: Final = frozenset(
     {
         *("9p", "afs", "beegfs", "ceph", "cephfs", "cifs", "coda", "cvmfs", "davfs", "davfs2", "gcsfuse", "gfs2"),
@@ -43,29 +42,14 @@ def prepare(path: Path) -> Path:
     return real_path
 
 
-def mount_type(mountinfo: str, path: Path) -> str | None:
-    """The type of the file system that ``path`` (absolute, no symbolic links) is on, by ``/proc/self/mountinfo``."""
-    best_length, best_type = -1, None
-    for line in mountinfo.splitlines():
-        fields, separator, rest = line.partition(" - ")
-        if not separator:
-            continue
-        mount_point = Path(_unescape(fields.split(" ")[4]))
-        length = len(mount_point.parts)
-        if length >= best_length and path.is_relative_to(mount_point):  # a later mount covers an earlier one
-            best_length, best_type = length, rest.split(" ")[0]
-    return best_type
-
-
 def is_network(file_system: str) -> bool:
     """Whether a mount's type, such as ``nfs4`` or ``fuse.sshfs``, is a network file system."""
     return file_system.removeprefix("fuse.") in NETWORK_FILE_SYSTEMS
 
 
 def _refuse_network(path: Path) -> None:
-    if not MOUNTINFO.exists():  # not Linux
-        return
-    file_system = mount_type(MOUNTINFO.read_text("utf-8", "surrogateescape"), path)
+    mountinfo = mounts.read()
+    file_system = None if mountinfo is None else mounts.mount_type(mountinfo, path)
     if file_system is not None and is_network(file_system):
         raise BrokerError(
             f"the queue's file {path} is on a network file system ({file_system}), where its locks can't be trusted; "
@@ -86,7 +70,3 @@ def _make_file(path: Path) -> None:
     """
     with contextlib.suppress(FileExistsError):
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
-
-
-def _unescape(field: str) -> str:
-    return re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), field)
