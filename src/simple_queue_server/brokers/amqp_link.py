@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import random
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
+from types import TracebackType
 from typing import Final
 
 import structlog
@@ -84,22 +84,15 @@ class Link:
         """The channel, as soon as there is one. Raises BrokerGaveUp when there will be none any more."""
         return self._up.result() if self._up.done() else await asyncio.shield(self._up)
 
-    @contextlib.asynccontextmanager
-    async def operation(self, channel: AnyChannel) -> AsyncIterator[Connection]:
-        """Work on the channel inside. It ends when the channel does, which raises LinkDownError.
+    def operation(self, channel: AnyChannel) -> Operation:
+        """Work on the channel in an ``async with`` block. It ends when the channel does, which raises LinkDownError.
 
         Left to itself, the library waits forever for room in the write queue of a connection that has ended.
         A declare, consume or get that is cancelled closes its channel.
         """
         if self._pair is None or self._pair[1] is not channel:
             raise LinkDownError("the connection was lost")
-        with translated():
-            async with asyncio.timeout(None) as scope:
-                self._operations.add(scope)
-                try:
-                    yield self._pair[0]
-                finally:
-                    self._operations.discard(scope)
+        return Operation(self._pair[0], self._operations)
 
     def break_up(self, channel: AnyChannel, why: str) -> None:
         """Make everything again, unless ``channel`` is a former one: then that was done already.
@@ -215,6 +208,31 @@ class Link:
         connection.closing.add_done_callback(on_closed)
         channel.closing.add_done_callback(on_closed)
         channel.on_consumer_cancel_callbacks.add(on_consumer_cancelled)
+
+
+class Operation:
+    """See :meth:`Link.operation`. Written out, because two are made for each request."""
+
+    def __init__(self, connection: Connection, running: set[asyncio.Timeout]) -> None:
+        self._connection = connection
+        self._running = running
+        self._scope = asyncio.timeout(None)
+
+    async def __aenter__(self) -> Connection:
+        await self._scope.__aenter__()
+        self._running.add(self._scope)
+        return self._connection
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._running.discard(self._scope)
+        if error is None:
+            await self._scope.__aexit__(None, None, None)
+            return
+        with translated():
+            await self._scope.__aexit__(kind, error, trace)
+            raise error
 
 
 def _delay_s(step: int) -> float:
