@@ -11,6 +11,7 @@ from typing import Any, Final, NamedTuple
 from medusa_copier import manifest
 from medusa_copier.access import Access, Use
 from medusa_copier.actions.parameters import CopyParameters, ManifestParameters, Overwrite, decode, given
+from medusa_copier.actions.wording import copying_failed, places
 from medusa_copier.rclone.choice import Choice
 from medusa_copier.rclone.client import Location, spoken
 from medusa_copier.rclone.commands import BadFilter
@@ -107,24 +108,19 @@ def _account(ledger: Ledger, asked: CopyParameters) -> dict[str, Any]:
     return account
 
 
-def _what(asked: CopyParameters) -> str:
-    return f"{shown(asked.source_root, asked.source_key)} to {shown(asked.target_root, asked.target_key)}"
-
-
 def _message(asked: CopyParameters, error: RcloneError) -> str:
     if isinstance(error, BadFilter):
         filters = {"include": asked.include, "exclude": asked.exclude}
         named = [name for name, patterns in filters.items() if any(pattern in error.reason for pattern in patterns)]
         return f"the parameter {' or '.join(named or filters)} is no filter that rclone can read: {error.reason}"
-    reason = f"the source does not exist ({error})" if isinstance(error, NotFound) else error.reason
-    return f"Copying {_what(asked)} failed: {reason}"
+    return copying_failed(asked, error)
 
 
 def _partly(asked: CopyParameters, account: Mapping[str, Any]) -> str:
     failed, first = account["failed"]["files"], account["failed"]["first"][0]
     arrived = account["copied"]["files"] + account["unchanged"]["files"]
     example = f"{shown(asked.target_root, first['key'])}: {first['reason']}"
-    return f"Copying {_what(asked)} failed for {failed} of {failed + arrived} files; the first one is {example}"
+    return f"Copying {places(asked)} failed for {failed} of {failed + arrived} files; the first one is {example}"
 
 
 def _exit_status(ledger: Ledger) -> int:
