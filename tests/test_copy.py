@@ -25,6 +25,8 @@ from sqs_servers import SqsServer
 from storage_fixtures import until
 
 KINDS: list[storage.Kind] = ["s3", "sftp", "webdav"]
+VERIFICATIONS = ["checksum", "download"]
+HASHLESS = [("webdav", "checksum")]
 
 
 class Copier:
@@ -71,12 +73,19 @@ async def started(world: storage.Places, directory: Path, **flags: Any) -> Async
 def remote(request: pytest.FixtureRequest, copier: Copier, tmp_path: Path) -> Iterator[Path]:
     """The directory behind a root ``remote`` of another kind of storage."""
     kind: storage.Kind = request.param
-    with storage.serving(kind, tmp_path / "remote") as server:
-        place = server.directory / ("bkt" if kind == "s3" else "all")
-        place.mkdir()
-        copier.world.add(server.section("server"))
-        copier.roots["remote"] = RootSection(f"server:{place.name}")
+    place = tmp_path / "remote" / ("bkt" if kind == "s3" else "all")
+    place.mkdir(parents=True)
+    with served(copier, kind, "remote", place):
         yield place
+
+
+@contextlib.contextmanager
+def served(copier: Copier, kind: storage.Kind, root: str, place: Path) -> Iterator[None]:
+    """A ``root`` that is the directory ``place``, behind a server of its own that remembers nothing of it."""
+    with storage.serving(kind, place.parent) as server:
+        copier.world.add(server.section(f"{root}-{kind}"))
+        copier.roots[root] = RootSection(f"{root}-{kind}:{place.name}")
+        yield
 
 
 def fill(directory: Path) -> dict[str, str]:
@@ -283,6 +292,30 @@ async def test_download_repairs_on_other_storage_too(copier: Copier, remote: Pat
     answer = await copier.copy("src:", "remote:", verify="download")
     assert answer["verified"] == {"method": "download", "hash": None, "files": 4}
     assert content_of(remote) == files
+
+
+@pytest.mark.parametrize(
+    ("kind", "verify"), [(kind, verify) for kind in KINDS for verify in VERIFICATIONS if (kind, verify) not in HASHLESS]
+)
+async def test_corruption_behind_a_server_is_repaired(
+    copier: Copier, tmp_path: Path, kind: storage.Kind, verify: str
+) -> None:
+    files = fill(copier.world.src)
+    for name in files:
+        os.utime(
+            copier.world.src / name, (1_700_000_000, 1_700_000_000)
+        )  # an S3 server started anew tells no fractions
+    place = tmp_path / "remote/all"
+    place.mkdir(parents=True)
+    with served(copier, kind, "before", place):
+        await copier.copy("src:", "before:")
+    corrupt(place / "sub/b.txt")
+    with served(copier, kind, "after", place):  # the first server would tell the hash of before
+        assert counts(await copier.copy("src:", "after:")) == (0, 4, 0)
+        answer = await copier.copy("src:", "after:", verify=verify)
+    assert counts(answer) == (1, 3, 0)
+    assert answer["verified"]["files"] == 4
+    assert content_of(place) == files
 
 
 async def test_checksum_names_the_hash_or_says_that_there_is_none(
