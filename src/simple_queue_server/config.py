@@ -72,6 +72,8 @@ def _mapping(loader: _Loader, node: yaml.Node) -> dict[Any, Any]:
     loader.flatten_mapping(mapping)
     result: dict[Any, Any] = {}
     for key_node, value_node in mapping.value:
+        if not isinstance(key_node, yaml.ScalarNode):
+            raise yaml.constructor.ConstructorError(None, None, "a key must be plain text", key_node.start_mark)
         key = loader.construct_object(key_node, deep=True)
         if key in result:
             raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} stands twice", key_node.start_mark)
@@ -99,6 +101,8 @@ def _fill_in(value: Any, wanted: Any, path: str, environ: Mapping[str, str]) -> 
         here = f"{path}.{key}" if path else str(key)
         if fields is not None and key not in fields:
             raise SettingsError(f"{here}: unknown key{_nearest(str(key), fields)}")
+        if fields is None and not isinstance(key, str):
+            raise SettingsError(f"{here}: a name must be text, not a {_kind(key)}; put it in quotes")
         if fields is None:
             result[key] = _entry(item, _value_type(wanted), here, environ)
         elif item is not None:
@@ -107,10 +111,11 @@ def _fill_in(value: Any, wanted: Any, path: str, environ: Mapping[str, str]) -> 
 
 
 def _entry(item: Any, item_type: Any, path: str, environ: Mapping[str, str]) -> Any:
-    """A value of a mapping with free names. A section is converted here, where its name is known for errors."""
-    if _fields(item_type) is None:
-        return _fill_in(item, item_type, path, environ)
-    filled = _fill_in({} if item is None else item, item_type, path, environ)
+    """A value of a mapping with free names. It is converted here, where its name is known for errors."""
+    is_section = _fields(item_type) is not None
+    filled = _fill_in({} if item is None and is_section else item, item_type, path, environ)
+    if item_type is None:
+        return filled
     try:
         msgspec.convert(filled, item_type, strict=False, dec_hook=_convert)
     except msgspec.ValidationError as error:
@@ -173,4 +178,5 @@ def _readable(error: msgspec.ValidationError, path: str = "") -> str:
 
 
 def _kind(value: Any) -> str:
-    return {"list": "list", "str": "text"}.get(type(value).__name__, type(value).__name__)
+    names = {"str": "text", "int": "number", "float": "number", "bool": "truth value"}
+    return names.get(type(value).__name__, type(value).__name__)
