@@ -118,7 +118,14 @@ def test_environment_variables_are_filled_in_anywhere_in_a_text() -> None:
         ("server: {name: n, max_in_flight: many}\n" + ROOTS, ["server.max_in_flight: expected int"]),
         ("server: {name: n, max_in_flight: 0}\n" + ROOTS, ["server.max_in_flight: expected int >= 1"]),
         ("server: {name: a/b}\n" + ROOTS, ["server.name"]),
-        ("server: {name: n}\nlog: {level: loud}\n" + ROOTS, ["log.level: invalid enum value 'loud'"]),
+        (
+            "server: {name: n}\nlog: {level: loud}\n" + ROOTS,
+            ["log.level: invalid enum value 'loud'; it must be one of: debug, info,"],
+        ),
+        (
+            "server: {name: n}\nroots: {a.b: {rclone_config: x, access: all}}",
+            ["roots.a.b.access: invalid enum value 'all'; it must be one of: read, write, read-write"],
+        ),
         ("server: {name: n}\namqp: {}\n" + ROOTS, ["amqp: missing required field incoming_queue"]),
         ("server: {name: n}\nrclone: {flags: {bwlimit: {a: 1}}}\n" + ROOTS, ["rclone.flags.bwlimit: expected bool"]),
         (

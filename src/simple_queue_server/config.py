@@ -54,7 +54,7 @@ def parse(text: str, settings_type: type[T], *, source: str, environ: Mapping[st
         tree = _fill_in(tree, settings_type, "", environ)
         return msgspec.convert(tree, settings_type, strict=False, dec_hook=_convert)
     except msgspec.ValidationError as error:
-        raise SettingsError(f"{source}: {_readable(error)}") from None
+        raise SettingsError(f"{source}: {_readable(error, settings_type)}") from None
     except SettingsError as error:
         raise SettingsError(f"{source}: {error}") from None
 
@@ -119,7 +119,7 @@ def _entry(item: Any, item_type: Any, path: str, environ: Mapping[str, str]) -> 
     try:
         msgspec.convert(filled, item_type, strict=False, dec_hook=_convert)
     except msgspec.ValidationError as error:
-        raise SettingsError(_readable(error, path)) from None
+        raise SettingsError(_readable(error, item_type, path)) from None
     return filled
 
 
@@ -168,11 +168,22 @@ def _nearest(key: str, known: Mapping[str, Any]) -> str:
     return f"; did you mean {near[0]!r}?" if near else f"; known here: {', '.join(sorted(known))}"
 
 
-def _readable(error: msgspec.ValidationError, path: str = "") -> str:
+def allowed_values(wanted: Any, path: str) -> str:
+    """``; it must be one of: a, b`` where the type ``wanted`` allows these at a ``path`` (``log.level``); else ""."""
+    for name in path.split("."):
+        wanted = (_fields(wanted) or {}).get(name, _value_type(wanted))
+    literals = [one for one in _alternatives(wanted) if typing.get_origin(one) is typing.Literal]
+    values = [str(value) for literal in literals for value in typing.get_args(literal)]
+    return f"; it must be one of: {', '.join(values)}" if values else ""
+
+
+def _readable(error: msgspec.ValidationError, wanted: Any, path: str = "") -> str:
     """``Expected `int`, got `str` - at `$.a.b` `` becomes ``a.b: expected int, got str``."""
     what, _, where = str(error).partition(" - at `$")
     place = (path + where.rstrip("`").replace("[...]", ".*")).removeprefix(".")
     what = what.replace("`", "").removeprefix("Object ")
+    if what.startswith("Invalid enum value"):
+        what += allowed_values(wanted, where.strip("`."))
     what = what[0].lower() + what[1:]
     return f"{place}: {what}" if place else what
 
