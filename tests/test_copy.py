@@ -179,7 +179,8 @@ async def test_a_bad_filter_is_a_failure_that_names_its_parameter(copier: Copier
 
 
 async def test_parameters_out_of_range_are_named(copier: Copier) -> None:
-    for name, value in {"max_depth": 0, "overwrite": "maybe", "verify": "no", "include": [""], "manifest": {}}.items():
+    wrong = {"max_depth": 0, "overwrite": "maybe", "verify": "no", "include": [""], "exclude": ["\0"], "manifest": {}}
+    for name, value in wrong.items():
         assert name in (await copier.copy("src:", "dst:", 1, **{name: value}))["message"]
 
 
@@ -395,12 +396,25 @@ async def test_a_bag_that_is_not_complete_gets_no_manifest(copier: Copier) -> No
     assert not (copier.world.dst / "manifest-md5.txt").exists()
 
 
+@pytest.mark.parametrize("place", ["dst:data/sub/new\nline", "src:sub/new\nline", "same:data/a.txt"])
+async def test_a_manifest_never_takes_the_place_of_one_of_the_files(copier: Copier, place: str) -> None:
+    files = fill(copier.world.src) | {"sub/new\nline": "x"}
+    (copier.world.src / "sub/new\nline").write_text("x")
+    copier.roots["same"] = RootSection(str(copier.world.dst))
+    root, _, key = place.partition(":")
+    answer = await copier.copy("src:", "dst:data", manifest={"root": root, "key": key})
+    assert "would take the place of one of the files" in answer["message"]
+    assert content_of(copier.world.src) == content_of(copier.world.dst / "data") == files
+
+
 async def test_a_manifest_that_can_not_be_written_is_a_failure(copier: Copier) -> None:
     fill(copier.world.src)
     (copier.world.dst / "list").mkdir()
     answer = await copier.copy("src:", "dst:data", manifest={"root": "dst", "key": "list"})
     assert "the manifest dst:list could not be written" in answer["message"]
     assert counts(answer) == (4, 0, 0)
+    answer = await copier.copy("src:", "dst:data", manifest={"root": "no", "key": "list"})
+    assert "manifest.root 'no' is not configured" in answer["message"]
 
 
 async def test_s3_that_rclone_did_not_write_is_copied_to_and_verified(copier: Copier, moto_server: SqsServer) -> None:

@@ -38,8 +38,8 @@ def copy(roots: Mapping[str, RootSection], rclone: Rclone, access: Access) -> Ha
     async def handle(request: Request) -> Success:
         asked = decode(request.parameters, CopyParameters)
         said = given(request.parameters, CopyParameters)
-        source = _directory(roots, asked.source_root, asked.source_key, "source")
-        target = _directory(roots, asked.target_root, asked.target_key, "target")
+        source = _directory(roots, asked.source_root, asked.source_key, "source_")
+        target = _directory(roots, asked.target_root, asked.target_key, "target_")
         writing = Use("write", asked.target_root, target)
         listing = _listing(roots, asked, access)
         choice = _choice(asked, access.overwrite(asked.target_root, asked.overwrite, explicit="overwrite" in said))
@@ -74,14 +74,14 @@ class _Listing(NamedTuple):
 def _listing(roots: Mapping[str, RootSection], asked: CopyParameters, access: Access) -> _Listing | None:
     if asked.manifest is None:
         return None
-    place = locate(roots, asked.manifest.root, asked.manifest.key, "manifest")
+    place = locate(roots, asked.manifest.root, asked.manifest.key, "manifest.")
     always: Overwrite = "always"
     overwrite = access.overwrite(asked.manifest.root, always, explicit=False)
     return _Listing(Use("write", asked.manifest.root, place), asked.manifest, Terms(overwrite=overwrite))
 
 
-def _directory(roots: Mapping[str, RootSection], root: str, key: str, side: str) -> Location:
-    return locate(roots, root, key, side, is_root=is_empty(key))
+def _directory(roots: Mapping[str, RootSection], root: str, key: str, prefix: str) -> Location:
+    return locate(roots, root, key, prefix, is_root=is_empty(key))
 
 
 def _choice(asked: CopyParameters, overwrite: Overwrite) -> Choice:
@@ -133,6 +133,9 @@ async def _note_manifest(rclone: Rclone, work: DirectoryCopy, ledger: Ledger, li
     """Write the manifest that was asked for. That of a bag is not written when files are missing."""
     if listing is None or (listing.asked.format != "jsonl" and ledger.count(FileOutcome.FAILED)):
         return
+    where = shown(listing.asked.root, listing.asked.key)
+    if await work.is_one_of_the_files(listing.use.location):
+        raise RcloneError(f"the manifest {where} would take the place of one of the files")
     kind = await work.describe(manifest.hash_kind(listing.asked.format))
     run_directory = (rclone.run_directory or Path(tempfile.gettempdir())).absolute()
     with tempfile.TemporaryDirectory(dir=run_directory, prefix="manifest-") as directory:
@@ -142,7 +145,6 @@ async def _note_manifest(rclone: Rclone, work: DirectoryCopy, ledger: Ledger, li
         try:
             await rclone.copyto(written, listing.use.location, terms=listing.terms)
         except RcloneError as error:
-            where = shown(listing.asked.root, listing.asked.key)
             raise RcloneError(
                 f"the manifest {where} could not be written: {error.reason}", exit_status=error.exit_status
             ) from None

@@ -28,8 +28,8 @@ def copyto(roots: Mapping[str, RootSection], rclone: Rclone, access: Access) -> 
 
     async def handle(request: Request) -> Success:
         asked = decode(request.parameters, CopytoParameters)
-        source = locate(roots, asked.source_root, asked.source_key, "source")
-        target = locate(roots, asked.target_root, asked.target_key, "target")
+        source = locate(roots, asked.source_root, asked.source_key, "source_")
+        target = locate(roots, asked.target_root, asked.target_key, "target_")
         said = given(request.parameters, CopytoParameters)
         writing = Use("write", asked.target_root, target)
         terms = _terms(asked, said, access)

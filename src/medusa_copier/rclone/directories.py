@@ -65,6 +65,11 @@ class DirectoryCopy:
             raise RcloneError(f"no {kind} could be computed for {missing} files")
         return kind
 
+    async def is_one_of_the_files(self, place: Location) -> bool:
+        """Whether one of the files is at ``place``, at the source or the target."""
+        paths = [await self._rclone.client.path_below(directory, place) for directory in (self._source, self._target)]
+        return any(path is not None and self._ledger.has(path) for path in paths)
+
     async def progress(self) -> dict[str, Any] | None:
         """How far the copying is, as ``Progress.of`` tells it; None while nothing is copied."""
         return None if self._stats is None else directory_figures(self._stats)

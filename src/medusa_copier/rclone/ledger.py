@@ -123,6 +123,10 @@ class Ledger:
         """How many files have this outcome."""
         return self._number("count(*)", "outcome = ?", outcome)
 
+    def has(self, path: str) -> bool:
+        """Whether this is one of the files."""
+        return bool(self._database.execute("SELECT 1 FROM files WHERE path = ?", (path,)).fetchone())
+
     def count_bytes(self, outcome: FileOutcome) -> int:
         """How many bytes they have, as far as their sizes are known."""
         return self._number("coalesce(sum(size), 0)", "outcome = ?", outcome)
