@@ -18,6 +18,7 @@ import pytest
 import storage
 from medusa_copier.access import Access
 from medusa_copier.actions.copy import copy
+from medusa_copier.rclone import ledger
 from medusa_copier.rclone.resident import Rclone
 from medusa_copier.settings import RootSection
 from simple_queue_server import Failure, Request
@@ -446,6 +447,26 @@ async def test_flags_of_the_operator_do_not_weaken_a_comparison(
             assert answer["verified"]["files"] == 4
             assert content_of(world.dst) == files
             corrupt(world.dst / "a.txt")
+
+
+async def test_a_run_directory_that_can_not_be_written_is_a_clear_failure(copier: Copier, tmp_path: Path) -> None:
+    fill(copier.world.src)
+    copier.rclone.run_directory = tmp_path / "file"
+    copier.rclone.run_directory.touch()
+    answer = await copier.copy("src:", "dst:")
+    assert "failed: the account of the files can't be kept in the run directory: " in answer["message"]
+    assert answer["rclone_status"] == 1
+
+
+@pytest.mark.parametrize("pages", [1, 2])
+async def test_a_run_directory_that_is_full_is_a_clear_failure(
+    copier: Copier, monkeypatch: pytest.MonkeyPatch, pages: int
+) -> None:
+    for number in range(300):
+        (copier.world.src / f"{number}").touch()
+    monkeypatch.setattr(ledger, "_TABLE", f"PRAGMA max_page_count = {pages}; {ledger._TABLE}")
+    answer = await copier.copy("src:", "dst:")
+    assert "the account of the files can't be kept in the run directory: database or disk is full" in answer["message"]
 
 
 async def test_what_may_pass_is_tried_again_and_then_given_up(copier: Copier) -> None:

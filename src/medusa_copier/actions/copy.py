@@ -17,7 +17,7 @@ from medusa_copier.rclone.client import Location, spoken
 from medusa_copier.rclone.commands import BadFilter
 from medusa_copier.rclone.directories import DirectoryCopy
 from medusa_copier.rclone.errors import OTHER_ERROR, NotFound, RcloneError, classify
-from medusa_copier.rclone.ledger import FileOutcome, Ledger
+from medusa_copier.rclone.ledger import FileOutcome, Ledger, in_run_directory
 from medusa_copier.rclone.proven import Terms
 from medusa_copier.rclone.resident import Rclone
 from medusa_copier.roots import is_empty, locate, shown
@@ -43,11 +43,12 @@ def copy(roots: Mapping[str, RootSection], rclone: Rclone, access: Access) -> Ha
         writing = Use("write", asked.target_root, target)
         listing = _listing(roots, asked, access)
         choice = _choice(asked, access.overwrite(asked.target_root, asked.overwrite, explicit="overwrite" in said))
-        with Ledger(rclone.run_directory) as ledger:
+        uses = [Use("read", asked.source_root, source), writing, *([listing.use] if listing else [])]
+
+        async def copy_all(ledger: Ledger) -> dict[str, Any]:
             work = DirectoryCopy(rclone, source, target, choice, ledger)
             request.progress(work.progress)
             try:
-                uses = [Use("read", asked.source_root, source), writing, *([listing.use] if listing else [])]
                 async with access.granted(*uses):
                     await access.refuse_links_below(writing)
                     await work.run(again=request.attempt > 1)
@@ -58,7 +59,13 @@ def copy(roots: Mapping[str, RootSection], rclone: Rclone, access: Access) -> Ha
             account = await asyncio.to_thread(_account, ledger, asked)
             if account["failed"]["files"]:
                 raise Failure(_partly(asked, account), rclone_status=_exit_status(ledger), **account)
-        return Success(said, {"rclone_status": 0, **account})
+            return account
+
+        try:
+            with Ledger(rclone.run_directory) as ledger:
+                return Success(said, {"rclone_status": 0, **await copy_all(ledger)})
+        except RcloneError as error:  # there is no account
+            raise Failure(_message(asked, error), rclone_status=error.exit_status) from None
 
     return handle
 
@@ -138,7 +145,10 @@ async def _note_manifest(rclone: Rclone, work: DirectoryCopy, ledger: Ledger, li
         raise RcloneError(f"the manifest {where} would take the place of one of the files")
     kind = await work.describe(manifest.hash_kind(listing.asked.format))
     run_directory = (rclone.run_directory or Path(tempfile.gettempdir())).absolute()
-    with tempfile.TemporaryDirectory(dir=run_directory, prefix="manifest-") as directory:
+    with (
+        in_run_directory("the manifest"),
+        tempfile.TemporaryDirectory(dir=run_directory, prefix="manifest-") as directory,
+    ):
         path = Path(directory) / "manifest"
         await asyncio.to_thread(_write, path, ledger, listing.asked.format, kind)
         written = Location(str(run_directory), str(path.relative_to(run_directory)))

@@ -13,7 +13,7 @@ from medusa_copier.rclone.choice import PLAIN, Choice
 from medusa_copier.rclone.client import Location, own_partial
 from medusa_copier.rclone.commands import Entry, Outcome
 from medusa_copier.rclone.errors import NotFound, RcloneError, RcloneStopped, WrongKind, classify, one_line
-from medusa_copier.rclone.ledger import FileOutcome, Ledger, Note
+from medusa_copier.rclone.ledger import FileOutcome, Ledger, Note, in_run_directory
 from medusa_copier.rclone.resident import Rclone
 from medusa_copier.rclone.retry import with_retries
 from medusa_copier.rclone.watch import GroupStats, directory_figures
@@ -158,7 +158,11 @@ class DirectoryCopy:
 
     async def _repair(self) -> None:
         """Copy what differs although size and time say otherwise, and compare it once more."""
-        with tempfile.NamedTemporaryFile("w", dir=self._rclone.run_directory, prefix="differing-") as names:
+        directory = self._rclone.run_directory
+        with (
+            in_run_directory("the list of files to copy again"),
+            tempfile.NamedTemporaryFile("w", dir=directory, prefix="differing-") as names,
+        ):
             names.writelines(f"{path}\n" for path in self._ledger.differing())
             names.flush()
             if not names.tell():
