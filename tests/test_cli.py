@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -80,6 +81,25 @@ def test_submit_without_wait_leaves_the_request_on_the_queue(world: World) -> No
         eventually((world.dst / "b.txt").exists)
 
 
+def test_submit_hands_the_pass_through_on_as_it_was_written(served: World) -> None:
+    (served.src / "a.txt").write_text("hello")
+    written = '{"b":1.10,"a":1e400,"b":2}'
+    done = served.command("submit", "src:a.txt", "dst:b.txt", "--wait", "--pass-through", written)
+    assert f'"pass_through":{written}' in done.stdout
+
+
+def test_submit_ends_quietly_when_nobody_reads_what_it_prints(world: World) -> None:
+    (world.directory / "requests.jsonl").write_bytes(b"\n".join([copyto("src:a", "dst:a")] * 3))
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    command = [COPIER, "submit", "--config", "copier.yaml", "--from", "requests.jsonl"]
+    with os.fdopen(write_end) as unread:
+        done = subprocess.run(
+            command, cwd=world.directory, stdout=unread, stderr=subprocess.PIPE, text=True, timeout=60, check=False
+        )
+    assert (done.returncode, done.stderr) == (1, "")
+
+
 def test_submit_from_a_file_of_many(served: World, tmp_path: Path) -> None:
     for i in range(20):
         (served.src / f"{i}").write_text(str(i))
@@ -100,6 +120,8 @@ def test_submit_from_a_file_of_many(served: World, tmp_path: Path) -> None:
         (("src:a",), "ROOT:KEY ROOT:KEY, or --from FILE"),
         (("src", "dst:b"), "'src' is not ROOT:KEY"),
         (("src:a", "dst:b", "--pass-through", "{"), "--pass-through is not JSON"),
+        (("src:a", "dst:b", "--pass-through", "NaN"), "--pass-through is not JSON"),
+        (("src:a", "dst:\udcff"), "ROOT:KEY must be UTF-8"),
         (("src:a", "dst:b", "--from", "copier.yaml"), "--from goes without"),
         (("--from", "nowhere"), "nowhere"),
     ],

@@ -118,9 +118,21 @@ def test_environment_variables_are_filled_in_anywhere_in_a_text() -> None:
         ("server: {name: n, max_in_flight: many}\n" + ROOTS, ["server.max_in_flight: expected int"]),
         ("server: {name: n, max_in_flight: 0}\n" + ROOTS, ["server.max_in_flight: expected int >= 1"]),
         ("server: {name: a/b}\n" + ROOTS, ["server.name"]),
-        ("server: {name: n}\nlog: {level: loud}\n" + ROOTS, ["log.level: invalid enum value 'loud'"]),
+        (
+            "server: {name: n}\nlog: {level: loud}\n" + ROOTS,
+            ["log.level: invalid enum value 'loud'; it must be one of: debug, info,"],
+        ),
+        (
+            "server: {name: n}\nroots: {a.b: {rclone_config: x, access: all}}",
+            ["roots.a.b.access: invalid enum value 'all'; it must be one of: read, write, read-write"],
+        ),
         ("server: {name: n}\namqp: {}\n" + ROOTS, ["amqp: missing required field incoming_queue"]),
-        ("server: {name: n}\nrclone: {flags: {bwlimit: {a: 1}}}\n" + ROOTS, ["rclone.flags"]),
+        ("server: {name: n}\nrclone: {flags: {bwlimit: {a: 1}}}\n" + ROOTS, ["rclone.flags.bwlimit: expected bool"]),
+        (
+            "server: {name: n}\nroots: {7: {rclone_config: x}}",
+            ["roots.7: a name must be text, not a number; put it in"],
+        ),
+        ("server: {name: n}\n? [a, b]\n: 1\n" + ROOTS, ["is not YAML: a key must be plain text"]),
         (
             "server: {name: n}\nrclone: {path: 5}\n" + ROOTS,
             ["rclone.path: expected the path of a file, got 5"],

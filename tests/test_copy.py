@@ -18,6 +18,7 @@ import pytest
 import storage
 from medusa_copier.access import Access
 from medusa_copier.actions.copy import copy
+from medusa_copier.rclone import ledger
 from medusa_copier.rclone.resident import Rclone
 from medusa_copier.settings import RootSection
 from simple_queue_server import Failure, Request
@@ -25,6 +26,8 @@ from sqs_servers import SqsServer
 from storage_fixtures import until
 
 KINDS: list[storage.Kind] = ["s3", "sftp", "webdav"]
+VERIFICATIONS = ["checksum", "download"]
+HASHLESS = [("webdav", "checksum")]
 
 
 class Copier:
@@ -71,12 +74,19 @@ async def started(world: storage.Places, directory: Path, **flags: Any) -> Async
 def remote(request: pytest.FixtureRequest, copier: Copier, tmp_path: Path) -> Iterator[Path]:
     """The directory behind a root ``remote`` of another kind of storage."""
     kind: storage.Kind = request.param
-    with storage.serving(kind, tmp_path / "remote") as server:
-        place = server.directory / ("bkt" if kind == "s3" else "all")
-        place.mkdir()
-        copier.world.add(server.section("server"))
-        copier.roots["remote"] = RootSection(f"server:{place.name}")
+    place = tmp_path / "remote" / ("bkt" if kind == "s3" else "all")
+    place.mkdir(parents=True)
+    with served(copier, kind, "remote", place):
         yield place
+
+
+@contextlib.contextmanager
+def served(copier: Copier, kind: storage.Kind, root: str, place: Path) -> Iterator[None]:
+    """A ``root`` that is the directory ``place``, behind a server of its own that remembers nothing of it."""
+    with storage.serving(kind, place.parent) as server:
+        copier.world.add(server.section(f"{root}-{kind}"))
+        copier.roots[root] = RootSection(f"{root}-{kind}:{place.name}")
+        yield
 
 
 def fill(directory: Path) -> dict[str, str]:
@@ -170,7 +180,8 @@ async def test_a_bad_filter_is_a_failure_that_names_its_parameter(copier: Copier
 
 
 async def test_parameters_out_of_range_are_named(copier: Copier) -> None:
-    for name, value in {"max_depth": 0, "overwrite": "maybe", "verify": "no", "include": [""], "manifest": {}}.items():
+    wrong = {"max_depth": 0, "overwrite": "maybe", "verify": "no", "include": [""], "exclude": ["\0"], "manifest": {}}
+    for name, value in wrong.items():
         assert name in (await copier.copy("src:", "dst:", 1, **{name: value}))["message"]
 
 
@@ -285,6 +296,30 @@ async def test_download_repairs_on_other_storage_too(copier: Copier, remote: Pat
     assert content_of(remote) == files
 
 
+@pytest.mark.parametrize(
+    ("kind", "verify"), [(kind, verify) for kind in KINDS for verify in VERIFICATIONS if (kind, verify) not in HASHLESS]
+)
+async def test_corruption_behind_a_server_is_repaired(
+    copier: Copier, tmp_path: Path, kind: storage.Kind, verify: str
+) -> None:
+    files = fill(copier.world.src)
+    for name in files:
+        os.utime(
+            copier.world.src / name, (1_700_000_000, 1_700_000_000)
+        )  # an S3 server started anew tells no fractions
+    place = tmp_path / "remote/all"
+    place.mkdir(parents=True)
+    with served(copier, kind, "before", place):
+        await copier.copy("src:", "before:")
+    corrupt(place / "sub/b.txt")
+    with served(copier, kind, "after", place):  # the first server would tell the hash of before
+        assert counts(await copier.copy("src:", "after:")) == (0, 4, 0)
+        answer = await copier.copy("src:", "after:", verify=verify)
+    assert counts(answer) == (1, 3, 0)
+    assert answer["verified"]["files"] == 4
+    assert content_of(place) == files
+
+
 async def test_checksum_names_the_hash_or_says_that_there_is_none(
     copier: Copier, remote: Path, request: pytest.FixtureRequest
 ) -> None:
@@ -362,12 +397,25 @@ async def test_a_bag_that_is_not_complete_gets_no_manifest(copier: Copier) -> No
     assert not (copier.world.dst / "manifest-md5.txt").exists()
 
 
+@pytest.mark.parametrize("place", ["dst:data/sub/new\nline", "src:sub/new\nline", "same:data/a.txt"])
+async def test_a_manifest_never_takes_the_place_of_one_of_the_files(copier: Copier, place: str) -> None:
+    files = fill(copier.world.src) | {"sub/new\nline": "x"}
+    (copier.world.src / "sub/new\nline").write_text("x")
+    copier.roots["same"] = RootSection(str(copier.world.dst))
+    root, _, key = place.partition(":")
+    answer = await copier.copy("src:", "dst:data", manifest={"root": root, "key": key})
+    assert "would take the place of one of the files" in answer["message"]
+    assert content_of(copier.world.src) == content_of(copier.world.dst / "data") == files
+
+
 async def test_a_manifest_that_can_not_be_written_is_a_failure(copier: Copier) -> None:
     fill(copier.world.src)
     (copier.world.dst / "list").mkdir()
     answer = await copier.copy("src:", "dst:data", manifest={"root": "dst", "key": "list"})
     assert "the manifest dst:list could not be written" in answer["message"]
     assert counts(answer) == (4, 0, 0)
+    answer = await copier.copy("src:", "dst:data", manifest={"root": "no", "key": "list"})
+    assert "manifest.root 'no' is not configured" in answer["message"]
 
 
 async def test_s3_that_rclone_did_not_write_is_copied_to_and_verified(copier: Copier, moto_server: SqsServer) -> None:
@@ -399,6 +447,26 @@ async def test_flags_of_the_operator_do_not_weaken_a_comparison(
             assert answer["verified"]["files"] == 4
             assert content_of(world.dst) == files
             corrupt(world.dst / "a.txt")
+
+
+async def test_a_run_directory_that_can_not_be_written_is_a_clear_failure(copier: Copier, tmp_path: Path) -> None:
+    fill(copier.world.src)
+    copier.rclone.run_directory = tmp_path / "file"
+    copier.rclone.run_directory.touch()
+    answer = await copier.copy("src:", "dst:")
+    assert "failed: the account of the files can't be kept in the run directory: " in answer["message"]
+    assert answer["rclone_status"] == 1
+
+
+@pytest.mark.parametrize("pages", [1, 2])
+async def test_a_run_directory_that_is_full_is_a_clear_failure(
+    copier: Copier, monkeypatch: pytest.MonkeyPatch, pages: int
+) -> None:
+    for number in range(300):
+        (copier.world.src / f"{number}").touch()
+    monkeypatch.setattr(ledger, "_TABLE", f"PRAGMA max_page_count = {pages}; {ledger._TABLE}")
+    answer = await copier.copy("src:", "dst:")
+    assert "the account of the files can't be kept in the run directory: database or disk is full" in answer["message"]
 
 
 async def test_what_may_pass_is_tried_again_and_then_given_up(copier: Copier) -> None:

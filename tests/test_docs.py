@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from medusa_copier.settings import CopierSettings
-from processes import running
+from processes import output, running
 from rabbitmq import RabbitNode
 from simple_queue_server.brokers.sqlite import EmbeddedClient
 from simple_queue_server.settings import EmbeddedSection
@@ -66,6 +66,8 @@ async def test_the_example_server_runs_on_rabbitmq_and_answers_rpc_clients(
                 answer = await anext(responses)
                 await answer.ack()
     assert json.loads(answer.body) == RESPONSE
+    assert "broker connected" in (tmp_path / "log" / "square.log").read_text()
+    assert output(tmp_path) == ""
 
 
 def options(section: Any, path: str = "") -> dict[str, list[str]]:

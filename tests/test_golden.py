@@ -113,6 +113,7 @@ def test_the_command_line_works_over_rabbitmq_beside_it(world: World) -> None:
     done = world.command("submit", "src:a.txt", "bucket:by/hand.txt", "--wait", "--pass-through", "[1.0]")
     assert (done.returncode, done.stderr) == (0, "")
     assert '"pass_through":[1.0]' in done.stdout
+    assert json.loads(done.stdout)["status"] == "success", "nothing but the response is printed"
     lines = world.command("check").stdout.splitlines()
     assert [line.split()[:3] for line in lines if line.startswith("broker")] == [
         ["broker", "ok", f"amqp://guest@127.0.0.1:{world.config['amqp']['connection']['port']}/"]

@@ -46,6 +46,28 @@ async def test_entries_of_a_service_that_ended_are_adopted_oldest_first(tmp_path
     await third.close()
 
 
+async def test_entries_that_were_adopted_before_the_disk_failed_are_served(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = await opened(tmp_path / "j")
+    await first.keep(entry(1))
+    await first.keep(entry(2))
+    await first.close()
+    second = await opened(tmp_path / "j")
+    rename = Path.rename
+
+    def rename_the_first_only(path: Path, target: Path) -> Path:
+        if path.name == f"{entry(2).id}.json":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", rename_the_first_only)
+    assert await second.adopt() == [entry(1)]
+    monkeypatch.setattr(Path, "rename", rename)
+    assert await second.adopt() == [entry(2)]
+    await second.close()
+
+
 async def test_entries_of_a_living_service_are_left_alone(tmp_path: Path) -> None:
     first = await opened(tmp_path / "j")
     await first.keep(entry(1))

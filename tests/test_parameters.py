@@ -48,7 +48,11 @@ def test_a_parameter_that_is_no_string_is_named(name: str, value: Any, kind: str
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"verify": "loud"}, "the parameter verify: invalid enum value 'loud'"),
+        (
+            {"verify": "loud"},
+            "the parameter verify: invalid enum value 'loud'; it must be one of: default, checksum, download",
+        ),
+        ({"depth": 1.5}, "the parameter depth must be a whole number"),
         ({"depth": "x"}, "the parameter depth must be a number, not a string"),
         ({"expected": {"md4": "x"}}, "the parameter expected: object contains unknown field `md4`"),
         ({"expected": {"md5": 1}}, "the parameter expected.md5 must be a string, not a number"),
@@ -64,7 +68,10 @@ def test_a_parameter_that_is_no_string_is_named(name: str, value: Any, kind: str
             "the parameter expected.sha256: expected a string matching regex '^[0-9a-fA-F]{64}$'",
         ),
         ({"expected": "beef"}, "the parameter expected must be an object, not a string"),
-        ({"overwrite": "maybe"}, "the parameter overwrite: invalid enum value 'maybe'"),
+        (
+            {"overwrite": "maybe"},
+            "the parameter overwrite: invalid enum value 'maybe'; it must be one of: always, if_different, never",
+        ),
         ({"verfiy": "checksum"}, "the parameter verfiy is unknown; did you mean verify?"),
         ({"source_keys": "x"}, "the parameter source_keys is unknown; did you mean source_key?"),
     ],

@@ -17,7 +17,7 @@ segments = st.text(st.characters(exclude_characters="/\0", exclude_categories=["
 
 
 def located(root: str, key: str) -> Location:
-    return locate(ROOTS, root, key, "source")
+    return locate(ROOTS, root, key, "source_")
 
 
 def refusal(root: str, key: str) -> str:

@@ -9,15 +9,15 @@ from medusa_copier.settings import RootSection
 from simple_queue_server import Failure
 
 
-def locate(roots: Mapping[str, RootSection], root: str, key: str, side: str, *, is_root: bool = False) -> Location:
-    """The place that a request's ``{side}_root`` and ``{side}_key`` name; ``side`` is ``source`` or ``target``.
+def locate(roots: Mapping[str, RootSection], root: str, key: str, prefix: str, *, is_root: bool = False) -> Location:
+    """The place that a request's ``{prefix}root`` and ``{prefix}key`` name; ``prefix`` is ``source_``, ``target_``…
 
     ``is_root`` says that the place is the root itself, and ``key`` means nothing.
     """
     if root not in roots:
         known = ", ".join(sorted(roots))
-        raise Failure(f"Unrecognized root was provided: {side}_root {root!r} is not configured; known: {known}")
-    return Location(roots[root].fs, "" if is_root else clean_key(key, f"{side}_key"))
+        raise Failure(f"Unrecognized root was provided: {prefix}root {root!r} is not configured; known: {known}")
+    return Location(roots[root].fs, "" if is_root else clean_key(key, f"{prefix}key"))
 
 
 def clean_key(key: str, parameter: str) -> str:

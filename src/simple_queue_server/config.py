@@ -54,7 +54,7 @@ def parse(text: str, settings_type: type[T], *, source: str, environ: Mapping[st
         tree = _fill_in(tree, settings_type, "", environ)
         return msgspec.convert(tree, settings_type, strict=False, dec_hook=_convert)
     except msgspec.ValidationError as error:
-        raise SettingsError(f"{source}: {_readable(error)}") from None
+        raise SettingsError(f"{source}: {_readable(error, settings_type)}") from None
     except SettingsError as error:
         raise SettingsError(f"{source}: {error}") from None
 
@@ -72,6 +72,8 @@ def _mapping(loader: _Loader, node: yaml.Node) -> dict[Any, Any]:
     loader.flatten_mapping(mapping)
     result: dict[Any, Any] = {}
     for key_node, value_node in mapping.value:
+        if not isinstance(key_node, yaml.ScalarNode):
+            raise yaml.constructor.ConstructorError(None, None, "a key must be plain text", key_node.start_mark)
         key = loader.construct_object(key_node, deep=True)
         if key in result:
             raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} stands twice", key_node.start_mark)
@@ -99,6 +101,8 @@ def _fill_in(value: Any, wanted: Any, path: str, environ: Mapping[str, str]) -> 
         here = f"{path}.{key}" if path else str(key)
         if fields is not None and key not in fields:
             raise SettingsError(f"{here}: unknown key{_nearest(str(key), fields)}")
+        if fields is None and not isinstance(key, str):
+            raise SettingsError(f"{here}: a name must be text, not a {_kind(key)}; put it in quotes")
         if fields is None:
             result[key] = _entry(item, _value_type(wanted), here, environ)
         elif item is not None:
@@ -107,14 +111,15 @@ def _fill_in(value: Any, wanted: Any, path: str, environ: Mapping[str, str]) -> 
 
 
 def _entry(item: Any, item_type: Any, path: str, environ: Mapping[str, str]) -> Any:
-    """A value of a mapping with free names. A section is converted here, where its name is known for errors."""
-    if _fields(item_type) is None:
-        return _fill_in(item, item_type, path, environ)
-    filled = _fill_in({} if item is None else item, item_type, path, environ)
+    """A value of a mapping with free names. It is converted here, where its name is known for errors."""
+    is_section = _fields(item_type) is not None
+    filled = _fill_in({} if item is None and is_section else item, item_type, path, environ)
+    if item_type is None:
+        return filled
     try:
         msgspec.convert(filled, item_type, strict=False, dec_hook=_convert)
     except msgspec.ValidationError as error:
-        raise SettingsError(_readable(error, path)) from None
+        raise SettingsError(_readable(error, item_type, path)) from None
     return filled
 
 
@@ -163,14 +168,26 @@ def _nearest(key: str, known: Mapping[str, Any]) -> str:
     return f"; did you mean {near[0]!r}?" if near else f"; known here: {', '.join(sorted(known))}"
 
 
-def _readable(error: msgspec.ValidationError, path: str = "") -> str:
+def allowed_values(wanted: Any, path: str) -> str:
+    """``; it must be one of: a, b`` where the type ``wanted`` allows these at a ``path`` (``log.level``); else ""."""
+    for name in path.split("."):
+        wanted = (_fields(wanted) or {}).get(name, _value_type(wanted))
+    literals = [one for one in _alternatives(wanted) if typing.get_origin(one) is typing.Literal]
+    values = [str(value) for literal in literals for value in typing.get_args(literal)]
+    return f"; it must be one of: {', '.join(values)}" if values else ""
+
+
+def _readable(error: msgspec.ValidationError, wanted: Any, path: str = "") -> str:
     """``Expected `int`, got `str` - at `$.a.b` `` becomes ``a.b: expected int, got str``."""
     what, _, where = str(error).partition(" - at `$")
     place = (path + where.rstrip("`").replace("[...]", ".*")).removeprefix(".")
     what = what.replace("`", "").removeprefix("Object ")
+    if what.startswith("Invalid enum value"):
+        what += allowed_values(wanted, where.strip("`."))
     what = what[0].lower() + what[1:]
     return f"{place}: {what}" if place else what
 
 
 def _kind(value: Any) -> str:
-    return {"list": "list", "str": "text"}.get(type(value).__name__, type(value).__name__)
+    names = {"str": "text", "int": "number", "float": "number", "bool": "truth value"}
+    return names.get(type(value).__name__, type(value).__name__)

@@ -155,6 +155,8 @@ class Journal:
                     yield from self._read(self._own / path.name)
                 _sync_directory(self._own)
                 self._remove_tree(directory)
+            except OSError as error:  # what was taken so far is ours now, and has to be served
+                log.error("a journal can't be taken over yet", directory=str(directory), error=str(error))
             finally:
                 lock.release()
 

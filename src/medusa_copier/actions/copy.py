@@ -11,12 +11,13 @@ from typing import Any, Final, NamedTuple
 from medusa_copier import manifest
 from medusa_copier.access import Access, Use
 from medusa_copier.actions.parameters import CopyParameters, ManifestParameters, Overwrite, decode, given
+from medusa_copier.actions.wording import copying_failed, places
 from medusa_copier.rclone.choice import Choice
 from medusa_copier.rclone.client import Location, spoken
 from medusa_copier.rclone.commands import BadFilter
 from medusa_copier.rclone.directories import DirectoryCopy
 from medusa_copier.rclone.errors import OTHER_ERROR, NotFound, RcloneError, classify
-from medusa_copier.rclone.ledger import FileOutcome, Ledger
+from medusa_copier.rclone.ledger import FileOutcome, Ledger, in_run_directory
 from medusa_copier.rclone.proven import Terms
 from medusa_copier.rclone.resident import Rclone
 from medusa_copier.roots import is_empty, locate, shown
@@ -37,16 +38,17 @@ def copy(roots: Mapping[str, RootSection], rclone: Rclone, access: Access) -> Ha
     async def handle(request: Request) -> Success:
         asked = decode(request.parameters, CopyParameters)
         said = given(request.parameters, CopyParameters)
-        source = _directory(roots, asked.source_root, asked.source_key, "source")
-        target = _directory(roots, asked.target_root, asked.target_key, "target")
+        source = _directory(roots, asked.source_root, asked.source_key, "source_")
+        target = _directory(roots, asked.target_root, asked.target_key, "target_")
         writing = Use("write", asked.target_root, target)
         listing = _listing(roots, asked, access)
         choice = _choice(asked, access.overwrite(asked.target_root, asked.overwrite, explicit="overwrite" in said))
-        with Ledger(rclone.run_directory) as ledger:
+        uses = [Use("read", asked.source_root, source), writing, *([listing.use] if listing else [])]
+
+        async def copy_all(ledger: Ledger) -> dict[str, Any]:
             work = DirectoryCopy(rclone, source, target, choice, ledger)
             request.progress(work.progress)
             try:
-                uses = [Use("read", asked.source_root, source), writing, *([listing.use] if listing else [])]
                 async with access.granted(*uses):
                     await access.refuse_links_below(writing)
                     await work.run(again=request.attempt > 1)
@@ -57,7 +59,13 @@ def copy(roots: Mapping[str, RootSection], rclone: Rclone, access: Access) -> Ha
             account = await asyncio.to_thread(_account, ledger, asked)
             if account["failed"]["files"]:
                 raise Failure(_partly(asked, account), rclone_status=_exit_status(ledger), **account)
-        return Success(said, {"rclone_status": 0, **account})
+            return account
+
+        try:
+            with Ledger(rclone.run_directory) as ledger:
+                return Success(said, {"rclone_status": 0, **await copy_all(ledger)})
+        except RcloneError as error:  # there is no account
+            raise Failure(_message(asked, error), rclone_status=error.exit_status) from None
 
     return handle
 
@@ -73,14 +81,14 @@ class _Listing(NamedTuple):
 def _listing(roots: Mapping[str, RootSection], asked: CopyParameters, access: Access) -> _Listing | None:
     if asked.manifest is None:
         return None
-    place = locate(roots, asked.manifest.root, asked.manifest.key, "manifest")
+    place = locate(roots, asked.manifest.root, asked.manifest.key, "manifest.")
     always: Overwrite = "always"
     overwrite = access.overwrite(asked.manifest.root, always, explicit=False)
     return _Listing(Use("write", asked.manifest.root, place), asked.manifest, Terms(overwrite=overwrite))
 
 
-def _directory(roots: Mapping[str, RootSection], root: str, key: str, side: str) -> Location:
-    return locate(roots, root, key, side, is_root=is_empty(key))
+def _directory(roots: Mapping[str, RootSection], root: str, key: str, prefix: str) -> Location:
+    return locate(roots, root, key, prefix, is_root=is_empty(key))
 
 
 def _choice(asked: CopyParameters, overwrite: Overwrite) -> Choice:
@@ -107,24 +115,19 @@ def _account(ledger: Ledger, asked: CopyParameters) -> dict[str, Any]:
     return account
 
 
-def _what(asked: CopyParameters) -> str:
-    return f"{shown(asked.source_root, asked.source_key)} to {shown(asked.target_root, asked.target_key)}"
-
-
 def _message(asked: CopyParameters, error: RcloneError) -> str:
     if isinstance(error, BadFilter):
         filters = {"include": asked.include, "exclude": asked.exclude}
         named = [name for name, patterns in filters.items() if any(pattern in error.reason for pattern in patterns)]
         return f"the parameter {' or '.join(named or filters)} is no filter that rclone can read: {error.reason}"
-    reason = f"the source does not exist ({error})" if isinstance(error, NotFound) else error.reason
-    return f"Copying {_what(asked)} failed: {reason}"
+    return copying_failed(asked, error)
 
 
 def _partly(asked: CopyParameters, account: Mapping[str, Any]) -> str:
     failed, first = account["failed"]["files"], account["failed"]["first"][0]
     arrived = account["copied"]["files"] + account["unchanged"]["files"]
     example = f"{shown(asked.target_root, first['key'])}: {first['reason']}"
-    return f"Copying {_what(asked)} failed for {failed} of {failed + arrived} files; the first one is {example}"
+    return f"Copying {places(asked)} failed for {failed} of {failed + arrived} files; the first one is {example}"
 
 
 def _exit_status(ledger: Ledger) -> int:
@@ -137,16 +140,21 @@ async def _note_manifest(rclone: Rclone, work: DirectoryCopy, ledger: Ledger, li
     """Write the manifest that was asked for. That of a bag is not written when files are missing."""
     if listing is None or (listing.asked.format != "jsonl" and ledger.count(FileOutcome.FAILED)):
         return
+    where = shown(listing.asked.root, listing.asked.key)
+    if await work.is_one_of_the_files(listing.use.location):
+        raise RcloneError(f"the manifest {where} would take the place of one of the files")
     kind = await work.describe(manifest.hash_kind(listing.asked.format))
     run_directory = (rclone.run_directory or Path(tempfile.gettempdir())).absolute()
-    with tempfile.TemporaryDirectory(dir=run_directory, prefix="manifest-") as directory:
+    with (
+        in_run_directory("the manifest"),
+        tempfile.TemporaryDirectory(dir=run_directory, prefix="manifest-") as directory,
+    ):
         path = Path(directory) / "manifest"
         await asyncio.to_thread(_write, path, ledger, listing.asked.format, kind)
         written = Location(str(run_directory), str(path.relative_to(run_directory)))
         try:
             await rclone.copyto(written, listing.use.location, terms=listing.terms)
         except RcloneError as error:
-            where = shown(listing.asked.root, listing.asked.key)
             raise RcloneError(
                 f"the manifest {where} could not be written: {error.reason}", exit_status=error.exit_status
             ) from None

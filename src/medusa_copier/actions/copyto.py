@@ -10,10 +10,11 @@ import msgspec
 
 from medusa_copier.access import Access, Use
 from medusa_copier.actions.parameters import CopytoParameters, decode, given
-from medusa_copier.rclone.errors import NotFound, RcloneError
+from medusa_copier.actions.wording import copying_failed
+from medusa_copier.rclone.errors import RcloneError
 from medusa_copier.rclone.proven import Terms
 from medusa_copier.rclone.resident import Rclone
-from medusa_copier.roots import locate, shown
+from medusa_copier.roots import locate
 from medusa_copier.settings import RootSection
 from simple_queue_server import Failure, Handler, Request, Success
 
@@ -27,8 +28,8 @@ def copyto(roots: Mapping[str, RootSection], rclone: Rclone, access: Access) -> 
 
     async def handle(request: Request) -> Success:
         asked = decode(request.parameters, CopytoParameters)
-        source = locate(roots, asked.source_root, asked.source_key, "source")
-        target = locate(roots, asked.target_root, asked.target_key, "target")
+        source = locate(roots, asked.source_root, asked.source_key, "source_")
+        target = locate(roots, asked.target_root, asked.target_key, "target_")
         said = given(request.parameters, CopytoParameters)
         writing = Use("write", asked.target_root, target)
         terms = _terms(asked, said, access)
@@ -43,9 +44,7 @@ def copyto(roots: Mapping[str, RootSection], rclone: Rclone, access: Access) -> 
                     again=request.attempt > 1,
                 )
         except RcloneError as error:
-            reason = f"the source does not exist ({error})" if isinstance(error, NotFound) else error.reason
-            what = f"{shown(asked.source_root, asked.source_key)} to {shown(asked.target_root, asked.target_key)}"
-            raise Failure(f"Copying {what} failed: {reason}", rclone_status=error.exit_status) from None
+            raise Failure(copying_failed(asked, error), rclone_status=error.exit_status) from None
         fields: dict[str, Any] = {"rclone_status": 0}
         if not terms.are_rclones or said.keys() & {"overwrite", "verify", "expected"}:
             fields["verified"] = msgspec.to_builtins(verified)

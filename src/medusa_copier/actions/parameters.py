@@ -14,6 +14,7 @@ import msgspec
 from msgspec import Meta
 
 from simple_queue_server import Failure
+from simple_queue_server.config import allowed_values
 
 T = TypeVar("T", bound=msgspec.Struct)
 
@@ -21,6 +22,7 @@ NEAR: Final = 0.8
 """How alike two names must be for one to be a slip of the pen."""
 
 
+Filter: TypeAlias = Annotated[str, Meta(min_length=1, pattern=r"^[^\x00]+$")]
 Overwrite: TypeAlias = Literal["always", "if_different", "never"]
 Verify: TypeAlias = Literal["default", "checksum", "download"]
 
@@ -87,9 +89,9 @@ class CopyParameters(msgspec.Struct, frozen=True, kw_only=True):
     """The same, or the name of another root."""
     target_key: str = ""
     """A directory below it; empty for the root itself."""
-    include: list[Annotated[str, Meta(min_length=1)]] = []
+    include: list[Filter] = []
     """Only files that match one of these, in rclone's filter syntax."""
-    exclude: list[Annotated[str, Meta(min_length=1)]] = []
+    exclude: list[Filter] = []
     """No file that matches one of these."""
     max_depth: Annotated[int, Meta(ge=1)] | None = None
     """How many levels; 1 is the files of the directory alone."""
@@ -125,7 +127,7 @@ def decode(parameters: Mapping[str, Any], wanted: type[T]) -> T:
     try:
         return msgspec.convert(given(parameters, wanted), wanted)
     except msgspec.ValidationError as error:
-        raise Failure(_readable(error)) from None
+        raise Failure(_readable(error, wanted)) from None
 
 
 @functools.cache
@@ -139,11 +141,15 @@ def given(parameters: Mapping[str, Any], wanted: type[msgspec.Struct]) -> dict[s
     return {name: parameters[name] for name in names if parameters.get(name) is not None}
 
 
-def _readable(error: msgspec.ValidationError) -> str:
+def _readable(error: msgspec.ValidationError, wanted: type[msgspec.Struct]) -> str:
     """``Expected `str`, got `int` - at `$.a` `` becomes ``the parameter a must be a string, not a number``."""
     what, _, where = str(error).replace("`key` in `", "`").partition(" - at `$.")
     name = where.rstrip("`").replace("[...]", "")
     expected, _, got = what.removeprefix("Expected ").partition(", got ")
+    if what.startswith("Invalid enum value"):
+        what += allowed_values(wanted, name)
+    if got == "`float`" and expected.startswith("`int"):
+        return f"the parameter {name} must be a whole number"
     if not got:
         return f"the parameter {name}: {what[0].lower()}{what[1:].replace('`str`', 'a string')}"
     return f"the parameter {name} must be {_kind(expected)}, not {_kind(got)}"

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Final
 
 import click
+import msgspec
 
-from medusa_copier.client import CopyClient, copy_parameters, encode_request
+from medusa_copier.client import CopyClient, copy_parameters
 from simple_queue_server import QueueServerError, logs
 
 AT_A_TIME: Final = 256
@@ -23,11 +24,14 @@ def one_request(source: str | None, target: str | None, pass_through: str | None
     if source is None or target is None:
         raise click.UsageError("say what to copy where: ROOT:KEY ROOT:KEY, or --from FILE")
     try:
-        decoded = None if pass_through is None else json.loads(pass_through)
-    except ValueError as error:
+        as_written = msgspec.json.decode("null" if pass_through is None else pass_through, type=msgspec.Raw)
+    except (msgspec.DecodeError, UnicodeError) as error:
         raise click.UsageError(f"--pass-through is not JSON: {error}") from None
     try:
-        return encode_request("copyto", copy_parameters(source, target), decoded)
+        request = {"action": "copyto", "parameters": copy_parameters(source, target)}
+        return msgspec.json.encode(request if pass_through is None else request | {"pass_through": as_written})
+    except UnicodeError:
+        raise click.UsageError("ROOT:KEY must be UTF-8; other names can't be written in JSON") from None
     except ValueError as error:
         raise click.UsageError(str(error)) from None
 
@@ -56,7 +60,7 @@ async def _submit(client: CopyClient, bodies: Iterable[bytes], *, wait: bool) ->
             for body in bodies:
                 await free.acquire()
                 tasks.create_task(submit_one(body))
-    except* QueueServerError as errors:
+    except* (QueueServerError, BrokenPipeError) as errors:  # nobody reads what is printed any more
         raise errors.exceptions[0] from None
     return failed == 0
 

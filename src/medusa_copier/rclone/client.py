@@ -282,6 +282,13 @@ class Client:
         path = posixpath.join(info.root, location.path).strip("/")
         return len([name for name in path.split("/") if name]) if info.features.bucket_based else -1
 
+    async def path_below(self, directory: Location, place: Location) -> str | None:
+        """The path of ``place`` below ``directory``, as rclone spells it; None when it is somewhere else."""
+        top, here = await self._fs_info(directory.fs), await self._fs_info(place.fs)
+        start = posixpath.join(top.root, directory.remote).rstrip("/") + "/"
+        path = posixpath.join(here.root, place.remote)
+        return path.removeprefix(start) if top.name == here.name and path.startswith(start) else None
+
     async def check_root(self, fs: str) -> None:
         """List ``fs`` once. Raises NotFound when it doesn't exist, RcloneError when it can't be reached."""
         options = {"dirsOnly": True, "noModTime": True, "noMimeType": True}

@@ -13,7 +13,7 @@ from medusa_copier.rclone.choice import PLAIN, Choice
 from medusa_copier.rclone.client import Location, own_partial
 from medusa_copier.rclone.commands import Entry, Outcome
 from medusa_copier.rclone.errors import NotFound, RcloneError, RcloneStopped, WrongKind, classify, one_line
-from medusa_copier.rclone.ledger import FileOutcome, Ledger, Note
+from medusa_copier.rclone.ledger import FileOutcome, Ledger, Note, in_run_directory
 from medusa_copier.rclone.resident import Rclone
 from medusa_copier.rclone.retry import with_retries
 from medusa_copier.rclone.watch import GroupStats, directory_figures
@@ -64,6 +64,11 @@ class DirectoryCopy:
         if missing := await asyncio.to_thread(self._ledger.count_unhashed):
             raise RcloneError(f"no {kind} could be computed for {missing} files")
         return kind
+
+    async def is_one_of_the_files(self, place: Location) -> bool:
+        """Whether one of the files is at ``place``, at the source or the target."""
+        paths = [await self._rclone.client.path_below(directory, place) for directory in (self._source, self._target)]
+        return any(path is not None and self._ledger.has(path) for path in paths)
 
     async def progress(self) -> dict[str, Any] | None:
         """How far the copying is, as ``Progress.of`` tells it; None while nothing is copied."""
@@ -153,7 +158,11 @@ class DirectoryCopy:
 
     async def _repair(self) -> None:
         """Copy what differs although size and time say otherwise, and compare it once more."""
-        with tempfile.NamedTemporaryFile("w", dir=self._rclone.run_directory, prefix="differing-") as names:
+        directory = self._rclone.run_directory
+        with (
+            in_run_directory("the list of files to copy again"),
+            tempfile.NamedTemporaryFile("w", dir=directory, prefix="differing-") as names,
+        ):
             names.writelines(f"{path}\n" for path in self._ledger.differing())
             names.flush()
             if not names.tell():

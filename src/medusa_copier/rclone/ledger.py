@@ -5,7 +5,9 @@ from __future__ import annotations
 import sqlite3
 import tempfile
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from enum import IntEnum
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Final, NamedTuple, Self
@@ -59,6 +61,18 @@ class Row(NamedTuple):
     hash: str | None
 
 
+@contextmanager
+def in_run_directory(what: str) -> Iterator[None]:
+    """For a block that keeps ``what`` in the run directory: raises RcloneError when it can't, as on a full disk."""
+    try:
+        yield
+    except (OSError, sqlite3.Error) as error:
+        raise RcloneError(f"{what} can't be kept in the run directory: {error}") from error
+
+
+_kept = partial(in_run_directory, "the account of the files")
+
+
 class Ledger:
     """``with Ledger(directory) as ledger``: a file in ``directory`` that has no name, and is gone with the process."""
 
@@ -66,16 +80,21 @@ class Ledger:
     """Which checksum the hashes are."""
 
     def __init__(self, directory: Path | None) -> None:
-        if directory:
-            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=directory, prefix="copy-") as file:
-            self._database = sqlite3.connect(file.name, isolation_level=None, check_same_thread=False)
-            self._database.execute("PRAGMA journal_mode = OFF")
-            self._database.execute("PRAGMA synchronous = OFF")
-            self._database.execute(_TABLE)
+        self._directory = directory
 
     def __enter__(self) -> Self:
+        with _kept():
+            self._open()
         return self
+
+    def _open(self) -> None:
+        if self._directory:
+            self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=self._directory, prefix="copy-") as file, ExitStack() as unless_done:
+            self._database = sqlite3.connect(file.name, isolation_level=None, check_same_thread=False)
+            unless_done.callback(self._database.close)
+            self._database.executescript(f"PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; {_TABLE}")
+            unless_done.pop_all()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -100,28 +119,30 @@ class Ledger:
 
     def begin_again(self) -> None:
         """Before another attempt: what failed may yet come right."""
-        self._database.execute("UPDATE files SET outcome = 0, reason = NULL WHERE outcome IN (0, 3)")
+        self._change("UPDATE files SET outcome = 0, reason = NULL WHERE outcome IN (0, 3)")
 
     def fail_pending(self, reason: str) -> None:
         """At the end: what isn't known to have arrived has not. ``reason`` is for files without one."""
-        self._database.execute(
-            "UPDATE files SET outcome = 3, reason = coalesce(reason, ?) WHERE outcome IN (0, 3)", (reason,)
-        )
+        self._change("UPDATE files SET outcome = 3, reason = coalesce(reason, ?) WHERE outcome IN (0, 3)", reason)
 
     def forget_reasons(self) -> None:
         """Before the files that arrived are compared."""
-        self._database.execute("UPDATE files SET reason = NULL, verified = 0 WHERE outcome IN (1, 2)")
+        self._change("UPDATE files SET reason = NULL, verified = 0 WHERE outcome IN (1, 2)")
 
     def fail_unverified(self, reason: str) -> None:
         """What arrived but was not found the same has failed."""
-        self._database.execute(
+        self._change(
             "UPDATE files SET outcome = 3, reason = coalesce(reason, ?) WHERE outcome IN (1, 2) AND NOT verified",
-            (reason,),
+            reason,
         )
 
     def count(self, outcome: FileOutcome) -> int:
         """How many files have this outcome."""
         return self._number("count(*)", "outcome = ?", outcome)
+
+    def has(self, path: str) -> bool:
+        """Whether this is one of the files."""
+        return bool(self._database.execute("SELECT 1 FROM files WHERE path = ?", (path,)).fetchone())
 
     def count_bytes(self, outcome: FileOutcome) -> int:
         """How many bytes they have, as far as their sizes are known."""
@@ -157,34 +178,36 @@ class Ledger:
 
     def begin_differing(self) -> None:
         """Before the files that differ are copied once more."""
-        self._database.execute(
+        self._change(
             "UPDATE files SET outcome = 0, reason = NULL"
             " WHERE outcome IN (1, 2) AND NOT verified AND reason IS NOT NULL"
         )
 
     def forget_hashes(self) -> None:
         """Before hashes of another kind are taken down."""
-        self._database.execute("UPDATE files SET hash = NULL")
+        self._change("UPDATE files SET hash = NULL")
 
     def rows(self) -> Iterator[Row]:
         """All files, by name."""
         return self._rows("ORDER BY path")
 
     def _rows(self, rest: str, *values: int) -> Iterator[Row]:
-        for path, outcome, *others in self._database.execute(
-            f"SELECT path, outcome, size, reason, hash FROM files {rest}",  # noqa: S608 - rest is from above
-            values,
-        ):
-            yield Row(path, FileOutcome(outcome), *others)
+        query = f"SELECT path, outcome, size, reason, hash FROM files {rest}"  # noqa: S608 - rest is from above
+        with _kept():
+            for path, outcome, *others in self._database.execute(query, values):
+                yield Row(path, FileOutcome(outcome), *others)
 
     def _number(self, what: str, condition: str, *values: int) -> int:
         query = f"SELECT {what} FROM files WHERE {condition}"  # noqa: S608 - both are from above
-        return int(self._database.execute(query, values).fetchone()[0])
+        with _kept():
+            return int(self._database.execute(query, values).fetchone()[0])
 
     def _many(self, statement: str, rows: Iterable[tuple[object, ...]]) -> None:
-        try:
+        with _kept():
             self._database.execute("BEGIN")
             self._database.executemany(statement, rows)
             self._database.execute("COMMIT")
-        except sqlite3.OperationalError as error:
-            raise RcloneError(f"the account of the files can't be kept in the run directory: {error}") from error
+
+    def _change(self, statement: str, *values: object) -> None:
+        with _kept():
+            self._database.execute(statement, values)

@@ -30,8 +30,6 @@ LAST_DELAY_S: Final = 30.0
 STABLE_S: Final = 10.0
 """A link that lasted this long is made again at once; one that keeps breaking backs off."""
 
-log = structlog.stdlib.get_logger("simple_queue_server")
-
 
 class Link:
     """A connection and its channel, kept up.
@@ -56,7 +54,8 @@ class Link:
         self._on_gave_up = on_gave_up
         self._max_failures = max_failures
         self._purpose = purpose
-        self._log = log.bind(broker=str(target), purpose=purpose)
+        # lazy, unlike bind: made before the log is configured, it is written as the log is then
+        self._log = structlog.stdlib.get_logger("simple_queue_server", broker=str(target), purpose=purpose)
         self._pair: tuple[Connection, Channel] | None = None
         self._operations: set[asyncio.Timeout] = set()
         self._supervisor: asyncio.Task[None] | None = None
