@@ -121,7 +121,7 @@ async def _take_all(world: World, service: Service, total: int, take: Callable[[
         return
     async with client_for(load_settings(service.config, CopierSettings)) as client:
         for _ in range(total):
-            body = await client.take_response(1)
-            if body is None:
+            response = await client.take_response(1)
+            if response is None:
                 raise NotTheSame("the outgoing queue has too few responses")
-            take(body)
+            take(response)

@@ -25,7 +25,7 @@ class Job:
 
 
 def make_files(directory: Path, count: int, size_bytes: int) -> list[str]:
-    """Fill ``directory`` with files of random bytes, no two alike; returns their names. Does nothing when it is there."""
+    """Fill ``directory``, unless it is there, with files of random bytes, no two alike; returns their names."""
     names = [f"{number:06}.bin" for number in range(count)]
     if directory.exists():
         return names

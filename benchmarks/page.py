@@ -23,32 +23,33 @@ FIGURES: Final = {
 METHOD: Final = """\
 ## How it was measured
 
-All in one run, in memory (`/dev/shm`, RabbitMQ's files too), on loopback and Unix sockets. What is compared is measured in
-turn, round after round; a ratio is of one round, and the table has the median of the rounds, with the lowest and the
-highest in parentheses. The service is the command `medusa-copier run` with its default settings and its log, driven through
-its queue only; its start isn't in a rate. **Every file that it copied was compared with its source, byte by byte**, and
-every response read; a single difference ends the run.
+All in one run, in memory (`/dev/shm`, RabbitMQ's files too), on loopback and Unix sockets. What is compared is
+measured in turn, round after round; a ratio is of one round, and the table has the median of the rounds, with the
+lowest and the highest in parentheses. The service is the command `medusa-copier run` with its default settings and
+its log, driven through its queue only; its start isn't in a rate. **Every file that it copied was compared with its
+source, byte by byte**, and every response read; a single difference makes the measurement void.
 
-- **Full queue**: all requests are on the queue (persistent, confirmed) before the service starts. While it works, nothing is
-  done but a look at the length of the outgoing queue every 20 ms, which takes 0.2 ms. The rate is from the first response
-  seen to the last. The embedded queue tells nobody its length: there the lines `request finished` of the log are counted.
-- **1/(1/echo + 1/rc)**: what is left if queue and rclone did nothing at the same time. *Echo* is a consumer with aio-pika that
-  publishes a response of the same size with confirm and then acks, with the service's prefetch. *rc* is the same copies
-  as bare `operations/copyfile` calls with aiohttp to an rclone of its own, with the service's flags, 16 in flight. Both on the
-  event loop that the service runs on.
-- **A process a request**: `rclone copyto` for each, one at a time. **Celery**: a task that runs `rclone copyto`, `acks_late`, no
-  results, on the same RabbitMQ, with its own choice of processes.
-- **Latency**: one request at a time through `CopyClient`, from its publication to the decoded response; beside the same copy as a
-  bare rc call with aiohttp.
-- **One large file**: through `CopyClient` and a running service; `rclone copyto` with the same configuration and flags, its start
-  included as its user waits for it. The target is removed before each.
-- **Many small files**: the action `copy`; `rclone copy` with the flags that the service gives it (it writes what became of each file),
-  and without; for `verify: checksum` without any but `--checksum`.
-- **Long queue**: by one service. It is held by SIGSTOP while its queue is filled, a short queue or the long one, so that each
-  begins warm and with every request waiting. Memory is PSS (its own pages, and its part of shared ones). The spread of the
-  rate's ratio is from the fastest and the slowest short queue.
-- **Beside a large copy**: small requests through one `CopyClient`, each counted from the moment that it was due, while the
-  same service copies a large local file; at a fixed rate, and all at once."""
+- **Full queue**: all requests are on the queue (persistent, confirmed) before the service starts. While it works,
+  nothing is done but a look at the length of the outgoing queue every 20 ms, which takes 0.2 ms. The rate is from the
+  first response seen to the last. The embedded queue tells nobody its length: there the lines `request finished` of
+  the log are counted.
+- **1/(1/echo + 1/rc)**: what is left if queue and rclone did nothing at the same time. *Echo* is a consumer with
+  aio-pika that publishes a response of the same size with confirm and then acks, with the service's prefetch. *rc* is
+  the same copies as bare `operations/copyfile` calls with aiohttp to an rclone of its own, with the service's flags,
+  16 in flight. Both on the event loop that the service runs on.
+- **A process a request**: `rclone copyto` for each, one at a time. **Celery**: a task that runs `rclone copyto`,
+  `acks_late`, no results, on the same RabbitMQ, with its own choice of processes.
+- **Latency**: one request at a time through `CopyClient`, from its publication to the decoded response; beside the
+  same copy as a bare rc call with aiohttp.
+- **One large file**: through `CopyClient` and a running service; `rclone copyto` with the same configuration and
+  flags, its start included as its user waits for it. The target is removed before each.
+- **Many small files**: the action `copy`; `rclone copy` with the flags that the service gives it (it writes what
+  became of each file), and without; for `verify: checksum` without any but `--checksum`.
+- **Long queue**: by one service. It is held by SIGSTOP while its queue is filled, a short queue or the long one, so
+  that each begins warm and with every request waiting. Memory is PSS (its own pages, and its part of shared ones).
+  The spread of the rate's ratio is from the fastest and the slowest short queue.
+- **Beside a large copy**: small requests through one `CopyClient`, each counted from the moment that it was due,
+  while the same service copies a large local file; at a fixed rate, and all at once."""
 
 
 def page(data: Data, about: Mapping[str, Any], by_hand: str) -> str:
@@ -86,8 +87,8 @@ def table(head: Sequence[str], lines: Sequence[Sequence[str]], numbers: int) -> 
 def _intro(about: Mapping[str, Any]) -> str:
     quick = " **A quick run: its figures mean little.**" if about.get("quick") else ""
     return (
-        f"By `make bench`, which wrote this page, on {about['date']}, in {about['minutes']:.0f} minutes.{quick} The data is in"
-        " [data.json](benchmarks/data.json)."
+        f"By `make bench`, which wrote this page, on {about['date']}, in {about['minutes']:.0f} minutes.{quick}"
+        " The data is in [data.json](benchmarks/data.json)."
     )
 
 

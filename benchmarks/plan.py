@@ -16,13 +16,15 @@ class Plan:
 
     rounds: int = 3
     """How often what is compared is measured, in turn."""
+    slow_rounds: int = 2
+    """The same where one takes minutes: the large file to S3, the directory with checksums, beside a large copy."""
     requests: int = 5_000
     """On a full queue, 4 KiB each."""
-    in_flight: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64, 128)
-    in_flight_requests: int = 2_000
-    processes: int = 100
+    in_flight: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64)
+    in_flight_requests: int = 1_500
+    processes: int = 80
     """Of rclone, one a request, in each round."""
-    celery_tasks: int = 150
+    celery_tasks: int = 80
     latencies: int = 250
     """Requests one after another, in each round."""
     sizes: tuple[tuple[int, int, int], ...] = (
@@ -34,12 +36,14 @@ class Plan:
     )
     """Size in bytes, files for the service, files for the commands."""
     large_bytes: int = 4 * GIB
+    beside_bytes: int = 2 * GIB
+    """Of the large file that small ones are copied beside."""
     tree_directories: int = 100
     """Of 1,000 files each."""
     endurance_copies: int = 100
     """Of the short queue: 200,000 requests."""
     short_queue: int = 2_000
-    short_queues: int = 5
+    short_queues: int = 3
     """How often the short queue is served before the long one, and again after it."""
     small: int = 1_000
     small_per_s: int = 200
@@ -58,6 +62,7 @@ class Plan:
 
 QUICK: Final = Plan(
     rounds=1,
+    slow_rounds=1,
     requests=1_000,
     in_flight=(1, 4, 16, 64),
     in_flight_requests=300,
@@ -66,6 +71,7 @@ QUICK: Final = Plan(
     latencies=50,
     sizes=((4 * KIB, 100, 5), (MIB, 30, 5), (16 * MIB, 8, 2)),
     large_bytes=256 * MIB,
+    beside_bytes=256 * MIB,
     tree_directories=3,
     endurance_copies=10,
     short_queue=500,

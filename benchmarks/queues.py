@@ -80,7 +80,7 @@ async def drain(url: str, queue: str, total: int, take: Callable[[bytes], None])
     done = asyncio.Event()
     left = itertools.count(total - 1, -1)
 
-    async def on_message(message: DeliveredMessage) -> None:  # noqa: RUF029 - aiormq wants a coroutine
+    async def on_message(message: DeliveredMessage) -> None:
         take(message.body)
         if next(left) <= 0:
             done.set()

@@ -35,4 +35,5 @@ async def echo(url: str, incoming: str, outgoing: str, size_bytes: int, prefetch
 
 
 if __name__ == "__main__":
-    run(echo(*sys.argv[1:4], *map(int, sys.argv[4:6])), sys.argv[6])
+    url, incoming, outgoing, size_bytes, prefetch, loop = sys.argv[1:]
+    run(echo(url, incoming, outgoing, int(size_bytes), int(prefetch)), loop)

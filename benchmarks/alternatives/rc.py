@@ -47,7 +47,7 @@ def resident(world: World) -> Iterator[Path]:
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
-        preexec_fn=die_with_us(),
+        preexec_fn=die_with_us(),  # noqa: PLW1509 - no threads here
     )
     try:
         yield eventually(lambda: socket if socket.is_socket() else None)

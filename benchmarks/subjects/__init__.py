@@ -1,1 +1,1 @@
-"""One module a question. Each has ``measure(world) -> dict``, plain data for benchmarks.targets and benchmarks.plots."""
+"""One module a question, with ``measure(world) -> dict``: plain data for ``targets`` and ``plots``."""

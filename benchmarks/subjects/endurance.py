@@ -64,7 +64,7 @@ class _Endurance:
         self._world.tell(f"a queue of {total:,} requests")
         to = self._world.unique("many")
         jobs = [Job(f"many/{name}", "dst", f"{to}/{copy:03}/{name}") for copy in range(copies) for name in self._names]
-        with self._held():
+        with _Held(self._service.pid):
             drive.fill(self._world, self._service.prepared, jobs)
         samples = drive.served(self._world, self._service.prepared, total, self._look)
         self._done += total
@@ -73,9 +73,6 @@ class _Endurance:
             require_same(self._world.src / "many", self._world.dst / to / f"{copy:03}")
         remove(self._world.dst / to)
         return samples
-
-    def _held(self) -> _Held:
-        return _Held(self._service.pid)
 
     def _look(self, sample: Sample) -> None:
         at, count = sample

@@ -23,12 +23,12 @@ def measure(world: World) -> dict[str, Any]:
     answered before the large one.
     """
     make_files(world.src / "mixed", world.plan.small, SIZE_BYTES)
-    make_file(world.src / LARGE, world.plan.large_bytes, random.Random(1))  # noqa: S311 - no secret hangs on it
+    make_file(world.src / LARGE, world.plan.beside_bytes, random.Random(1))  # noqa: S311 - no secret hangs on it
     with world.running(world.prepare("amqp")) as service:
         config = str(service.config)
         result = asyncio.run(_rounds(world, config))
     remove(world.src / LARGE)
-    return result | {"small": world.plan.small, "small_per_s": world.plan.small_per_s, "bytes": world.plan.large_bytes}
+    return result | {"small": world.plan.small, "small_per_s": world.plan.small_per_s, "bytes": world.plan.beside_bytes}
 
 
 async def _rounds(world: World, config: str) -> dict[str, Any]:
@@ -36,7 +36,7 @@ async def _rounds(world: World, config: str) -> dict[str, Any]:
     covered = []
     async with CopyClient.from_config(config) as client:
         await _small(world, client, per_s=None)
-        for number in range(world.plan.rounds):
+        for number in range(world.plan.slow_rounds):
             for way, per_s in (("steady", world.plan.small_per_s), ("burst", None)):
                 world.tell(f"small files beside a large one, {way}, round {number + 1}")
                 ways[way]["alone"].append((await _small(world, client, per_s))[0])

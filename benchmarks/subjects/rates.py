@@ -36,10 +36,11 @@ class _Rates:
         self._seconds_each: list[float] = []
         self._response_bytes = 0
         self._loop = "asyncio"
+        self._number = 1
 
     def measure(self) -> dict[str, Any]:
         for number in range(self._plan.rounds):
-            self._world.tell(f"small files from a full queue, round {number + 1}")
+            self._number = number + 1
             self._round()
         return {
             "series": dict(self._series),
@@ -71,7 +72,11 @@ class _Rates:
         names = self._names[:count]
         return [Job(f"small/{name}", root, f"{to}/{name}") for name in names], self._world.target(root) / to
 
+    def _tell(self, what: str) -> None:
+        self._world.tell(f"small files, round {self._number}: {what}")
+
     def _service(self, kind: Kind, root: Root) -> None:
+        self._tell(f"service, {kind}, to {root}")
         jobs, target = self._jobs(root)
         service = self._world.prepare(kind)
         drive.fill(self._world, service, jobs)
@@ -84,6 +89,7 @@ class _Rates:
         self._note(f"{kind} {root}", queues.rate(samples))
 
     def _processes(self, root: Root) -> None:
+        self._tell(f"a process each, to {root}")
         jobs, target = self._jobs(root, self._plan.processes)
         seconds = process.seconds_each(self._world.rclone_config, jobs)
         remove(target)
@@ -92,16 +98,19 @@ class _Rates:
             self._seconds_each += seconds
 
     def _two_processes(self) -> None:
+        self._tell("two processes at a time")
         jobs, target = self._jobs("dst", self._plan.processes)
         self._note("two processes dst", process.rate(self._world.rclone_config, jobs, at_a_time=2))
         remove(target)
 
     def _celery(self) -> None:
+        self._tell("Celery")
         jobs, target = self._jobs("dst", self._plan.celery_tasks)
         self._note("celery dst", celery_team.rate(self._world, jobs, target))
         remove(target)
 
     def _rc(self, in_flight: int) -> None:
+        self._tell(f"rc calls, {in_flight} in flight")
         jobs, target = self._jobs("dst")
         with rc.resident(self._world) as socket:
             rate = rc.rate(socket, jobs, in_flight=in_flight, loop=self._loop)
@@ -110,12 +119,14 @@ class _Rates:
         self._note(f"rc {in_flight} dst", rate)
 
     def _echo(self) -> None:
+        self._tell("echo")
         jobs, _ = self._jobs("dst")
         rate = echo_rate.rate(self._world, jobs, size_bytes=self._response_bytes, prefetch=IN_FLIGHT, loop=self._loop)
         self._note("echo", rate)
 
     def _trees(self) -> None:
         """The whole directory at once, by commands that know all files beforehand."""
+        self._tell("the whole directory")
         source = self._world.src / "small"
         count = self._plan.requests
         target = self._world.dst / self._world.unique("tree")

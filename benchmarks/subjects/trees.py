@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
@@ -30,23 +31,27 @@ def measure(world: World) -> dict[str, Any]:
     make_tree(world.src / "tree", world.plan.tree_directories, SIZE_BYTES)
     series: dict[str, list[float]] = {}
     with world.running(world.prepare("amqp")) as service:
+        ways = _ways(world, service.config)
         for number in range(world.plan.rounds):
-            world.tell(f"a directory of {files:,} files, round {number + 1}")
-            for name, seconds in _round(world, service.config):
-                series.setdefault(name, []).append(files / seconds)
+            for name, (rounds, seconds) in ways.items():
+                if number < rounds:
+                    world.tell(f"{files:,} files, round {number + 1}: {name}")
+                    series.setdefault(name, []).append(files / seconds())
     remove(world.src / "tree")
     return {"series": series, "files": files}
 
 
-def _round(world: World, config: Path) -> list[tuple[str, float]]:
-    return [
-        ("copy", _by_service(world, config)),
-        ("rclone copy", _by_rclone(world, "copy", *FLAGS)),
-        ("copy checksum", _by_service(world, config, verify="checksum")),
-        ("rclone copy check", _by_rclone_with_check(world)),
-        ("plain rclone copy", _by_rclone(world, "copy")),
-        ("cp", _by_cp(world)),
-    ]
+def _ways(world: World, config: Path) -> dict[str, tuple[int, Callable[[], float]]]:
+    """Name → how often, and what gives its seconds."""
+    plan = world.plan
+    return {
+        "copy": (plan.rounds, lambda: _by_service(world, config)),
+        "rclone copy": (plan.rounds, lambda: _by_rclone(world, "copy", *FLAGS)),
+        "copy checksum": (plan.slow_rounds, lambda: _by_service(world, config, verify="checksum")),
+        "rclone copy check": (plan.slow_rounds, lambda: _by_rclone_with_check(world)),
+        "plain rclone copy": (plan.slow_rounds, lambda: _by_rclone(world, "copy")),
+        "cp": (1, lambda: _by_cp(world)),
+    }
 
 
 def _by_service(world: World, config: Path, **parameters: str) -> float:
