@@ -50,9 +50,9 @@ def main(*, only: Sequence[str], quick: bool, writes: bool | None, from_data: bo
         logging.disable()
         structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
         result = measure(list(only or SUBJECTS), QUICK if quick else Plan(), quick=quick)
-    report(result["data"])
     if from_data or (not (only or quick) if writes is None else writes):
         write(result)
+    report(result["data"])
     sys.exit(1 if any(misses(result["data"])) else 0)
 
 

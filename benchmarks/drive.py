@@ -7,15 +7,18 @@ number of responses every 20 ms. What it copied is compared afterwards: no rate 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import os
+import signal
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final
 
 from benchmarks import queues
-from benchmarks.files import Job, NotTheSame
+from benchmarks.files import Job, NotTheSame, make_files
 from benchmarks.queues import Sample
-from benchmarks.stage import Service, World
+from benchmarks.stage import RunningService, Service, World
 from medusa_copier.client import CopyClient
 from medusa_copier.settings import CopierSettings
 from simple_queue_server import load_settings
@@ -33,6 +36,32 @@ def full_queue_rate(world: World, service: Service, jobs: Sequence[Job]) -> floa
         samples = served(world, service, len(jobs))
     require_successes(world, service, jobs)
     return queues.rate(samples)
+
+
+def full_queue_seconds(world: World, service: RunningService, jobs: Sequence[Job]) -> float:
+    """The same for a service that runs: the seconds until all is answered, when it is let loose on a full queue."""
+    with held(service.pid):
+        fill(world, service.prepared, jobs)
+        started = time.monotonic()
+    seconds = served(world, service.prepared, len(jobs))[-1][0] - started
+    require_successes(world, service.prepared, jobs)
+    return seconds
+
+
+@contextlib.contextmanager
+def held(pid: int) -> Iterator[None]:
+    """Stop a process while the block runs."""
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+async def until_it_serves(world: World, client: CopyClient) -> None:
+    """Wait until a service that was just started has copied a file, so that its start isn't in what comes next."""
+    make_files(world.src / "ready", 1, 1)
+    await client.copyto("src:ready/000000.bin", f"dst:{world.unique('ready')}", timeout_s=60)
 
 
 def fill(world: World, service: Service, jobs: Iterable[Job]) -> None:

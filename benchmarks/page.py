@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 from benchmarks.figures import Spread, figure
-from benchmarks.targets import Data, Row, best_rc, misses, rows
+from benchmarks.targets import Data, Row, misses, rows, with_best_rc
 
 BEGIN: Final = "<!-- by hand: begin -->"
 END: Final = "<!-- by hand: end -->"
@@ -43,10 +44,13 @@ source, byte by byte**, and every response read; a single difference makes the m
   same copy as a bare rc call with aiohttp.
 - **One large file**: through `CopyClient` and a running service; `rclone copyto` with the same configuration and
   flags, its start included as its user waits for it. The target is removed before each.
-- **Many small files**: the action `copy`; `rclone copy` with the flags that the service gives it (it writes what
-  became of each file), and without; for `verify: checksum` without any but `--checksum`.
+- **Many small files**: the action `copy`; `rclone copy` (and `rclone check`) with the flags that the service gives it,
+  which make it write what became of each file, and without.
+- **By size**: a service that is warm, held by SIGSTOP while its queue is filled; the time until all is copied, divided
+  by the number of files. Up to 16 are copied at the same time, by the commands one after another.
 - **Long queue**: by one service. It is held by SIGSTOP while its queue is filled, a short queue or the long one, so
-  that each begins warm and with every request waiting. Memory is PSS (its own pages, and its part of shared ones).
+  that each begins warm and with every request waiting. Memory is PSS (its own pages, and its part of shared
+  ones), the median of nine looks.
   The spread of the rate's ratio is from the fastest and the slowest short queue.
 - **Beside a large copy**: small requests through one `CopyClient`, each counted from the moment that it was due,
   while the same service copies a large local file; at a fixed rate, and all at once."""
@@ -106,30 +110,91 @@ def _target_table(lines: Sequence[Row]) -> str:
 
 
 def _alternatives(data: Data) -> str:
-    series = data.get("rates", {}).get("series")
-    if not series:
-        return "Not measured."
-    ours = Spread.of(series["amqp dst"]).median
-    found = series | {"rc": best_rc(series)}
-    lines = [
-        [name, str(Spread.of(found[key])), f"{figure(ours / Spread.of(found[key]).median)}×"]
-        for name, key in ALTERNATIVES.items()
-        if key in found
-    ]
-    return table(["4 KiB files, local to local", "files a second", "the service on RabbitMQ is"], lines, 2)
+    return "\n\n".join(part for part in (each.table(data) for each in ALTERNATIVES) if part) or "Not measured."
 
 
-ALTERNATIVES: Final = {
-    "the service, RabbitMQ": "amqp dst",
-    "the service, embedded queue": "embedded dst",
-    "`rclone copyto`, a process a request": "process dst",
-    "the same, two at a time": "two processes dst",
-    "Celery on RabbitMQ, a task runs `rclone copyto`": "celery dst",
-    "bare rc calls, no queue": "rc",
-    "an echo on RabbitMQ, no copies": "echo",
-    "`rclone copy` of the whole directory": "rclone copy dst",
-    "`cp -r` of the whole directory": "cp dst",
-}
+@dataclass(frozen=True, slots=True)
+class _Alternatives:
+    subject: str
+    title: str
+    unit: str
+    ours: str
+    names: Mapping[str, str]
+    """What it is → its series; the first is the service."""
+    scale: float = 1.0
+
+    def table(self, data: Data) -> str:
+        """Each way's rate, and how many times that the service's is; "" when nothing was measured."""
+        series = data.get(self.subject, {}).get("series")
+        if not series:
+            return ""
+        found = {name: [value / self.scale for value in values] for name, values in with_best_rc(series).items()}
+        ours = Spread.of(found[next(iter(self.names.values()))]).median
+        lines = [
+            [name, str(Spread.of(found[key])), f"{figure(ours / Spread.of(found[key]).median)}×"]
+            for name, key in self.names.items()
+            if key in found
+        ]
+        return table([self.title, self.unit, self.ours], lines, 2)
+
+
+PROCESS: Final = "`rclone copyto`, a process a request"
+
+ALTERNATIVES: Final = (
+    _Alternatives(
+        "rates",
+        "4 KiB files, local",
+        "files a second",
+        "the service on RabbitMQ is",
+        {
+            "the service, RabbitMQ": "amqp dst",
+            "the service, embedded queue": "embedded dst",
+            PROCESS: "process dst",
+            "the same, two at a time": "two processes dst",
+            "Celery on RabbitMQ, a task runs `rclone copyto`": "celery dst",
+            "bare rc calls, no queue": "best rc",
+            "an echo on RabbitMQ, no copies": "echo",
+            "`rclone copy` of the whole directory": "rclone copy dst",
+            "`cp -r` of the whole directory": "cp dst",
+        },
+    ),
+    _Alternatives(
+        "rates",
+        "4 KiB files, to S3 (`rclone serve s3`)",
+        "files a second",
+        "the service is",
+        {"the service, RabbitMQ": "amqp bucket", PROCESS: "process bucket", "bare rc calls, no queue": "S3 rc"},
+    ),
+    _Alternatives(
+        "large",
+        "one large file",
+        "MB a second",
+        "the local service is",
+        {
+            "the service, local": "service dst",
+            "`rclone copyto`, local": "rclone dst",
+            "`cp`": "cp dst",
+            "the service, to S3": "service bucket",
+            "`rclone copyto`, to S3": "rclone bucket",
+        },
+        scale=1e6,
+    ),
+    _Alternatives(
+        "trees",
+        "a directory of 1 KiB files",
+        "files a second",
+        "the action `copy` is",
+        {
+            "the action `copy`": "copy",
+            "`rclone copy` with the same flags": "rclone copy",
+            "`rclone copy`": "plain rclone copy",
+            "`cp -r`": "cp",
+            "the action `copy`, `verify: checksum`": "copy checksum",
+            "`rclone copy --checksum` + `rclone check` with the same flags": "rclone copy check",
+            "`rclone copy --checksum` + `rclone check`": "plain rclone copy check",
+        },
+    ),
+)
 
 
 def _about_table(about: Mapping[str, Any]) -> str:

@@ -20,6 +20,8 @@ class Plan:
     """The same where one takes minutes: the large file to S3, the directory with checksums, beside a large copy."""
     requests: int = 5_000
     """On a full queue, 4 KiB each."""
+    s3_calls: int = 2_000
+    """Bare rc calls to S3: so much is possible there."""
     in_flight: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64)
     in_flight_requests: int = 1_500
     processes: int = 80
@@ -31,8 +33,8 @@ class Plan:
         (4 * KIB, 1000, 40),
         (64 * KIB, 1000, 40),
         (MIB, 300, 30),
-        (16 * MIB, 40, 10),
-        (256 * MIB, 4, 2),
+        (16 * MIB, 32, 5),
+        (256 * MIB, 3, 1),
     )
     """Size in bytes, files for the service, files for the commands."""
     large_bytes: int = 4 * GIB
@@ -64,6 +66,7 @@ QUICK: Final = Plan(
     rounds=1,
     slow_rounds=1,
     requests=1_000,
+    s3_calls=300,
     in_flight=(1, 4, 16, 64),
     in_flight_requests=300,
     processes=20,

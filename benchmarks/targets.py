@@ -81,7 +81,7 @@ def _targets(data: Data) -> list[_Target]:
         _Target(
             "trees",
             f"copy of {files} × 1 KiB, `verify: checksum`",
-            "`rclone copy --checksum` + `rclone check`",
+            "`rclone copy --checksum` + `rclone check`, same flags",
             0.95,
             _files("copy checksum", "rclone copy check"),
         ),
@@ -95,6 +95,7 @@ def _targets(data: Data) -> list[_Target]:
     ]
 
 
+LOOKS: Final = 9
 ONE: Final = "one rclone process a request"
 COPYTO: Final = "`rclone copyto`"
 AFTER: Final = "after a tenth of them"
@@ -145,6 +146,11 @@ def best_rc(series: Mapping[str, Sequence[float]]) -> list[float]:
     return [max(rates) for rates in zip(*ways, strict=True)]
 
 
+def with_best_rc(series: Mapping[str, Sequence[float]]) -> dict[str, Sequence[float]]:
+    """The series, and that best rate as ``best rc``."""
+    return {**series, "best rc": best_rc(series)} if any(name.startswith("rc ") for name in series) else dict(series)
+
+
 def _latency(kind: str, percent: float) -> Callable[[Any], tuple[str, Spread]]:
     def measure(found: Any) -> tuple[str, Spread]:
         ours, bare = ([percentile(latencies, percent) for latencies in found["rounds"][name]] for name in (kind, "rc"))
@@ -155,14 +161,18 @@ def _latency(kind: str, percent: float) -> Callable[[Any], tuple[str, Spread]]:
 
 def _memory(name: str) -> Callable[[Any], tuple[str, Spread]]:
     def measure(found: Any) -> tuple[str, Spread]:
-        samples = found["memory"][name]
         total = found["requests"]
-        early = min(samples, key=lambda sample: abs(sample[0] - total / 10))
-        late = min(samples, key=lambda sample: abs(sample[0] - total))
-        ratio = late[2] / early[2]
-        return f"{late[2] / 2**20:.0f} MiB, {early[2] / 2**20:.0f} MiB", Spread(ratio, ratio, ratio)
+        early, late = (_mib_around(found["memory"][name], done) for done in (total / 10, total))
+        figures = f"{late.median:.0f} MiB, {early.median:.0f} MiB"
+        return figures, Spread(late.median / early.median, late.low / early.high, late.high / early.low)
 
     return measure
+
+
+def _mib_around(samples: Sequence[Sequence[float]], done: float) -> Spread:
+    """The memory when that many requests were done: of the nearest looks, half a second apart."""
+    nearest = sorted(samples, key=lambda sample: abs(sample[0] - done))[:LOOKS]
+    return Spread.of([pss_bytes / 2**20 for _, _, pss_bytes in nearest])
 
 
 def _long_beside_short(found: Any) -> tuple[str, Spread]:

@@ -24,6 +24,13 @@ ABOUT = {
 }
 
 
+def memory_of(early_mib: int, late_mib: int) -> list[list[float]]:
+    """Looks at 20,000 and at 200,000 requests."""
+    return [
+        [done, done / 2000, mib << 20] for done, mib in ((20_000, early_mib), (200_000, late_mib)) for _ in range(9)
+    ]
+
+
 def data() -> dict[str, Any]:
     """Three rounds of everything; all targets are met."""
     series = {
@@ -38,7 +45,7 @@ def data() -> dict[str, Any]:
     }
     large = {f"{name} {root}": [1e9, 1.1e9, 1e9] for name in ("service", "rclone") for root in ("dst", "bucket")}
     trees = {name: [12e3, 12.5e3] for name in ("copy", "rclone copy", "copy checksum", "rclone copy check")}
-    memory = [[20_000, 10.0, 50 << 20], [200_000, 100.0, 51 << 20]]
+    memory = memory_of(50, 51)
     small = {"alone": [[5.0, 6.0], [5.0, 7.0]], "beside": [[7.0, 8.0], [8.0, 9.0]]}
     curve = [[1, 900.0], [16, 1800.0]]
     return {
@@ -103,7 +110,7 @@ def test_a_miss_is_named(subject: str, worse: dict[str, list[float]], named: str
 def test_latencies_memory_and_large_neighbours_have_an_upper_limit() -> None:
     measured = data()
     measured["latency"]["rounds"]["amqp"] = [[10.0, 10.0, 30.0]]
-    measured["endurance"]["memory"]["rclone"] = [[20_000, 10.0, 50 << 20], [200_000, 100.0, 60 << 20]]
+    measured["endurance"]["memory"]["rclone"] = memory_of(50, 60)
     measured["mixed"]["steady"] = {"alone": [[5.0]] * 2, "beside": [[50.0]] * 2}
     assert len(list(misses(measured))) == 4
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import subprocess
+import tempfile
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from benchmarks.files import Job
+from benchmarks.stage import MEMORY
 from storage import RCLONE
 
 
@@ -32,13 +34,20 @@ def run(command: Sequence[str | Path]) -> float:
     Nothing in the environment changes what rclone does.
     """
     environ = {name: value for name, value in os.environ.items() if not name.startswith("RCLONE_")}
-    started = time.monotonic()
-    done = subprocess.run(
-        [str(word) for word in command], stdin=subprocess.DEVNULL, capture_output=True, env=environ, check=False
-    )
-    seconds = time.monotonic() - started
-    if done.returncode:
-        raise RuntimeError(f"{' '.join(map(str, command))}: {done.stderr[-500:].decode(errors='replace')}")
+    with tempfile.TemporaryFile(dir=MEMORY) as stderr:
+        started = time.monotonic()
+        done = subprocess.run(
+            [str(word) for word in command],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=stderr,
+            env=environ,
+            check=False,
+        )
+        seconds = time.monotonic() - started
+        if done.returncode:
+            stderr.seek(0)
+            raise RuntimeError(f"{' '.join(map(str, command))}: {stderr.read()[-500:].decode(errors='replace')}")
     return seconds
 
 

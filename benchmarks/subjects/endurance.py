@@ -7,8 +7,6 @@ SIGSTOP, so all begin with every request waiting and with a service that is warm
 from __future__ import annotations
 
 import itertools
-import os
-import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -64,7 +62,7 @@ class _Endurance:
         self._world.tell(f"a queue of {total:,} requests")
         to = self._world.unique("many")
         jobs = [Job(f"many/{name}", "dst", f"{to}/{copy:03}/{name}") for copy in range(copies) for name in self._names]
-        with _Held(self._service.pid):
+        with drive.held(self._service.pid):
             drive.fill(self._world, self._service.prepared, jobs)
         samples = drive.served(self._world, self._service.prepared, total, self._look)
         self._done += total
@@ -77,19 +75,6 @@ class _Endurance:
     def _look(self, sample: Sample) -> None:
         at, count = sample
         self._memory.look(at, self._done + count)
-
-
-class _Held:
-    """A process that is stopped while the block runs."""
-
-    def __init__(self, pid: int) -> None:
-        self._pid = pid
-
-    def __enter__(self) -> None:
-        os.kill(self._pid, signal.SIGSTOP)
-
-    def __exit__(self, *exc_info: object) -> None:
-        os.kill(self._pid, signal.SIGCONT)
 
 
 class _Memory:

@@ -61,6 +61,7 @@ class _Rates:
             self._rc(in_flight)
         self._echo()
         self._service("amqp", "bucket")
+        self._rc_to_s3()
         self._processes("bucket")
         self._celery()
         self._two_processes()
@@ -117,6 +118,13 @@ class _Rates:
         require_same(self._world.src / "small", target)
         remove(target)
         self._note(f"rc {in_flight} dst", rate)
+
+    def _rc_to_s3(self) -> None:
+        self._tell("rc calls to S3")
+        jobs, target = self._jobs("bucket", self._plan.s3_calls)
+        with rc.resident(self._world) as socket:
+            self._note("S3 rc", rc.rate(socket, jobs, in_flight=IN_FLIGHT, loop=self._loop))
+        remove(target)
 
     def _echo(self) -> None:
         self._tell("echo")

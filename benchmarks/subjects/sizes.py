@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, Final
 
 from benchmarks import drive
 from benchmarks.alternatives import process, rc
 from benchmarks.files import Job, make_files, remove, require_same
 from benchmarks.plan import KIB
-from benchmarks.stage import World
+from benchmarks.stage import RunningService, World
 
 SIZE_BYTES: Final = 4 * KIB
+HEARTBEAT_S: Final = 600
+"""While it is held the service can't answer the broker's heartbeats."""
 
 
 def measure(world: World) -> dict[str, Any]:
@@ -37,21 +40,35 @@ def _by_number_in_flight(world: World) -> dict[str, list[list[float]]]:
 
 def _by_size(world: World) -> dict[str, list[list[float]]]:
     curves: dict[str, list[list[float]]] = {"service": [], "process": [], "cp": []}
-    for size_bytes, count, few in world.plan.sizes:
-        world.tell(f"files of {size_bytes:,} bytes")
-        directory = f"size-{size_bytes}"
-        make_files(world.src / directory, count, size_bytes)
-        jobs, target = _jobs(world, directory, count)
-        rate = drive.full_queue_rate(world, world.prepare("amqp"), jobs)
-        _check(world, directory, target)
-        curves["service"].append([size_bytes, 1 / rate])
-        jobs, target = _jobs(world, directory, few)
-        seconds = process.seconds_each(world.rclone_config, jobs)
-        remove(world.dst / target)
-        curves["process"].append([size_bytes, sum(seconds) / few])
-        curves["cp"].append([size_bytes, _cp(world, jobs) / few])
-        remove(world.src / directory)
+    with world.running(world.prepare("amqp", heartbeat=HEARTBEAT_S)) as service:
+        for size_bytes, count, few in world.plan.sizes:
+            world.tell(f"files of {size_bytes:,} bytes")
+            directory = f"size-{size_bytes}"
+            make_files(world.src / directory, count, size_bytes)
+            _warm_up(world, service, directory)
+            for name, seconds in _of_one_size(world, service, directory, count, few):
+                curves[name].append([size_bytes, seconds])
+            remove(world.src / directory)
     return curves
+
+
+def _warm_up(world: World, service: RunningService, directory: str) -> None:
+    jobs, target = _jobs(world, directory, 1)
+    drive.full_queue_seconds(world, service, jobs)
+    remove(world.dst / target)
+
+
+def _of_one_size(
+    world: World, service: RunningService, directory: str, count: int, few: int
+) -> Iterator[tuple[str, float]]:
+    """The seconds a file takes: of ``count`` by the service, of a ``few`` by commands."""
+    jobs, target = _jobs(world, directory, count)
+    yield "service", drive.full_queue_seconds(world, service, jobs) / count
+    _check(world, directory, target)
+    jobs, target = _jobs(world, directory, few)
+    yield "process", sum(process.seconds_each(world.rclone_config, jobs)) / few
+    remove(world.dst / target)
+    yield "cp", _cp(world, jobs) / few
 
 
 def _jobs(world: World, directory: str, count: int) -> tuple[list[Job], str]:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
+from benchmarks import drive
 from benchmarks.alternatives import process
 from benchmarks.files import make_tree, remove, require_same
 from benchmarks.plan import KIB
@@ -16,12 +17,15 @@ from medusa_copier.client import CopyClient
 
 SIZE_BYTES: Final = KIB
 FLAGS: Final = (
-    *("--combined=-", "--partial-suffix=.1234567.partial"),
     *("--size-only=false", "--ignore-size=false", "--ignore-existing=false", "--update=false"),
-    *("--use-json-log", "--ask-password=false", "--retries=1", "--dry-run=false"),
+    *("--use-json-log", "--ask-password=false", "--retries=1", "--dry-run=false", "--combined=-"),
+)
+COPY_FLAGS: Final = (
+    *(*FLAGS, "--partial-suffix=.1234567.partial"),
     *("--stats=1s", "--stats-log-level=INFO", "--log-level=INFO"),
 )
-"""What the service gives ``rclone copy``: it wants to know what became of each file."""
+CHECK_FLAGS: Final = (*FLAGS, "--stats=0", "--log-level=DEBUG")
+"""What the service gives ``rclone copy`` and ``rclone check``: it wants to know what became of each file."""
 
 
 def measure(world: World) -> dict[str, Any]:
@@ -46,10 +50,11 @@ def _ways(world: World, config: Path) -> dict[str, tuple[int, Callable[[], float
     plan = world.plan
     return {
         "copy": (plan.rounds, lambda: _by_service(world, config)),
-        "rclone copy": (plan.rounds, lambda: _by_rclone(world, "copy", *FLAGS)),
+        "rclone copy": (plan.rounds, lambda: _by_rclone(world, COPY_FLAGS)),
         "copy checksum": (plan.slow_rounds, lambda: _by_service(world, config, verify="checksum")),
-        "rclone copy check": (plan.slow_rounds, lambda: _by_rclone_with_check(world)),
-        "plain rclone copy": (plan.slow_rounds, lambda: _by_rclone(world, "copy")),
+        "rclone copy check": (plan.slow_rounds, lambda: _by_rclone_with_check(world, COPY_FLAGS, CHECK_FLAGS)),
+        "plain rclone copy": (1, lambda: _by_rclone(world)),
+        "plain rclone copy check": (1, lambda: _by_rclone_with_check(world)),
         "cp": (1, lambda: _by_cp(world)),
     }
 
@@ -57,6 +62,7 @@ def _ways(world: World, config: Path) -> dict[str, tuple[int, Callable[[], float
 def _by_service(world: World, config: Path, **parameters: str) -> float:
     async def copy(to: str) -> float:
         async with CopyClient.from_config(config) as client:
+            await drive.until_it_serves(world, client)
             started = time.monotonic()
             await client.copy("src:tree", f"dst:{to}", timeout_s=600, **parameters)
             return time.monotonic() - started
@@ -68,19 +74,19 @@ def _by_service(world: World, config: Path, **parameters: str) -> float:
     return seconds
 
 
-def _by_rclone(world: World, *arguments: str) -> float:
+def _by_rclone(world: World, flags: tuple[str, ...] = ()) -> float:
     target = world.dst / world.unique("tree")
-    seconds = process.rclone(world.rclone_config, *arguments, "src:tree", f"dst:{target.name}")
+    seconds = process.rclone(world.rclone_config, "copy", "src:tree", f"dst:{target.name}", *flags)
     remove(target)
     return seconds
 
 
-def _by_rclone_with_check(world: World) -> float:
-    """``rclone copy --checksum``, and ``rclone check --checksum`` after it."""
+def _by_rclone_with_check(world: World, copy_flags: tuple[str, ...] = (), check_flags: tuple[str, ...] = ()) -> float:
+    """``rclone copy --checksum``, and ``rclone check`` after it."""
     target = world.dst / world.unique("tree")
     both = ("src:tree", f"dst:{target.name}", "--checksum")
-    seconds = process.rclone(world.rclone_config, "copy", *both)
-    seconds += process.rclone(world.rclone_config, "check", *both, "--one-way")
+    seconds = process.rclone(world.rclone_config, "copy", *both, *copy_flags)
+    seconds += process.rclone(world.rclone_config, "check", *both, "--one-way", *check_flags)
     remove(target)
     return seconds
 
