@@ -10,9 +10,10 @@
     drive         READ FIRST: a full queue, a service, the rate, and the proof that every file was copied
     subjects/     one module a question: rates, latency, sizes, large, trees, endurance, mixed
     alternatives/ what is measured beside it: a process a request, Celery, a bare echo, bare rc calls
-    statistics    medians, percentiles, ratios of the same round
+    figures       medians, percentiles, ratios of the same round
     targets       data → the table of what was asked for
-    page, plots   data → docs/benchmarks.md and its figures
+    page, plots   data → docs/benchmarks.md and its pictures
+    machine       what it was measured on, and with
 
 It uses what the tests use to start servers, so ``tests/`` is put on the path here.
 """

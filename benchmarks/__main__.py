@@ -84,7 +84,7 @@ def report(data: dict[str, Any]) -> None:
     for row in rows(data):
         if row.met is not None:
             mark = "ok    " if row.met else "MISSED"
-            click.echo(f"{mark} {row.work}, beside {row.beside}: {row.measured} ({row.figures}), target {row.target}")
+            click.echo(f"{mark} {row.work}, against {row.beside}: {row.measured} ({row.figures}), target {row.target}")
     for name, found in data.items():
         if "error" in found:
             click.echo(f"MISSED {name} could not be measured: {found['error']}")

@@ -67,10 +67,10 @@ def page(data: Data, about: Mapping[str, Any], by_hand: str) -> str:
         _alternatives(data),
         "## In pictures",
         *(f"![{title}](benchmarks/{name}.svg)" for name, title in FIGURES.items()),
-        f"{BEGIN}\n{by_hand.strip()}\n{END}",
+        f"{BEGIN}\n\n{by_hand.strip()}\n\n{END}",
         METHOD,
         "## Machine and versions",
-        _about_table(about),
+        _about_table(data, about),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -197,6 +197,8 @@ ALTERNATIVES: Final = (
 )
 
 
-def _about_table(about: Mapping[str, Any]) -> str:
-    cells = [[name, str(value)] for name, value in (about["machine"] | about["versions"]).items()]
-    return table(["", ""], cells, 0)
+def _about_table(data: Data, about: Mapping[str, Any]) -> str:
+    found = {**about["machine"], **about["versions"]}
+    if loop := data.get("rates", {}).get("loop"):
+        found["event loop"] = loop
+    return table(["", ""], [[name, str(value)] for name, value in found.items()], 0)

@@ -23,7 +23,7 @@ class Plan:
     s3_calls: int = 2_000
     """Bare rc calls to S3: so much is possible there."""
     in_flight: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64)
-    in_flight_requests: int = 1_500
+    in_flight_requests: int = 1_000
     processes: int = 80
     """Of rclone, one a request, in each round."""
     celery_tasks: int = 80

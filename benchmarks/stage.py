@@ -147,9 +147,9 @@ def require_room(plan: Plan) -> None:
         raise click.ClickException(f"there is no {MEMORY}: the benchmarks copy in memory, on Linux's tmpfs")
     free = min(shutil.disk_usage(MEMORY).free, _available_bytes())
     if free < needed:
-        has = f"{MEMORY} and the memory have {free / GIB:.1f} GiB"
-        remedy = "free memory, or mount -o remount,size=90% it, or take --quick"
-        raise click.ClickException(f"{has}, and {needed / GIB:.1f} GiB are needed: {remedy}")
+        has = f"{free / GIB:.1f} GiB are free in {MEMORY} and in memory, and {needed / GIB:.1f} GiB are needed"
+        remedy = f"free memory, enlarge it (mount -o remount,size={needed // GIB + 1}G {MEMORY}), or take --quick"
+        raise click.ClickException(f"{has}: {remedy}")
 
 
 def _available_bytes() -> int:

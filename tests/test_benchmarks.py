@@ -123,7 +123,7 @@ def test_what_was_not_measured_is_a_miss_and_the_page_is_made_all_the_same() -> 
 
 def test_the_handwritten_part_stays_when_the_page_is_made_anew() -> None:
     first = page(data(), ABOUT, hand_written(""))
-    assert f"{BEGIN}\n{HEADING}\n{END}" in first
+    assert f"{BEGIN}\n\n{HEADING}\n\n{END}" in first
     edited = first.replace(HEADING, f"{HEADING}\n\nBatches.")
     assert page(data(), ABOUT, hand_written(edited)) == edited
 
@@ -162,6 +162,7 @@ def test_a_percentile_is_one_of_the_values(values: Sequence[float], percent: flo
 def test_a_spread_is_the_median_and_the_extremes() -> None:
     assert Spread.of([4.0, 1.0, 2.0]) == Spread(2.0, 1.0, 4.0)
     assert str(Spread.of([0.9871, 0.95, 1.0])) == "0.987 (0.950–1.00)"
+    assert str(Spread.of([12.0])) == "12.0"
     assert differences([3.0, 5.0], [1.0, 1.0]) == [2.0, 4.0]
 
 
