@@ -59,7 +59,7 @@ def _in_flight(axes: Any, found: Any) -> None:
 def _sizes(axes: Any, found: Any) -> None:
     curves = found["size"]
     _line(axes, curves["process"], "rclone copyto, a process each", COLORS["command"])
-    _line(axes, curves["service"], "the service, RabbitMQ", COLORS["ours"])
+    _line(axes, curves["service"], "the service, RabbitMQ, 16 at a time", COLORS["ours"])
     _line(axes, curves["cp"], "cp, a process each", COLORS["cp"])
     axes.set(xscale="log", yscale="log", xlabel="size of a file", ylabel="seconds a file")
     axes.set_xticks([x for x, _ in curves["service"]], labels=[_size(x) for x, _ in curves["service"]])
