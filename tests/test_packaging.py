@@ -67,6 +67,7 @@ def test_every_dependency_is_among_the_pinned_ones() -> None:
     needed = {
         "runtime.txt": project["project"]["dependencies"],
         "dev.txt": [each for group in (project["dependency-groups"]["dev"], *extras) for each in group],
+        "bench.txt": project["dependency-groups"]["bench"],
     }
     for file, requirements in needed.items():
         pinned = {line.partition("==")[0].lower() for line in (ROOT / "requirements" / file).read_text().splitlines()}

@@ -1,0 +1,27 @@
+"""The benchmarks: the service beside what else could do its work, measured in one run. ``make bench``.
+
+::
+
+    __main__      arguments → the measurements → docs/benchmarks.md
+    plan          how much of everything
+    stage         the world of a run: directories in memory, RabbitMQ, S3, services
+    files         sources, targets, and whether they are the same
+    queues        RabbitMQ from its clients' side: publish, watch, drain
+    drive         READ FIRST: a full queue, a service, the rate, and the proof that every file was copied
+    subjects/     one module a question: rates, latency, sizes, large, trees, endurance, mixed
+    alternatives/ what is measured beside it: a process a request, Celery, a bare echo, bare rc calls
+    figures       medians, percentiles, ratios of the same round
+    targets       data → the table of what was asked for
+    page, plots   data → docs/benchmarks.md and its pictures
+    machine       what it was measured on, and with
+
+It uses what the tests use to start servers, so ``tests/`` is put on the path here.
+"""
+
+import sys
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+if str(REPOSITORY / "tests") not in sys.path:
+    sys.path.insert(0, str(REPOSITORY / "tests"))

@@ -1,0 +1,60 @@
+"""A process a request: ``rclone copyto`` for each, as the Ruby service did it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import tempfile
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from benchmarks.files import Job
+from benchmarks.stage import MEMORY
+from storage import RCLONE
+
+
+def seconds_each(config: Path, jobs: Sequence[Job]) -> list[float]:
+    """One at a time; how long each took."""
+    return [_timed(config, job) for job in jobs]
+
+
+def rate(config: Path, jobs: Sequence[Job], *, at_a_time: int) -> float:
+    """Requests a second with so many processes at a time."""
+    started = time.monotonic()
+    with ThreadPoolExecutor(at_a_time) as pool:
+        list(pool.map(lambda job: _timed(config, job), jobs))
+    return len(jobs) / (time.monotonic() - started)
+
+
+def run(command: Sequence[str | Path]) -> float:
+    """Run a command to its end; returns its seconds. Raises RuntimeError with its last words when it fails.
+
+    Nothing in the environment changes what rclone does.
+    """
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("RCLONE_")}
+    with tempfile.TemporaryFile(dir=MEMORY) as stderr:
+        started = time.monotonic()
+        done = subprocess.run(
+            [str(word) for word in command],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=stderr,
+            env=environ,
+            check=False,
+        )
+        seconds = time.monotonic() - started
+        if done.returncode:
+            stderr.seek(0)
+            raise RuntimeError(f"{' '.join(map(str, command))}: {stderr.read()[-500:].decode(errors='replace')}")
+    return seconds
+
+
+def rclone(config: Path, *arguments: str) -> float:
+    """Run an rclone command to its end; returns its seconds."""
+    return run([RCLONE, *arguments, "--config", config])
+
+
+def _timed(config: Path, job: Job) -> float:
+    return rclone(config, "copyto", f"src:{job.source_key}", f"{job.target_root}:{job.target_key}")

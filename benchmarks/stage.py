@@ -1,0 +1,157 @@
+"""The world of a run: directories in memory, a private RabbitMQ node, an S3 server, and services as a user has them."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Literal, TypeAlias
+
+import click
+import yaml
+
+from benchmarks.plan import GIB, Plan
+from processes import COPIER, running
+from rabbitmq import RabbitNode
+from storage import StorageServer, section, serving
+
+MEMORY: Final = Path("/dev/shm")  # noqa: S108 - a directory of our own is made in it
+STARTS_S: Final = 60.0
+
+Kind: TypeAlias = Literal["amqp", "embedded"]
+Tell: TypeAlias = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """The directory and the queues of a service, whether it runs or not."""
+
+    kind: Kind
+    directory: Path
+    incoming: str
+    outgoing: str
+
+    @property
+    def config(self) -> Path:
+        """The configuration file."""
+        return self.directory / "copier.yaml"
+
+    @property
+    def log(self) -> Path:
+        """The log file."""
+        return self.directory / "log" / "bench.log"
+
+
+@dataclass(frozen=True, slots=True)
+class RunningService:
+    """A service that runs as the process ``pid``."""
+
+    prepared: Service
+    pid: int
+
+    @property
+    def kind(self) -> Kind:
+        """Its broker."""
+        return self.prepared.kind
+
+    @property
+    def config(self) -> Path:
+        """The configuration file."""
+        return self.prepared.config
+
+
+class World:
+    """What every measurement takes place in. ``tell`` says what is being done, for the progress bar."""
+
+    def __init__(self, directory: Path, plan: Plan, node: RabbitNode, s3: StorageServer, tell: Tell) -> None:
+        self.directory = directory
+        self.plan = plan
+        self.amqp_url = f"amqp://guest:guest@127.0.0.1:{node.port}/?heartbeat=0"
+        self.node = node
+        self.tell = tell
+        self.src, self.dst, self.bucket = directory / "src", directory / "dst", s3.directory / "bkt"
+        for path in (self.src, self.dst, self.bucket):
+            path.mkdir(parents=True)
+        self.rclone_config = directory / "rclone.conf"
+        places = [section(path.name, type="alias", remote=str(path)) for path in (self.src, self.dst)]
+        bucket = section("bucket", type="alias", remote="storage:bkt")
+        self.rclone_config.write_text("".join([*places, s3.section("storage"), bucket]))
+        self._numbers = itertools.count()
+
+    def unique(self, name: str) -> str:
+        """A name that nothing else in this run has."""
+        return f"{name}-{next(self._numbers)}"
+
+    def target(self, root: str) -> Path:
+        """The directory behind a root to copy to."""
+        return {"dst": self.dst, "bucket": self.bucket}[root]
+
+    def prepare(self, kind: Kind, **server: Any) -> Service:
+        """A service's directory, configuration and queues. It doesn't run yet, so that its queue can be filled."""
+        name = self.unique("service")
+        directory = self.directory / name
+        directory.mkdir()
+        incoming, outgoing = f"{name}-requests", f"{name}-responses"
+        queues: dict[str, Any] = {"incoming_queue": incoming, "outgoing_queue": outgoing}
+        if kind == "amqp":
+            queues["connection"] = {
+                "host": "127.0.0.1",
+                "port": self.node.port,
+                "heartbeat": server.pop("heartbeat", 10),
+            }
+        else:
+            queues["path"] = str(directory / "run" / "queue.db")
+        config = {
+            "server": {"name": "bench"} | server,
+            kind: queues,
+            "rclone_config_path": str(self.rclone_config),
+            "roots": {root: {"rclone_config": root} for root in ("src", "dst", "bucket")},
+        }
+        service = Service(kind, directory, incoming, outgoing)
+        service.config.write_text(yaml.safe_dump(config, sort_keys=False))
+        return service
+
+    @contextlib.contextmanager
+    def running(self, service: Service) -> Iterator[RunningService]:
+        """Run a prepared service until the block ends."""
+        command = [COPIER, "run", "--config", service.config.name]
+        with running(command, service.directory) as process:
+            yield RunningService(service, process.pid)
+
+
+@contextlib.contextmanager
+def staged(plan: Plan, tell: Tell) -> Iterator[World]:
+    """Build the world in memory, and take it down. Raises click.ClickException when it has no room."""
+    require_room(plan)
+    with tempfile.TemporaryDirectory(prefix="medusa-bench-", dir=MEMORY) as name:
+        directory = Path(name)
+        (directory / "rabbitmq").mkdir()
+        node = RabbitNode(directory / "rabbitmq")
+        try:
+            tell("start RabbitMQ and S3")
+            node.start()
+            with serving("s3", directory / "s3") as s3:
+                yield World(directory, plan, node, s3, tell)
+        finally:
+            node.close()
+
+
+def require_room(plan: Plan) -> None:
+    """Raises click.ClickException, with the remedy, when the memory doesn't hold what is to be copied."""
+    needed = 2 * plan.large_bytes + plan.endurance * 8192 + GIB
+    if not MEMORY.is_dir():
+        raise click.ClickException(f"there is no {MEMORY}: the benchmarks copy in memory, on Linux's tmpfs")
+    free = min(shutil.disk_usage(MEMORY).free, _available_bytes())
+    if free < needed:
+        has = f"{free / GIB:.1f} GiB are free in {MEMORY} and in memory, and {needed / GIB:.1f} GiB are needed"
+        remedy = f"free memory, enlarge it (mount -o remount,size={needed // GIB + 1}G {MEMORY}), or take --quick"
+        raise click.ClickException(f"{has}: {remedy}")
+
+
+def _available_bytes() -> int:
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))

@@ -1,0 +1,81 @@
+"""One large file: through the service, by ``rclone copyto``, by ``cp``."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final, Literal, TypeAlias
+
+from benchmarks import drive
+from benchmarks.alternatives import process
+from benchmarks.files import NotTheSame, make_file, remove, require_same
+from benchmarks.stage import World
+from medusa_copier.client import CopyClient
+
+NAME: Final = "large.bin"
+
+Root: TypeAlias = Literal["dst", "bucket"]
+Copy: TypeAlias = Callable[[str], float]
+"""Copies the large file to that key; returns the seconds."""
+
+
+def measure(world: World) -> dict[str, Any]:
+    """``series``: name → bytes a second, one value a round."""
+    size_bytes = world.plan.large_bytes
+    make_file(world.src / NAME, size_bytes, random.Random(0))  # noqa: S311 - no secret hangs on it
+    series: dict[str, list[float]] = {}
+    with world.running(world.prepare("amqp")) as service:
+        ways = _ways(world, service.config)
+        _checked(world, "dst", ways["cp", "dst"], all_bytes=False)  # the memory's first use takes longer
+        for number in range(world.plan.rounds):
+            for (name, root), copy in ways.items():
+                if root == "bucket" and number >= world.plan.slow_rounds:
+                    continue
+                world.tell(f"one large file by {name} to {root}, round {number + 1}")
+                seconds = _checked(world, root, copy, all_bytes=name == "service")
+                series.setdefault(f"{name} {root}", []).append(size_bytes / seconds)
+    remove(world.src / NAME)
+    return {"series": series, "bytes": size_bytes}
+
+
+def _ways(world: World, config: Path) -> dict[tuple[str, Root], Copy]:
+    def service(root: Root) -> Copy:
+        return lambda key: _service_seconds(world, config, f"{root}:{key}")
+
+    def rclone(root: Root) -> Copy:
+        return lambda key: process.rclone(world.rclone_config, "copyto", f"src:{NAME}", f"{root}:{key}")
+
+    return {
+        ("service", "dst"): service("dst"),
+        ("rclone", "dst"): rclone("dst"),
+        ("cp", "dst"): lambda key: process.run(["cp", world.src / NAME, world.dst / key]),
+        ("service", "bucket"): service("bucket"),
+        ("rclone", "bucket"): rclone("bucket"),
+    }
+
+
+def _checked(world: World, root: Root, copy: Copy, *, all_bytes: bool) -> float:
+    """The seconds of a copy to a new name, which is then compared, byte by byte or by its size, and removed."""
+    key = f"{world.unique('large')}.bin"
+    seconds = copy(key)
+    source, target = world.src / NAME, world.target(root) / key
+    if all_bytes:
+        require_same(source, target)
+    elif source.stat().st_size != target.stat().st_size:
+        raise NotTheSame(f"{target} has not the size of {source}")
+    remove(target)
+    return seconds
+
+
+def _service_seconds(world: World, config: Path, target: str) -> float:
+    async def copy() -> float:
+        async with CopyClient.from_config(config) as client:
+            await drive.until_it_serves(world, client)
+            started = time.monotonic()
+            await client.copyto(f"src:{NAME}", target, timeout_s=600)
+            return time.monotonic() - started
+
+    return asyncio.run(copy())

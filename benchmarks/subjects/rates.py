@@ -1,0 +1,148 @@
+"""5,000 small files from a full queue, beside everything else that could copy them, in turn."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from benchmarks import drive, queues
+from benchmarks.alternatives import celery_team, echo_rate, process, rc
+from benchmarks.alternatives.loops import loop_of
+from benchmarks.files import Job, make_files, remove, require_same
+from benchmarks.plan import KIB
+from benchmarks.stage import Kind, World
+from simple_queue_server.settings import ServerSection
+
+SIZE_BYTES: Final = 4 * KIB
+IN_FLIGHT: Final = ServerSection(name="bench").max_in_flight
+"""The service's default."""
+RC_IN_FLIGHT: Final = sorted({16, IN_FLIGHT})
+
+Root = Literal["dst", "bucket"]
+
+
+def measure(world: World) -> dict[str, Any]:
+    """``series``: name → requests a second, one value a round; ``seconds_each`` of the processes, all of them."""
+    return _Rates(world).measure()
+
+
+class _Rates:
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._plan = world.plan
+        self._series: defaultdict[str, list[float]] = defaultdict(list)
+        self._names = make_files(world.src / "small", world.plan.requests, SIZE_BYTES)
+        self._seconds_each: list[float] = []
+        self._response_bytes = 0
+        self._loop = "asyncio"
+        self._number = 1
+
+    def measure(self) -> dict[str, Any]:
+        for number in range(self._plan.rounds):
+            self._number = number + 1
+            self._round()
+        return {
+            "series": dict(self._series),
+            "seconds_each": self._seconds_each,
+            "requests": self._plan.requests,
+            "processes": self._plan.processes,
+            "celery_tasks": self._plan.celery_tasks,
+            "in_flight": IN_FLIGHT,
+            "response_bytes": self._response_bytes,
+            "loop": self._loop,
+        }
+
+    def _round(self) -> None:
+        self._service("amqp", "dst")
+        self._processes("dst")
+        self._service("embedded", "dst")
+        for in_flight in RC_IN_FLIGHT:
+            self._rc(in_flight)
+        self._echo()
+        self._service("amqp", "bucket")
+        self._rc_to_s3()
+        self._processes("bucket")
+        self._celery()
+        self._two_processes()
+        self._trees()
+
+    def _jobs(self, root: Root, count: int | None = None) -> tuple[list[Job], Path]:
+        """Jobs to a new directory in the root, and that directory."""
+        to = self._world.unique("small")
+        names = self._names[:count]
+        return [Job(f"small/{name}", root, f"{to}/{name}") for name in names], self._world.target(root) / to
+
+    def _tell(self, what: str) -> None:
+        self._world.tell(f"small files, round {self._number}: {what}")
+
+    def _service(self, kind: Kind, root: Root) -> None:
+        self._tell(f"service, {kind}, to {root}")
+        jobs, target = self._jobs(root)
+        service = self._world.prepare(kind)
+        drive.fill(self._world, service, jobs)
+        with self._world.running(service) as running:
+            samples = drive.served(self._world, service, len(jobs))
+            self._loop = loop_of(running.pid)
+        self._response_bytes = drive.require_successes(self._world, service, jobs)
+        require_same(self._world.src / "small", target)
+        remove(target)
+        self._note(f"{kind} {root}", queues.rate(samples))
+
+    def _processes(self, root: Root) -> None:
+        self._tell(f"a process each, to {root}")
+        jobs, target = self._jobs(root, self._plan.processes)
+        seconds = process.seconds_each(self._world.rclone_config, jobs)
+        remove(target)
+        self._note(f"process {root}", len(jobs) / sum(seconds))
+        if root == "dst":
+            self._seconds_each += seconds
+
+    def _two_processes(self) -> None:
+        self._tell("two processes at a time")
+        jobs, target = self._jobs("dst", self._plan.processes)
+        self._note("two processes dst", process.rate(self._world.rclone_config, jobs, at_a_time=2))
+        remove(target)
+
+    def _celery(self) -> None:
+        self._tell("Celery")
+        jobs, target = self._jobs("dst", self._plan.celery_tasks)
+        self._note("celery dst", celery_team.rate(self._world, jobs, target))
+        remove(target)
+
+    def _rc(self, in_flight: int) -> None:
+        self._tell(f"rc calls, {in_flight} in flight")
+        jobs, target = self._jobs("dst")
+        with rc.resident(self._world) as socket:
+            rate = rc.rate(socket, jobs, in_flight=in_flight, loop=self._loop)
+        require_same(self._world.src / "small", target)
+        remove(target)
+        self._note(f"rc {in_flight} dst", rate)
+
+    def _rc_to_s3(self) -> None:
+        self._tell("rc calls to S3")
+        jobs, target = self._jobs("bucket", self._plan.s3_calls)
+        with rc.resident(self._world) as socket:
+            self._note("S3 rc", rc.rate(socket, jobs, in_flight=IN_FLIGHT, loop=self._loop))
+        remove(target)
+
+    def _echo(self) -> None:
+        self._tell("echo")
+        jobs, _ = self._jobs("dst")
+        rate = echo_rate.rate(self._world, jobs, size_bytes=self._response_bytes, prefetch=IN_FLIGHT, loop=self._loop)
+        self._note("echo", rate)
+
+    def _trees(self) -> None:
+        """The whole directory at once, by commands that know all files beforehand."""
+        self._tell("the whole directory")
+        source = self._world.src / "small"
+        count = self._plan.requests
+        target = self._world.dst / self._world.unique("tree")
+        seconds = process.rclone(self._world.rclone_config, "copy", "src:small", f"dst:{target.name}")
+        self._note("rclone copy dst", count / seconds)
+        remove(target)
+        self._note("cp dst", count / process.run(["cp", "-r", source, target]))
+        remove(target)
+
+    def _note(self, name: str, rate: float) -> None:
+        self._series[name].append(rate)

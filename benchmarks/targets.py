@@ -1,0 +1,204 @@
+"""The table of what was asked for: data → rows, each with what was measured, what must be, and whether it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, TypeAlias
+
+from benchmarks.figures import Spread, differences, figure, percentile, ratios
+
+Data: TypeAlias = Mapping[str, Any]
+"""Subject → what its ``measure`` returned, or ``{"error": …}``."""
+
+
+ONE: Final = "one rclone process a request"
+COPYTO: Final = "`rclone copyto`"
+AFTER: Final = "after a tenth of them"
+ALONE: Final = "small ones alone"
+BARE: Final = "a bare rc call"
+LOOKS: Final = 9
+"""At the memory, for one figure of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """``figures`` are the absolute ones of both sides, ``measured`` how they compare. ``met`` None: not measured."""
+
+    work: str
+    beside: str
+    figures: str
+    measured: str
+    target: str
+    met: bool | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Target:
+    subject: str
+    work: str
+    beside: str
+    limit: float
+    measure: Callable[[Any], tuple[str, Spread]]
+    """The subject's data → absolute figures, and what is compared with the limit."""
+    unit: str = "×"
+    at_most: bool = False
+
+    def row(self, data: Data) -> Row:
+        """The row of the table."""
+        target = f"{'≤' if self.at_most else '≥'} {_signed(self.limit, self.unit)}"
+        found = data.get(self.subject)
+        if not found or "error" in found:
+            return Row(self.work, self.beside, "", "not measured", target, None)
+        figures, spread = self.measure(found)
+        met = spread.median <= self.limit if self.at_most else spread.median >= self.limit
+        return Row(self.work, self.beside, figures, f"{spread} {self.unit}", target, met)
+
+
+def rows(data: Data) -> list[Row]:
+    """All that was asked for, in its order."""
+    return [target.row(data) for target in _targets(data)]
+
+
+def misses(data: Data) -> Iterator[str]:
+    """A line for each target that was missed or not measured."""
+    for row in rows(data):
+        if not row.met:
+            yield f"{row.work}, against {row.beside}: {row.measured}, target {row.target}"
+
+
+def _targets(data: Data) -> list[_Target]:
+    size = _shown_bytes(data.get("large", {}).get("bytes", 4 << 30))
+    files = f"{data.get('trees', {}).get('files', 100_000):,}"
+    small = f"{data.get('rates', {}).get('requests', 5000):,} × 4 KiB"
+    total = f"{data.get('endurance', {}).get('requests', 200_000):,}"
+    short = f"{data.get('endurance', {}).get('short_queue', 2000):,}"
+    few = f"{data.get('mixed', {}).get('small', 1000):,}"
+    rate = f"{data.get('mixed', {}).get('small_per_s', 200)} a second"
+    return [
+        _Target("rates", f"copyto of {small}, RabbitMQ, local", ONE, 70, _rates("amqp dst", "process dst")),
+        _Target("rates", f"copyto of {small}, RabbitMQ, local", "1/(1/echo + 1/rc)", 0.85, _beside_parts),
+        _Target("rates", f"copyto of {small}, RabbitMQ, to S3", ONE, 50, _rates("amqp bucket", "process bucket")),
+        _Target(
+            "rates", f"copyto of {small}, embedded queue, local", "RabbitMQ", 1.2, _rates("embedded dst", "amqp dst")
+        ),
+        *_latency_targets("amqp", "RabbitMQ"),
+        *_latency_targets("embedded", "embedded"),
+        _Target("large", f"copyto of one {size} file, local", COPYTO, 0.97, _bytes("service dst", "rclone dst")),
+        _Target("large", f"copyto of one {size} file, to S3", COPYTO, 0.97, _bytes("service bucket", "rclone bucket")),
+        _Target("trees", f"copy of {files} × 1 KiB", "`rclone copy`, same flags", 0.95, _files("copy", "rclone copy")),
+        _Target(
+            "trees",
+            f"copy of {files} × 1 KiB, `verify: checksum`",
+            "`rclone copy --checksum` + `rclone check`, same flags",
+            0.95,
+            _files("copy checksum", "rclone copy check"),
+        ),
+        _Target(
+            "endurance", f"memory of the service after {total} requests", AFTER, 1.15, _memory("service"), "×", True
+        ),
+        _Target("endurance", f"memory of its rclone after {total} requests", AFTER, 1.15, _memory("rclone"), "×", True),
+        _Target("endurance", f"rate with {total} requests queued", f"with {short} queued", 0.95, _long_beside_short),
+        _Target("mixed", f"p99 of {few} small at {rate}, beside a large copy", ALONE, 2, _mixed("steady"), "×", True),
+        _Target("mixed", f"p99 of {few} small at once, beside a large copy", ALONE, 2, _mixed("burst"), "×", True),
+    ]
+
+
+def _latency_targets(kind: str, name: str) -> list[_Target]:
+    work = f"latency at an idle queue, {name}"
+    return [
+        _Target("latency", f"{work}, p50", BARE, 4, _latency(kind, 50), "ms", at_most=True),
+        _Target("latency", f"{work}, p99", BARE, 15, _latency(kind, 99), "ms", at_most=True),
+    ]
+
+
+def _rates(name: str, beside: str) -> Callable[[Any], tuple[str, Spread]]:
+    return _series(name, beside, lambda value: f"{figure(value)}/s")
+
+
+def _files(name: str, beside: str) -> Callable[[Any], tuple[str, Spread]]:
+    return _series(name, beside, lambda value: f"{figure(value)} files/s")
+
+
+def _bytes(name: str, beside: str) -> Callable[[Any], tuple[str, Spread]]:
+    return _series(name, beside, lambda value: f"{figure(value / 1e6)} MB/s")
+
+
+def _series(name: str, beside: str, shown: Callable[[float], str]) -> Callable[[Any], tuple[str, Spread]]:
+    def measure(found: Any) -> tuple[str, Spread]:
+        series = found["series"]
+        return _both(series[name], series[beside], shown), Spread.of(ratios(series[name], series[beside]))
+
+    return measure
+
+
+def _beside_parts(found: Any) -> tuple[str, Spread]:
+    """The rate beside what queue and rclone can, one after the other. Of several rc rates the best one counts."""
+    series = found["series"]
+    calls = best_rc(series)
+    parts = [1 / (1 / echo + 1 / call) for echo, call in zip(series["echo"], calls, strict=True)]
+    figures = _both(series["amqp dst"], parts, lambda value: f"{figure(value)}/s")
+    return figures, Spread.of(ratios(series["amqp dst"], parts))
+
+
+def best_rc(series: Mapping[str, Sequence[float]]) -> list[float]:
+    """The best rate of bare rc calls of each round, whatever the number in flight."""
+    ways = [values for name, values in series.items() if name.startswith("rc ")]
+    return [max(rates) for rates in zip(*ways, strict=True)]
+
+
+def with_best_rc(series: Mapping[str, Sequence[float]]) -> dict[str, Sequence[float]]:
+    """The series, and that best rate as ``best rc``."""
+    return {**series, "best rc": best_rc(series)} if any(name.startswith("rc ") for name in series) else dict(series)
+
+
+def _latency(kind: str, percent: float) -> Callable[[Any], tuple[str, Spread]]:
+    def measure(found: Any) -> tuple[str, Spread]:
+        ours, bare = ([percentile(latencies, percent) for latencies in found["rounds"][name]] for name in (kind, "rc"))
+        return _both(ours, bare, lambda value: f"{figure(value)} ms"), Spread.of(differences(ours, bare))
+
+    return measure
+
+
+def _memory(name: str) -> Callable[[Any], tuple[str, Spread]]:
+    def measure(found: Any) -> tuple[str, Spread]:
+        total = found["requests"]
+        early, late = (_mib_around(found["memory"][name], done) for done in (total / 10, total))
+        figures = f"{late.median:.0f} MiB, {early.median:.0f} MiB"
+        return figures, Spread(late.median / early.median, late.low / early.high, late.high / early.low)
+
+    return measure
+
+
+def _mib_around(samples: Sequence[Sequence[float]], done: float) -> Spread:
+    """The memory when that many requests were done: of the nearest looks, half a second apart."""
+    nearest = sorted(samples, key=lambda sample: abs(sample[0] - done))[:LOOKS]
+    return Spread.of([pss_bytes / 2**20 for _, _, pss_bytes in nearest])
+
+
+def _long_beside_short(found: Any) -> tuple[str, Spread]:
+    """The whole long queue beside the median of the short ones; its spread is from their lowest and highest."""
+    short = Spread.of(found["short"])
+    rate = found["long_rate"]
+    figures = f"{figure(rate)}/s, {figure(short.median)}/s"
+    return figures, Spread(rate / short.median, rate / short.high, rate / short.low)
+
+
+def _mixed(way: str) -> Callable[[Any], tuple[str, Spread]]:
+    def measure(found: Any) -> tuple[str, Spread]:
+        alone, beside = ([percentile(each, 99) for each in found[way][name]] for name in ("alone", "beside"))
+        return _both(beside, alone, lambda value: f"{figure(value)} ms"), Spread.of(ratios(beside, alone))
+
+    return measure
+
+
+def _both(values: Sequence[float], beside: Sequence[float], shown: Callable[[float], str]) -> str:
+    return f"{shown(Spread.of(values).median)}, {shown(Spread.of(beside).median)}"
+
+
+def _signed(limit: float, unit: str) -> str:
+    return f"+{limit:g} ms" if unit == "ms" else f"{limit:g}×"
+
+
+def _shown_bytes(size_bytes: int) -> str:
+    return f"{size_bytes >> 30} GiB" if size_bytes >= 1 << 30 else f"{size_bytes >> 20} MiB"
