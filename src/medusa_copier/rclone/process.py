@@ -37,6 +37,11 @@ _FIXED: Final = (
     "--ask-password=false",
 )
 
+GARBAGE_PERCENT: Final = "200"
+"""How much garbage may gather in rclone before it is collected, in percent of what is in use. By Go's default of 100
+small files take a sixth more of its time. GOGC in the environment wins.
+"""
+
 
 def command_line(binary: Path, socket: Path, config: Path | None, flags: Mapping[str, FlagValue]) -> list[str]:
     """What serves the remote control on ``socket``. Raises RcloneUnusable for a flag that isn't to be set."""
@@ -78,7 +83,8 @@ async def spawn(
     It gets a process group of its own, so that Ctrl-C in the terminal doesn't reach it. The kernel watches
     the thread that starts it: call this from one that lives as long as the service, best the main one.
     """
-    environment = {name: value for name, value in os.environ.items() if not _is_refused_variable(name, unset)}
+    environment = {"GOGC": GARBAGE_PERCENT, **os.environ}
+    environment = {name: value for name, value in environment.items() if not _is_refused_variable(name, unset)}
     if sys.platform == "linux":
         command = [sys.executable, "-I", "-S", launcher.__file__, str(os.getpid()), *command]
     try:
