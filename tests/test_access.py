@@ -169,6 +169,22 @@ async def test_a_directory_is_not_copied_through_a_link_below_the_target(world: 
         await ask(handler, "src:a", "dst:tree/a")
 
 
+async def test_a_directory_is_not_copied_through_a_file_link_of_the_kind_that_rclone_follows(
+    world: storage.Places, outside: Path
+) -> None:
+    (world.src / "tree").mkdir()
+    (world.dst / "tree").mkdir()
+    for name in ("plain", "odd.rclonelink"):
+        (world.src / "tree" / name).write_text("content")
+        (world.dst / "tree" / name).symlink_to(outside / "secret")
+    async with action(world) as handler:
+        assert "dst:tree/odd.rclonelink leads out of the root dst" in await refusal(handler, "src:tree", "dst:tree")
+        (world.dst / "tree/odd.rclonelink").unlink()
+        await ask(handler, "src:tree", "dst:tree")
+    assert (outside / "secret").read_text() == "secret"
+    assert [path.read_text() for path in (world.dst / "tree").iterdir()] == ["content", "content"]
+
+
 ROOTS = {
     "an alias": "src",
     "an alias of a path in it": "deep",
