@@ -19,6 +19,7 @@ import storage
 from medusa_copier.access import Access
 from medusa_copier.actions.copy import copy
 from medusa_copier.rclone import ledger
+from medusa_copier.rclone.client import Place
 from medusa_copier.rclone.resident import Rclone
 from medusa_copier.settings import RootSection
 from simple_queue_server import Failure, Request
@@ -204,6 +205,72 @@ async def test_a_directory_onto_itself_and_an_unknown_remote_fail(copier: Copier
     fill(copier.world.src)
     assert "the same place" in (await copier.copy("src:", "src:"))["message"]
     assert "ghost" in (await copier.copy("ghost:", "dst:"))["message"]
+
+
+NESTED_PLACES = {
+    "the root itself": ("src:", "src:sub/new"),
+    "one root": ("src:sub", "src:sub/deep/new"),
+    "the directory": ("src:sub", "plain:sub/deep"),
+    "another remote": ("src:sub", "other:sub/new"),
+    "an alias": ("src:sub", "alias:deep"),
+    "a root by a link": ("plain:", "linked:sub/new"),
+    "a link inside": ("src:sub", "src:way/new"),
+    "a link as a whole": ("src:sub", "src:way"),
+    "an odd name": ("src:new\nline", "plain:new\nline/new"),
+    "in a bucket": ("bucket:in", "bucket:in/new"),
+    "from all buckets": ("storage:", "bucket:new"),
+}
+
+
+@pytest.mark.parametrize(("source", "target"), NESTED_PLACES.values(), ids=NESTED_PLACES.keys())
+async def test_a_directory_is_not_copied_into_itself(copier: Copier, source: str, target: str) -> None:
+    world = copier.world
+    world.add(
+        storage.section("loc", type="local"),
+        storage.section("deep", type="alias", remote=f"loc:{world.src}/sub"),
+    )
+    places = {"plain": str(world.src), "other": f"loc:{world.src}", "alias": "deep:", "linked": f"{world.directory}/l"}
+    copier.roots |= {name: RootSection(place) for name, place in places.items()}
+    (world.directory / "l").symlink_to(world.src)
+    fill(world.bucket / "in")
+    files = fill(world.src) | {"new\nline/f": "odd"}
+    (world.src / "new\nline").mkdir()
+    (world.src / "new\nline/f").write_text("odd")
+    (world.src / "way").symlink_to("sub/deep")
+    for options in ({}, {"verify": "download"}):
+        answer = await copier.copy(source, target, 1, **options)
+        named = [place if place.isprintable() else repr(place) for place in (source, target)]
+        assert answer["message"].startswith(f"Copying {' to '.join(named)} failed: the target is inside the source")
+        assert (answer["rclone_status"], counts(answer)) == (1, (0, 0, 0))
+    assert content_of(world.src) == files
+    assert sorted(path.name for path in world.bucket.iterdir()) == ["in"]
+    assert content_of(world.bucket / "in") == {name: files[name] for name in files if "\n" not in name}
+
+
+@pytest.mark.parametrize(
+    ("path", "directory", "below"),
+    [
+        ("/a/b", "/a", "b"),
+        ("/a/b/c", "/", "a/b/c"),
+        ("/a", "/a", ""),
+        ("/ab", "/a", None),
+        ("/a", "/a/b", None),
+        ("bucket/a", "bucket", "a"),
+        ("bucket/a", "", "bucket/a"),
+        ("/absolute", "", None),
+        ("at/home", "/", None),
+    ],
+)
+def test_a_place_is_below_another_or_not(path: str, directory: str, below: str | None) -> None:
+    assert Place("s", path).path_below(Place("s", directory)) == below
+    assert Place("s", path).path_below(Place("other", directory)) is None
+
+
+async def test_a_directory_is_copied_to_above_itself_and_beside_itself(copier: Copier) -> None:
+    fill(copier.world.src)
+    for source, target in (("src:sub", "src:"), ("src:sub", "src:sub-2"), ("bucket:", "dst:"), ("src:", "bucket:src")):
+        assert "message" not in await copier.copy(source, target)
+    assert (await copier.copy("src:missing", "src:missing/sub"))["rclone_status"] == 3
 
 
 async def test_files_that_fail_are_named_and_the_others_arrive(copier: Copier) -> None:

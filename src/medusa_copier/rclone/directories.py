@@ -87,6 +87,7 @@ class DirectoryCopy:
                 has = f"the source has {_shown(here)}, the target {_shown(there)}"
                 raise RcloneError(f"verify checksum: source and target share no kind of hash ({has}); use download")
         client = self._rclone.client
+        await client.refuse_nesting(self._source, self._target)
         if not self._source.path or await client.is_bucket(self._source):
             return
         if await client.stat(self._source, files_only=True):
