@@ -475,6 +475,13 @@ async def test_a_manifest_never_takes_the_place_of_one_of_the_files(copier: Copi
     assert content_of(copier.world.src) == content_of(copier.world.dst / "data") == files
 
 
+async def test_a_manifest_is_not_written_where_a_directory_is_named(copier: Copier) -> None:
+    fill(copier.world.src)
+    answer = await copier.copy("src:", "dst:data", manifest={"root": "dst", "key": "lists/"})
+    assert answer == {"message": "manifest.key 'lists/' names a directory, by the slash at its end; name a file"}
+    assert not list(copier.world.dst.iterdir())
+
+
 async def test_a_manifest_that_can_not_be_written_is_a_failure(copier: Copier) -> None:
     fill(copier.world.src)
     (copier.world.dst / "list").mkdir()

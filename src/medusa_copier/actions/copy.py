@@ -82,6 +82,8 @@ def _listing(roots: Mapping[str, RootSection], asked: CopyParameters, access: Ac
     if asked.manifest is None:
         return None
     place = locate(roots, asked.manifest.root, asked.manifest.key, "manifest.")
+    if asked.manifest.key.endswith("/"):
+        raise Failure(f"manifest.key {asked.manifest.key!r} names a directory, by the slash at its end; name a file")
     always: Overwrite = "always"
     overwrite = access.overwrite(asked.manifest.root, always, explicit=False)
     return _Listing(Use("write", asked.manifest.root, place), asked.manifest, Terms(overwrite=overwrite))
