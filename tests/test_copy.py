@@ -180,6 +180,66 @@ async def test_a_bad_filter_is_a_failure_that_names_its_parameter(copier: Copier
     assert answer["message"].startswith(f"the parameter {name} is no filter that rclone can read: mismatched")
 
 
+@pytest.mark.parametrize("verify", ["default", "download"])
+async def test_filters_that_are_too_long_for_a_command_choose_the_same_files(copier: Copier, verify: str) -> None:
+    files = fill(copier.world.src) | {"#hash": "1", ";semi": "2", " lead": "3", "x ": "4", "!": "5", "- dash": "6"}
+    for name, content in files.items():
+        (copier.world.src / name).parent.mkdir(parents=True, exist_ok=True)
+        (copier.world.src / name).write_text(content)
+    many = [f"/none/{number:020000}" for number in range(120)]
+    exclude = ["/sub/b*"]
+    include = ["*.txt", "/zero", "/#hash", ";semi", " lead", "x?", "!", "- dash"]
+    place = {"root": "dst", "key": "list"}
+    for target, more in (("dst:few", []), ("dst:many", many)):
+        choice = {"include": include, "exclude": more + exclude}
+        answer = await copier.copy("src:", target, 1, **choice, verify=verify, manifest=place)
+        assert counts(answer) == (8, 0, 0)
+        assert len((copier.world.dst / "list").read_text().splitlines()) == 8
+    wanted = {name: content for name, content in files.items() if not name.startswith("sub/")}
+    assert content_of(copier.world.dst / "few") == wanted
+    assert content_of(copier.world.dst / "many") == wanted
+
+
+async def test_a_long_filter_is_handed_over_as_long_as_an_argument_holds_it(copier: Copier) -> None:
+    fill(copier.world.src)
+    long = "{" + ",".join(["a.txt", *(f"{number:0100}" for number in range(900))]) + "}"
+    assert counts(await copier.copy("src:", "dst:", include=[long])) == (1, 0, 0)
+
+
+@pytest.mark.parametrize("name", ["include", "exclude"])
+@pytest.mark.parametrize("odd", ["trailing ", "trailing\u00a0", "trailing\r", "a\nb", "\n", "z" * 70_000])
+async def test_filters_that_rclone_would_misread_are_refused_by_name(copier: Copier, name: str, odd: str) -> None:
+    fill(copier.world.src)
+    many = [f"{number:0100}" for number in range(1_000)]
+    answer = await copier.copy("src:", "dst:", 1, **{name: [*many, odd, "*.txt"]})
+    assert answer["message"].startswith(f"the parameter {name} has a filter that rclone can't be given: ")
+    assert answer["message"].endswith(
+        f"none may end with white space, have a line break, or be longer than 65000 bytes: {odd[:100]!r}"
+    )
+    assert "rclone_status" not in answer
+    assert not list(copier.world.dst.iterdir())
+
+
+async def test_a_bad_filter_among_many_is_named(copier: Copier) -> None:
+    many = [f"{number:0100}" for number in range(1_000)]
+    answer = await copier.copy("src:", "dst:", exclude=[*many, "a{b"])
+    assert answer["message"].startswith("the parameter exclude is no filter that rclone can read: mismatched")
+
+
+async def test_a_number_of_levels_that_no_tree_has_is_refused(copier: Copier) -> None:
+    fill(copier.world.src)
+    for depth in (2**31, 10**23):
+        answer = await copier.copy("src:", "dst:", max_depth=depth)
+        assert answer == {"message": "the parameter max_depth: expected a whole number <= 2147483647"}
+    assert counts(await copier.copy("src:", "dst:", max_depth=2**31 - 1)) == (4, 0, 0)
+
+
+async def test_keys_at_the_limit_of_their_length_fail_by_the_storage_and_not_by_the_command(copier: Copier) -> None:
+    answer = await copier.copy("src:" + "\x01/" * 16_000, "dst:" + "\x01/" * 16_000)
+    assert answer["rclone_status"] in {1, 3}
+    assert "Argument list" not in answer["message"]
+
+
 async def test_parameters_out_of_range_are_named(copier: Copier) -> None:
     wrong = {"max_depth": 0, "overwrite": "maybe", "verify": "no", "include": [""], "exclude": ["\0"], "manifest": {}}
     for name, value in wrong.items():
