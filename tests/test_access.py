@@ -169,6 +169,22 @@ async def test_a_directory_is_not_copied_through_a_link_below_the_target(world: 
         await ask(handler, "src:a", "dst:tree/a")
 
 
+async def test_a_directory_is_not_copied_through_a_file_link_of_the_kind_that_rclone_follows(
+    world: storage.Places, outside: Path
+) -> None:
+    (world.src / "tree").mkdir()
+    (world.dst / "tree").mkdir()
+    for name in ("plain", "odd.rclonelink"):
+        (world.src / "tree" / name).write_text("content")
+        (world.dst / "tree" / name).symlink_to(outside / "secret")
+    async with action(world) as handler:
+        assert "dst:tree/odd.rclonelink leads out of the root dst" in await refusal(handler, "src:tree", "dst:tree")
+        (world.dst / "tree/odd.rclonelink").unlink()
+        await ask(handler, "src:tree", "dst:tree")
+    assert (outside / "secret").read_text() == "secret"
+    assert [path.read_text() for path in (world.dst / "tree").iterdir()] == ["content", "content"]
+
+
 ROOTS = {
     "an alias": "src",
     "an alias of a path in it": "deep",
@@ -194,6 +210,37 @@ async def test_a_local_root_is_known_however_it_is_named(world: storage.Places, 
     async with action(world, here={"rclone_config": config.format(world.src)}) as handler:
         await ask(handler, "here:a", "dst:a")
         assert "leads out of the root here" in await refusal(handler, "here:file", "dst:x")
+
+
+async def test_a_directory_is_not_copied_into_itself(world: storage.Places) -> None:
+    (world.src / "tree/sub").mkdir(parents=True)
+    (world.src / "tree/sub/f").write_text("content")
+    (world.src / "way").symlink_to("tree/sub")
+    (world.bucket / "tree").mkdir()
+    (world.bucket / "tree/f").write_text("content")
+    before = sorted(world.src.rglob("*"))
+    async with action(world, other={"rclone_config": str(world.src)}) as handler:
+        for source, target in (
+            ("src:tree", "src:tree/new"),
+            ("src:tree", "src:tree/sub/"),
+            ("src:tree", "src:way"),
+            ("src:tree", "other:tree/sub/new"),
+            ("bucket:tree", "bucket:tree/new"),
+        ):
+            with pytest.raises(Failure) as raised:
+                await ask(handler, source, target)
+            assert raised.value.message == (
+                f"Copying {source} to {target} failed: the target is inside the source directory, so that each copy "
+                "would be copied again by the next"
+            )
+            assert raised.value.fields == {"rclone_status": 1}
+        assert sorted(world.src.rglob("*")) == before
+        with pytest.raises(Failure, match="the source does not exist"):
+            await ask(handler, "src:missing", "src:missing/sub")
+        with pytest.raises(Failure, match=r"Copying src:a to src:a/b failed: (?!the target is inside)"):
+            await ask(handler, "src:a", "src:a/b")
+        for source, target in (("src:tree", "src:tree-2"), ("src:tree/sub", "src:tree"), ("src:tree", "src:tree")):
+            await ask(handler, source, target)
 
 
 async def test_a_root_that_rclone_does_not_know_fails_as_the_copy_does(world: storage.Places) -> None:

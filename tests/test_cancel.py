@@ -117,6 +117,8 @@ async def test_a_cancel_that_means_no_running_request_succeeds_and_says_so(world
         ({"request_id": 5}, "the parameter request_id must be a string that is not empty"),
         ({"request_id": ""}, "the parameter request_id must be a string that is not empty"),
         ({"pass_through": {}}, "an empty pass_through names no request"),
+        ({"requestid": "one"}, "the parameter requestid is unknown; did you mean request_id?"),
+        ({"passthrough": 1, "request_id": "one"}, "the parameter passthrough is unknown; did you mean pass_through?"),
     ],
 )
 async def test_a_cancel_that_names_no_request_is_a_failure(

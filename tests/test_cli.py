@@ -32,6 +32,19 @@ def test_version_is_that_of_the_package() -> None:
     assert done.stdout == f"medusa-copier {importlib.metadata.version('medusa-copier')}\n"
 
 
+def test_the_package_is_run_as_the_command() -> None:
+    for arguments in (["--help"], ["--version"], ["submit", "nonsense"]):
+        command, package = (
+            subprocess.run([*program, *arguments], capture_output=True, text=True, check=False)
+            for program in ([COPIER], [sys.executable, "-m", "medusa_copier"])
+        )
+        assert (package.returncode, package.stdout, package.stderr) == (
+            command.returncode,
+            command.stdout,
+            command.stderr,
+        )
+
+
 def test_help_explains_the_commands_and_the_first_steps() -> None:
     done = subprocess.run([COPIER, "--help"], capture_output=True, text=True, check=True)
     for word in ("check", "run", "submit", "First steps", "queue", "rclone"):
@@ -88,6 +101,36 @@ def test_submit_hands_the_pass_through_on_as_it_was_written(served: World) -> No
     assert f'"pass_through":{written}' in done.stdout
 
 
+def test_submit_names_the_requests_without_a_response_when_the_time_is_over(world: World) -> None:
+    (world.src / "a.txt").write_text("hello")
+    (world.directory / "requests.jsonl").write_bytes(b"\n".join(copyto("src:a.txt", f"dst:{i}") for i in range(2)))
+    done = world.command("submit", "--from", "requests.jsonl", "--wait", "--timeout", "0.5")
+    assert (done.returncode, done.stdout) == (124, "")
+    said, *ids = done.stderr.splitlines()
+    assert said == ("Error: the time is over. No response yet to these requests; they are still the service's:")
+    assert [len(request_id) for request_id in ids] == [32, 32]
+    with world.service():
+        eventually(lambda: all((world.dst / str(i)).exists() for i in range(2)))
+        served = {entry["request_id"] for entry in world.log() if "request_id" in entry}
+    assert served == set(ids)
+
+
+def test_submit_says_that_what_it_had_no_time_for_was_not_submitted(world: World) -> None:
+    (world.directory / "requests.jsonl").write_bytes(b"\n".join(copyto("src:a", f"dst:{i}") for i in range(300)))
+    done = world.command("submit", "--from", "requests.jsonl", "--wait", "--timeout", "1")
+    assert done.returncode == 124
+    *named, last = done.stderr.splitlines()
+    assert last == "What came after them was not submitted."
+    assert len(named) == 1 + 256
+
+
+def test_a_time_that_is_long_enough_changes_nothing(served: World) -> None:
+    (served.src / "a.txt").write_text("hello")
+    done = served.command("submit", "src:a.txt", "dst:b.txt", "--wait", "--timeout", "60")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads(done.stdout)["status"] == "success"
+
+
 def test_submit_ends_quietly_when_nobody_reads_what_it_prints(world: World) -> None:
     (world.directory / "requests.jsonl").write_bytes(b"\n".join([copyto("src:a", "dst:a")] * 3))
     read_end, write_end = os.pipe()
@@ -124,6 +167,8 @@ def test_submit_from_a_file_of_many(served: World, tmp_path: Path) -> None:
         (("src:a", "dst:\udcff"), "ROOT:KEY must be UTF-8"),
         (("src:a", "dst:b", "--from", "copier.yaml"), "--from goes without"),
         (("--from", "nowhere"), "nowhere"),
+        (("src:a", "dst:b", "--timeout", "5"), "--timeout goes with --wait"),
+        (("src:a", "dst:b", "--wait", "--timeout", "0"), "--timeout"),
     ],
 )
 def test_submit_says_what_is_wrong_with_its_arguments(world: World, arguments: tuple[str, ...], words: str) -> None:

@@ -19,6 +19,7 @@ import storage
 from medusa_copier.access import Access
 from medusa_copier.actions.copy import copy
 from medusa_copier.rclone import ledger
+from medusa_copier.rclone.client import Place
 from medusa_copier.rclone.resident import Rclone
 from medusa_copier.settings import RootSection
 from simple_queue_server import Failure, Request
@@ -179,6 +180,66 @@ async def test_a_bad_filter_is_a_failure_that_names_its_parameter(copier: Copier
     assert answer["message"].startswith(f"the parameter {name} is no filter that rclone can read: mismatched")
 
 
+@pytest.mark.parametrize("verify", ["default", "download"])
+async def test_filters_that_are_too_long_for_a_command_choose_the_same_files(copier: Copier, verify: str) -> None:
+    files = fill(copier.world.src) | {"#hash": "1", ";semi": "2", " lead": "3", "x ": "4", "!": "5", "- dash": "6"}
+    for name, content in files.items():
+        (copier.world.src / name).parent.mkdir(parents=True, exist_ok=True)
+        (copier.world.src / name).write_text(content)
+    many = [f"/none/{number:020000}" for number in range(120)]
+    exclude = ["/sub/b*"]
+    include = ["*.txt", "/zero", "/#hash", ";semi", " lead", "x?", "!", "- dash"]
+    place = {"root": "dst", "key": "list"}
+    for target, more in (("dst:few", []), ("dst:many", many)):
+        choice = {"include": include, "exclude": more + exclude}
+        answer = await copier.copy("src:", target, 1, **choice, verify=verify, manifest=place)
+        assert counts(answer) == (8, 0, 0)
+        assert len((copier.world.dst / "list").read_text().splitlines()) == 8
+    wanted = {name: content for name, content in files.items() if not name.startswith("sub/")}
+    assert content_of(copier.world.dst / "few") == wanted
+    assert content_of(copier.world.dst / "many") == wanted
+
+
+async def test_a_long_filter_is_handed_over_as_long_as_an_argument_holds_it(copier: Copier) -> None:
+    fill(copier.world.src)
+    long = "{" + ",".join(["a.txt", *(f"{number:0100}" for number in range(900))]) + "}"
+    assert counts(await copier.copy("src:", "dst:", include=[long])) == (1, 0, 0)
+
+
+@pytest.mark.parametrize("name", ["include", "exclude"])
+@pytest.mark.parametrize("odd", ["trailing ", "trailing\u00a0", "trailing\r", "a\nb", "\n", "z" * 70_000])
+async def test_filters_that_rclone_would_misread_are_refused_by_name(copier: Copier, name: str, odd: str) -> None:
+    fill(copier.world.src)
+    many = [f"{number:0100}" for number in range(1_000)]
+    answer = await copier.copy("src:", "dst:", 1, **{name: [*many, odd, "*.txt"]})
+    assert answer["message"].startswith(f"the parameter {name} has a filter that rclone can't be given: ")
+    assert answer["message"].endswith(
+        f"none may end with white space, have a line break, or be longer than 65000 bytes: {odd[:100]!r}"
+    )
+    assert "rclone_status" not in answer
+    assert not list(copier.world.dst.iterdir())
+
+
+async def test_a_bad_filter_among_many_is_named(copier: Copier) -> None:
+    many = [f"{number:0100}" for number in range(1_000)]
+    answer = await copier.copy("src:", "dst:", exclude=[*many, "a{b"])
+    assert answer["message"].startswith("the parameter exclude is no filter that rclone can read: mismatched")
+
+
+async def test_a_number_of_levels_that_no_tree_has_is_refused(copier: Copier) -> None:
+    fill(copier.world.src)
+    for depth in (2**31, 10**23):
+        answer = await copier.copy("src:", "dst:", max_depth=depth)
+        assert answer == {"message": "the parameter max_depth: expected a whole number <= 2147483647"}
+    assert counts(await copier.copy("src:", "dst:", max_depth=2**31 - 1)) == (4, 0, 0)
+
+
+async def test_keys_at_the_limit_of_their_length_fail_by_the_storage_and_not_by_the_command(copier: Copier) -> None:
+    answer = await copier.copy("src:" + "\x01/" * 16_000, "dst:" + "\x01/" * 16_000)
+    assert answer["rclone_status"] in {1, 3}
+    assert "Argument list" not in answer["message"]
+
+
 async def test_parameters_out_of_range_are_named(copier: Copier) -> None:
     wrong = {"max_depth": 0, "overwrite": "maybe", "verify": "no", "include": [""], "exclude": ["\0"], "manifest": {}}
     for name, value in wrong.items():
@@ -204,6 +265,72 @@ async def test_a_directory_onto_itself_and_an_unknown_remote_fail(copier: Copier
     fill(copier.world.src)
     assert "the same place" in (await copier.copy("src:", "src:"))["message"]
     assert "ghost" in (await copier.copy("ghost:", "dst:"))["message"]
+
+
+NESTED_PLACES = {
+    "the root itself": ("src:", "src:sub/new"),
+    "one root": ("src:sub", "src:sub/deep/new"),
+    "the directory": ("src:sub", "plain:sub/deep"),
+    "another remote": ("src:sub", "other:sub/new"),
+    "an alias": ("src:sub", "alias:deep"),
+    "a root by a link": ("plain:", "linked:sub/new"),
+    "a link inside": ("src:sub", "src:way/new"),
+    "a link as a whole": ("src:sub", "src:way"),
+    "an odd name": ("src:new\nline", "plain:new\nline/new"),
+    "in a bucket": ("bucket:in", "bucket:in/new"),
+    "from all buckets": ("storage:", "bucket:new"),
+}
+
+
+@pytest.mark.parametrize(("source", "target"), NESTED_PLACES.values(), ids=NESTED_PLACES.keys())
+async def test_a_directory_is_not_copied_into_itself(copier: Copier, source: str, target: str) -> None:
+    world = copier.world
+    world.add(
+        storage.section("loc", type="local"),
+        storage.section("deep", type="alias", remote=f"loc:{world.src}/sub"),
+    )
+    places = {"plain": str(world.src), "other": f"loc:{world.src}", "alias": "deep:", "linked": f"{world.directory}/l"}
+    copier.roots |= {name: RootSection(place) for name, place in places.items()}
+    (world.directory / "l").symlink_to(world.src)
+    fill(world.bucket / "in")
+    files = fill(world.src) | {"new\nline/f": "odd"}
+    (world.src / "new\nline").mkdir()
+    (world.src / "new\nline/f").write_text("odd")
+    (world.src / "way").symlink_to("sub/deep")
+    for options in ({}, {"verify": "download"}):
+        answer = await copier.copy(source, target, 1, **options)
+        named = [place if place.isprintable() else repr(place) for place in (source, target)]
+        assert answer["message"].startswith(f"Copying {' to '.join(named)} failed: the target is inside the source")
+        assert (answer["rclone_status"], counts(answer)) == (1, (0, 0, 0))
+    assert content_of(world.src) == files
+    assert sorted(path.name for path in world.bucket.iterdir()) == ["in"]
+    assert content_of(world.bucket / "in") == {name: files[name] for name in files if "\n" not in name}
+
+
+@pytest.mark.parametrize(
+    ("path", "directory", "below"),
+    [
+        ("/a/b", "/a", "b"),
+        ("/a/b/c", "/", "a/b/c"),
+        ("/a", "/a", ""),
+        ("/ab", "/a", None),
+        ("/a", "/a/b", None),
+        ("bucket/a", "bucket", "a"),
+        ("bucket/a", "", "bucket/a"),
+        ("/absolute", "", None),
+        ("at/home", "/", None),
+    ],
+)
+def test_a_place_is_below_another_or_not(path: str, directory: str, below: str | None) -> None:
+    assert Place("s", path).path_below(Place("s", directory)) == below
+    assert Place("s", path).path_below(Place("other", directory)) is None
+
+
+async def test_a_directory_is_copied_to_above_itself_and_beside_itself(copier: Copier) -> None:
+    fill(copier.world.src)
+    for source, target in (("src:sub", "src:"), ("src:sub", "src:sub-2"), ("bucket:", "dst:"), ("src:", "bucket:src")):
+        assert "message" not in await copier.copy(source, target)
+    assert (await copier.copy("src:missing", "src:missing/sub"))["rclone_status"] == 3
 
 
 async def test_files_that_fail_are_named_and_the_others_arrive(copier: Copier) -> None:
@@ -406,6 +533,13 @@ async def test_a_manifest_never_takes_the_place_of_one_of_the_files(copier: Copi
     answer = await copier.copy("src:", "dst:data", manifest={"root": root, "key": key})
     assert "would take the place of one of the files" in answer["message"]
     assert content_of(copier.world.src) == content_of(copier.world.dst / "data") == files
+
+
+async def test_a_manifest_is_not_written_where_a_directory_is_named(copier: Copier) -> None:
+    fill(copier.world.src)
+    answer = await copier.copy("src:", "dst:data", manifest={"root": "dst", "key": "lists/"})
+    assert answer == {"message": "manifest.key 'lists/' names a directory, by the slash at its end; name a file"}
+    assert not list(copier.world.dst.iterdir())
 
 
 async def test_a_manifest_that_can_not_be_written_is_a_failure(copier: Copier) -> None:

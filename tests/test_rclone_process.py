@@ -40,9 +40,21 @@ def test_flags_are_written_by_rclones_own_names() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["rc", "rc_addr", "--rc-serve", "config", "dry_run", "dry-run", "interactive", "log_file", "ask_password"]
+    "name",
+    [
+        "rc",
+        "rc_addr",
+        "--rc-serve",
+        "config",
+        "dry_run",
+        "dry-run",
+        "inplace",
+        "interactive",
+        "log_file",
+        "ask_password",
+    ],
 )
-def test_a_flag_by_which_the_service_would_lose_rclone_is_refused_by_name(name: str) -> None:
+def test_a_flag_that_breaks_what_is_promised_is_refused_by_name(name: str) -> None:
     with pytest.raises(RcloneUnusable, match=f"the rclone flag '{name}' can't be set: "):
         flag_arguments({name: True})
 

@@ -91,3 +91,10 @@ def test_an_unknown_root_is_refused_naming_it_and_those_that_are_known() -> None
     assert refusal("nowhere", "a") == (
         "Unrecognized root was provided: source_root 'nowhere' is not configured; known: bucket, src"
     )
+
+
+@pytest.mark.parametrize("key", ["a" * 32_001, "é" * 16_001, "a/" * 17_000])
+def test_a_key_that_no_command_holds_is_refused_by_name(key: str) -> None:
+    assert refusal("src", key).startswith("source_key is ")
+    assert refusal("src", key).endswith(" bytes long; it can't be longer than 32000")
+    assert clean_key(key[:16_000], "source_key") == key[:16_000].removesuffix("/")

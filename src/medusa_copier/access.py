@@ -68,8 +68,8 @@ class Access:
             raise Failure(f"the root {use.root} can't be {verb}: it has access: {access}")
 
     async def refuse_links_below(self, use: Use) -> None:
-        """For a directory that is to be written to: raise Failure when a directory below it is a symbolic link that
-        leads out of the root. rclone would follow it. It takes one listing of all that is below.
+        """For a directory that is to be written to: raise Failure when below it is a symbolic link that leads out of
+        the root and that rclone would follow. It takes one listing of all that is below.
         """
         lookout = await self._lookout(use)
         if lookout and (way_out := await lookout.first_way_out_below(use.location.path)) is not None:

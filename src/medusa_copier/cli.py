@@ -79,6 +79,13 @@ def check(config: Path) -> None:
 @click.argument("source", metavar="[ROOT:KEY", required=False)
 @click.argument("target", metavar="ROOT:KEY]", required=False)
 @click.option("--wait", is_flag=True, help="Wait for the responses and print each as a line of JSON.")
+@click.option(
+    "--timeout",
+    "timeout_s",
+    metavar="SECONDS",
+    type=click.FloatRange(min=0, min_open=True),
+    help="With --wait: how long, all in all. Without it, for ever.",
+)
 @click.option("--pass-through", metavar="JSON", help="Comes back unchanged in the response.")
 @click.option(
     "--from",
@@ -87,22 +94,24 @@ def check(config: Path) -> None:
     type=click.File("rb"),
     help="Submit many: one request a line, as JSON. '-' reads standard input.",
 )
-def submit(config: Path, requests: Any, **arguments: Any) -> None:
+def submit(config: Path, requests: Any, wait: bool, timeout_s: float | None, **arguments: Any) -> None:
     """Put a request on the queue: copy SOURCE to TARGET, each a root's name, a colon and a key.
 
-    Prints the id of each request, or with --wait each response; then the exit status is 1 if any failed.
+    Prints the id of each request, or with --wait each response; then the exit status is 1 if any failed, and 124
+    if the time was over before all had come. What was submitted stays submitted.
     """
     with _clear_errors():
         from medusa_copier.commands import submit as command  # noqa: PLC0415
 
-        wait = arguments.pop("wait")
+        if timeout_s is not None and not wait:
+            raise click.UsageError("--timeout goes with --wait")
         if requests is not None:
             if any(value is not None for value in arguments.values()):
                 raise click.UsageError("--from goes without ROOT:KEY and --pass-through: each line is a whole request")
             bodies: Iterable[bytes] = (line.strip() for line in requests if line.strip())
         else:
             bodies = [command.one_request(**arguments)]
-        sys.exit(0 if command.submit(config, bodies, wait=wait) else 1)
+        sys.exit(0 if command.submit(config, bodies, wait=wait, timeout_s=timeout_s) else 1)
 
 
 @main.command()

@@ -26,6 +26,9 @@ WARY: Final = 100
 """How many looks are taken in threads after one that was slow."""
 THREADS: Final = 8
 
+WRITTEN_THROUGH: Final = ".rclonelink"
+"""rclone replaces a symbolic link to a file, but what has a name with this end it writes where the link leads."""
+
 
 class Lookout:
     """Tells where paths below a ``directory`` lead.
@@ -54,7 +57,7 @@ class Lookout:
         return answer
 
     async def first_way_out_below(self, path: str) -> str | None:
-        """The first link to a directory below ``path`` that leads out of the directory. Lists all that is there."""
+        """The first link below ``path`` that rclone would follow out of the directory. Lists all that is there."""
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._threads, first_way_out_below, self.directory, path)
 
@@ -98,11 +101,14 @@ def leads_out(directory: str, path: str) -> bool:
 
 
 def first_way_out_below(directory: str, path: str) -> str | None:
-    """The first link to a directory below ``path`` that leads out of the ``directory``, as a path below that."""
+    """The first link below ``path`` that leads out of the ``directory``, as a path below that.
+
+    Links to files don't count, because rclone replaces them, but for those that are ``WRITTEN_THROUGH``.
+    """
     top = os.path.realpath(directory)
     start = f"{top}/{path}".rstrip("/")
-    for here, names, _ in os.walk(start):
-        for name in names:
+    for here, directories, files in os.walk(start):
+        for name in [*directories, *(name for name in files if name.endswith(WRITTEN_THROUGH))]:
             place = f"{here}/{name}"
             if os.path.islink(place) and not _is_within(top, os.path.realpath(place)):  # noqa: PTH114
                 return place[len(top) :].lstrip("/")

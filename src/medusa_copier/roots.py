@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Final
 
 from medusa_copier.rclone.client import Location
 from medusa_copier.settings import RootSection
 from simple_queue_server import Failure
+
+LONGEST_KEY_BYTES: Final = 32_000
+"""More than any storage takes, and little enough for an argument of a command, which Linux limits to 131072 bytes:
+rclone may spell a byte with three."""
 
 
 def locate(roots: Mapping[str, RootSection], root: str, key: str, prefix: str, *, is_root: bool = False) -> Location:
@@ -33,7 +38,10 @@ def clean_key(key: str, parameter: str) -> str:
         raise Failure(f"{parameter} {key!r} is empty; it must name a file or a directory below the root")
     if ".." in segments:
         raise Failure(f"{parameter} {key!r} contains a '..' segment; write the key from the root down")
-    return "/".join(segments)
+    clean = "/".join(segments)
+    if (size := len(clean.encode("utf-8", "surrogatepass"))) > LONGEST_KEY_BYTES:
+        raise Failure(f"{parameter} is {size} bytes long; it can't be longer than {LONGEST_KEY_BYTES}")
+    return clean
 
 
 def is_empty(key: str) -> bool:

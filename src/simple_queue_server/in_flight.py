@@ -6,10 +6,11 @@ Cancelling by a client isn't stopping: the one ends with a response, the other g
 from __future__ import annotations
 
 import asyncio
+import difflib
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Self
+from typing import Any, ClassVar, Final, Self
 
 import structlog
 
@@ -57,10 +58,17 @@ class Cancellation:
     pass_through: str | None
     """In a form that is the same for equal JSON values."""
 
+    NAMES: ClassVar[Sequence[str]] = ("request_id", "pass_through")
+    NEAR: ClassVar[float] = 0.8
+    """How alike two names must be for one to be a slip of the pen."""
+
     @classmethod
     def of(cls, parameters: dict[str, Any]) -> Self:
         """What a request with the action ``cancel`` wants. Raises Failure."""
-        request_id, pass_through = parameters.get("request_id"), parameters.get("pass_through")
+        for name in parameters.keys() - set(cls.NAMES):
+            if near := difflib.get_close_matches(name, cls.NAMES, n=1, cutoff=cls.NEAR):
+                raise Failure(f"the parameter {name} is unknown; did you mean {near[0]}?")
+        request_id, pass_through = (parameters.get(name) for name in cls.NAMES)
         if (request_id is None) == (pass_through is None):
             raise Failure("one of the parameters request_id and pass_through is needed, and only one")
         if request_id is not None and not (isinstance(request_id, str) and request_id):

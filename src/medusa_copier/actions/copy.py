@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -12,7 +12,7 @@ from medusa_copier import manifest
 from medusa_copier.access import Access, Use
 from medusa_copier.actions.parameters import CopyParameters, ManifestParameters, Overwrite, decode, given
 from medusa_copier.actions.wording import copying_failed, places
-from medusa_copier.rclone.choice import Choice
+from medusa_copier.rclone.choice import LONGEST_IN_FILE_BYTES, MOST_AS_ARGUMENTS_BYTES, Choice
 from medusa_copier.rclone.client import Location, spoken
 from medusa_copier.rclone.commands import BadFilter
 from medusa_copier.rclone.directories import DirectoryCopy
@@ -26,6 +26,8 @@ from simple_queue_server import Failure, Handler, Request, Success
 
 FIRST_FAILED: Final = 10
 """How many of the files that failed a response names."""
+SHOWN: Final = 100
+"""How many characters of a filter."""
 
 
 def copy(roots: Mapping[str, RootSection], rclone: Rclone, access: Access) -> Handler:
@@ -45,8 +47,8 @@ def copy(roots: Mapping[str, RootSection], rclone: Rclone, access: Access) -> Ha
         choice = _choice(asked, access.overwrite(asked.target_root, asked.overwrite, explicit="overwrite" in said))
         uses = [Use("read", asked.source_root, source), writing, *([listing.use] if listing else [])]
 
-        async def copy_all(ledger: Ledger) -> dict[str, Any]:
-            work = DirectoryCopy(rclone, source, target, choice, ledger)
+        async def copy_all(ledger: Ledger, filters: Sequence[str]) -> dict[str, Any]:
+            work = DirectoryCopy(rclone, source, target, choice, ledger, filters=filters)
             request.progress(work.progress)
             try:
                 async with access.granted(*uses):
@@ -62,8 +64,8 @@ def copy(roots: Mapping[str, RootSection], rclone: Rclone, access: Access) -> Ha
             return account
 
         try:
-            with Ledger(rclone.run_directory) as ledger:
-                return Success(said, {"rclone_status": 0, **await copy_all(ledger)})
+            with Ledger(rclone.run_directory) as ledger, choice.filters(rclone.run_directory) as filters:
+                return Success(said, {"rclone_status": 0, **await copy_all(ledger, filters)})
         except RcloneError as error:  # there is no account
             raise Failure(_message(asked, error), rclone_status=error.exit_status) from None
 
@@ -82,6 +84,8 @@ def _listing(roots: Mapping[str, RootSection], asked: CopyParameters, access: Ac
     if asked.manifest is None:
         return None
     place = locate(roots, asked.manifest.root, asked.manifest.key, "manifest.")
+    if asked.manifest.key.endswith("/"):
+        raise Failure(f"manifest.key {asked.manifest.key!r} names a directory, by the slash at its end; name a file")
     always: Overwrite = "always"
     overwrite = access.overwrite(asked.manifest.root, always, explicit=False)
     return _Listing(Use("write", asked.manifest.root, place), asked.manifest, Terms(overwrite=overwrite))
@@ -92,13 +96,21 @@ def _directory(roots: Mapping[str, RootSection], root: str, key: str, prefix: st
 
 
 def _choice(asked: CopyParameters, overwrite: Overwrite) -> Choice:
-    return Choice(
+    choice = Choice(
         include=tuple(asked.include),
         exclude=tuple(asked.exclude),
         max_depth=asked.max_depth,
         overwrite=overwrite,
         verify=asked.verify,
     )
+    if (unfit := choice.unfit_filter) is not None:
+        name = "include" if unfit in asked.include else "exclude"
+        raise Failure(
+            f"the parameter {name} has a filter that rclone can't be given: where all of them are longer than "
+            f"{MOST_AS_ARGUMENTS_BYTES} bytes, none may end with white space, have a line break, or be longer than "
+            f"{LONGEST_IN_FILE_BYTES} bytes: {unfit[:SHOWN]!r}"
+        )
+    return choice
 
 
 def _account(ledger: Ledger, asked: CopyParameters) -> dict[str, Any]:

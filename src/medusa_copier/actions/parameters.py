@@ -93,7 +93,7 @@ class CopyParameters(msgspec.Struct, frozen=True, kw_only=True):
     """Only files that match one of these, in rclone's filter syntax."""
     exclude: list[Filter] = []
     """No file that matches one of these."""
-    max_depth: Annotated[int, Meta(ge=1)] | None = None
+    max_depth: Annotated[int, Meta(ge=1, le=2**31 - 1)] | None = None
     """How many levels; 1 is the files of the directory alone."""
     overwrite: Overwrite = "if_different"
     """Whether content that is at the target already is copied over."""
@@ -151,7 +151,8 @@ def _readable(error: msgspec.ValidationError, wanted: type[msgspec.Struct]) -> s
     if got == "`float`" and expected.startswith("`int"):
         return f"the parameter {name} must be a whole number"
     if not got:
-        return f"the parameter {name}: {what[0].lower()}{what[1:].replace('`str`', 'a string')}"
+        what = what.replace("`str`", "a string").replace("`int`", "a whole number")
+        return f"the parameter {name}: {what[0].lower()}{what[1:]}"
     return f"the parameter {name} must be {_kind(expected)}, not {_kind(got)}"
 
 

@@ -4,19 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import uuid
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Final
 
 import click
 import msgspec
 
-from medusa_copier.client import CopyClient, copy_parameters
+from medusa_copier.client import CopyClient, ResponseTimeout, copy_parameters
 from simple_queue_server import QueueServerError, logs
 
 AT_A_TIME: Final = 256
 """Requests that wait for their responses at the same time."""
+
+
+class TimeIsOver(click.ClickException):
+    """Not all responses came in the time that was given."""
+
+    exit_code = 124
+    """That of timeout(1)."""
 
 
 def one_request(source: str | None, target: str | None, pass_through: str | None) -> bytes:
@@ -36,41 +45,73 @@ def one_request(source: str | None, target: str | None, pass_through: str | None
         raise click.UsageError(str(error)) from None
 
 
-def submit(config: Path, bodies: Iterable[bytes], *, wait: bool) -> bool:
-    """Submit every body; False when a response was waited for and is not a success."""
+def submit(config: Path, bodies: Iterable[bytes], *, wait: bool, timeout_s: float | None) -> bool:
+    """Submit every body; False when a response was waited for and is not a success. Raises TimeIsOver."""
     client = CopyClient.from_config(config)
     logs.configure_for_command()
-    return asyncio.run(_submit(client, bodies, wait=wait))
+    return asyncio.run(_submit(client, bodies, wait=wait, timeout_s=timeout_s or math.inf))
 
 
-async def _submit(client: CopyClient, bodies: Iterable[bytes], *, wait: bool) -> bool:
+async def _submit(client: CopyClient, bodies: Iterable[bytes], *, wait: bool, timeout_s: float) -> bool:
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + timeout_s
     free = asyncio.Semaphore(AT_A_TIME)
     failed = 0
+    unanswered: list[str] = []
+    has_unsent = False
 
     async def submit_one(body: bytes) -> None:
         nonlocal failed
         try:
-            if not await _submit_one(client, body, wait=wait):
+            if not await _submit_one(client, body, wait=wait, timeout_s=deadline - loop.time()):
                 failed += 1
+        except ResponseTimeout as late:
+            unanswered.append(late.request_id)
         finally:
             free.release()
 
     try:
-        async with client, asyncio.TaskGroup() as tasks:
+        async with _connected(client, deadline), asyncio.TaskGroup() as tasks:
             for body in bodies:
                 await free.acquire()
+                if has_unsent := loop.time() > deadline:
+                    break
                 tasks.create_task(submit_one(body))
     except* (QueueServerError, BrokenPipeError) as errors:  # nobody reads what is printed any more
         raise errors.exceptions[0] from None
+    if unanswered or has_unsent:
+        raise TimeIsOver(_overdue(unanswered, has_unsent))
     return failed == 0
 
 
-async def _submit_one(client: CopyClient, body: bytes, *, wait: bool) -> bool:
+@asynccontextmanager
+async def _connected(client: CopyClient, deadline: float) -> AsyncIterator[None]:
+    async with AsyncExitStack() as stack:
+        try:
+            async with asyncio.timeout_at(deadline) as limit:
+                await stack.enter_async_context(client)
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            raise TimeIsOver("the broker could not be reached in time; nothing was submitted") from None
+        yield
+
+
+async def _submit_one(client: CopyClient, body: bytes, *, wait: bool, timeout_s: float) -> bool:
     request_id = uuid.uuid4().hex
     if not wait:
         await client.send(body, request_id)
         click.echo(request_id)
         return True
-    response = await client.call(body, request_id)
+    response = await client.call(body, request_id, timeout_s=timeout_s)
     click.echo(response)
     return bool(json.loads(response).get("status") == "success")
+
+
+def _overdue(unanswered: Sequence[str], has_unsent: bool) -> str:
+    lines = ["the time is over."]
+    if unanswered:
+        lines[0] += " No response yet to these requests; they are still the service's:"
+    if has_unsent:
+        unanswered = [*unanswered, "What came after them was not submitted."]
+    return "\n".join([*lines, *unanswered])

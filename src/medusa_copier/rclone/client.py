@@ -7,6 +7,7 @@ file behind.
 from __future__ import annotations
 
 import asyncio
+import os
 import posixpath
 import random
 import re
@@ -15,7 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, NamedTuple, Self
 
 import msgspec
 
@@ -32,6 +33,7 @@ STOP_LOOK_S: Final = 0.02
 
 IS_A_DIRECTORY: Final = "is a directory not a file"
 IS_A_FILE: Final = "is a file not a directory"
+NESTED: Final = "the target is inside the source directory, so that each copy would be copied again by the next"
 BEING_UPDATED: Final = "source file is being updated"
 """How rclone words it; the last one also for a symbolic link, whose size and time aren't those of its target."""
 
@@ -72,6 +74,24 @@ class Location:
         """The place as the rclone command line writes it: ``src:dir/a.txt``."""
         separator = "" if self.fs.endswith((":", "/")) or not self.path else "/"
         return f"{self.fs}{separator}{self.remote}"
+
+
+class Place(NamedTuple):
+    """Where a location is, in the same words for every root and alias that leads there."""
+
+    storage: str
+    """A remote of rclone.conf; "" for this machine's directories, whatever remote leads there."""
+    path: str
+    """In rclone's spelling, and without a slash at its end."""
+
+    def path_below(self, directory: Place) -> str | None:
+        """The path from there to here, "" for the ``directory`` itself; None when it is somewhere else."""
+        top = directory.path.rstrip("/")
+        if self.storage != directory.storage or self.path.startswith("/") != directory.path.startswith("/"):
+            return None
+        if top and not f"{self.path}/".startswith(f"{top}/"):
+            return None
+        return self.path[len(top) :].strip("/")
 
 
 class Item(msgspec.Struct, frozen=True, rename="pascal"):
@@ -142,6 +162,7 @@ class Client:
     def __init__(self, socket: Path) -> None:
         self._rc = Connection(socket)
         self._fs_infos: dict[str, _FsInfo] = {}
+        self._roots: dict[str, Place] = {}
         self._groups = Groups()
 
     async def __aenter__(self) -> Self:
@@ -175,6 +196,7 @@ class Client:
         except RcloneError as no_file:
             if not (isinstance(no_file, NotFound | WrongKind) or BEING_UPDATED in no_file.reason):
                 raise
+            await self.refuse_nesting(source, target)
             if before_directory:
                 await before_directory()
             await self._copyto_directory(source, target, no_file)
@@ -282,12 +304,30 @@ class Client:
         path = posixpath.join(info.root, location.path).strip("/")
         return len([name for name in path.split("/") if name]) if info.features.bucket_based else -1
 
+    async def place(self, location: Location) -> Place:
+        """Where ``location`` is. Links on the way to a root of this machine are seen through, those below it not.
+
+        One server that two remotes of rclone.conf name is taken for two.
+        """
+        root = await self._root(location.fs)
+        return Place(root.storage, posixpath.join(root.path, location.remote).rstrip("/"))
+
     async def path_below(self, directory: Location, place: Location) -> str | None:
         """The path of ``place`` below ``directory``, as rclone spells it; None when it is somewhere else."""
-        top, here = await self._fs_info(directory.fs), await self._fs_info(place.fs)
-        start = posixpath.join(top.root, directory.remote).rstrip("/") + "/"
-        path = posixpath.join(here.root, place.remote)
-        return path.removeprefix(start) if top.name == here.name and path.startswith(start) else None
+        return (await self.place(place)).path_below(await self.place(directory))
+
+    async def refuse_nesting(self, source: Location, target: Location) -> None:
+        """Raise WrongKind when the target is inside the source directory, by whatever links of this machine.
+
+        Raises NotFound if there is no such source.
+        """
+        if not (await self._real_place(target)).path_below(await self._real_place(source)):
+            return
+        item = await self.stat(source)
+        if item is None:
+            raise NotFound
+        if item.is_dir:
+            raise WrongKind(NESTED)
 
     async def check_root(self, fs: str) -> None:
         """List ``fs`` once. Raises NotFound when it doesn't exist, RcloneError when it can't be reached."""
@@ -370,6 +410,20 @@ class Client:
             there.root, target.path
         )
 
+    async def _real_place(self, location: Location) -> Place:
+        """Where ``location`` is, all links of this machine seen through."""
+        place = await self.place(location)
+        return place if place.storage else Place("", await _real_path(place.path or "/"))
+
+    async def _root(self, fs: str) -> Place:
+        if fs not in self._roots:
+            info, directory = await self._fs_info(fs), await self.local_directory(fs)
+            if directory is None:
+                self._roots[fs] = Place(info.name, info.root)
+            else:
+                self._roots[fs] = Place("", await _real_path(directory))
+        return self._roots[fs]
+
     async def _fs_info(self, fs: str) -> _FsInfo:
         if fs not in self._fs_infos:
             self._fs_infos[fs] = await self._rc.ask("operations/fsinfo", {"fs": fs}, _FsInfo)
@@ -401,6 +455,11 @@ def own_partial() -> str:
 def spoken(remote: str) -> str:
     """A path as it is stored, from rclone's spelling of it."""
     return _SPELT.sub(lambda match: _SPOKEN.get(match[0], match[0][-1]), remote)
+
+
+async def _real_path(remote: str) -> str:
+    """The path of this machine with all links seen through, in rclone's spelling as it is given."""
+    return (await asyncio.to_thread(os.path.realpath, spoken(remote))).translate(_SPELLING)
 
 
 def _is_partial_of(name: str, partial: str) -> bool:

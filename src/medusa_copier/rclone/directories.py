@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -20,16 +20,27 @@ from medusa_copier.rclone.watch import GroupStats, directory_figures
 
 
 class DirectoryCopy:
-    """``await DirectoryCopy(rclone, source, target, choice, ledger).run()``, and then ``describe``.
+    """``await DirectoryCopy(rclone, source, target, choice, ledger, filters=…).run()``, and then ``describe``.
 
-    Both raise RcloneError for what concerns all files; the ledger has what became of each, even then.
+    ``filters`` are those of the choice, as arguments. Both calls raise RcloneError for what concerns all files; the
+    ledger has what became of each, even then.
     """
 
-    def __init__(self, rclone: Rclone, source: Location, target: Location, choice: Choice, ledger: Ledger) -> None:
+    def __init__(
+        self,
+        rclone: Rclone,
+        source: Location,
+        target: Location,
+        choice: Choice,
+        ledger: Ledger,
+        *,
+        filters: Sequence[str],
+    ) -> None:
         self._rclone = rclone
         self._source = source
         self._target = target
         self._choice = choice
+        self._filters = filters
         self._ledger = ledger
         self._stats: GroupStats | None = None
 
@@ -87,6 +98,7 @@ class DirectoryCopy:
                 has = f"the source has {_shown(here)}, the target {_shown(there)}"
                 raise RcloneError(f"verify checksum: source and target share no kind of hash ({has}); use download")
         client = self._rclone.client
+        await client.refuse_nesting(self._source, self._target)
         if not self._source.path or await client.is_bucket(self._source):
             return
         if await client.stat(self._source, files_only=True):
@@ -99,7 +111,7 @@ class DirectoryCopy:
             nonlocal cut_off
             try:
                 await asyncio.to_thread(self._ledger.begin_again)
-                await self._copy(*self._choice.filters, *self._choice.comparison)
+                await self._copy(*self._filters, *self._choice.comparison)
             except RcloneStopped:
                 cut_off = True
                 raise
@@ -151,7 +163,7 @@ class DirectoryCopy:
     async def _compare_all(self, compare: str) -> None:
         async def check() -> None:
             await asyncio.to_thread(self._ledger.forget_reasons)
-            await self._check(compare, *self._choice.filters)
+            await self._check(compare, *self._filters)
 
         with suppress(_FilesFailed):
             await self._with_retries(check)
@@ -222,14 +234,14 @@ class DirectoryCopy:
         options = ("--recursive", "--files-only", "--no-mimetype", "--no-modtime")
         await self._rclone.commands.run_well(
             "lsjson",
-            *(self._source.joined, *options, *self._choice.filters),
+            *(self._source.joined, *options, *self._filters),
             lines=lambda lines: self._ledger.note_sizes(outcomes.sizes(lines)),
         )
 
     async def _sum(self, kind: str, *arguments: str) -> None:
         outcome = await self._rclone.commands.run(
             "hashsum",
-            *(kind, self._source.joined, *arguments, *self._choice.filters),
+            *(kind, self._source.joined, *arguments, *self._filters),
             lines=lambda lines: self._ledger.note_hashes(outcomes.sums(lines)),
         )
         if outcome.exit_status < 0 or outcome.complaint:

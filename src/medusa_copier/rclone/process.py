@@ -20,6 +20,7 @@ _TAKEN: Final = {
     "ask-password": "nobody is there to answer; give the password in RCLONE_CONFIG_PASS",
     "config": "set rclone_config_path instead",
     "dry-run": "every copy would be called a success without being made",
+    "inplace": "files would be written through symbolic links at the target, and be seen half done",
     "interactive": "nobody is there to answer",
     "log-file": "rclone's log lines go into the service's log",
     "log-format": "rclone's log lines go into the service's log",

@@ -12,7 +12,7 @@ from weakref import WeakValueDictionary
 import structlog
 
 from medusa_copier.rclone.binary import find_binary
-from medusa_copier.rclone.client import Client, Location
+from medusa_copier.rclone.client import Client, Location, Place
 from medusa_copier.rclone.commands import Commands
 from medusa_copier.rclone.daemon import Daemon
 from medusa_copier.rclone.errors import NotFound, RcloneError, RcloneStopped, WrongKind
@@ -51,7 +51,7 @@ class Rclone:
         self.attempts = attempts
         self.run_directory = run_directory
         self._progress = Progress(self._group_stats)
-        self._targets: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._targets: WeakValueDictionary[Place, asyncio.Lock] = WeakValueDictionary()
 
     async def __aenter__(self) -> Self:
         self.path = await find_binary(self._binary)
@@ -132,7 +132,7 @@ class Rclone:
 
     async def _copy_proven(self, source: Location, target: Location, terms: Terms) -> Verified:
         """One at a time to a target: between the look at what is there and the copy nobody here writes to it."""
-        async with self._targets.setdefault(target.joined, asyncio.Lock()):
+        async with self._targets.setdefault(await self.client.place(target), asyncio.Lock()):
             return await copy_proven(self.client, source, target, terms)
 
     async def sweep(self, target: Location) -> None:
