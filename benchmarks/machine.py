@@ -12,7 +12,7 @@ from typing import Final
 from benchmarks.stage import World
 from storage import RCLONE
 
-PACKAGES: Final = ("medusa-copier", "aiormq", "aiohttp", "aio-pika", "celery")
+PACKAGES: Final = ("medusa-copier", "aiormq", "httptools", "uvloop", "aiohttp", "aio-pika", "celery")
 
 
 def machine() -> dict[str, str]:

@@ -111,7 +111,7 @@ def test_latencies_memory_and_large_neighbours_have_an_upper_limit() -> None:
     measured = data()
     measured["latency"]["rounds"]["amqp"] = [[10.0, 10.0, 30.0]]
     measured["endurance"]["memory"]["rclone"] = memory_of(50, 60)
-    measured["mixed"]["steady"] = {"alone": [[5.0]] * 2, "beside": [[50.0]] * 2}
+    measured["mixed"]["burst"] = {"alone": [[5.0]] * 2, "beside": [[50.0]] * 2}
     assert len(list(misses(measured))) == 4
 
 

@@ -1,19 +1,13 @@
-"""The event loop that the service runs on, so that what is measured beside it has the same."""
+"""The event loops that bare parts are measured on: asyncio's, as they come, and the service's."""
 
 from __future__ import annotations
 
 import asyncio
 import importlib
 from collections.abc import Coroutine
-from pathlib import Path
 from typing import Any, TypeVar
 
 T = TypeVar("T")
-
-
-def loop_of(pid: int) -> str:
-    """``uvloop`` when that process has it loaded, else ``asyncio``."""
-    return "uvloop" if "/uvloop/" in Path(f"/proc/{pid}/maps").read_text() else "asyncio"
 
 
 def run(coroutine: Coroutine[Any, Any, T], loop: str = "asyncio") -> T:

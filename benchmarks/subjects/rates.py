@@ -8,7 +8,6 @@ from typing import Any, Final, Literal
 
 from benchmarks import drive, queues
 from benchmarks.alternatives import celery_team, echo_rate, process, rc
-from benchmarks.alternatives.loops import loop_of
 from benchmarks.files import Job, make_files, remove, require_same
 from benchmarks.plan import KIB
 from benchmarks.stage import Kind, World
@@ -35,7 +34,6 @@ class _Rates:
         self._names = make_files(world.src / "small", world.plan.requests, SIZE_BYTES)
         self._seconds_each: list[float] = []
         self._response_bytes = 0
-        self._loop = "asyncio"
         self._number = 1
 
     def measure(self) -> dict[str, Any]:
@@ -50,7 +48,6 @@ class _Rates:
             "celery_tasks": self._plan.celery_tasks,
             "in_flight": IN_FLIGHT,
             "response_bytes": self._response_bytes,
-            "loop": self._loop,
         }
 
     def _round(self) -> None:
@@ -59,7 +56,9 @@ class _Rates:
         self._service("embedded", "dst")
         for in_flight in RC_IN_FLIGHT:
             self._rc(in_flight)
+        self._rc(IN_FLIGHT, "uvloop")
         self._echo()
+        self._echo("uvloop")
         self._service("amqp", "bucket")
         self._rc_to_s3()
         self._processes("bucket")
@@ -81,9 +80,8 @@ class _Rates:
         jobs, target = self._jobs(root)
         service = self._world.prepare(kind)
         drive.fill(self._world, service, jobs)
-        with self._world.running(service) as running:
+        with self._world.running(service):
             samples = drive.served(self._world, service, len(jobs))
-            self._loop = loop_of(running.pid)
         self._response_bytes = drive.require_successes(self._world, service, jobs)
         require_same(self._world.src / "small", target)
         remove(target)
@@ -110,27 +108,27 @@ class _Rates:
         self._note("celery dst", celery_team.rate(self._world, jobs, target))
         remove(target)
 
-    def _rc(self, in_flight: int) -> None:
-        self._tell(f"rc calls, {in_flight} in flight")
+    def _rc(self, in_flight: int, loop: str = "asyncio") -> None:
+        self._tell(f"rc calls, {in_flight} in flight, {loop}")
         jobs, target = self._jobs("dst")
         with rc.resident(self._world) as socket:
-            rate = rc.rate(socket, jobs, in_flight=in_flight, loop=self._loop)
+            rate = rc.rate(socket, jobs, in_flight=in_flight, loop=loop)
         require_same(self._world.src / "small", target)
         remove(target)
-        self._note(f"rc {in_flight} dst", rate)
+        self._note(f"rc {in_flight} dst" if loop == "asyncio" else f"{loop} rc", rate)
 
     def _rc_to_s3(self) -> None:
         self._tell("rc calls to S3")
         jobs, target = self._jobs("bucket", self._plan.s3_calls)
         with rc.resident(self._world) as socket:
-            self._note("S3 rc", rc.rate(socket, jobs, in_flight=IN_FLIGHT, loop=self._loop))
+            self._note("S3 rc", rc.rate(socket, jobs, in_flight=IN_FLIGHT, loop="asyncio"))
         remove(target)
 
-    def _echo(self) -> None:
-        self._tell("echo")
+    def _echo(self, loop: str = "asyncio") -> None:
+        self._tell(f"echo, {loop}")
         jobs, _ = self._jobs("dst")
-        rate = echo_rate.rate(self._world, jobs, size_bytes=self._response_bytes, prefetch=IN_FLIGHT, loop=self._loop)
-        self._note("echo", rate)
+        rate = echo_rate.rate(self._world, jobs, size_bytes=self._response_bytes, prefetch=IN_FLIGHT, loop=loop)
+        self._note("echo" if loop == "asyncio" else f"{loop} echo", rate)
 
     def _trees(self) -> None:
         """The whole directory at once, by commands that know all files beforehand."""

@@ -32,7 +32,7 @@ class Terms:
     @property
     def are_rclones(self) -> bool:
         """Whether this is what rclone does by itself."""
-        return self == Terms()
+        return self.overwrite == "if_different" and not self.compares
 
     @property
     def compares(self) -> bool:
