@@ -139,9 +139,10 @@ def _exit_status(ledger: LazyLedger) -> int:
 
 async def _note_manifest(rclone: Rclone, work: DirectoryCopy, ledger: LazyLedger, listing: _Listing | None) -> None:
     """Write the manifest that was asked for. That of a bag is not written when files are missing."""
-    if listing is None or (
-        listing.asked.format != "jsonl" and await asyncio.to_thread(ledger.count, FileOutcome.FAILED)
-    ):
+    if listing is None:
+        return
+    failed = await asyncio.to_thread(ledger.count, FileOutcome.FAILED)
+    if failed and listing.asked.format != "jsonl":
         return
     where = shown(listing.asked.root, listing.asked.key)
     if await work.is_one_of_the_files(listing.use.location):

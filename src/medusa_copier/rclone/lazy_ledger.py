@@ -8,6 +8,7 @@ asked of a single file, the spools are poured into the table, as if all had been
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -33,6 +34,7 @@ class LazyLedger(Ledger):
     def __init__(self, directory: Path | None) -> None:
         super().__init__(directory)
         self._has_rows = False
+        self._broken: RcloneError | None = None
         self._count_anew()
 
     def _count_anew(self) -> None:
@@ -51,7 +53,7 @@ class LazyLedger(Ledger):
     def note_listed(self, lines: Sequence[str]) -> None:
         """Take down lines of ``--combined``: a mark, a space, a path."""
         lines = [line for line in lines if line[:1] in OUTCOMES]
-        with kept():
+        with self._keeping():
             self._listed.put(lines)
         self._unchanged = self._unchanged.plus([line[2:] for line in lines if line[0] == "="])
         self._to_copy = self._to_copy.plus([line[2:] for line in lines if line[0] in "+*"])
@@ -68,14 +70,15 @@ class LazyLedger(Ledger):
         self._verified = self._verified.plus(paths)
 
     def _put(self, spool: Spool, values: Sequence[str], paths: Sequence[str]) -> None:
-        with kept():
+        with self._keeping():
             spool.put([f"{value} {path}" for value, path in zip(values, paths, strict=True)])
 
     def note(self, notes: Iterable[Note]) -> None:
         """Take down what was said. The first reason of a file stays."""
         if notes := list(notes):
             self._has_rows = True
-            super().note(notes)
+            with self._keeping():
+                super().note(notes)
 
     def begin_again(self) -> None:
         """Before another attempt: what failed may yet come right."""
@@ -127,7 +130,7 @@ class LazyLedger(Ledger):
 
     def _is_plain(self) -> bool:
         """Whether the numbers tell all: all files have arrived, and each is counted once."""
-        return not self._has_rows and self._arrived == self._to_copy and self._is_distinct()
+        return not self._has_rows and not self._broken and self._arrived == self._to_copy and self._is_distinct()
 
     def _is_verified(self) -> bool:
         return self._is_plain() and self._verified == self._unchanged.plus_all(self._arrived)
@@ -137,7 +140,7 @@ class LazyLedger(Ledger):
         listed = self._unchanged.plus_all(self._to_copy)
         if self._distinct == listed and listed.names == self._listed.count:
             return True
-        with kept():
+        with self._keeping():
             if not are_distinct(self._listed.count, self._listed_paths):
                 return False
         self._distinct = listed
@@ -150,22 +153,33 @@ class LazyLedger(Ledger):
     def _before_rows(self) -> None:
         """Pour the spools into the table, if anything is in them."""
         spools = (self._listed, self._copied, self._same)
+        if self._broken:
+            raise self._broken
         if not any(spool.count for spool in spools):
             return
         self._has_rows = True
-        with self._at_work:
+        with self._at_work, self._keeping():
             super().note(Note(line[2:], OUTCOMES[line[0]]) for line in self._poured(self._listed))
             copied = (line.partition(" ") for line in self._poured(self._copied))
             super().note(Note(path, FileOutcome.COPIED, size=int(size)) for size, _, path in copied)
             same = (line.partition(" ") for line in self._poured(self._same))
             self._many(_NOTE_SAME, ((value, path) for value, _, path in same))
-            with kept():
-                for spool in spools:
-                    spool.clear()
-        self._count_anew()
+            for spool in spools:
+                spool.clear()
+            self._count_anew()
 
     def _poured(self, spool: Spool) -> Iterator[str]:
         for lines in spool.batches():
             if self._closing:
                 raise RcloneError("the copy was given up")
             yield from lines
+
+    @contextmanager
+    def _keeping(self) -> Iterator[None]:
+        """As ``kept``; after a failure there is no account, and who asks for it gets the same error."""
+        try:
+            with kept():
+                yield
+        except RcloneError as error:
+            self._broken = error
+            raise

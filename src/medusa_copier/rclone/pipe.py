@@ -17,8 +17,8 @@ from typing import Final, Self
 CAPACITY: Final = 512 * 1024
 """In bytes; asked for where that can be done (Linux). A user who isn't root has 64 MiB for all pipes."""
 _USUAL_CAPACITY: Final = 64 * 1024
-_FASTEST: Final = 25_000_000
-"""Bytes a second that fill no pipe between two looks."""
+SHORTEST_PAUSE_S: Final = 0.001
+LONGEST_PAUSE_S: Final = 0.05
 
 
 class Pipe:
@@ -50,11 +50,13 @@ class Pipe:
     async def batches(self, ended: asyncio.Future[int]) -> AsyncIterator[str]:
         """What is written, some whole lines at a time, each with its end. ``ended`` is done when the process is."""
         rest = b""
+        pause_s = SHORTEST_PAUSE_S
         while chunk := await self._read():
             complete, end, rest = (rest + chunk).rpartition(b"\n")
             if end:
                 yield complete.decode("utf-8", "replace") + "\n"
-            await asyncio.wait({ended}, timeout=self._capacity / _FASTEST)
+            pause_s = _next_pause_s(pause_s, len(chunk) / self._capacity)
+            await asyncio.wait({ended}, timeout=pause_s)
         if rest:
             yield rest.decode("utf-8", "replace") + "\n"
 
@@ -72,6 +74,13 @@ class Pipe:
             await readable.wait()
         finally:
             loop.remove_reader(self._reader)
+
+
+def _next_pause_s(pause_s: float, filled: float) -> float:
+    """As long as leaves the pipe a quarter to a half full: who writes to a full one has to wait."""
+    if filled < 1 / 4:
+        return min(pause_s * 2, LONGEST_PAUSE_S)
+    return max(pause_s / 4, SHORTEST_PAUSE_S) if filled > 1 / 2 else pause_s
 
 
 def _enlarge(pipe: int) -> int:

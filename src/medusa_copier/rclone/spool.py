@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Final, NamedTuple
 
 READ_AT_ONCE: Final = 1 << 20
@@ -37,7 +37,7 @@ class Spool:
     """Lines in a file in ``directory`` that is gone with the process. Its methods raise OSError."""
 
     def __init__(self, directory: Path | None) -> None:
-        self._file = tempfile.TemporaryFile(dir=directory, prefix="copy-")  # noqa: SIM115 - close
+        self._file = TemporaryFile(dir=directory, prefix="copy-")  # noqa: SIM115 - close
         self.count = 0
 
     def put(self, lines: Sequence[str]) -> None:
