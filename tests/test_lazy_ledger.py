@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medusa_copier.rclone import commands, outcomes, spool
+from medusa_copier.rclone.errors import RcloneError
 from medusa_copier.rclone.lazy_ledger import OUTCOMES, LazyLedger
 from medusa_copier.rclone.ledger import FileOutcome, Ledger, Note
 from medusa_copier.rclone.pipe import CAPACITY, Pipe
@@ -198,6 +199,33 @@ def test_as_many_files_the_same_are_not_yet_all_of_them(verified: list[str]) -> 
         failed = sorted({"a", "b/c", "d e"} - set(verified))
         assert [row.path for row in ledger.first_failed(10)] == failed
         assert ledger.count_verified() == 3 - len(failed)
+
+
+def test_a_ledger_may_be_closed_while_a_thread_pours(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spool, "READ_AT_ONCE", 1000)
+    pouring = threading.Event()
+    errors: list[RcloneError] = []
+    batches = Spool.batches
+
+    def told(self: Spool) -> Iterator[list[str]]:
+        for batch in batches(self):
+            pouring.set()
+            yield batch
+
+    def pour() -> None:
+        try:
+            list(ledger.rows())
+        except RcloneError as error:
+            errors.append(error)
+
+    with LazyLedger(None) as ledger:
+        ledger.note_listed([f"+ {number}" for number in range(200_000)])
+        monkeypatch.setattr(Spool, "batches", told)
+        thread = threading.Thread(target=pour)
+        thread.start()
+        pouring.wait()
+    thread.join()
+    assert len(errors) == 1
 
 
 def entry(level: str, message: str, path: str, **more: Any) -> dict[str, Any]:

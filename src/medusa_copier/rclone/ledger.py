@@ -105,7 +105,8 @@ class Ledger:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._closing = True
-        with self._at_work:  # a thread whose work was cancelled
+        self._database.interrupt()  # a thread may be at work for a copy that was cancelled
+        with self._at_work:
             self._resources.close()
 
     def note(self, notes: Iterable[Note]) -> None:
