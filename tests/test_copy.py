@@ -18,7 +18,7 @@ import pytest
 import storage
 from medusa_copier.access import Access
 from medusa_copier.actions.copy import copy
-from medusa_copier.rclone import ledger
+from medusa_copier.rclone import ledger, spool
 from medusa_copier.rclone.client import Place
 from medusa_copier.rclone.resident import Rclone
 from medusa_copier.settings import RootSection
@@ -599,8 +599,34 @@ async def test_a_run_directory_that_is_full_is_a_clear_failure(
     for number in range(300):
         (copier.world.src / f"{number}").touch()
     monkeypatch.setattr(ledger, "_TABLE", f"PRAGMA max_page_count = {pages}; {ledger._TABLE}")
-    answer = await copier.copy("src:", "dst:")
+    rows = {"manifest": {"root": "dst", "key": "list"}}  # what a copy that has nothing to tell makes none of
+    answer = await copier.copy("src:", "dst:data", 1, **rows)
     assert "the account of the files can't be kept in the run directory: database or disk is full" in answer["message"]
+
+
+@pytest.mark.parametrize("verify", ["default", "checksum", "download"])
+async def test_a_copy_that_has_nothing_to_tell_makes_no_rows(
+    copier: Copier, monkeypatch: pytest.MonkeyPatch, verify: str
+) -> None:
+    fill(copier.world.src)
+    for number in range(300):
+        (copier.world.src / f'"{number}"\n').write_text("x")
+    await copier.copy("src:sub", "dst:sub")
+    monkeypatch.setattr(ledger, "_TABLE", f"PRAGMA max_page_count = 2; {ledger._TABLE}")  # no room for them
+    answer = await copier.copy("src:", "dst:", verify=verify)
+    assert counts(answer) == (302, 2, 0)
+    assert answer["copied"]["bytes"] == 305
+    assert answer.get("verified", {}).get("files") == (None if verify == "default" else 304)
+
+
+async def test_a_run_directory_without_room_for_lists_is_a_clear_failure(
+    copier: Copier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(copier.world.src)
+    monkeypatch.setattr(spool, "TemporaryFile", lambda **_: Path("/dev/full").open("w+b"))  # noqa: SIM115 - it closes it
+    answer = await copier.copy("src:", "dst:")
+    assert "the account of the files can't be kept in the run directory: [Errno 28]" in answer["message"]
+    assert answer["rclone_status"] == 1
 
 
 async def test_what_may_pass_is_tried_again_and_then_given_up(copier: Copier) -> None:

@@ -17,7 +17,8 @@ from medusa_copier.rclone.client import Location, spoken
 from medusa_copier.rclone.commands import BadFilter
 from medusa_copier.rclone.directories import DirectoryCopy
 from medusa_copier.rclone.errors import OTHER_ERROR, NotFound, RcloneError, classify
-from medusa_copier.rclone.ledger import FileOutcome, Ledger, in_run_directory
+from medusa_copier.rclone.lazy_ledger import LazyLedger
+from medusa_copier.rclone.ledger import FileOutcome, in_run_directory
 from medusa_copier.rclone.proven import Terms
 from medusa_copier.rclone.resident import Rclone
 from medusa_copier.roots import is_empty, locate, shown
@@ -47,7 +48,7 @@ def copy(roots: Mapping[str, RootSection], rclone: Rclone, access: Access) -> Ha
         choice = _choice(asked, access.overwrite(asked.target_root, asked.overwrite, explicit="overwrite" in said))
         uses = [Use("read", asked.source_root, source), writing, *([listing.use] if listing else [])]
 
-        async def copy_all(ledger: Ledger, filters: Sequence[str]) -> dict[str, Any]:
+        async def copy_all(ledger: LazyLedger, filters: Sequence[str]) -> dict[str, Any]:
             work = DirectoryCopy(rclone, source, target, choice, ledger, filters=filters)
             request.progress(work.progress)
             try:
@@ -64,7 +65,7 @@ def copy(roots: Mapping[str, RootSection], rclone: Rclone, access: Access) -> Ha
             return account
 
         try:
-            with Ledger(rclone.run_directory) as ledger, choice.filters(rclone.run_directory) as filters:
+            with LazyLedger(rclone.run_directory) as ledger, choice.filters(rclone.run_directory) as filters:
                 return Success(said, {"rclone_status": 0, **await copy_all(ledger, filters)})
         except RcloneError as error:  # there is no account
             raise Failure(_message(asked, error), rclone_status=error.exit_status) from None
@@ -113,7 +114,7 @@ def _choice(asked: CopyParameters, overwrite: Overwrite) -> Choice:
     return choice
 
 
-def _account(ledger: Ledger, asked: CopyParameters) -> dict[str, Any]:
+def _account(ledger: LazyLedger, asked: CopyParameters) -> dict[str, Any]:
     """The counts of a response."""
     first = [{"key": spoken(row.path), "reason": row.reason} for row in ledger.first_failed(FIRST_FAILED)]
     account: dict[str, Any] = {
@@ -142,15 +143,18 @@ def _partly(asked: CopyParameters, account: Mapping[str, Any]) -> str:
     return f"Copying {places(asked)} failed for {failed} of {failed + arrived} files; the first one is {example}"
 
 
-def _exit_status(ledger: Ledger) -> int:
+def _exit_status(ledger: LazyLedger) -> int:
     """That of the first failure; a file that vanished is no missing source."""
     error = classify(ledger.first_failed(1)[0].reason or "")
     return OTHER_ERROR if isinstance(error, NotFound) else error.exit_status
 
 
-async def _note_manifest(rclone: Rclone, work: DirectoryCopy, ledger: Ledger, listing: _Listing | None) -> None:
+async def _note_manifest(rclone: Rclone, work: DirectoryCopy, ledger: LazyLedger, listing: _Listing | None) -> None:
     """Write the manifest that was asked for. That of a bag is not written when files are missing."""
-    if listing is None or (listing.asked.format != "jsonl" and ledger.count(FileOutcome.FAILED)):
+    if listing is None:
+        return
+    failed = await asyncio.to_thread(ledger.count, FileOutcome.FAILED)
+    if failed and listing.asked.format != "jsonl":
         return
     where = shown(listing.asked.root, listing.asked.key)
     if await work.is_one_of_the_files(listing.use.location):
@@ -172,6 +176,6 @@ async def _note_manifest(rclone: Rclone, work: DirectoryCopy, ledger: Ledger, li
             ) from None
 
 
-def _write(path: Path, ledger: Ledger, layout: manifest.Format, kind: str) -> None:
+def _write(path: Path, ledger: LazyLedger, layout: manifest.Format, kind: str) -> None:
     with path.open("wb") as file:
         file.writelines(manifest.lines(ledger.rows(), layout, kind))

@@ -7,19 +7,19 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, TypeAlias, cast
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import msgspec
 import structlog
 
 from medusa_copier.rclone.errors import RcloneError, RcloneStopped, classify, one_line
+from medusa_copier.rclone.pipe import Pipe
 from medusa_copier.rclone.process import FlagValue, end, flag_arguments, spawn
 from medusa_copier.rclone.watch import GroupStats
 
-CHUNK: Final = 64 * 1024
 STOP_PATIENCE_S: Final = 5.0
 """How long a command that is told to stop may take to remove its partial files."""
 
@@ -73,6 +73,18 @@ class Entry(msgspec.Struct, frozen=True, rename={"message": "msg", "kind": "obje
 
 TakeEntries: TypeAlias = Callable[[list[Entry]], None]
 
+
+class Known(NamedTuple):
+    """Lines of the log that come by the hundred thousand, and are therefore not decoded.
+
+    ``pattern`` matches whole lines with their ends. ``take`` gets what its groups matched, a list for each group, with
+    None where one has no part in the match. A line that it doesn't match is an Entry.
+    """
+
+    pattern: re.Pattern[str]
+    take: Callable[[list[list[Any]]], None]
+
+
 _decoder = msgspec.json.Decoder(Entry)
 
 
@@ -109,27 +121,27 @@ class Commands:
         *arguments: str,
         lines: TakeLines | None = None,
         entries: TakeEntries | None = None,
+        known: Known | None = None,
         stats: Callable[[GroupStats], None] | None = None,
         log_level: str = "INFO",
     ) -> Outcome:
-        """Run ``rclone ARGUMENTS`` to its end; ``lines`` gets what it prints, ``entries`` its log, ``stats`` how far
-        it is, once a second.
+        """Run ``rclone ARGUMENTS`` to its end; ``lines`` gets what it prints, ``entries`` its log but for what
+        is ``known``, ``stats`` how far it is, once a second.
 
         Raises RcloneUnusable when it can't be started.
         """
         told = _STATS if stats else ("--stats=0",)
         command = [*self._beginning, *arguments, *self._end, *told, f"--log-level={log_level}"]
-        process = await spawn(command, stdout=asyncio.subprocess.PIPE, unset=_OURS)
         outcome = Outcome(0)
-        try:
-            async with asyncio.TaskGroup() as readers:
-                readers.create_task(_read(process.stdout, lines or (lambda _: None)))
-                readers.create_task(_read(process.stderr, lambda batch: _take_log(batch, outcome, entries, stats)))
-            outcome.exit_status = await process.wait()
-        except ExceptionGroup as group:
-            raise group.exceptions[0] from None
-        finally:
-            await end(process, patience_s=STOP_PATIENCE_S)
+
+        def take_printed(batch: str) -> None:
+            if lines:
+                lines(_lines(batch))
+
+        def take_log(batch: str) -> None:
+            _take_log(_without(known, batch) if known else batch, outcome, entries, stats)
+
+        outcome.exit_status = await _run(command, take_printed, take_log)
         return outcome
 
     async def run_well(self, *arguments: str, lines: TakeLines | None = None) -> None:
@@ -145,16 +157,47 @@ class Commands:
             raise outcome.error()
 
 
-async def _read(stream: asyncio.StreamReader | None, take: TakeLines) -> None:
-    async for batch in _batches(cast("asyncio.StreamReader", stream)):
+async def _run(command: Sequence[str], take_printed: Callable[[str], None], take_log: Callable[[str], None]) -> int:
+    """Run ``command``, hand on what it writes, some whole lines at a time; returns its exit status."""
+    with Pipe() as printed, Pipe() as logged:
+        process = await spawn(command, stdout=printed.writer, stderr=logged.writer, unset=_OURS)
+        ended = asyncio.ensure_future(process.wait())
+        try:
+            async with asyncio.TaskGroup() as readers:
+                for pipe, take in ((printed, take_printed), (logged, take_log)):
+                    pipe.close_writer()
+                    readers.create_task(_read(pipe, ended, take))
+            return await process.wait()
+        except ExceptionGroup as group:
+            raise group.exceptions[0] from None
+        finally:
+            await end(process, patience_s=STOP_PATIENCE_S)
+            ended.cancel()
+
+
+async def _read(pipe: Pipe, ended: asyncio.Future[int], take: Callable[[str], None]) -> None:
+    async for batch in pipe.batches(ended):
         take(batch)
 
 
+def _lines(batch: str) -> list[str]:
+    return batch.split("\n")[:-1]
+
+
+def _without(known: Known, batch: str) -> str:
+    """Hand on what is known; returns the other lines."""
+    width = known.pattern.groups + 1
+    parts = known.pattern.split(batch)
+    if len(parts) > 1:
+        known.take([parts[group::width] for group in range(1, width)])
+    return "".join(parts[::width])
+
+
 def _take_log(
-    batch: list[str], outcome: Outcome, take: TakeEntries | None, stats: Callable[[GroupStats], None] | None
+    batch: str, outcome: Outcome, take: TakeEntries | None, stats: Callable[[GroupStats], None] | None
 ) -> None:
     entries = []
-    for line in batch:
+    for line in _lines(batch):
         try:
             entry = _decoder.decode(line)
         except msgspec.MsgspecError:  # before it knows that it is to write JSON
@@ -171,16 +214,5 @@ def _take_log(
             outcome.complaint = entry.message.removeprefix("error reading source root directory: ")
         elif entry.message.startswith("Failed to "):
             outcome.last_words = _FAILED_TO.sub("", entry.message)
-    if take:
+    if take and entries:
         take(entries)
-
-
-async def _batches(stream: asyncio.StreamReader) -> AsyncIterator[list[str]]:
-    """The lines of ``stream``, as many at a time as have come."""
-    rest = b""
-    while chunk := await stream.read(CHUNK):
-        *complete, rest = (rest + chunk).split(b"\n")
-        if complete:
-            yield [line.decode("utf-8", "replace") for line in complete]
-    if rest:
-        yield [rest.decode("utf-8", "replace")]

@@ -6,14 +6,15 @@ import asyncio
 import tempfile
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import IO, Any
 
 from medusa_copier.rclone import outcomes
 from medusa_copier.rclone.choice import PLAIN, Choice
 from medusa_copier.rclone.client import Location, own_partial
 from medusa_copier.rclone.commands import Entry, Outcome
 from medusa_copier.rclone.errors import NotFound, RcloneError, RcloneStopped, WrongKind, classify, one_line
-from medusa_copier.rclone.ledger import FileOutcome, Ledger, Note, in_run_directory
+from medusa_copier.rclone.lazy_ledger import LazyLedger
+from medusa_copier.rclone.ledger import FileOutcome, Note, in_run_directory
 from medusa_copier.rclone.resident import Rclone
 from medusa_copier.rclone.retry import with_retries
 from medusa_copier.rclone.watch import GroupStats, directory_figures
@@ -32,7 +33,7 @@ class DirectoryCopy:
         source: Location,
         target: Location,
         choice: Choice,
-        ledger: Ledger,
+        ledger: LazyLedger,
         *,
         filters: Sequence[str],
     ) -> None:
@@ -79,7 +80,9 @@ class DirectoryCopy:
     async def is_one_of_the_files(self, place: Location) -> bool:
         """Whether one of the files is at ``place``, at the source or the target."""
         paths = [await self._rclone.client.path_below(directory, place) for directory in (self._source, self._target)]
-        return any(path is not None and self._ledger.has(path) for path in paths)
+        return await asyncio.to_thread(
+            lambda: any(path is not None and self._ledger.has(path) for path in paths),
+        )
 
     async def progress(self) -> dict[str, Any] | None:
         """How far the copying is, as ``Progress.of`` tells it; None while nothing is copied."""
@@ -131,8 +134,9 @@ class DirectoryCopy:
             "copy",
             *(self._source.joined, self._target.joined),
             *("--combined=-", f"--partial-suffix={partial}", *arguments),
-            lines=lambda lines: self._ledger.note(outcomes.combined(lines)),
+            lines=self._ledger.note_listed,
             entries=reasons.take,
+            known=reasons.known,
             stats=self._note_stats,
         )
         if outcomes.SAME_PLACE in outcome.complaint:
@@ -175,44 +179,48 @@ class DirectoryCopy:
             in_run_directory("the list of files to copy again"),
             tempfile.NamedTemporaryFile("w", dir=directory, prefix="differing-") as names,
         ):
-            names.writelines(f"{path}\n" for path in self._ledger.differing())
-            names.flush()
-            if not names.tell():
+            if not await asyncio.to_thread(self._begin_differing, names):
                 return
-            self._ledger.begin_differing()
             only = f"--files-from-raw={names.name}"
             with suppress(_FilesFailed):
                 await self._copy(only, *PLAIN, "--ignore-times")
             with suppress(_FilesFailed):
                 await self._check("--download", only)
 
+    def _begin_differing(self, names: IO[str]) -> bool:
+        """Write the ``names`` of the files that differ, whose copies are pending now; whether there are any."""
+        names.writelines(f"{path}\n" for path in self._ledger.differing())
+        names.flush()
+        if not names.tell():
+            return False
+        self._ledger.begin_differing()
+        return True
+
     async def _check(self, *arguments: str) -> None:
         """Note which files are the same at source and target."""
+        by_hash = (
+            self._choice.verify == "checksum"
+        )  # a file is verified only when rclone says by which: it may have none
+        hashes = outcomes.Hashes(self._ledger)
+
+        def take(entries: list[Entry]) -> None:
+            problems = [(entry.path, entry.message) for entry in entries if entry.is_error and entry.path]
+            self._ledger.note(Note(path, FileOutcome.PENDING, reason=self._told(message)) for path, message in problems)
+            if by_hash:
+                hashes.take(entries)
+
         outcome = await self._rclone.commands.run(
             "check",
             *(self._source.joined, self._target.joined, "--one-way", "--combined=-", *PLAIN, *arguments),
-            lines=self._take_compared,
-            entries=self._take_hashes,
-            log_level="DEBUG",
+            lines=None if by_hash else self._take_compared,
+            entries=take,
+            known=hashes.known if by_hash else None,
+            log_level="DEBUG" if by_hash else "INFO",
         )
         await asyncio.to_thread(self._raise_for, outcome, of_failed=False)
 
     def _take_compared(self, lines: list[str]) -> None:
-        if self._choice.verify == "download":
-            self._ledger.note_verified(line[2:] for line in lines if line.startswith("= "))
-
-    def _take_hashes(self, entries: list[Entry]) -> None:
-        """By a checksum a file is verified only when rclone says which: an object may have none."""
-        problems = [
-            Note(entry.path, FileOutcome.PENDING, reason=self._told(entry.message))
-            for entry in entries
-            if entry.is_error and entry.path
-        ]
-        self._ledger.note(problems)
-        if self._choice.verify == "checksum" and (same := outcomes.hashes(entries)):
-            self._ledger.note_hashes((value, path) for path, _, value in same)
-            self._ledger.note_verified(path for path, _, _ in same)
-            self._ledger.hash_kind = same[0][1]
+        self._ledger.note_same([line[2:] for line in lines if line.startswith("= ")])
 
     def _told(self, message: str) -> str:
         if self._choice.overwrite == "never" and message.endswith("differ"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import tempfile
+import threading
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from enum import IntEnum
@@ -70,7 +71,7 @@ def in_run_directory(what: str) -> Iterator[None]:
         raise RcloneError(f"{what} can't be kept in the run directory: {error}") from error
 
 
-_kept = partial(in_run_directory, "the account of the files")
+kept = partial(in_run_directory, "the account of the files")
 
 
 class Ledger:
@@ -81,25 +82,32 @@ class Ledger:
 
     def __init__(self, directory: Path | None) -> None:
         self._directory = directory
+        self._resources = ExitStack()
+        self._at_work = threading.RLock()
+        self._closing = False
 
     def __enter__(self) -> Self:
-        with _kept():
+        with kept(), ExitStack() as unless_done:
+            unless_done.push(self._resources)
             self._open()
+            unless_done.pop_all()
         return self
 
     def _open(self) -> None:
         if self._directory:
             self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=self._directory, prefix="copy-") as file, ExitStack() as unless_done:
+        with tempfile.NamedTemporaryFile(dir=self._directory, prefix="copy-") as file:
             self._database = sqlite3.connect(file.name, isolation_level=None, check_same_thread=False)
-            unless_done.callback(self._database.close)
+            self._resources.callback(self._database.close)
             self._database.executescript(f"PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; {_TABLE}")
-            unless_done.pop_all()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._database.close()
+        self._closing = True
+        self._database.interrupt()  # a thread may be at work for a copy that was cancelled
+        with self._at_work:
+            self._resources.close()
 
     def note(self, notes: Iterable[Note]) -> None:
         """Take down what was said. The first reason of a file stays."""
@@ -107,14 +115,17 @@ class Ledger:
 
     def note_sizes(self, sizes: Iterable[tuple[int, str]]) -> None:
         """Take down (size, path) of files that are here already."""
+        self._before_rows()
         self._many("UPDATE files SET size = ? WHERE path = ?", sizes)
 
     def note_hashes(self, hashes: Iterable[tuple[str, str]]) -> None:
         """Take down (hash, path) of files that are here already."""
+        self._before_rows()
         self._many("UPDATE files SET hash = ? WHERE path = ?", hashes)
 
     def note_verified(self, paths: Iterable[str]) -> None:
         """Take down the paths whose source and target were compared and are the same."""
+        self._before_rows()
         self._many("UPDATE files SET verified = 1 WHERE path = ?", ((path,) for path in paths))
 
     def begin_again(self) -> None:
@@ -142,7 +153,7 @@ class Ledger:
 
     def has(self, path: str) -> bool:
         """Whether this is one of the files."""
-        return bool(self._database.execute("SELECT 1 FROM files WHERE path = ?", (path,)).fetchone())
+        return bool(self._execute("SELECT 1 FROM files WHERE path = ?", path).fetchone())
 
     def count_bytes(self, outcome: FileOutcome) -> int:
         """How many bytes they have, as far as their sizes are known."""
@@ -167,13 +178,13 @@ class Ledger:
     def reasons(self, *, of_failed: bool) -> Iterator[str]:
         """Each reason that a file has, once; with or without those that have failed."""
         query = "SELECT DISTINCT reason FROM files WHERE reason IS NOT NULL AND outcome <= ?"
-        for (reason,) in self._database.execute(query, (3 if of_failed else 2,)):
+        for (reason,) in self._execute(query, 3 if of_failed else 2):
             yield reason
 
     def differing(self) -> Iterator[str]:
         """The paths that arrived, as was thought, but were not found the same."""
         query = "SELECT path FROM files WHERE outcome IN (1, 2) AND NOT verified AND reason IS NOT NULL ORDER BY path"
-        for (path,) in self._database.execute(query):
+        for (path,) in self._execute(query):
             yield path
 
     def begin_differing(self) -> None:
@@ -191,23 +202,31 @@ class Ledger:
         """All files, by name."""
         return self._rows("ORDER BY path")
 
+    def _before_rows(self) -> None:
+        """Called before rows are looked at or changed, other than by ``note``."""
+
     def _rows(self, rest: str, *values: int) -> Iterator[Row]:
         query = f"SELECT path, outcome, size, reason, hash FROM files {rest}"  # noqa: S608 - rest is from above
-        with _kept():
-            for path, outcome, *others in self._database.execute(query, values):
+        with kept():
+            for path, outcome, *others in self._execute(query, *values):
                 yield Row(path, FileOutcome(outcome), *others)
 
     def _number(self, what: str, condition: str, *values: int) -> int:
         query = f"SELECT {what} FROM files WHERE {condition}"  # noqa: S608 - both are from above
-        with _kept():
-            return int(self._database.execute(query, values).fetchone()[0])
+        with kept():
+            return int(self._execute(query, *values).fetchone()[0])
+
+    def _change(self, statement: str, *values: object) -> None:
+        with kept():
+            self._execute(statement, *values)
+
+    def _execute(self, statement: str, *values: object) -> sqlite3.Cursor:
+        self._before_rows()
+        with self._at_work:
+            return self._database.execute(statement, values)
 
     def _many(self, statement: str, rows: Iterable[tuple[object, ...]]) -> None:
-        with _kept():
+        with kept(), self._at_work:
             self._database.execute("BEGIN")
             self._database.executemany(statement, rows)
             self._database.execute("COMMIT")
-
-    def _change(self, statement: str, *values: object) -> None:
-        with _kept():
-            self._database.execute(statement, values)

@@ -9,17 +9,10 @@ from typing import Final
 import msgspec
 
 from medusa_copier.rclone.client import LONGEST_WHOLE_NAME
-from medusa_copier.rclone.commands import Entry
+from medusa_copier.rclone.commands import Entry, Known
 from medusa_copier.rclone.errors import one_line
-from medusa_copier.rclone.ledger import FileOutcome, Ledger, Note
-
-_OUTCOMES: Final = {
-    "=": FileOutcome.UNCHANGED,
-    "+": FileOutcome.PENDING,
-    "*": FileOutcome.PENDING,
-    "!": FileOutcome.FAILED,
-}
-"""What the marks of ``--combined`` say before anything is copied; ``-`` is a file of the target alone."""
+from medusa_copier.rclone.lazy_ledger import LazyLedger
+from medusa_copier.rclone.ledger import FileOutcome, Note
 
 IMMUTABLE: Final = "immutable file modified"
 SAME_PLACE: Final = "source and destination are the same"
@@ -28,6 +21,13 @@ OTHER_CONTENT: Final = "other content is there already"
 LASTING: Final = re.compile(rf"^{OTHER_CONTENT}|^\w+ differ$|^file not in ")
 """The reasons that stay as they are, beside those of ``errors``."""
 _HASH: Final = re.compile(r"(?!size)(\w+) = (\S+) OK")
+_LINE: Final = (
+    r'^{"time":"[^"\n]*","level":"%s","msg":"%s,"object":"([^"\\\n]+)",'
+    r'"objectType":"[^"\\\n]*(?<!\.Fs)","source":"[^"\\\n]*"}\n'
+)
+"""A line of the log about a file whose path is written as it is: without escapes."""
+_COPIED: Final = re.compile(_LINE % ("info", r'Copied \([^"\\\n]*","size":(\d{1,15})'), re.MULTILINE)
+_COMPARED: Final = re.compile(_LINE % ("debug", r'(?:(?!size)(\w+) = ([^\s"\\]+) OK|size = \d+ OK|OK)"'), re.MULTILINE)
 _SUM: Final = re.compile(r"([0-9a-f]+)  (.*)", re.DOTALL)
 
 
@@ -39,17 +39,22 @@ class _Listed(msgspec.Struct, rename="pascal"):
 class Reasons:
     """What the log of a copy says of its files."""
 
-    def __init__(self, ledger: Ledger, partial: str) -> None:
+    def __init__(self, ledger: LazyLedger, partial: str) -> None:
         self._ledger = ledger
         self._partial = re.compile(rf"(.*)\.[0-9a-f]{{8}}{re.escape(partial)}", re.DOTALL)
 
     def take(self, entries: list[Entry]) -> None:
         """Note what was copied, and why something wasn't."""
+        copied = [entry for entry in entries if entry.path and entry.level == "info" and "Copied (" in entry.message]
+        self._ledger.note_copied([str(max(entry.size, 0)) for entry in copied], [entry.object for entry in copied])
         self._ledger.note(note for entry in entries if entry.path and (note := self._note(entry, entry.path)))
 
+    @property
+    def known(self) -> Known:
+        """The lines of the log that say that a file was copied."""
+        return Known(_COPIED, lambda groups: self._ledger.note_copied(*groups))
+
     def _note(self, entry: Entry, path: str) -> Note | None:
-        if entry.level == "info" and "Copied (" in entry.message:
-            return Note(path, FileOutcome.COPIED, size=max(entry.size, 0))
         if not entry.is_error:
             return None
         if match := self._partial.fullmatch(path):
@@ -60,15 +65,27 @@ class Reasons:
         return Note(path, FileOutcome.PENDING, reason=reason.removeprefix("Failed to copy: "))
 
 
-def hashes(entries: list[Entry]) -> list[tuple[str, str, str]]:
-    """What check says of hashes that source and target share, as (path, kind, hash)."""
-    matches = ((entry.path, _HASH.fullmatch(entry.message)) for entry in entries)
-    return [(path, match[1], match[2]) for path, match in matches if path and match]
+class Hashes:
+    """What the log of a check says of hashes that source and target share."""
 
+    def __init__(self, ledger: LazyLedger) -> None:
+        self._ledger = ledger
 
-def combined(lines: list[str]) -> list[Note]:
-    """The lines of ``--combined``."""
-    return [Note(line[2:], _OUTCOMES[line[0]]) for line in lines if line[:1] in _OUTCOMES]
+    def take(self, entries: list[Entry]) -> None:
+        """Note which files are the same."""
+        matches = ((entry.path, _HASH.fullmatch(entry.message)) for entry in entries)
+        self._note([(match[1], match[2], path) for path, match in matches if path and match])
+
+    @property
+    def known(self) -> Known:
+        """The lines of the log that say so, or that say nothing."""
+        return Known(_COMPARED, lambda groups: self._note([same for same in zip(*groups, strict=True) if same[0]]))
+
+    def _note(self, same: list[tuple[str, str, str]]) -> None:
+        if same:
+            kinds, values, paths = zip(*same, strict=True)
+            self._ledger.note_same(paths, values)
+            self._ledger.hash_kind = kinds[0]
 
 
 def sums(lines: list[str]) -> list[tuple[str, str]]:

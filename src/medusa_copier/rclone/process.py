@@ -76,10 +76,14 @@ def _argument(flag: str, value: bool | float | str) -> str:
 
 
 async def spawn(
-    command: Sequence[str], *, stdout: int = asyncio.subprocess.DEVNULL, unset: Collection[str] = ()
+    command: Sequence[str],
+    *,
+    stdout: int = asyncio.subprocess.DEVNULL,
+    stderr: int = asyncio.subprocess.PIPE,
+    unset: Collection[str] = (),
 ) -> asyncio.subprocess.Process:
-    """Start ``command`` with a pipe for stderr, and nothing else unless ``stdout`` is PIPE. It dies when this
-    process does (Linux). ``unset`` names flags that the environment is not to set.
+    """Start ``command`` with a pipe for stderr, and nothing else unless ``stdout`` or ``stderr`` says so. It dies
+    when this process does (Linux). ``unset`` names flags that the environment is not to set.
 
     It gets a process group of its own, so that Ctrl-C in the terminal doesn't reach it. The kernel watches
     the thread that starts it: call this from one that lives as long as the service, best the main one.
@@ -93,7 +97,7 @@ async def spawn(
             *command,
             stdin=asyncio.subprocess.DEVNULL,
             stdout=stdout,
-            stderr=asyncio.subprocess.PIPE,
+            stderr=stderr,
             env=environment,
             start_new_session=True,
         )

@@ -1,0 +1,102 @@
+"""A pipe for what a process writes, read at intervals: a reader that is woken by every line takes a core from rclone.
+
+Measured on two cores: ``rclone copy`` of small files into a pipe that is read as lines come has three quarters of the
+rate that it has into /dev/null, and nearly all of it into one that is read every few milliseconds and is never full.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from types import TracebackType
+from typing import Final, Self
+
+from medusa_copier.rclone.errors import RcloneUnusable
+
+CAPACITY: Final = 512 * 1024
+"""In bytes; asked for where that can be done (Linux). A user who isn't root has 64 MiB for all pipes."""
+_USUAL_CAPACITY: Final = 64 * 1024
+SHORTEST_PAUSE_S: Final = 0.001
+LONGEST_PAUSE_S: Final = 0.05
+
+
+class Pipe:
+    """``with Pipe() as pipe``: give ``pipe.writer`` to a process, ``close_writer``, and read ``batches``.
+
+    Raises RcloneUnusable when the system has no more.
+    """
+
+    def __enter__(self) -> Self:
+        try:
+            self._reader, self._writer = os.pipe()
+        except OSError as error:
+            raise RcloneUnusable(f"there is no pipe for what rclone writes: {error.strerror}") from error
+        os.set_blocking(self._reader, False)
+        self._capacity = _enlarge(self._writer)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close_writer()
+        os.close(self._reader)
+
+    @property
+    def writer(self) -> int:
+        """The end to write to."""
+        return self._writer
+
+    def close_writer(self) -> None:
+        """When the process has it: the pipe ends when nobody has."""
+        if self._writer >= 0:
+            os.close(self._writer)
+        self._writer = -1
+
+    async def batches(self, ended: asyncio.Future[int]) -> AsyncIterator[str]:
+        """What is written, some whole lines at a time, each with its end. ``ended`` is done when the process is."""
+        rest = b""
+        pause_s = SHORTEST_PAUSE_S
+        while chunk := await self._read():
+            complete, end, rest = (rest + chunk).rpartition(b"\n")
+            if end:
+                yield complete.decode("utf-8", "replace") + "\n"
+            pause_s = _next_pause_s(pause_s, len(chunk) / self._capacity)
+            await asyncio.wait({ended}, timeout=pause_s)
+        if rest:
+            yield rest.decode("utf-8", "replace") + "\n"
+
+    async def _read(self) -> bytes:
+        while True:
+            with suppress(BlockingIOError):
+                return os.read(self._reader, self._capacity)
+            await self._until_readable()
+
+    async def _until_readable(self) -> None:
+        loop = asyncio.get_running_loop()
+        readable = asyncio.Event()
+        loop.add_reader(self._reader, readable.set)
+        try:
+            await readable.wait()
+        finally:
+            loop.remove_reader(self._reader)
+
+
+def _next_pause_s(pause_s: float, filled: float) -> float:
+    """As long as leaves the pipe a quarter to a half full: who writes to a full one has to wait."""
+    if filled < 1 / 4:
+        return min(pause_s * 2, LONGEST_PAUSE_S)
+    return max(pause_s / 4, SHORTEST_PAUSE_S) if filled > 1 / 2 else pause_s
+
+
+def _enlarge(pipe: int) -> int:
+    """Make ``pipe`` large, if that is allowed; returns how large it is."""
+    if sys.platform != "linux":
+        return _USUAL_CAPACITY
+    import fcntl  # noqa: PLC0415 - not everywhere
+
+    with suppress(OSError):
+        fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, CAPACITY)
+    return fcntl.fcntl(pipe, fcntl.F_GETPIPE_SZ)

@@ -1,0 +1,85 @@
+"""Lines put by in a file without a name, and tallies that say whether two lots of names are the same."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from tempfile import TemporaryFile
+from typing import Final, NamedTuple
+
+READ_AT_ONCE: Final = 1 << 20
+_END: Final = "\udcff"
+"""What ends a line: it is written as a byte that no text has, so that a line may have line breaks."""
+NAMES_A_PASS: Final = 250_000
+"""How many names are compared with each other at a time: each takes some 64 bytes meanwhile."""
+
+
+class Tally(NamedTuple):
+    """How many names, and the sum of their hashes: with the same tally two lots are the same names, in any order.
+
+    Python's hashes have 64 bits and a key that is drawn when the process starts.
+    """
+
+    names: int = 0
+    hashes: int = 0
+
+    def plus(self, more: Sequence[str]) -> Tally:
+        """With ``more`` names."""
+        return Tally(self.names + len(more), self.hashes + sum(map(hash, more)))
+
+    def plus_all(self, other: Tally) -> Tally:
+        """With another lot as well."""
+        return Tally(self.names + other.names, self.hashes + other.hashes)
+
+
+class Spool:
+    """Lines in a file in ``directory`` that is gone with the process. Its methods raise OSError."""
+
+    def __init__(self, directory: Path | None) -> None:
+        self._file = TemporaryFile(dir=directory, prefix="copy-")  # noqa: SIM115 - close
+        self.count = 0
+
+    def put(self, lines: Sequence[str]) -> None:
+        """Write down ``lines``."""
+        if lines:
+            self._file.write((_END.join(lines) + _END).encode(errors="surrogateescape"))
+            self._file.flush()
+            self.count += len(lines)
+
+    def batches(self) -> Iterator[list[str]]:
+        """All lines as they were put, many at a time."""
+        self._file.seek(0)
+        rest = b""
+        while chunk := self._file.read(READ_AT_ONCE):
+            complete, end, rest = (rest + chunk).rpartition(b"\xff")
+            if end:
+                yield complete.decode(errors="surrogateescape").split(_END)
+
+    def clear(self) -> None:
+        """Forget all lines."""
+        self._file.seek(0)
+        self._file.truncate()
+        self.count = 0
+
+    def close(self) -> None:
+        """Give the room back."""
+        with suppress(OSError):  # what couldn't be written
+            self._file.close()
+
+
+def are_distinct(count: int, batches: Callable[[], Iterable[list[str]]]) -> bool:
+    """Whether ``count`` names are all different; perhaps no when they are, never yes when they aren't.
+
+    So that they need no memory, they are gone through once for each NAMES_A_PASS, each time for a share of the hashes.
+    """
+    passes = -(-count // NAMES_A_PASS)
+    return count == sum(len(_hashes(batches(), share, passes)) for share in range(passes))
+
+
+def _hashes(batches: Iterable[list[str]], share: int, of: int) -> set[int]:
+    found: set[int] = set()
+    for names in batches:
+        hashes = map(hash, names)
+        found.update(hashes if of == 1 else [one for one in hashes if one % of == share])
+    return found
