@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import pytest
 from benchmarks.figures import Spread, differences, figure, percentile, ratios
 from benchmarks.files import NotTheSame, make_tree, require_same
 from benchmarks.page import BEGIN, END, FIGURES, HEADING, hand_written, page
+from benchmarks.plots import draw
 from benchmarks.queues import rate
 from benchmarks.subjects.endurance import windows
 from benchmarks.targets import misses, rows
@@ -135,10 +135,7 @@ def test_every_row_of_a_table_of_the_page_has_as_many_cells_as_its_head() -> Non
         assert len({line.count("|") for line in each.splitlines()}) == 1, each
 
 
-@pytest.mark.skipif(importlib.util.find_spec("matplotlib") is None, reason="only `make bench` needs matplotlib")
 def test_the_same_data_makes_the_same_figures(tmp_path: Path) -> None:
-    from benchmarks.plots import draw
-
     for name in ("once", "again"):
         draw(data(), tmp_path / name)
     drawn = {path.name: path.read_text() for path in (tmp_path / "once").iterdir()}
