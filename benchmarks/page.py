@@ -45,6 +45,7 @@ source, byte by byte**, and every response read; a single difference makes the m
   same copy as a bare rc call with aiohttp.
 - **One large file**: through `CopyClient` and a running service; `rclone copyto` with the same configuration and
   flags, its start included as its user waits for it. The target is removed before each.
+- rclone has Go's own settings beside the service, which starts its own with `GOGC=200`.
 - **Many small files**: the action `copy`; `rclone copy` (and `rclone check`) with the flags that the service gives it,
   which make it write what became of each file, and without.
 - **By size**: a service that is warm, held by SIGSTOP while its queue is filled; the time until all is copied, divided

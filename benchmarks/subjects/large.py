@@ -31,7 +31,7 @@ def measure(world: World) -> dict[str, Any]:
         ways = _ways(world, service.config)
         _checked(world, "dst", ways["cp", "dst"], all_bytes=False)  # the memory's first use takes longer
         for number in range(world.plan.rounds):
-            for (name, root), copy in ways.items():
+            for (name, root), copy in list(ways.items())[:: -1 if number % 2 else 1]:  # each goes first in turn
                 if root == "bucket" and number >= world.plan.slow_rounds:
                     continue
                 world.tell(f"one large file by {name} to {root}, round {number + 1}")

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import re
-import uuid
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -123,5 +123,6 @@ class ProgressPublisher:
 
 def _properties(properties: dict[str, Any]) -> aiormq.spec.Basic.Properties:
     """A fresh message id for each attempt, unless there is one: the library finds what came back by it."""
-    fresh: dict[str, Any] = {"message_id": uuid.uuid4().hex, "delivery_mode": PERSISTENT, "content_type": JSON}
+    fresh: dict[str, Any] = {"delivery_mode": PERSISTENT, "content_type": JSON}
+    fresh["message_id"] = f"{random.getrandbits(128):032x}"
     return aiormq.spec.Basic.Properties(**fresh | properties)
