@@ -35,7 +35,7 @@ class Eager(Ledger):
 
     def note_same(self, paths: Sequence[str], hashes: Sequence[str] = ()) -> None:
         self.note_hashes(zip(hashes, paths, strict=bool(hashes)))
-        self.note_verified(paths)
+        self._many("UPDATE files SET verified = 1 WHERE path = ?", ((path,) for path in paths))
 
 
 Either = Eager | LazyLedger

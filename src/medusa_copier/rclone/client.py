@@ -405,10 +405,7 @@ class Client:
         """Whether rclone would take both for the same file, which it answers with success unseen."""
         if posixpath.basename(source.path) != posixpath.basename(target.path):
             return False
-        here, there = await self._fs_info(source.fs), await self._fs_info(target.fs)
-        return here.name == there.name and posixpath.join(here.root, source.path) == posixpath.join(
-            there.root, target.path
-        )
+        return await self.place(source) == await self.place(target)
 
     async def _real_place(self, location: Location) -> Place:
         """Where ``location`` is, all links of this machine seen through."""

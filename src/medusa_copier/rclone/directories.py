@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import IO, Any
 
@@ -12,11 +12,10 @@ from medusa_copier.rclone import outcomes
 from medusa_copier.rclone.choice import PLAIN, Choice
 from medusa_copier.rclone.client import Location, own_partial
 from medusa_copier.rclone.commands import Entry, Outcome
-from medusa_copier.rclone.errors import NotFound, RcloneError, RcloneStopped, WrongKind, classify, one_line
+from medusa_copier.rclone.errors import NotFound, RcloneError, WrongKind, classify, one_line
 from medusa_copier.rclone.lazy_ledger import LazyLedger
 from medusa_copier.rclone.ledger import FileOutcome, Note, in_run_directory
 from medusa_copier.rclone.resident import Rclone
-from medusa_copier.rclone.retry import with_retries
 from medusa_copier.rclone.watch import GroupStats, directory_figures
 
 
@@ -50,12 +49,12 @@ class DirectoryCopy:
 
         Raises NotFound when there is no source, WrongKind when a file is in its place, BadFilter.
         """
-        await self._with_retries(self._look_first)
+        await self._rclone.retried(self._look_first)
         await self._copy_all(again=again)
         await asyncio.to_thread(self._ledger.fail_pending, "rclone did not say what became of it")
         if not await asyncio.to_thread(self._ledger.count_arrived):
             if not await asyncio.to_thread(self._ledger.count, FileOutcome.FAILED):
-                await self._with_retries(self._require_source)
+                await self._rclone.retried(self._require_source)
             return
         if self._choice.verify != "default":
             await self._verify()
@@ -108,24 +107,12 @@ class DirectoryCopy:
             raise WrongKind("the source is a file; the action copyto copies files")
 
     async def _copy_all(self, *, again: bool) -> None:
-        cut_off = again
-
         async def copy() -> None:
-            nonlocal cut_off
-            try:
-                await asyncio.to_thread(self._ledger.begin_again)
-                await self._copy(*self._filters, *self._choice.comparison)
-            except RcloneStopped:
-                cut_off = True
-                raise
+            await asyncio.to_thread(self._ledger.begin_again)
+            await self._copy(*self._filters, *self._choice.comparison)
 
-        try:
-            await self._with_retries(copy)
-        except _FilesFailed:
-            pass
-        finally:
-            if cut_off:
-                await self._rclone.sweep(self._target)
+        with suppress(_FilesFailed):
+            await self._rclone.swept(copy, self._target, again=again)
 
     async def _copy(self, *arguments: str) -> None:
         partial = own_partial()
@@ -170,7 +157,7 @@ class DirectoryCopy:
             await self._check(compare, *self._filters)
 
         with suppress(_FilesFailed):
-            await self._with_retries(check)
+            await self._rclone.retried(check)
 
     async def _repair(self) -> None:
         """Copy what differs although size and time say otherwise, and compare it once more."""
@@ -198,9 +185,8 @@ class DirectoryCopy:
 
     async def _check(self, *arguments: str) -> None:
         """Note which files are the same at source and target."""
-        by_hash = (
-            self._choice.verify == "checksum"
-        )  # a file is verified only when rclone says by which: it may have none
+        # By hash a file is verified only when rclone says which: an object may have none.
+        by_hash = self._choice.verify == "checksum"
         hashes = outcomes.Hashes(self._ledger)
 
         def take(entries: list[Entry]) -> None:
@@ -254,9 +240,6 @@ class DirectoryCopy:
         )
         if outcome.exit_status < 0 or outcome.complaint:
             raise outcome.error()
-
-    async def _with_retries(self, call: Callable[[], Awaitable[None]]) -> None:
-        await with_retries(call, attempts=self._rclone.attempts, daemon_ready=self._rclone.ready)
 
 
 class _FilesFailed(RcloneError):

@@ -123,11 +123,6 @@ class Ledger:
         self._before_rows()
         self._many("UPDATE files SET hash = ? WHERE path = ?", hashes)
 
-    def note_verified(self, paths: Iterable[str]) -> None:
-        """Take down the paths whose source and target were compared and are the same."""
-        self._before_rows()
-        self._many("UPDATE files SET verified = 1 WHERE path = ?", ((path,) for path in paths))
-
     def begin_again(self) -> None:
         """Before another attempt: what failed may yet come right."""
         self._change("UPDATE files SET outcome = 0, reason = NULL WHERE outcome IN (0, 3)")

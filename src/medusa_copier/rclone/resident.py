@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, Self, TypeVar
 from weakref import WeakValueDictionary
 
 import structlog
@@ -25,6 +25,8 @@ SWEEP_S: Final = 60.0
 """How long to look for what was left of a copy that was cut off."""
 
 RCLONES_TERMS: Final = Terms()
+
+T = TypeVar("T")
 
 log = structlog.stdlib.get_logger("medusa_copier.rclone")
 
@@ -75,7 +77,7 @@ class Rclone:
         async def look() -> str | None:
             return await self.client.local_directory(fs)
 
-        return await with_retries(look, attempts=self.attempts, daemon_ready=self.ready)
+        return await self.retried(look)
 
     @property
     def commands(self) -> Commands:
@@ -102,23 +104,37 @@ class Rclone:
         the name of a file: a file is then not copied. ``before_directory`` is awaited before a directory is copied,
         and may raise. ``again`` says that this was begun before, and may have been cut off.
         """
-        cut_off = again
 
         async def copy() -> Verified:
+            if target_is_directory:
+                await self._require_directory(source)
+            if not terms.are_rclones:
+                return await self._copy_proven(source, target, terms)
+            await self.client.copyto(source, target, before_directory=before_directory)
+            return Verified("default")
+
+        return await self.swept(copy, target, again=again)
+
+    async def retried(self, call: Callable[[], Awaitable[T]]) -> T:
+        """What ``call`` returns, tried again while its RcloneError is transient."""
+        return await with_retries(call, attempts=self.attempts, daemon_ready=self.ready)
+
+    async def swept(self, copy: Callable[[], Awaitable[T]], target: Location, *, again: bool) -> T:
+        """As :meth:`retried`; and what an attempt that was cut off, or one before if ``again``, left at the target
+        is removed.
+        """
+        cut_off = again
+
+        async def attempt() -> T:
             nonlocal cut_off
             try:
-                if target_is_directory:
-                    await self._require_directory(source)
-                if not terms.are_rclones:
-                    return await self._copy_proven(source, target, terms)
-                await self.client.copyto(source, target, before_directory=before_directory)
-                return Verified("default")
+                return await copy()
             except RcloneStopped:
                 cut_off = True
                 raise
 
         try:
-            return await with_retries(copy, attempts=self.attempts, daemon_ready=self.ready)
+            return await self.retried(attempt)
         finally:
             if cut_off:
                 await self.sweep(target)
