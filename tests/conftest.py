@@ -8,6 +8,13 @@ from storage_fixtures import client, daemon, world
 
 __all__ = ["client", "daemon", "moto_server", "rabbitmq", "rabbitmq_node", "sqs_server", "world"]
 
-# How fast a machine is says nothing about what is tested.
-settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("patient")
+# How fast a machine is says nothing about what is tested. A run gives the same result each time, so that a failure is of
+# the change that it came with; `pytest --hypothesis-profile=search` looks for new ones.
+settings.register_profile(
+    "repeatable",
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
+settings.register_profile("search", settings.get_profile("repeatable"), derandomize=False, max_examples=10_000)
+settings.load_profile("repeatable")

@@ -79,10 +79,22 @@ def problem(path: str, reason: str) -> Step:
     return lambda ledger: ledger.note([Note(path, FileOutcome.PENDING, reason=reason)])
 
 
-def begin_differing(ledger: Either) -> list[str]:
-    if differing := list(ledger.differing()):
-        ledger.begin_differing()
-    return differing
+def repair(*steps: Callable[[str], Step]) -> Step:
+    """The files that differ are copied once more, and compared; when none does, nothing is."""
+
+    def run(ledger: Either) -> list[str]:
+        if differing := list(ledger.differing()):
+            ledger.begin_differing()
+            noted(ledger, *(step(path) for step in steps for path in differing))
+        return differing
+
+    return run
+
+
+def noted(ledger: Either, *steps: Step) -> Either:
+    for step in steps:
+        step(ledger)
+    return ledger
 
 
 reasons = st.sampled_from(["md5 differ", "it broke"])
@@ -93,6 +105,14 @@ odd_copying = st.one_of(
 )
 odd_checking = st.one_of(st.builds(same, paths, st.sampled_from(["", "ab"])), st.builds(problem, paths, reasons))
 seldom: st.SearchStrategy[list[Step]] = st.one_of(st.just([]), st.just([]), st.lists(odd_copying, max_size=3))
+
+
+REPAIRING: list[Callable[[str], Step]] = [
+    lambda path: listed("*", path),
+    lambda path: copied(path, 5),
+    lambda path: same(path, ""),
+    lambda path: problem(path, "it broke"),
+]
 
 
 @st.composite
@@ -108,23 +128,22 @@ def copying(draw: st.DrawFn) -> list[Step]:
 
 @st.composite
 def flows(draw: st.DrawFn) -> list[Step]:
-    """What the action does: some attempts to copy, some to compare, perhaps a repair."""
-    steps: list[Step] = []
+    """What the action does: some attempts to copy, some to compare, perhaps a repair. It looks in between, or not."""
+    stages: list[list[Step]] = []
     for _ in range(draw(st.integers(1, 2))):
-        steps += [lambda ledger: ledger.begin_again(), *draw(copying())]
-    steps.append(lambda ledger: ledger.fail_pending("nothing was said"))
+        stages.append([lambda ledger: ledger.begin_again(), *draw(copying())])
+    stages.append([lambda ledger: ledger.fail_pending("nothing was said")])
     for _ in range(draw(st.integers(0, 2))):
         whole = st.just([same(path, "ab") for path in PATHS])
         checking = draw(st.one_of(whole, st.lists(odd_checking)))
-        steps += [lambda ledger: ledger.forget_reasons(), *draw(st.permutations(checking))]
+        stages.append([lambda ledger: ledger.forget_reasons(), *draw(st.permutations(checking))])
         if draw(st.booleans()):
-            steps += [begin_differing, *draw(seldom)]
-        steps.append(lambda ledger: ledger.fail_pending("it appeared"))
-        steps.append(lambda ledger: ledger.fail_unverified("not the same"))
+            stages.append([repair(*draw(st.lists(st.sampled_from(REPAIRING))))])
+        stages.append([lambda ledger: ledger.fail_pending("it appeared")])
+        stages.append([lambda ledger: ledger.fail_unverified("not the same")])
     if draw(st.booleans()):
-        steps += [lambda ledger: ledger.forget_hashes(), lambda ledger: ledger.note_sizes([(3, "a"), (4, "b/c")])]
-    looks = draw(st.sets(st.integers(0, len(steps))))
-    return [step for number, one in enumerate(steps) for step in ([one, account] if number in looks else [one])]
+        stages.append([lambda ledger: ledger.forget_hashes(), lambda ledger: ledger.note_sizes([(3, "a"), (4, "b/c")])])
+    return [step for stage in stages for step in ([*stage, account] if draw(st.booleans()) else stage)]
 
 
 @given(flows())
@@ -138,12 +157,6 @@ def test_the_account_is_the_same_as_with_rows_at_once(steps: list[Step]) -> None
 
 
 ORDINARY = [listed("=", "a"), listed("+", "b/c"), copied("b/c", 3), listed("*", "d e"), copied("d e", 4)]
-
-
-def noted(ledger: Either, *steps: Step) -> Either:
-    for step in steps:
-        step(ledger)
-    return ledger
 
 
 def test_when_all_is_well_no_row_is_made() -> None:

@@ -160,7 +160,7 @@ class Ledger:
 
     def count_verified(self) -> int:
         """How many files were compared and found the same."""
-        return self._number("count(*)", "verified AND outcome < 3")
+        return self._number("count(*)", "verified AND outcome IN (1, 2)")
 
     def count_unhashed(self) -> int:
         """How many files arrived of which no hash is known."""
