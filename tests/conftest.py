@@ -8,8 +8,8 @@ from storage_fixtures import client, daemon, world
 
 __all__ = ["client", "daemon", "moto_server", "rabbitmq", "rabbitmq_node", "sqs_server", "world"]
 
-# How fast a machine is says nothing about what is tested. A run gives the same result each time, so that a failure is of
-# the change that it came with; `pytest --hypothesis-profile=search` looks for new ones.
+# How fast a machine is says nothing about what is tested. A run draws the same examples each time, so that a failure is
+# of the change that it came with; `pytest --hypothesis-profile=search` looks for new ones.
 settings.register_profile(
     "repeatable",
     deadline=None,

@@ -129,9 +129,8 @@ def copying(draw: st.DrawFn) -> list[Step]:
 @st.composite
 def flows(draw: st.DrawFn) -> list[Step]:
     """What the action does: some attempts to copy, some to compare, perhaps a repair. It looks in between, or not."""
-    stages: list[list[Step]] = []
-    for _ in range(draw(st.integers(1, 2))):
-        stages.append([lambda ledger: ledger.begin_again(), *draw(copying())])
+    attempts = range(draw(st.integers(1, 2)))
+    stages: list[list[Step]] = [[lambda ledger: ledger.begin_again(), *draw(copying())] for _ in attempts]
     stages.append([lambda ledger: ledger.fail_pending("nothing was said")])
     for _ in range(draw(st.integers(0, 2))):
         whole = st.just([same(path, "ab") for path in PATHS])
