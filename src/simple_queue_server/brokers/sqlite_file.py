@@ -7,7 +7,7 @@ import fcntl
 import os
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -30,12 +30,10 @@ class QueueFile:
         with contextlib.ExitStack() as undo:
             self.connection = sqlite3.connect(path, timeout=LOCK_TIMEOUT_S, isolation_level=None)
             undo.callback(self.connection.close)
-            with _transaction(self.connection):
-                _check_schema(self.connection, path)
+            _while_busy(self._make_or_check)
             self._turn_fd = _open_directory(owners_directory(path))
             undo.callback(os.close, self._turn_fd)
-            with self._turn():
-                self.connection.execute("PRAGMA journal_mode = WAL")
+            _while_busy(self._turn_to_wal)
             self.connection.execute("PRAGMA synchronous = FULL")
             self.connection.execute("PRAGMA fullfsync = ON")  # macOS: sync the disk, not only its cache
             self.connection.execute("PRAGMA journal_size_limit = 67108864")
@@ -74,6 +72,14 @@ class QueueFile:
             yield
         finally:
             fcntl.flock(self._turn_fd, fcntl.LOCK_UN)
+
+    def _make_or_check(self) -> None:
+        with _transaction(self.connection):
+            _check_schema(self.connection, self._path)
+
+    def _turn_to_wal(self) -> None:
+        with self._turn():
+            self.connection.execute("PRAGMA journal_mode = WAL")
 
     def _check_identity(self) -> None:
         """SQLite would go on in a file that nobody else finds any more."""
@@ -143,6 +149,18 @@ def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
             with contextlib.suppress(sqlite3.Error):
                 connection.execute("ROLLBACK")
         raise
+
+
+def _while_busy(step: Callable[[], None]) -> None:
+    """Where others open a new file at the same time, SQLite may call it locked at once, without its own waiting."""
+    deadline = time.monotonic() + LOCK_TIMEOUT_S
+    while True:
+        try:
+            return step()
+        except sqlite3.OperationalError as error:
+            if not error.sqlite_errorname.startswith("SQLITE_BUSY") or time.monotonic() > deadline:
+                raise
+        time.sleep(0.001)
 
 
 def _open_directory(path: Path) -> int:
