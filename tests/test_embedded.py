@@ -16,6 +16,7 @@ import threading
 import time
 from asyncio.subprocess import Process
 from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -28,6 +29,7 @@ from simple_queue_server.brokers import local_disk, sqlite_file
 from simple_queue_server.brokers.base import Client
 from simple_queue_server.brokers.local_disk import is_network
 from simple_queue_server.brokers.sqlite import EmbeddedBroker, EmbeddedClient
+from simple_queue_server.brokers.sqlite_file import QueueFile
 from simple_queue_server.brokers.sqlite_store import Store
 from simple_queue_server.brokers.sqlite_tables import Tables
 from simple_queue_server.errors import BrokerError, BrokerGaveUp
@@ -207,6 +209,21 @@ async def test_several_processes_send_and_serve_at_once(stage: Stage, peers: Pee
 async def test_many_processes_may_make_the_file_at_the_same_time(peers: Peers, section: EmbeddedSection) -> None:
     await asyncio.gather(*(peers.start("hold") for _ in range(6)))
     assert len(list(owner_files(section))) == 12
+
+
+def test_a_new_file_is_not_called_locked_because_others_open_it_too(tmp_path: Path) -> None:
+    begin = threading.Barrier(8)
+
+    def open_all() -> None:
+        for number in range(25):
+            path = tmp_path / f"{number}.db"
+            path.touch()
+            begin.wait(30)
+            QueueFile(path).close()
+
+    with ThreadPoolExecutor(8) as threads:
+        for opened in [threads.submit(open_all) for _ in range(8)]:
+            opened.result()
 
 
 # Clients that have gone
