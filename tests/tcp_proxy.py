@@ -1,4 +1,4 @@
-"""A TCP proxy on loopback, in the running loop, whose connections can be cut and stalled."""
+"""A TCP proxy on loopback, in the running loop. Connections can be cut and stalled, and what they carry changed."""
 
 from __future__ import annotations
 
@@ -6,7 +6,11 @@ import asyncio
 import contextlib
 import socket
 import struct
-from typing import Final, Self
+from collections.abc import Callable
+from typing import Final, Self, TypeAlias
+
+Change: TypeAlias = Callable[[bytes], bytes]
+"""A chunk as it came → as it is passed on."""
 
 CHUNK_BYTES: Final = 1 << 16
 RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
@@ -16,11 +20,13 @@ RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
 class TcpProxy:
     """``async with TcpProxy(target_port) as proxy:`` and connect to ``proxy.port``.
 
-    A target that isn't there closes the connection that asked for it.
+    A target that isn't there closes the connection that asked for it. What goes ``there``, to the target, and what
+    comes ``back`` may be looked at and changed.
     """
 
-    def __init__(self, target_port: int) -> None:
+    def __init__(self, target_port: int, *, there: Change = bytes, back: Change = bytes) -> None:
         self._target_port = target_port
+        self._changes = there, back
         self._writers: set[asyncio.StreamWriter] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._flowing = asyncio.Event()
@@ -62,24 +68,25 @@ class TcpProxy:
         with contextlib.ExitStack() as stack:
             self._enlist(writer, stack)
             try:
-                there, back = await asyncio.open_connection("127.0.0.1", self._target_port)
+                answers, target = await asyncio.open_connection("127.0.0.1", self._target_port)
             except OSError:
                 return
-            self._enlist(back, stack)
+            self._enlist(target, stack)
+            there, back = self._changes
             async with asyncio.TaskGroup() as pumps:
-                pumps.create_task(self._pump(reader, back))
-                pumps.create_task(self._pump(there, writer))
+                pumps.create_task(self._pump(reader, target, there))
+                pumps.create_task(self._pump(answers, writer, back))
 
     def _enlist(self, writer: asyncio.StreamWriter, stack: contextlib.ExitStack) -> None:
         self._writers.add(writer)
         stack.callback(writer.close)
         stack.callback(self._writers.discard, writer)
 
-    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, change: Change) -> None:
         with contextlib.suppress(ConnectionError):
             while chunk := await reader.read(CHUNK_BYTES):
                 await self._flowing.wait()
-                writer.write(chunk)
+                writer.write(change(chunk))
                 await writer.drain()
         await self._flowing.wait()
         writer.close()

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import re
+import shlex
 import sys
 import types
 import typing
@@ -68,6 +69,23 @@ async def test_the_example_server_runs_on_rabbitmq_and_answers_rpc_clients(
     assert json.loads(answer.body) == RESPONSE
     assert "broker connected" in (tmp_path / "log" / "square.log").read_text()
     assert output(tmp_path) == ""
+
+
+def test_rabbitmq_takes_the_policies_and_permissions_that_are_advised(rabbitmq: RabbitNode) -> None:
+    page = (DOCS / "operations.md").read_text().replace("\\\n", " ")
+    commands = [shlex.split(line)[1:] for line in re.findall(r"^rabbitmqctl .*$", page, flags=re.MULTILINE)]
+    policies = {command[1]: json.loads(command[3]) for command in commands if command[0] == "set_policy"}
+    assert set(policies) == {"copier", "copier-responses"}
+    rabbitmq.rabbitmqctl("add_user", "copier", "secret")
+    try:
+        for command in commands:
+            rabbitmq.rabbitmqctl(*command)
+        listed = json.loads(rabbitmq.rabbitmqctl("list_policies", "--formatter", "json"))
+        assert {each["name"]: json.loads(each["definition"]) for each in listed} == policies
+    finally:
+        for name in policies:
+            rabbitmq.rabbitmqctl("clear_policy", name)
+        rabbitmq.rabbitmqctl("delete_user", "copier")
 
 
 def options(section: Any, path: str = "") -> dict[str, list[str]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from medusa_copier.rclone.client import Client, Location
 from medusa_copier.rclone.daemon import Daemon
 from medusa_copier.rclone.errors import NotFound, RcloneError, RcloneStopped, WrongKind
 from storage_fixtures import at, copying, until
+from tcp_proxy import TcpProxy
 
 ODD_NAMES = [
     "we ird",
@@ -210,6 +212,29 @@ async def test_a_big_file_goes_to_s3_and_back_unchanged(world: storage.Places, c
     await client.copyto(at("src:big"), at("bucket:big"))
     await client.copyto(at("bucket:big"), at("dst:big"))
     assert (world.dst / "big").read_bytes() == content
+
+
+@pytest.mark.parametrize(("no_head", "methods"), [("false", ["HEAD", "PUT", "HEAD"]), ("true", ["HEAD", "PUT"])])
+async def test_without_a_look_afterwards_the_checksum_of_the_storage_is_compared_still(
+    world: storage.Places, client: Client, no_head: str, methods: list[str]
+) -> None:
+    asked: list[str] = []
+    etag = re.compile(rb'"[0-9a-f]{32}"')
+
+    def note(chunk: bytes) -> bytes:
+        asked.extend(re.findall(r"^[A-Z]+(?= /bkt/\S* HTTP/1.1\r\n)", chunk.decode("latin-1"), flags=re.MULTILINE))
+        return chunk
+
+    (world.src / "a.txt").write_text("hello")
+    async with TcpProxy(world.s3.port, there=note) as proxy:
+        world.add(world.s3.section("whole", endpoint=f"http://127.0.0.1:{proxy.port}", no_head=no_head))
+        await client.copyto(at("src:a.txt"), at("whole:bkt/whole.txt"))
+    assert (world.bucket / "whole.txt").read_text() == "hello"
+    assert asked == methods
+    async with TcpProxy(world.s3.port, back=lambda chunk: etag.sub(b'"%s"' % (b"0" * 32), chunk)) as proxy:
+        world.add(world.s3.section("other", endpoint=f"http://127.0.0.1:{proxy.port}", no_head=no_head))
+        with pytest.raises(RcloneError, match="corrupted on transfer: md5 hashes differ"):
+            await client.copyto(at("src:a.txt"), at("other:bkt/other.txt"))
 
 
 async def test_a_directory_copy_leaves_what_is_at_the_target_already(world: storage.Places, client: Client) -> None:

@@ -29,7 +29,7 @@ class ServerSection(Section, frozen=True):
 
     name: Annotated[str, Meta(min_length=1, pattern=r"^[^/\x00]+$")]
     """Names the log file and the service in the logs."""
-    max_in_flight: Count = 16
+    max_in_flight: Count = 32
     """Requests worked on at the same time. 1 keeps the order of the queue."""
     max_total_requests: Count | None = None
     """Stop after so many requests; unset: never."""
