@@ -18,6 +18,10 @@ class Plan:
     """How often what is compared is measured, in turn."""
     slow_rounds: int = 2
     """The same where one takes minutes: the large file to S3, the directory with checksums, beside a large copy."""
+    small_rounds: int = 5
+    """The same for the rates of small files, which differ by a tenth from one moment to the next."""
+    large_rounds: int = 5
+    """The same for the large file between local disks: rclone's own runs differ by a quarter."""
     requests: int = 5_000
     """On a full queue, 4 KiB each."""
     s3_calls: int = 2_000
@@ -65,6 +69,8 @@ class Plan:
 QUICK: Final = Plan(
     rounds=1,
     slow_rounds=1,
+    small_rounds=1,
+    large_rounds=1,
     requests=1_000,
     s3_calls=300,
     in_flight=(1, 4, 16, 64),

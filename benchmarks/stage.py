@@ -20,7 +20,8 @@ from rabbitmq import RabbitNode
 from storage import StorageServer, section, serving
 
 MEMORY: Final = Path("/dev/shm")  # noqa: S108 - a directory of our own is made in it
-STARTS_S: Final = 60.0
+LAZY: Final = '{"queue-mode":"lazy"}'
+"""The policy that docs/operations.md advises for long queues."""
 
 Kind: TypeAlias = Literal["amqp", "embedded"]
 Tell: TypeAlias = Callable[[str], None]
@@ -77,9 +78,15 @@ class World:
         for path in (self.src, self.dst, self.bucket):
             path.mkdir(parents=True)
         self.rclone_config = directory / "rclone.conf"
-        places = [section(path.name, type="alias", remote=str(path)) for path in (self.src, self.dst)]
-        bucket = section("bucket", type="alias", remote="storage:bkt")
-        self.rclone_config.write_text("".join([*places, s3.section("storage"), bucket]))
+        # Memory fills room that is set aside with zeros, and rclone sets it aside for one file at a time.
+        places = [
+            section(path.name, type="alias", remote=f":local,no_preallocate:{path}") for path in (self.src, self.dst)
+        ]
+        buckets = [
+            section("bucket", type="alias", remote="storage:bkt"),
+            section("no_head", type="alias", remote="storage,no_head:bkt"),
+        ]
+        self.rclone_config.write_text("".join([*places, s3.section("storage"), *buckets]))
         self._numbers = itertools.count()
 
     def unique(self, name: str) -> str:
@@ -88,7 +95,7 @@ class World:
 
     def target(self, root: str) -> Path:
         """The directory behind a root to copy to."""
-        return {"dst": self.dst, "bucket": self.bucket}[root]
+        return {"dst": self.dst, "bucket": self.bucket, "no_head": self.bucket}[root]
 
     def prepare(self, kind: Kind, **server: Any) -> Service:
         """A service's directory, configuration and queues. It doesn't run yet, so that its queue can be filled."""
@@ -109,7 +116,7 @@ class World:
             "server": {"name": "bench"} | server,
             kind: queues,
             "rclone_config_path": str(self.rclone_config),
-            "roots": {root: {"rclone_config": root} for root in ("src", "dst", "bucket")},
+            "roots": {root: {"rclone_config": root} for root in ("src", "dst", "bucket", "no_head")},
         }
         service = Service(kind, directory, incoming, outgoing)
         service.config.write_text(yaml.safe_dump(config, sort_keys=False))
@@ -134,6 +141,7 @@ def staged(plan: Plan, tell: Tell) -> Iterator[World]:
         try:
             tell("start RabbitMQ and S3")
             node.start()
+            node.rabbitmqctl("set_policy", "lazy", ".*", LAZY, "--apply-to", "queues")
             with serving("s3", directory / "s3") as s3:
                 yield World(directory, plan, node, s3, tell)
         finally:

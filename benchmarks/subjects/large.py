@@ -30,9 +30,9 @@ def measure(world: World) -> dict[str, Any]:
     with world.running(world.prepare("amqp")) as service:
         ways = _ways(world, service.config)
         _checked(world, "dst", ways["cp", "dst"], all_bytes=False)  # the memory's first use takes longer
-        for number in range(world.plan.rounds):
+        for number in range(world.plan.large_rounds):
             for (name, root), copy in list(ways.items())[:: -1 if number % 2 else 1]:  # each goes first in turn
-                if root == "bucket" and number >= world.plan.slow_rounds:
+                if number >= _rounds(world, name, root):
                     continue
                 world.tell(f"one large file by {name} to {root}, round {number + 1}")
                 seconds = _checked(world, root, copy, all_bytes=name == "service")
@@ -55,6 +55,12 @@ def _ways(world: World, config: Path) -> dict[tuple[str, Root], Copy]:
         ("service", "bucket"): service("bucket"),
         ("rclone", "bucket"): rclone("bucket"),
     }
+
+
+def _rounds(world: World, name: str, root: Root) -> int:
+    if name == "cp":
+        return 1
+    return world.plan.slow_rounds if root == "bucket" else world.plan.large_rounds
 
 
 def _checked(world: World, root: Root, copy: Copy, *, all_bytes: bool) -> float:

@@ -18,7 +18,7 @@ IN_FLIGHT: Final = ServerSection(name="bench").max_in_flight
 """The service's default."""
 RC_IN_FLIGHT: Final = sorted({16, IN_FLIGHT})
 
-Root = Literal["dst", "bucket"]
+Root = Literal["dst", "bucket", "no_head"]
 
 
 def measure(world: World) -> dict[str, Any]:
@@ -37,9 +37,11 @@ class _Rates:
         self._number = 1
 
     def measure(self) -> dict[str, Any]:
-        for number in range(self._plan.rounds):
+        for number in range(self._plan.small_rounds):
             self._number = number + 1
-            self._round()
+            self._what_is_asked_for()
+            if number < self._plan.slow_rounds:
+                self._what_else_there_is()
         return {
             "series": dict(self._series),
             "seconds_each": self._seconds_each,
@@ -50,18 +52,22 @@ class _Rates:
             "response_bytes": self._response_bytes,
         }
 
-    def _round(self) -> None:
-        self._service("amqp", "dst")
-        self._processes("dst")
+    def _what_is_asked_for(self) -> None:
+        """What a ratio is of stands side by side."""
         self._service("embedded", "dst")
+        self._service("amqp", "dst")
         for in_flight in RC_IN_FLIGHT:
             self._rc(in_flight)
-        self._rc(IN_FLIGHT, "uvloop")
         self._echo()
-        self._echo("uvloop")
+        self._processes("dst")
         self._service("amqp", "bucket")
-        self._rc_to_s3()
         self._processes("bucket")
+
+    def _what_else_there_is(self) -> None:
+        self._service("amqp", "no_head")
+        self._rc_to_s3()
+        self._rc(IN_FLIGHT, "uvloop")
+        self._echo("uvloop")
         self._celery()
         self._two_processes()
         self._trees()
