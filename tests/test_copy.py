@@ -583,6 +583,18 @@ async def test_flags_of_the_operator_do_not_weaken_a_comparison(
             corrupt(world.dst / "a.txt")
 
 
+async def test_flags_of_the_operator_do_not_replace_what_never_leaves_alone(
+    world: storage.Places, tmp_path: Path
+) -> None:
+    fill(world.src)
+    (world.dst / "a.txt").write_text("HELLO")
+    async with started(world, tmp_path, no_check_dest=True) as copier:
+        for verify in ("default", "checksum", "download"):
+            answer = await copier.copy("src:", "dst:", overwrite="never", verify=verify)
+            assert [failed["key"] for failed in answer["failed"]["first"]] == ["a.txt"]
+            assert (world.dst / "a.txt").read_text() == "HELLO"
+
+
 async def test_a_run_directory_that_can_not_be_written_is_a_clear_failure(copier: Copier, tmp_path: Path) -> None:
     fill(copier.world.src)
     copier.rclone.run_directory = tmp_path / "file"

@@ -48,6 +48,7 @@ def test_flags_are_written_by_rclones_own_names() -> None:
         "config",
         "dry_run",
         "dry-run",
+        "compare_dest",
         "inplace",
         "interactive",
         "log_file",

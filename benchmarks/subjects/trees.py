@@ -18,6 +18,7 @@ from medusa_copier.client import CopyClient
 SIZE_BYTES: Final = KIB
 FLAGS: Final = (
     *("--size-only=false", "--ignore-size=false", "--ignore-existing=false", "--update=false"),
+    "--no-check-dest=false",
     *("--use-json-log", "--ask-password=false", "--retries=1", "--dry-run=false", "--combined=-"),
 )
 COPY_FLAGS: Final = (

@@ -14,8 +14,11 @@ from medusa_copier.rclone.ledger import in_run_directory
 Overwrite: TypeAlias = Literal["always", "if_different", "never"]
 Verify: TypeAlias = Literal["default", "checksum", "download"]
 
-PLAIN: Final = ("--size-only=false", "--ignore-size=false", "--ignore-existing=false", "--update=false")
-"""Against flags of the operator that would take other content for the same."""
+PLAIN: Final = (
+    *("--size-only=false", "--ignore-size=false", "--ignore-existing=false", "--update=false"),
+    "--no-check-dest=false",
+)
+"""Against flags of the operator that would take other content for the same, or replace what is there unseen."""
 
 MOST_AS_ARGUMENTS_BYTES: Final = 100_000
 """Linux refuses one argument of 131072 bytes, and about two million bytes of all together."""

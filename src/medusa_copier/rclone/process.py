@@ -18,6 +18,7 @@ FlagValue: TypeAlias = bool | int | float | str | Sequence[str]
 
 _TAKEN: Final = {
     "ask-password": "nobody is there to answer; give the password in RCLONE_CONFIG_PASS",
+    "compare-dest": "what is in another place would be called copied",
     "config": "set rclone_config_path instead",
     "dry-run": "every copy would be called a success without being made",
     "inplace": "files would be written through symbolic links at the target, and be seen half done",
