@@ -54,8 +54,7 @@ class StorageServer:
 def serving(kind: Kind, directory: Path, *flags: str) -> Iterator[StorageServer]:
     """Serve ``directory`` until the block ends. Its log is beside it, in ``NAME.KIND.log``.
 
-    For the main thread: the server dies with the thread that called this. It takes memory rather than processor time,
-    which belongs to what is tested or measured.
+    For the main thread: the server dies with the thread that called this.
     """
     directory.mkdir(parents=True, exist_ok=True)
     log = directory.with_name(f"{directory.name}.{kind}.log")
@@ -64,12 +63,7 @@ def serving(kind: Kind, directory: Path, *flags: str) -> Iterator[StorageServer]
     command = [RCLONE, "serve", kind, *own, *login, *flags, str(directory)]
     with log.open("wb") as output:
         process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            env=os.environ | {"GOGC": "400"},
-            preexec_fn=die_with_us(),
+            command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, preexec_fn=die_with_us()
         )
     try:
         yield StorageServer(kind, directory, eventually(lambda: _port(log)))
