@@ -566,33 +566,32 @@ async def test_s3_that_rclone_did_not_write_is_copied_to_and_verified(copier: Co
     assert counts(await copier.copy("moto:", "dst:2", include=["*.tif"])) == (0, 0, 0)
 
 
-async def test_flags_of_the_operator_do_not_weaken_a_comparison(
+async def test_the_environment_does_not_weaken_a_comparison(
     world: storage.Places, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     files = fill(world.src)
-    for name in ("VERBOSE", "PROGRESS", "ABSOLUTE", "DRY_RUN"):
+    for name in (
+        "VERBOSE",
+        "PROGRESS",
+        "ABSOLUTE",
+        "DRY_RUN",
+        "SIZE_ONLY",
+        "IGNORE_EXISTING",
+        "NO_CHECK_DEST",
+        "UPDATE",
+    ):
         monkeypatch.setenv(f"RCLONE_{name}", "1")
-    flags = {"size_only": True, "ignore_existing": True, "verbose": 1, "stats": "1s", "progress": True}
-    async with started(world, tmp_path, **flags) as copier:
+    async with started(world, tmp_path, verbose=1, stats="1s", progress=True) as copier:
         await copier.copy("src:", "dst:")
         corrupt(world.dst / "a.txt")
         for verify in ("checksum", "download"):
+            answer = await copier.copy("src:", "dst:", overwrite="never", verify=verify)
+            assert [failed["key"] for failed in answer["failed"]["first"]] == ["a.txt"]
+            assert content_of(world.dst) != files
             answer = await copier.copy("src:", "dst:", verify=verify)
             assert answer["verified"]["files"] == 4
             assert content_of(world.dst) == files
             corrupt(world.dst / "a.txt")
-
-
-async def test_flags_of_the_operator_do_not_replace_what_never_leaves_alone(
-    world: storage.Places, tmp_path: Path
-) -> None:
-    fill(world.src)
-    (world.dst / "a.txt").write_text("HELLO")
-    async with started(world, tmp_path, no_check_dest=True) as copier:
-        for verify in ("default", "checksum", "download"):
-            answer = await copier.copy("src:", "dst:", overwrite="never", verify=verify)
-            assert [failed["key"] for failed in answer["failed"]["first"]] == ["a.txt"]
-            assert (world.dst / "a.txt").read_text() == "HELLO"
 
 
 async def test_a_run_directory_that_can_not_be_written_is_a_clear_failure(copier: Copier, tmp_path: Path) -> None:

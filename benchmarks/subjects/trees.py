@@ -16,11 +16,7 @@ from benchmarks.stage import World
 from medusa_copier.client import CopyClient
 
 SIZE_BYTES: Final = KIB
-FLAGS: Final = (
-    *("--size-only=false", "--ignore-size=false", "--ignore-existing=false", "--update=false"),
-    "--no-check-dest=false",
-    *("--use-json-log", "--ask-password=false", "--retries=1", "--dry-run=false", "--combined=-"),
-)
+FLAGS: Final = ("--use-json-log", "--ask-password=false", "--retries=1", "--dry-run=false", "--combined=-")
 COPY_FLAGS: Final = (
     *(*FLAGS, "--partial-suffix=.1234567.partial"),
     *("--stats=1s", "--stats-log-level=INFO", "--log-level=INFO"),

@@ -14,12 +14,6 @@ from medusa_copier.rclone.ledger import in_run_directory
 Overwrite: TypeAlias = Literal["always", "if_different", "never"]
 Verify: TypeAlias = Literal["default", "checksum", "download"]
 
-PLAIN: Final = (
-    *("--size-only=false", "--ignore-size=false", "--ignore-existing=false", "--update=false"),
-    "--no-check-dest=false",
-)
-"""Against flags of the operator that would take other content for the same, or replace what is there unseen."""
-
 MOST_AS_ARGUMENTS_BYTES: Final = 100_000
 """Linux refuses one argument of 131072 bytes, and about two million bytes of all together."""
 LONGEST_IN_FILE_BYTES: Final = 65_000
@@ -75,12 +69,12 @@ class Choice:
     def comparison(self) -> list[str]:
         """The arguments that say when a target that is there already stays as it is."""
         if self.overwrite == "always":
-            return [*PLAIN, "--ignore-times"]
+            return ["--ignore-times"]
         if self.overwrite == "never" and self.verify == "default":
-            return [*PLAIN, "--immutable", "--no-update-modtime"]  # else a file of another time is other content
+            return ["--immutable", "--no-update-modtime"]  # else a file of another time is other content
         if self.overwrite == "never":
-            return [*PLAIN, "--ignore-existing"]  # what is there is compared afterwards
-        return [*PLAIN, "--checksum"] if self.verify == "checksum" else list(PLAIN)
+            return ["--ignore-existing"]  # what is there is compared afterwards
+        return ["--checksum"] if self.verify == "checksum" else []
 
 
 def _fits_in_file(pattern: str) -> bool:

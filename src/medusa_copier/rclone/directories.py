@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import IO, Any
 
 from medusa_copier.rclone import outcomes
-from medusa_copier.rclone.choice import PLAIN, Choice
+from medusa_copier.rclone.choice import Choice
 from medusa_copier.rclone.client import Location, own_partial
 from medusa_copier.rclone.commands import Entry, Outcome
 from medusa_copier.rclone.errors import NotFound, RcloneError, WrongKind, classify, one_line
@@ -170,7 +170,7 @@ class DirectoryCopy:
                 return
             only = f"--files-from-raw={names.name}"
             with suppress(_FilesFailed):
-                await self._copy(only, *PLAIN, "--ignore-times")
+                await self._copy(only, "--ignore-times")
             with suppress(_FilesFailed):
                 await self._check("--download", only)
 
@@ -197,7 +197,7 @@ class DirectoryCopy:
 
         outcome = await self._rclone.commands.run(
             "check",
-            *(self._source.joined, self._target.joined, "--one-way", "--combined=-", *PLAIN, *arguments),
+            *(self._source.joined, self._target.joined, "--one-way", "--combined=-", *arguments),
             lines=None if by_hash else self._take_compared,
             entries=take,
             known=hashes.known if by_hash else None,

@@ -21,11 +21,16 @@ _TAKEN: Final = {
     "compare-dest": "what is in another place would be called copied",
     "config": "set rclone_config_path instead",
     "dry-run": "every copy would be called a success without being made",
+    "ignore-existing": "other content at the target would be called copied; let the root say overwrite: never",
+    "ignore-size": "other content at the target would be called copied",
     "inplace": "files would be written through symbolic links at the target, and be seen half done",
     "interactive": "nobody is there to answer",
     "log-file": "rclone's log lines go into the service's log",
     "log-format": "rclone's log lines go into the service's log",
+    "no-check-dest": "what is at the target would be replaced unseen; let requests say overwrite: always",
+    "size-only": "other content of the same size at the target would be called copied",
     "syslog": "rclone's log lines go into the service's log",
+    "update": "other content at the target that is newer would be called copied",
     "use-json-log": "rclone's log lines go into the service's log",
 }
 
