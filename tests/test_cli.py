@@ -110,9 +110,10 @@ def test_submit_names_the_requests_without_a_response_when_the_time_is_over(worl
     assert said == ("Error: the time is over. No response yet to these requests; they are still the service's:")
     assert [len(request_id) for request_id in ids] == [32, 32]
     with world.service():
-        eventually(lambda: all((world.dst / str(i)).exists() for i in range(2)))
+        eventually(lambda: [entry["event"] for entry in world.log()].count("request finished") == 2)
         served = {entry["request_id"] for entry in world.log() if "request_id" in entry}
     assert served == set(ids)
+    assert all((world.dst / str(i)).exists() for i in range(2))
 
 
 def test_submit_says_that_what_it_had_no_time_for_was_not_submitted(world: World) -> None:
