@@ -29,10 +29,10 @@ def measure(world: World) -> dict[str, Any]:
     series: dict[str, list[float]] = {}
     with world.running(world.prepare("amqp")) as service:
         ways = _ways(world, service.config)
-        _checked(world, "dst", ways["cp", "dst"], all_bytes=False)  # the memory's first use takes longer
+        _checked(world, "dst", ways["cp", "dst"][1], all_bytes=False)  # the memory's first use takes longer
         for number in range(world.plan.large_rounds):
-            for (name, root), copy in list(ways.items())[:: -1 if number % 2 else 1]:  # each goes first in turn
-                if number >= _rounds(world, name, root):
+            for (name, root), (rounds, copy) in list(ways.items())[:: -1 if number % 2 else 1]:  # each is first in turn
+                if number >= rounds:
                     continue
                 world.tell(f"one large file by {name} to {root}, round {number + 1}")
                 seconds = _checked(world, root, copy, all_bytes=name == "service")
@@ -41,7 +41,10 @@ def measure(world: World) -> dict[str, Any]:
     return {"series": series, "bytes": size_bytes}
 
 
-def _ways(world: World, config: Path) -> dict[tuple[str, Root], Copy]:
+def _ways(world: World, config: Path) -> dict[tuple[str, Root], tuple[int, Copy]]:
+    """Name and root → how often, and what copies."""
+    plan = world.plan
+
     def service(root: Root) -> Copy:
         return lambda key: _service_seconds(world, config, f"{root}:{key}")
 
@@ -49,18 +52,12 @@ def _ways(world: World, config: Path) -> dict[tuple[str, Root], Copy]:
         return lambda key: process.rclone(world.rclone_config, "copyto", f"src:{NAME}", f"{root}:{key}")
 
     return {
-        ("service", "dst"): service("dst"),
-        ("rclone", "dst"): rclone("dst"),
-        ("cp", "dst"): lambda key: process.run(["cp", world.src / NAME, world.dst / key]),
-        ("service", "bucket"): service("bucket"),
-        ("rclone", "bucket"): rclone("bucket"),
+        ("service", "dst"): (plan.large_rounds, service("dst")),
+        ("rclone", "dst"): (plan.large_rounds, rclone("dst")),
+        ("cp", "dst"): (1, lambda key: process.run(["cp", world.src / NAME, world.dst / key])),
+        ("service", "bucket"): (plan.slow_rounds, service("bucket")),
+        ("rclone", "bucket"): (plan.slow_rounds, rclone("bucket")),
     }
-
-
-def _rounds(world: World, name: str, root: Root) -> int:
-    if name == "cp":
-        return 1
-    return world.plan.slow_rounds if root == "bucket" else world.plan.large_rounds
 
 
 def _checked(world: World, root: Root, copy: Copy, *, all_bytes: bool) -> float:
