@@ -279,6 +279,29 @@ async def test_what_ended_cannot_be_ended_again(stage: Stage) -> None:
     assert await stage.bodies() == [b"response"]
 
 
+async def test_a_request_that_is_given_back_once_its_response_is_out_is_acknowledged(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broker = await stage.broker()
+    await stage.send(b"request")
+    (delivery,) = await receive(broker)
+    acking = asyncio.Event()
+
+    async def slow_ack(*_: Any, **__: Any) -> None:
+        acking.set()
+        await asyncio.Event().wait()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(broker, "ack", slow_ack)
+        answering = asyncio.create_task(delivery.answer(b"response"))
+        await soon(acking.wait())
+        answering.cancel()  # as a service does that stops
+        await asyncio.wait({answering})
+    await delivery.requeue()
+    await eventually(stage.has_no_requests)
+    assert await stage.bodies() == [b"response"]
+
+
 # Connections that break
 
 

@@ -162,6 +162,7 @@ async def test_a_cancel_that_comes_while_the_response_is_published_changes_nothi
     (one,) = await world.hanging("one")
     world.let_go.set()
     await soon(broker.publishing.wait())
+    await broker.broadcast(json.dumps({"action": "cancel", "parameters": {"request_id": "one"}}).encode())
     cancelling = asyncio.create_task(world.cancel(request_id="one"))
     broker.go_on.set()
     assert (await soon(one))["status"] == "success"

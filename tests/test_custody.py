@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -29,6 +30,23 @@ class Broker(MemoryBroker):
     async def publish(self, response: bytes, reply: ReplyAddress) -> None:
         await self.back.wait()
         await super().publish(response, reply)
+
+
+@dataclass(eq=False)
+class TakesAhead(Broker):
+    """A broker that takes requests before there is room for them, as those do that prefetch."""
+
+    ahead: list[Any] = field(default_factory=list)
+
+    async def receive(self) -> MemoryDelivery:
+        delivery = await super().receive()
+        self.ahead += self.queue.requests
+        self.queue.requests.clear()
+        return delivery
+
+    async def stop_receiving(self) -> None:
+        while self.ahead:
+            self.queue.give_back(self.ahead.pop())
 
 
 class _WaitsForTheBroker:
@@ -73,9 +91,9 @@ class World:
         self.patience_s: float | None = 60
         self.servers: list[tuple[Server, asyncio.Task[None]]] = []
 
-    def serve(self, handler: Handler, **server: Any) -> Server:
+    def serve(self, handler: Handler, broker: type[Broker] = Broker, **server: Any) -> Server:
         settings = Settings(server=ServerSection(name="test", **server))
-        self.broker = Broker(self.queue, max_in_flight=16, patience_s=self.patience_s)
+        self.broker = broker(self.queue, max_in_flight=16, patience_s=self.patience_s)
         started = Server(settings, self.broker, run_directory=self.directory)
         started.action("work")(handler)
         self.servers.append((started, asyncio.create_task(started.serve())))
@@ -324,6 +342,20 @@ async def test_halting_finishes_what_is_in_flight_and_takes_no_more(world: World
     assert (await world.response())["status"] == "success"
     assert len(world.queue.requests) == 1
     assert work.times == 1
+
+
+async def test_halting_gives_back_what_was_taken_ahead_while_a_long_request_goes_on(world: World) -> None:
+    work = Work()
+    await world.client.send(REQUEST)
+    await world.client.send(REQUEST)
+    server = world.serve(work, TakesAhead, max_in_flight=1)
+    await asyncio.wait_for(work.begun.wait(), 10)
+    assert not world.queue.requests
+    server.toggle_halt()
+    await until(lambda: len(world.queue.requests) == 1)
+    assert not work.end.is_set()
+    work.end.set()
+    await world.end()
 
 
 async def test_halting_is_toggled_off_again_before_it_came_to_it(world: World) -> None:

@@ -178,6 +178,14 @@ async def test_a_target_that_differs_after_the_copy_is_copied_anew(world: storag
     assert (world.dst / "a").read_bytes() == CONTENT
 
 
+async def test_never_names_the_damage_rather_than_finding_its_own_copy_in_the_way(world: storage.Places) -> None:
+    async with Rclone(config=world.config, attempts=2) as rclone:
+        rclone._daemon.client = Corrupting(rclone.client, world.dst / "a")
+        with pytest.raises(RcloneError, match="the target is not what was copied"):
+            await rclone.copyto(at("src:a"), at("dst:a"), terms=Terms(overwrite="never", verify="checksum"))
+    assert (world.dst / "a").read_bytes() == OTHER
+
+
 async def test_a_target_that_is_not_as_expected_fails_naming_the_side(world: storage.Places, client: Client) -> None:
     said = await reason(Corrupting(client, world.dst / "a"), Terms(expected={"md5": digest("md5")}))
     assert said.startswith(f"the target is not what was copied: its md5 is {digest('md5', OTHER)}")
