@@ -15,13 +15,9 @@
     page, plots   data → docs/benchmarks.md and its pictures
     machine       what it was measured on, and with
 
-It uses what the tests use to start servers, so ``tests/`` is put on the path here.
+It starts servers and services by ``tests/support``, as the tests do.
 """
 
-import sys
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-
-if str(REPOSITORY / "tests") not in sys.path:
-    sys.path.insert(0, str(REPOSITORY / "tests"))

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from benchmarks.stage import World
-from storage import RCLONE
+from tests.support.storage import RCLONE
 
 PACKAGES: Final = ("medusa-copier", "aiormq", "httptools", "uvloop", "aiohttp", "aio-pika", "celery")
 

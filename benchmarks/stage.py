@@ -15,9 +15,9 @@ import click
 import yaml
 
 from benchmarks.plan import GIB, Plan
-from processes import COPIER, running
-from rabbitmq import RabbitNode
-from storage import StorageServer, section, serving
+from tests.support.processes import COPIER, running
+from tests.support.rabbitmq import RabbitNode
+from tests.support.storage import StorageServer, section, serving
 
 MEMORY: Final = Path("/dev/shm")  # noqa: S108 - a directory of our own is made in it
 LAZY: Final = '{"queue-mode":"lazy"}'

@@ -11,13 +11,9 @@
     verdict     responses and files → numbers
     table       numbers → Markdown
 
-It uses what the tests use to start servers, so ``tests/`` is put on the path here.
+It starts servers and services by ``tests/support``, as the tests do.
 """
 
-import sys
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-
-if str(REPOSITORY / "tests") not in sys.path:
-    sys.path.insert(0, str(REPOSITORY / "tests"))

@@ -26,8 +26,8 @@ from chaos.sides import AmqpSide, EmbeddedSide, Side, SqsSide
 from chaos.stage import with_mounts_of_our_own
 from chaos.table import table, write
 from chaos.verdict import Verdict
-from rabbitmq import RabbitNode
-from sqs_servers import fauxqs, serving
+from tests.support.rabbitmq import RabbitNode
+from tests.support.sqs_servers import fauxqs, serving
 
 DOCUMENT: Final = REPOSITORY / "docs" / "guarantees.md"
 

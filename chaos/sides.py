@@ -21,13 +21,13 @@ from typing import Any, Final, Protocol, TypeAlias
 import aio_pika
 from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractIncomingMessage
 
-from rabbitmq import RabbitNode
-from simple_queue_server.brokers.sqlite import EmbeddedClient
+from simple_queue_server.brokers.embedded.broker import EmbeddedClient
 from simple_queue_server.errors import BrokerError
-from simple_queue_server.settings import EmbeddedSection
-from sqs_servers import HERE as SQS_SERVER
-from sqs_servers import SqsServer
-from tcp_proxy import TcpProxy
+from simple_queue_server.settings.sections import EmbeddedSection
+from tests.support.rabbitmq import RabbitNode
+from tests.support.sqs_servers import HERE as SQS_SERVER
+from tests.support.sqs_servers import SqsServer
+from tests.support.tcp_proxy import TcpProxy
 
 Take: TypeAlias = Callable[[bytes], None]
 Fault: TypeAlias = Callable[[int, float], Awaitable[None]]

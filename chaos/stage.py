@@ -15,10 +15,10 @@ from typing import Any, Final
 
 import yaml
 
-from processes import COPIER, die_with_us
-from simple_queue_server.settings import ServerSection
-from storage import serving
-from tcp_proxy import TcpProxy
+from simple_queue_server.settings.sections import ServerSection
+from tests.support.processes import COPIER, die_with_us
+from tests.support.storage import serving
+from tests.support.tcp_proxy import TcpProxy
 
 RESTART_S: Final = 0.1
 """As systemd's RestartSec."""

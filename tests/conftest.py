@@ -2,9 +2,9 @@
 
 from hypothesis import HealthCheck, settings
 
-from rabbitmq import rabbitmq, rabbitmq_node
-from sqs_servers import moto_server, sqs_server
-from storage_fixtures import client, daemon, world
+from tests.support.rabbitmq import rabbitmq, rabbitmq_node
+from tests.support.sqs_servers import moto_server, sqs_server
+from tests.support.storage_fixtures import client, daemon, world
 
 __all__ = ["client", "daemon", "moto_server", "rabbitmq", "rabbitmq_node", "sqs_server", "world"]
 

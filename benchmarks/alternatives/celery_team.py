@@ -12,8 +12,8 @@ from pathlib import Path
 from benchmarks import REPOSITORY, queues
 from benchmarks.files import Job
 from benchmarks.stage import World
-from processes import running
-from storage import RCLONE
+from tests.support.processes import running
+from tests.support.storage import RCLONE
 
 
 def rate(world: World, jobs: Sequence[Job], target: Path) -> float:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from benchmarks import REPOSITORY, drive, queues
 from benchmarks.files import Job
 from benchmarks.stage import World
-from processes import running
+from tests.support.processes import running
 
 
 def rate(world: World, jobs: Sequence[Job], *, size_bytes: int, prefetch: int, loop: str) -> float:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from benchmarks.files import Job
 from benchmarks.stage import MEMORY
-from storage import RCLONE
+from tests.support.storage import RCLONE
 
 
 def seconds_each(config: Path, jobs: Sequence[Job]) -> list[float]:

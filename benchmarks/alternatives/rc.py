@@ -21,9 +21,9 @@ from benchmarks import REPOSITORY
 from benchmarks.alternatives.loops import run
 from benchmarks.files import Job
 from benchmarks.stage import World
-from processes import die_with_us
-from storage import RCLONE
-from waiting import eventually
+from tests.support.processes import die_with_us
+from tests.support.storage import RCLONE
+from tests.support.waiting import eventually
 
 FLAGS: Final = (
     "--rc-no-auth",

@@ -16,7 +16,7 @@ from benchmarks.files import Job, make_files, remove, require_same
 from benchmarks.plan import KIB
 from benchmarks.queues import Sample
 from benchmarks.stage import RunningService, World
-from waiting import eventually
+from tests.support.waiting import eventually
 
 SIZE_BYTES: Final = 4 * KIB
 HEARTBEAT_S: Final = 600

@@ -11,7 +11,7 @@ from benchmarks.alternatives import celery_team, echo_rate, process, rc
 from benchmarks.files import Job, make_files, remove, require_same
 from benchmarks.plan import KIB
 from benchmarks.stage import Kind, World
-from simple_queue_server.settings import ServerSection
+from simple_queue_server.settings.sections import ServerSection
 
 SIZE_BYTES: Final = 4 * KIB
 IN_FLIGHT: Final = ServerSection(name="bench").max_in_flight

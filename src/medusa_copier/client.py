@@ -32,9 +32,9 @@ import msgspec
 from medusa_copier.settings import CopierSettings, RootSection
 from simple_queue_server.brokers import client_for
 from simple_queue_server.brokers.base import Client
-from simple_queue_server.config import load
 from simple_queue_server.errors import BrokerError, QueueServerError, SettingsError
-from simple_queue_server.settings import (
+from simple_queue_server.settings.loader import load
+from simple_queue_server.settings.sections import (
     AmqpSection,
     EmbeddedSection,
     ServerSection,

@@ -7,8 +7,8 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
-from medusa_copier.rclone.client import spoken
-from medusa_copier.rclone.ledger import Row
+from medusa_copier.rclone.directory.ledger import Row
+from medusa_copier.rclone.rcd.client import spoken
 
 Format: TypeAlias = Literal["jsonl", "bagit-md5", "bagit-sha256"]
 

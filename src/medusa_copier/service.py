@@ -6,13 +6,14 @@ from pathlib import Path
 
 import structlog
 
-from medusa_copier.access import Access
 from medusa_copier.actions.copy import copy
 from medusa_copier.actions.copyto import copyto
 from medusa_copier.actions.watched import watched
-from medusa_copier.rclone.resident import Rclone
+from medusa_copier.rclone.facade import Rclone
+from medusa_copier.roots.policy import Access
 from medusa_copier.settings import CopierSettings
-from simple_queue_server import Server, event_loop, logs
+from simple_queue_server import Server, logs
+from simple_queue_server.system import event_loop
 
 log = structlog.stdlib.get_logger("medusa_copier")
 

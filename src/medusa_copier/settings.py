@@ -8,7 +8,7 @@ from typing import Annotated, Literal, TypeAlias
 import msgspec
 from msgspec import Meta
 
-from simple_queue_server.settings import Count, Section, Settings
+from simple_queue_server.settings.sections import Count, Section, Settings
 
 Flag: TypeAlias = bool | int | float | str | list[str]
 

@@ -19,12 +19,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TypeVar
 
-from simple_queue_server import config
 from simple_queue_server.errors import BrokerError, BrokerGaveUp, Failure, QueueServerError, SettingsError
 from simple_queue_server.messages import Request, Success
 from simple_queue_server.pipeline import Handler
 from simple_queue_server.server import Server
-from simple_queue_server.settings import Settings
+from simple_queue_server.settings import loader
+from simple_queue_server.settings.sections import Settings
 
 __all__ = [
     "BrokerError",
@@ -45,4 +45,4 @@ S = TypeVar("S", bound=Settings)
 
 def load_settings(path: str | Path, settings_type: type[S] = Settings) -> S:  # type: ignore[assignment]
     """Read a configuration file. Raises SettingsError naming the file, the place in it, and the remedy."""
-    return config.load(Path(path), settings_type)
+    return loader.load(Path(path), settings_type)

@@ -15,7 +15,7 @@ from typing import Any
 import structlog
 
 from simple_queue_server import messages
-from simple_queue_server.custody import Custody
+from simple_queue_server.journal.delivery import Custody
 from simple_queue_server.messages import ProgressSource, Request, Success
 from simple_queue_server.pipeline import Handler
 

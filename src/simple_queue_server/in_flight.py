@@ -16,8 +16,8 @@ import structlog
 
 from simple_queue_server import messages
 from simple_queue_server.brokers.base import Broker
-from simple_queue_server.custody import Custody
 from simple_queue_server.errors import Failure
+from simple_queue_server.journal.delivery import Custody
 from simple_queue_server.messages import NO_PASS_THROUGH, Request
 
 CANCEL: Final = "cancel"

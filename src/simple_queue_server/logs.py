@@ -21,7 +21,7 @@ import msgspec
 import structlog
 
 from simple_queue_server.errors import SettingsError
-from simple_queue_server.settings import LogSection
+from simple_queue_server.settings.sections import LogSection
 
 LIBRARIES = ("aio_pika", "aiormq", "aiohttp", "aiobotocore", "botocore", "asyncio")
 

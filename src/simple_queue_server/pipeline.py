@@ -16,7 +16,7 @@ from simple_queue_server import messages
 from simple_queue_server.brokers.base import Delivery
 from simple_queue_server.errors import Failure
 from simple_queue_server.messages import InvalidRequest, Request, Success
-from simple_queue_server.settings import LogSection
+from simple_queue_server.settings.sections import LogSection
 
 Handler: TypeAlias = Callable[[Request], Awaitable[Success | Mapping[str, Any]]]
 """Serves one action: returns the response's parameters, or raises :class:`Failure`."""

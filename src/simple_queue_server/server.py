@@ -12,16 +12,17 @@ from typing import Final
 
 import structlog
 
-from simple_queue_server import event_loop, logs, pipeline
+from simple_queue_server import logs, pipeline
 from simple_queue_server.brokers import broker_for
 from simple_queue_server.brokers.base import Broker
-from simple_queue_server.custody import Custody
 from simple_queue_server.events import Events
 from simple_queue_server.in_flight import CANCEL, Canceller, InFlight
-from simple_queue_server.journal import Journal, JournalError
+from simple_queue_server.journal.delivery import Custody
+from simple_queue_server.journal.poison import Suspects
+from simple_queue_server.journal.store import Journal, JournalError
 from simple_queue_server.pipeline import Handler
-from simple_queue_server.settings import Settings
-from simple_queue_server.suspects import Suspects
+from simple_queue_server.settings.sections import Settings
+from simple_queue_server.system import event_loop
 
 STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 ADOPT_INTERVAL_S: Final = 5.0

@@ -9,19 +9,19 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from medusa_copier import manifest
-from medusa_copier.access import Access, Use
-from medusa_copier.actions.parameters import CopyParameters, ManifestParameters, Overwrite, decode, given
-from medusa_copier.actions.wording import copying_failed, places
-from medusa_copier.rclone.choice import LONGEST_IN_FILE_BYTES, MOST_AS_ARGUMENTS_BYTES, Choice
-from medusa_copier.rclone.client import Location, spoken
-from medusa_copier.rclone.commands import BadFilter
-from medusa_copier.rclone.directories import DirectoryCopy
+from medusa_copier.actions.common import copying_failed, places
+from medusa_copier.contract.parameters import CopyParameters, ManifestParameters, Overwrite, decode, given
+from medusa_copier.rclone.directory.copy import DirectoryCopy
+from medusa_copier.rclone.directory.lazy_ledger import LazyLedger
+from medusa_copier.rclone.directory.ledger import FileOutcome, in_run_directory
+from medusa_copier.rclone.directory.options import LONGEST_IN_FILE_BYTES, MOST_AS_ARGUMENTS_BYTES, Choice
 from medusa_copier.rclone.errors import OTHER_ERROR, NotFound, RcloneError, classify
-from medusa_copier.rclone.lazy_ledger import LazyLedger
-from medusa_copier.rclone.ledger import FileOutcome, in_run_directory
-from medusa_copier.rclone.proven import Terms
-from medusa_copier.rclone.resident import Rclone
-from medusa_copier.roots import is_empty, locate, shown
+from medusa_copier.rclone.facade import Rclone
+from medusa_copier.rclone.process.commands import BadFilter
+from medusa_copier.rclone.rcd.client import Location, spoken
+from medusa_copier.rclone.verified_copy import Terms
+from medusa_copier.roots.locate import is_empty, locate, shown
+from medusa_copier.roots.policy import Access, Use
 from medusa_copier.settings import RootSection
 from simple_queue_server import Failure, Handler, Request, Success
 

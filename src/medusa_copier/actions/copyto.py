@@ -8,13 +8,13 @@ from typing import Any
 
 import msgspec
 
-from medusa_copier.access import Access, Use
-from medusa_copier.actions.parameters import CopytoParameters, decode, given
-from medusa_copier.actions.wording import copying_failed
+from medusa_copier.actions.common import copying_failed
+from medusa_copier.contract.parameters import CopytoParameters, decode, given
 from medusa_copier.rclone.errors import RcloneError
-from medusa_copier.rclone.proven import Terms
-from medusa_copier.rclone.resident import Rclone
-from medusa_copier.roots import locate
+from medusa_copier.rclone.facade import Rclone
+from medusa_copier.rclone.verified_copy import Terms
+from medusa_copier.roots.locate import locate
+from medusa_copier.roots.policy import Access, Use
 from medusa_copier.settings import RootSection
 from simple_queue_server import Failure, Handler, Request, Success
 

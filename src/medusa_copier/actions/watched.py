@@ -6,8 +6,8 @@ import functools
 from collections.abc import Mapping
 from typing import Any
 
-from medusa_copier.rclone.resident import Rclone
-from medusa_copier.rclone.watch import Watch
+from medusa_copier.rclone.facade import Rclone
+from medusa_copier.rclone.stats import Watch
 from simple_queue_server import Handler, Request, Success
 
 

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from simple_queue_server.amqp_connection import target
 from simple_queue_server.brokers.base import Broker, Client
-from simple_queue_server.settings import EmbeddedSection, Settings
+from simple_queue_server.settings.amqp import target
+from simple_queue_server.settings.sections import EmbeddedSection, Settings
 
 
 def broker_for(settings: Settings) -> Broker:
     """The server's side of the configured broker, not yet open: AMQP, else SQS, else the embedded queue."""
     in_flight = settings.server.max_in_flight
     if settings.amqp is not None:
-        from simple_queue_server.brokers.amqp import AmqpBroker  # noqa: PLC0415
+        from simple_queue_server.brokers.amqp.broker import AmqpBroker  # noqa: PLC0415
 
         return AmqpBroker(settings.amqp, max_in_flight=in_flight)
     if settings.sqs is not None:
-        from simple_queue_server.brokers.sqs import SqsBroker  # noqa: PLC0415
+        from simple_queue_server.brokers.sqs.broker import SqsBroker  # noqa: PLC0415
 
         return SqsBroker(settings.sqs, max_in_flight=in_flight)
-    from simple_queue_server.brokers.sqlite import EmbeddedBroker  # noqa: PLC0415
+    from simple_queue_server.brokers.embedded.broker import EmbeddedBroker  # noqa: PLC0415
 
     return EmbeddedBroker(settings.embedded or EmbeddedSection(), max_in_flight=in_flight)
 
@@ -26,14 +26,14 @@ def broker_for(settings: Settings) -> Broker:
 def client_for(settings: Settings) -> Client:
     """The client's side of the same broker."""
     if settings.amqp is not None:
-        from simple_queue_server.brokers.amqp_client import AmqpClient  # noqa: PLC0415
+        from simple_queue_server.brokers.amqp.client import AmqpClient  # noqa: PLC0415
 
         return AmqpClient(settings.amqp)
     if settings.sqs is not None:
-        from simple_queue_server.brokers.sqs_client import SqsClient  # noqa: PLC0415
+        from simple_queue_server.brokers.sqs.client import SqsClient  # noqa: PLC0415
 
         return SqsClient(settings.sqs)
-    from simple_queue_server.brokers.sqlite import EmbeddedClient  # noqa: PLC0415
+    from simple_queue_server.brokers.embedded.client import EmbeddedClient  # noqa: PLC0415
 
     return EmbeddedClient(settings.embedded or EmbeddedSection())
 

@@ -1,6 +1,6 @@
 """What the server needs of a broker, and what a client needs of it.
 
-Every broker (AMQP, SQS, embedded, memory) passes the same contract suite, ``tests/test_broker_contract.py``.
+Every broker (AMQP, SQS, embedded, memory) passes the same contract suite, ``tests/brokers/test_contract.py``.
 """
 
 from __future__ import annotations

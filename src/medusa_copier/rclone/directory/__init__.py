@@ -1,0 +1,1 @@
+"""A directory copy by an rclone process, with an account of each file."""

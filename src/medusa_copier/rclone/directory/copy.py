@@ -1,0 +1,250 @@
+"""Copy a directory by rclone's own engine, compare it, describe it; what became of each file goes into a ledger."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import IO, Any
+
+from medusa_copier.rclone.directory import log_parser
+from medusa_copier.rclone.directory.lazy_ledger import LazyLedger
+from medusa_copier.rclone.directory.ledger import FileOutcome, Note, in_run_directory
+from medusa_copier.rclone.directory.options import Choice
+from medusa_copier.rclone.errors import NotFound, RcloneError, WrongKind, classify, one_line
+from medusa_copier.rclone.facade import Rclone
+from medusa_copier.rclone.process.commands import Entry, Outcome
+from medusa_copier.rclone.rcd.client import Location, own_partial
+from medusa_copier.rclone.stats import GroupStats, directory_figures
+
+
+class DirectoryCopy:
+    """``await DirectoryCopy(rclone, source, target, choice, ledger, filters=…).run()``, and then ``describe``.
+
+    ``filters`` are those of the choice, as arguments. Both calls raise RcloneError for what concerns all files; the
+    ledger has what became of each, even then.
+    """
+
+    def __init__(
+        self,
+        rclone: Rclone,
+        source: Location,
+        target: Location,
+        choice: Choice,
+        ledger: LazyLedger,
+        *,
+        filters: Sequence[str],
+    ) -> None:
+        self._rclone = rclone
+        self._source = source
+        self._target = target
+        self._choice = choice
+        self._filters = filters
+        self._ledger = ledger
+        self._stats: GroupStats | None = None
+
+    async def run(self, *, again: bool = False) -> None:
+        """Copy, and compare if that is chosen. ``again`` says that this was begun before, and may have been cut off.
+
+        Raises NotFound when there is no source, WrongKind when a file is in its place, BadFilter.
+        """
+        await self._rclone.retried(self._look_first)
+        await self._copy_all(again=again)
+        await asyncio.to_thread(self._ledger.fail_pending, "rclone did not say what became of it")
+        if not await asyncio.to_thread(self._ledger.count_arrived):
+            if not await asyncio.to_thread(self._ledger.count, FileOutcome.FAILED):
+                await self._rclone.retried(self._require_source)
+            return
+        if self._choice.verify != "default":
+            await self._verify()
+
+    async def describe(self, kind: str | None) -> str:
+        """Put each file's size and ``kind`` of hash into the ledger; returns the kind. Any kind will do for None."""
+        await self._list_sizes()
+        verified_by = self._ledger.hash_kind
+        if verified_by and kind in {None, verified_by}:
+            return verified_by
+        await asyncio.to_thread(self._ledger.forget_hashes)
+        known = await self._hash_types(self._source)
+        kind = kind or ("md5" if "md5" in known else min(known, default="md5"))
+        if kind in known:
+            await self._sum(kind)
+        if await asyncio.to_thread(self._ledger.count_unhashed):
+            await self._sum(kind, "--download")
+        if missing := await asyncio.to_thread(self._ledger.count_unhashed):
+            raise RcloneError(f"no {kind} could be computed for {missing} files")
+        return kind
+
+    async def is_one_of_the_files(self, place: Location) -> bool:
+        """Whether one of the files is at ``place``, at the source or the target."""
+        paths = [await self._rclone.client.path_below(directory, place) for directory in (self._source, self._target)]
+        return await asyncio.to_thread(
+            lambda: any(path is not None and self._ledger.has(path) for path in paths),
+        )
+
+    async def progress(self) -> dict[str, Any] | None:
+        """How far the copying is, as ``Progress.of`` tells it; None while nothing is copied."""
+        return None if self._stats is None else directory_figures(self._stats)
+
+    def _note_stats(self, stats: GroupStats) -> None:
+        self._stats = stats
+
+    async def _hash_types(self, place: Location) -> frozenset[str]:
+        return frozenset(await self._rclone.client.hash_types(place.fs))
+
+    async def _look_first(self) -> None:
+        if self._choice.verify == "checksum":
+            here, there = [await self._hash_types(place) for place in (self._source, self._target)]
+            if not here & there:
+                has = f"the source has {_shown(here)}, the target {_shown(there)}"
+                raise RcloneError(f"verify checksum: source and target share no kind of hash ({has}); use download")
+        client = self._rclone.client
+        await client.refuse_nesting(self._source, self._target)
+        if not self._source.path or await client.is_bucket(self._source):
+            return
+        if await client.stat(self._source, files_only=True):
+            raise WrongKind("the source is a file; the action copyto copies files")
+
+    async def _copy_all(self, *, again: bool) -> None:
+        async def copy() -> None:
+            await asyncio.to_thread(self._ledger.begin_again)
+            await self._copy(*self._filters, *self._choice.comparison)
+
+        with suppress(_FilesFailed):
+            await self._rclone.swept(copy, self._target, again=again)
+
+    async def _copy(self, *arguments: str) -> None:
+        partial = own_partial()
+        reasons = log_parser.Reasons(self._ledger, partial)
+        outcome = await self._rclone.commands.run(
+            "copy",
+            *(self._source.joined, self._target.joined),
+            *("--combined=-", f"--partial-suffix={partial}", *arguments),
+            lines=self._ledger.note_listed,
+            entries=reasons.take,
+            known=reasons.known,
+            stats=self._note_stats,
+        )
+        if log_parser.SAME_PLACE in outcome.complaint:
+            raise WrongKind("source and target are the same place")
+        await asyncio.to_thread(self._raise_for, outcome, of_failed=True)
+
+    def _raise_for(self, outcome: Outcome, *, of_failed: bool) -> None:
+        """Raise unless all that went wrong is files that won't come right by another try."""
+        if outcome.exit_status == 0 and not outcome.complaint:
+            return
+        if outcome.exit_status < 0 or outcome.complaint or not any(self._ledger.reasons(of_failed=True)):
+            raise outcome.error()
+        for reason in self._ledger.reasons(of_failed=of_failed):
+            if not log_parser.LASTING.search(reason) and (error := classify(reason)).transient:
+                raise _FilesFailed(error.reason, exit_status=error.exit_status, transient=True)
+
+    async def _verify(self) -> None:
+        compare = f"--{self._choice.verify}" if self._choice.verify == "download" else "--checksum"
+        await self._compare_all(compare)
+        if self._choice.verify == "download" and self._choice.overwrite != "never":
+            await self._repair()
+        reason = f"{self._choice.verify} verification did not find source and target the same"
+        if self._choice.verify == "checksum":
+            reason = "source or target has no hash of this file; use verify: download"
+        await asyncio.to_thread(self._ledger.fail_pending, "it appeared while the directory was copied")
+        await asyncio.to_thread(self._ledger.fail_unverified, reason)
+
+    async def _compare_all(self, compare: str) -> None:
+        async def check() -> None:
+            await asyncio.to_thread(self._ledger.forget_reasons)
+            await self._check(compare, *self._filters)
+
+        with suppress(_FilesFailed):
+            await self._rclone.retried(check)
+
+    async def _repair(self) -> None:
+        """Copy what differs although size and time say otherwise, and compare it once more."""
+        directory = self._rclone.run_directory
+        with (
+            in_run_directory("the list of files to copy again"),
+            tempfile.NamedTemporaryFile("w", dir=directory, prefix="differing-") as names,
+        ):
+            if not await asyncio.to_thread(self._begin_differing, names):
+                return
+            only = f"--files-from-raw={names.name}"
+            with suppress(_FilesFailed):
+                await self._copy(only, "--ignore-times")
+            with suppress(_FilesFailed):
+                await self._check("--download", only)
+
+    def _begin_differing(self, names: IO[str]) -> bool:
+        """Write the ``names`` of the files that differ, whose copies are pending now; whether there are any."""
+        names.writelines(f"{path}\n" for path in self._ledger.differing())
+        names.flush()
+        if not names.tell():
+            return False
+        self._ledger.begin_differing()
+        return True
+
+    async def _check(self, *arguments: str) -> None:
+        """Note which files are the same at source and target."""
+        # By hash a file is verified only when rclone says which: an object may have none.
+        by_hash = self._choice.verify == "checksum"
+        hashes = log_parser.Hashes(self._ledger)
+
+        def take(entries: list[Entry]) -> None:
+            problems = [(entry.path, entry.message) for entry in entries if entry.is_error and entry.path]
+            self._ledger.note(Note(path, FileOutcome.PENDING, reason=self._told(message)) for path, message in problems)
+            if by_hash:
+                hashes.take(entries)
+
+        outcome = await self._rclone.commands.run(
+            "check",
+            *(self._source.joined, self._target.joined, "--one-way", "--combined=-", *arguments),
+            lines=None if by_hash else self._take_compared,
+            entries=take,
+            known=hashes.known if by_hash else None,
+            log_level="DEBUG" if by_hash else "INFO",
+        )
+        await asyncio.to_thread(self._raise_for, outcome, of_failed=False)
+
+    def _take_compared(self, lines: list[str]) -> None:
+        self._ledger.note_same([line[2:] for line in lines if line.startswith("= ")])
+
+    def _told(self, message: str) -> str:
+        if self._choice.overwrite == "never" and message.endswith("differ"):
+            return f"{log_parser.OTHER_CONTENT} ({message})"
+        return one_line(message)
+
+    async def _require_source(self) -> None:
+        """Raise NotFound when rclone copied nothing because there is no such directory."""
+        found: list[str] = []
+        await self._rclone.commands.run_well(
+            "lsf",
+            *(self._source.joined, "--max-depth=1"),
+            lines=lambda lines: found.extend(lines[: 1 - len(found)]),
+        )
+        if not found and await self._rclone.client.is_bare_prefix(self._source):
+            raise NotFound("directory not found")
+
+    async def _list_sizes(self) -> None:
+        options = ("--recursive", "--files-only", "--no-mimetype", "--no-modtime")
+        await self._rclone.commands.run_well(
+            "lsjson",
+            *(self._source.joined, *options, *self._filters),
+            lines=lambda lines: self._ledger.note_sizes(log_parser.sizes(lines)),
+        )
+
+    async def _sum(self, kind: str, *arguments: str) -> None:
+        outcome = await self._rclone.commands.run(
+            "hashsum",
+            *(kind, self._source.joined, *arguments, *self._filters),
+            lines=lambda lines: self._ledger.note_hashes(log_parser.sums(lines)),
+        )
+        if outcome.exit_status < 0 or outcome.complaint:
+            raise outcome.error()
+
+
+class _FilesFailed(RcloneError):
+    """Some files failed for a reason that may pass."""
+
+
+def _shown(kinds: frozenset[str]) -> str:
+    return ", ".join(sorted(kinds)) or "none"

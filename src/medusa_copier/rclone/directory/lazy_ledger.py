@@ -1,0 +1,185 @@
+"""A ledger that makes rows only when it needs them: usually all that was to be copied was, and to count is enough.
+
+What rclone says of files by the hundred thousand is put by in spools. While each name was listed once, and the names
+copied are those listed as to be copied, there is nothing that the numbers don't tell. Otherwise, and when something is
+asked of a single file, the spools are poured into the table, as if all had been noted there in the first place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from medusa_copier.rclone.directory.ledger import FileOutcome, Ledger, Note, Row, kept
+from medusa_copier.rclone.directory.spool import Spool, Tally, are_distinct
+from medusa_copier.rclone.errors import RcloneError
+
+OUTCOMES: Final = {
+    "=": FileOutcome.UNCHANGED,
+    "+": FileOutcome.PENDING,
+    "*": FileOutcome.PENDING,
+    "!": FileOutcome.FAILED,
+}
+"""What the marks of ``--combined`` say before anything is copied; ``-`` is a file of the target alone."""
+
+
+_NOTE_SAME: Final = "UPDATE files SET verified = 1, hash = coalesce(nullif(?, ''), hash) WHERE path = ?"
+
+
+class LazyLedger(Ledger):
+    """A Ledger that also takes what is said of files in great numbers. It answers as if that had been noted at once."""
+
+    def __init__(self, directory: Path | None) -> None:
+        super().__init__(directory)
+        self._has_rows = False
+        self._broken: RcloneError | None = None
+        self._count_anew()
+
+    def _count_anew(self) -> None:
+        self._unchanged = self._to_copy = self._arrived = self._verified = self._distinct = Tally()
+        self._bytes = 0
+
+    def _open(self) -> None:
+        super()._open()
+        self._listed, self._copied, self._same = [self._spool() for _ in range(3)]
+
+    def _spool(self) -> Spool:
+        spool = Spool(self._directory)
+        self._resources.callback(spool.close)
+        return spool
+
+    def note_listed(self, lines: Sequence[str]) -> None:
+        """Take down lines of ``--combined``: a mark, a space, a path."""
+        lines = [line for line in lines if line[:1] in OUTCOMES]
+        with self._keeping():
+            self._listed.put(lines)
+        self._unchanged = self._unchanged.plus([line[2:] for line in lines if line[0] == "="])
+        self._to_copy = self._to_copy.plus([line[2:] for line in lines if line[0] in "+*"])
+
+    def note_copied(self, sizes: Sequence[str], paths: Sequence[str]) -> None:
+        """Take down what was copied."""
+        self._put(self._copied, sizes, paths)
+        self._arrived = self._arrived.plus(paths)
+        self._bytes += sum(map(int, sizes))
+
+    def note_same(self, paths: Sequence[str], hashes: Sequence[str] = ()) -> None:
+        """Take down the paths whose source and target are the same, with their hash if that is how it is known."""
+        self._put(self._same, hashes or [""] * len(paths), paths)
+        self._verified = self._verified.plus(paths)
+
+    def _put(self, spool: Spool, values: Sequence[str], paths: Sequence[str]) -> None:
+        with self._keeping():
+            spool.put([f"{value} {path}" for value, path in zip(values, paths, strict=True)])
+
+    def note(self, notes: Iterable[Note]) -> None:
+        """Take down what was said. The first reason of a file stays."""
+        if notes := list(notes):
+            self._has_rows = True
+            with self._keeping():
+                super().note(notes)
+
+    def begin_again(self) -> None:
+        """Before another attempt: what failed may yet come right."""
+        if not self._is_plain():
+            super().begin_again()
+
+    def fail_pending(self, reason: str) -> None:
+        """At the end: what isn't known to have arrived has not. ``reason`` is for files without one."""
+        if not self._is_plain():
+            super().fail_pending(reason)
+
+    def forget_reasons(self) -> None:
+        """Before the files that arrived are compared."""
+        if not self._is_plain() or self._verified.names:
+            super().forget_reasons()
+
+    def fail_unverified(self, reason: str) -> None:
+        """What arrived but was not found the same has failed."""
+        if not self._is_verified():
+            super().fail_unverified(reason)
+
+    def differing(self) -> Iterator[str]:
+        """The paths that arrived, as was thought, but were not found the same."""
+        return iter(()) if self._is_plain() else super().differing()
+
+    def count(self, outcome: FileOutcome) -> int:
+        """How many files have this outcome."""
+        if not self._is_plain():
+            return super().count(outcome)
+        return {FileOutcome.UNCHANGED: self._unchanged, FileOutcome.COPIED: self._arrived}.get(outcome, Tally()).names
+
+    def count_bytes(self, outcome: FileOutcome) -> int:
+        """How many bytes they have, as far as their sizes are known."""
+        if not self._is_plain():
+            return super().count_bytes(outcome)
+        return self._bytes if outcome is FileOutcome.COPIED else 0
+
+    def count_arrived(self) -> int:
+        """How many files are at the target."""
+        return self._unchanged.names + self._arrived.names if self._is_plain() else super().count_arrived()
+
+    def count_verified(self) -> int:
+        """How many files were compared and found the same."""
+        return self._verified.names if self._is_verified() else super().count_verified()
+
+    def first_failed(self, limit: int) -> list[Row]:
+        """The first files that failed, by name."""
+        return [] if self._is_plain() else super().first_failed(limit)
+
+    def _is_plain(self) -> bool:
+        """Whether the numbers tell all: all files have arrived, and each is counted once."""
+        return not self._has_rows and not self._broken and self._arrived == self._to_copy and self._is_distinct()
+
+    def _is_verified(self) -> bool:
+        return self._is_plain() and self._verified == self._unchanged.plus_all(self._arrived)
+
+    def _is_distinct(self) -> bool:
+        """Whether no file is listed twice."""
+        listed = self._unchanged.plus_all(self._to_copy)
+        if self._distinct == listed and listed.names == self._listed.count:
+            return True
+        with self._keeping():
+            if not are_distinct(self._listed.count, self._listed_paths):
+                return False
+        self._distinct = listed
+        return listed.names == self._listed.count
+
+    def _listed_paths(self) -> Iterator[list[str]]:
+        for lines in self._listed.batches():
+            yield [line[2:] for line in lines]
+
+    def _before_rows(self) -> None:
+        """Pour the spools into the table, if anything is in them."""
+        spools = (self._listed, self._copied, self._same)
+        if self._broken:
+            raise self._broken
+        if not any(spool.count for spool in spools):
+            return
+        self._has_rows = True
+        with self._at_work, self._keeping():
+            super().note(Note(line[2:], OUTCOMES[line[0]]) for line in self._poured(self._listed))
+            copied = (line.partition(" ") for line in self._poured(self._copied))
+            super().note(Note(path, FileOutcome.COPIED, size=int(size)) for size, _, path in copied)
+            same = (line.partition(" ") for line in self._poured(self._same))
+            self._many(_NOTE_SAME, ((value, path) for value, _, path in same))
+            for spool in spools:
+                spool.clear()
+            self._count_anew()
+
+    def _poured(self, spool: Spool) -> Iterator[str]:
+        for lines in spool.batches():
+            if self._closing:
+                raise RcloneError("the copy was given up")
+            yield from lines
+
+    @contextmanager
+    def _keeping(self) -> Iterator[None]:
+        """As ``kept``; after a failure there is no account, and who asks for it gets the same error."""
+        try:
+            with kept():
+                yield
+        except RcloneError as error:
+            self._broken = error
+            raise

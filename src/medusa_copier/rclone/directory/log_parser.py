@@ -1,0 +1,99 @@
+"""What rclone's commands say of each file, made into notes for the ledger."""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from typing import Final
+
+import msgspec
+
+from medusa_copier.rclone.directory.lazy_ledger import LazyLedger
+from medusa_copier.rclone.directory.ledger import FileOutcome, Note
+from medusa_copier.rclone.errors import one_line
+from medusa_copier.rclone.process.commands import Entry, Known
+from medusa_copier.rclone.rcd.client import LONGEST_WHOLE_NAME
+
+IMMUTABLE: Final = "immutable file modified"
+SAME_PLACE: Final = "source and destination are the same"
+"""How rclone words it."""
+OTHER_CONTENT: Final = "other content is there already"
+LASTING: Final = re.compile(rf"^{OTHER_CONTENT}|^\w+ differ$|^file not in ")
+"""The reasons that stay as they are, beside those of ``errors``."""
+_HASH: Final = re.compile(r"(?!size)(\w+) = (\S+) OK")
+_LINE: Final = (
+    r'^{"time":"[^"\n]*","level":"%s","msg":"%s,"object":"([^"\\\n]+)",'
+    r'"objectType":"[^"\\\n]*(?<!\.Fs)","source":"[^"\\\n]*"}\n'
+)
+"""A line of the log about a file whose path is written as it is: without escapes."""
+_COPIED: Final = re.compile(_LINE % ("info", r'Copied \([^"\\\n]*","size":(\d{1,15})'), re.MULTILINE)
+_COMPARED: Final = re.compile(_LINE % ("debug", r'(?:(?!size)(\w+) = ([^\s"\\]+) OK|size = \d+ OK|OK)"'), re.MULTILINE)
+_SUM: Final = re.compile(r"([0-9a-f]+)  (.*)", re.DOTALL)
+
+
+class _Listed(msgspec.Struct, rename="pascal"):
+    path: str
+    size: int
+
+
+class Reasons:
+    """What the log of a copy says of its files."""
+
+    def __init__(self, ledger: LazyLedger, partial: str) -> None:
+        self._ledger = ledger
+        self._partial = re.compile(rf"(.*)\.[0-9a-f]{{8}}{re.escape(partial)}", re.DOTALL)
+
+    def take(self, entries: list[Entry]) -> None:
+        """Note what was copied, and why something wasn't."""
+        copied = [entry for entry in entries if entry.path and entry.level == "info" and "Copied (" in entry.message]
+        self._ledger.note_copied([str(max(entry.size, 0)) for entry in copied], [entry.object for entry in copied])
+        self._ledger.note(note for entry in entries if entry.path and (note := self._note(entry, entry.path)))
+
+    @property
+    def known(self) -> Known:
+        """The lines of the log that say that a file was copied."""
+        return Known(_COPIED, lambda groups: self._ledger.note_copied(*groups))
+
+    def _note(self, entry: Entry, path: str) -> Note | None:
+        if not entry.is_error:
+            return None
+        if match := self._partial.fullmatch(path):
+            path = match[1]
+            if len(posixpath.basename(path)) >= LONGEST_WHOLE_NAME:  # it was cut
+                return None
+        reason = OTHER_CONTENT if IMMUTABLE in entry.message else one_line(entry.message)
+        return Note(path, FileOutcome.PENDING, reason=reason.removeprefix("Failed to copy: "))
+
+
+class Hashes:
+    """What the log of a check says of hashes that source and target share."""
+
+    def __init__(self, ledger: LazyLedger) -> None:
+        self._ledger = ledger
+
+    def take(self, entries: list[Entry]) -> None:
+        """Note which files are the same."""
+        matches = ((entry.path, _HASH.fullmatch(entry.message)) for entry in entries)
+        self._note([(match[1], match[2], path) for path, match in matches if path and match])
+
+    @property
+    def known(self) -> Known:
+        """The lines of the log that say so, or that say nothing."""
+        return Known(_COMPARED, lambda groups: self._note([same for same in zip(*groups, strict=True) if same[0]]))
+
+    def _note(self, same: list[tuple[str, str, str]]) -> None:
+        if same:
+            kinds, values, paths = zip(*same, strict=True)
+            self._ledger.note_same(paths, values)
+            self._ledger.hash_kind = kinds[0]
+
+
+def sums(lines: list[str]) -> list[tuple[str, str]]:
+    """The lines of hashsum, as (hash, path); those without a hash are left out."""
+    return [(match[1], match[2]) for line in lines if (match := _SUM.fullmatch(line))]
+
+
+def sizes(lines: list[str]) -> list[tuple[int, str]]:
+    """The lines of lsjson, as (size, path)."""
+    listed = (msgspec.json.decode(line.rstrip(","), type=_Listed) for line in lines if line.startswith("{"))
+    return [(file.size, file.path) for file in listed if file.size >= 0]

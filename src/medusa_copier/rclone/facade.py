@@ -1,0 +1,167 @@
+"""The rclone that the service uses: found, resident, and asked again when a failure may pass."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self, TypeVar
+from weakref import WeakValueDictionary
+
+import structlog
+
+from medusa_copier.rclone.errors import NotFound, RcloneError, RcloneStopped, WrongKind
+from medusa_copier.rclone.process.binary import find_binary
+from medusa_copier.rclone.process.commands import Commands
+from medusa_copier.rclone.process.process import FlagValue
+from medusa_copier.rclone.rcd.client import Client, Location, Place
+from medusa_copier.rclone.rcd.daemon import Daemon
+from medusa_copier.rclone.retry import with_retries
+from medusa_copier.rclone.stats import GroupStats, Progress, Watch
+from medusa_copier.rclone.verified_copy import Terms, Verified, copy_proven
+
+SWEEP_S: Final = 60.0
+"""How long to look for what was left of a copy that was cut off."""
+
+RCLONES_TERMS: Final = Terms()
+
+T = TypeVar("T")
+
+log = structlog.stdlib.get_logger("medusa_copier.rclone")
+
+
+class Rclone:
+    """``async with Rclone(…) as rclone: await rclone.copyto(source, target)``. Every call raises RcloneError.
+
+    ``binary`` and ``config`` are None for the defaults; ``attempts`` is how often a copy is tried when its failure
+    is transient.
+    """
+
+    def __init__(
+        self,
+        *,
+        binary: Path | None = None,
+        config: Path | None = None,
+        flags: Mapping[str, FlagValue] | None = None,
+        attempts: int = 3,
+        run_directory: Path | None = None,
+    ) -> None:
+        self._binary = binary
+        self._config = config
+        self._flags = flags
+        self.attempts = attempts
+        self.run_directory = run_directory
+        self._progress = Progress(self._group_stats)
+        self._targets: WeakValueDictionary[Place, asyncio.Lock] = WeakValueDictionary()
+
+    async def __aenter__(self) -> Self:
+        self.path = await find_binary(self._binary)
+        self._daemon = Daemon(self.path, config=self._config, flags=self._flags, run_directory=self.run_directory)
+        await self._daemon.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._daemon.stop()
+
+    @property
+    def client(self) -> Client:
+        """The calls that are made once, without retries."""
+        return self._daemon.client
+
+    async def local_directory(self, fs: str) -> str | None:
+        """The directory of this machine that ``fs`` is, None for other storage. Asked of rclone once for each."""
+
+        async def look() -> str | None:
+            return await self.client.local_directory(fs)
+
+        return await self.retried(look)
+
+    @property
+    def commands(self) -> Commands:
+        """rclone's commands, each a process of its own, with the configuration and the flags of this one."""
+        return Commands(self.path, config=self._config, flags=self._flags or {})
+
+    async def ready(self) -> None:
+        """Return when the resident rclone answers."""
+        await self._daemon.ready()
+
+    async def copyto(
+        self,
+        source: Location,
+        target: Location,
+        *,
+        terms: Terms = RCLONES_TERMS,
+        target_is_directory: bool = False,
+        before_directory: Callable[[], Awaitable[None]] | None = None,
+        again: bool = False,
+    ) -> Verified:
+        """Copy a file, or a directory where the source is one; return when the content is at the target.
+
+        Other ``terms`` than rclone's own are for files only. ``target_is_directory`` says that the target can't be
+        the name of a file: a file is then not copied. ``before_directory`` is awaited before a directory is copied,
+        and may raise. ``again`` says that this was begun before, and may have been cut off.
+        """
+
+        async def copy() -> Verified:
+            if target_is_directory:
+                await self._require_directory(source)
+            if not terms.are_rclones:
+                return await self._copy_proven(source, target, terms)
+            await self.client.copyto(source, target, before_directory=before_directory)
+            return Verified("default")
+
+        return await self.swept(copy, target, again=again)
+
+    async def retried(self, call: Callable[[], Awaitable[T]]) -> T:
+        """What ``call`` returns, tried again while its RcloneError is transient."""
+        return await with_retries(call, attempts=self.attempts, daemon_ready=self.ready)
+
+    async def swept(self, copy: Callable[[], Awaitable[T]], target: Location, *, again: bool) -> T:
+        """As :meth:`retried`; and what an attempt that was cut off, or one before if ``again``, left at the target
+        is removed.
+        """
+        cut_off = again
+
+        async def attempt() -> T:
+            nonlocal cut_off
+            try:
+                return await copy()
+            except RcloneStopped:
+                cut_off = True
+                raise
+
+        try:
+            return await self.retried(attempt)
+        finally:
+            if cut_off:
+                await self.sweep(target)
+
+    async def progress(self, watch: Watch) -> dict[str, Any] | None:
+        """How far the work in ``watch`` is: see :meth:`Progress.of`. Never raises for what rclone does."""
+        return await self._progress.of(watch)
+
+    async def _group_stats(self, groups: list[str]) -> list[GroupStats]:
+        return await self.client.group_stats(groups)
+
+    async def _copy_proven(self, source: Location, target: Location, terms: Terms) -> Verified:
+        """One at a time to a target: between the look at what is there and the copy nobody here writes to it."""
+        async with self._targets.setdefault(await self.client.place(target), asyncio.Lock()):
+            return await copy_proven(self.client, source, target, terms)
+
+    async def sweep(self, target: Location) -> None:
+        """Remove what copies to ``target`` left when they were cut off; when that fails, log it."""
+        try:
+            async with asyncio.timeout(SWEEP_S):
+                await self.client.sweep(target)
+        except (RcloneError, TimeoutError) as error:
+            log.warning("rclone.not_swept", target=target.joined, reason=str(error))
+
+    async def _require_directory(self, source: Location) -> None:
+        item = await self.client.stat(source)
+        if item is None:
+            raise NotFound
+        if not item.is_dir:
+            raise WrongKind("the target is named as a directory, with a slash at its end, but the source is a file")

@@ -1,0 +1,218 @@
+"""rclone's commands as processes, for what the remote control has no way: the outcome of each of a million files.
+
+What they write comes line by line, so nothing grows with the number of files.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, NamedTuple, TypeAlias
+
+import msgspec
+import structlog
+
+from medusa_copier.rclone.errors import RcloneError, RcloneStopped, classify, one_line
+from medusa_copier.rclone.process.pipe import Pipe
+from medusa_copier.rclone.process.process import FlagValue, end, flag_arguments, spawn
+from medusa_copier.rclone.stats import GroupStats
+
+STOP_PATIENCE_S: Final = 5.0
+"""How long a command that is told to stop may take to remove its partial files."""
+
+_OURS: Final = frozenset(
+    {"verbose", "v", "quiet", "q", "progress", "P", "log-level", "stats", "use-json-log", "absolute", "csv", "format"}
+    | {"dest-after", "differ", "error", "match", "missing-on-dst", "missing-on-src", "output-file", "base64"}
+)
+"""Flags that would change what a command writes, or that rclone takes only without ours."""
+
+_FIXED: Final = ("--use-json-log", "--ask-password=false", "--retries=1", "--dry-run=false")
+_STATS: Final = ("--stats=1s", "--stats-log-level=INFO")
+_FAILED_TO: Final = re.compile(r"Failed to \w+: ")
+
+log = structlog.stdlib.get_logger("medusa_copier.rclone")
+
+TakeLines: TypeAlias = Callable[[list[str]], None]
+
+
+class BadFilter(RcloneError):
+    """A filter that rclone can't read."""
+
+
+class Entry(msgspec.Struct, frozen=True, rename={"message": "msg", "kind": "objectType"}):
+    """A line of rclone's log. ``object`` is the path that it is about, and ``kind`` its type in rclone's source."""
+
+    level: str
+    message: str
+    object: str = ""
+    kind: str = ""
+    size: int = 0
+    source: str = ""
+    """Where in rclone's source it is written."""
+    stats: GroupStats | None = None
+    """How far it is, in a line that says nothing else."""
+
+    @property
+    def is_summary(self) -> bool:
+        """Whether it sums up errors that were told one by one."""
+        return self.level == "error" and self.source.startswith("cmd/cmd.go:")
+
+    @property
+    def is_error(self) -> bool:
+        """Whether something went wrong."""
+        return self.level in {"error", "critical", "alert", "emergency"}
+
+    @property
+    def path(self) -> str | None:
+        """The file or directory that this is about; None when it is about all of them."""
+        return None if not self.object or self.kind.endswith(".Fs") else self.object
+
+
+TakeEntries: TypeAlias = Callable[[list[Entry]], None]
+
+
+class Known(NamedTuple):
+    """Lines of the log that come by the hundred thousand, and are therefore not decoded.
+
+    ``pattern`` matches whole lines with their ends. ``take`` gets what its groups matched, a list for each group, with
+    None where one has no part in the match. A line that it doesn't match is an Entry.
+    """
+
+    pattern: re.Pattern[str]
+    take: Callable[[list[list[Any]]], None]
+
+
+_decoder = msgspec.json.Decoder(Entry)
+
+
+@dataclass(slots=True)
+class Outcome:
+    """How a command ended. ``complaint`` is what it said is wrong with the whole, "" when nothing is."""
+
+    exit_status: int
+    complaint: str = ""
+    last_words: str = ""
+
+    def error(self) -> RcloneError:
+        """The error that a command that failed stands for."""
+        if self.exit_status < 0:
+            return RcloneStopped()
+        if 'failed to reload "filter" options: ' in self.complaint:
+            return BadFilter(self.complaint.partition('failed to reload "filter" options: ')[2])
+        return classify(self.complaint or self.last_words or f"rclone's exit status is {self.exit_status}")
+
+
+class Commands:
+    """``await Commands(binary, config=…, flags=…).run("copy", source, target, lines=…)``.
+
+    A command dies with this process, and when the coroutine is cancelled.
+    """
+
+    def __init__(self, binary: Path, *, config: Path | None, flags: Mapping[str, FlagValue]) -> None:
+        flags = {name: value for name, value in flags.items() if name.lstrip("-").replace("_", "-") not in _OURS}
+        self._beginning = [str(binary), *flag_arguments(flags)]
+        self._end = [*_FIXED, *([f"--config={config}"] if config else [])]
+
+    async def run(
+        self,
+        *arguments: str,
+        lines: TakeLines | None = None,
+        entries: TakeEntries | None = None,
+        known: Known | None = None,
+        stats: Callable[[GroupStats], None] | None = None,
+        log_level: str = "INFO",
+    ) -> Outcome:
+        """Run ``rclone ARGUMENTS`` to its end; ``lines`` gets what it prints, ``entries`` its log but for what
+        is ``known``, ``stats`` how far it is, once a second.
+
+        Raises RcloneUnusable when it can't be started.
+        """
+        told = _STATS if stats else ("--stats=0",)
+        command = [*self._beginning, *arguments, *self._end, *told, f"--log-level={log_level}"]
+        outcome = Outcome(0)
+
+        def take_printed(batch: str) -> None:
+            if lines:
+                lines(_lines(batch))
+
+        def take_log(batch: str) -> None:
+            _take_log(_without(known, batch) if known else batch, outcome, entries, stats)
+
+        outcome.exit_status = await _run(command, take_printed, take_log)
+        return outcome
+
+    async def run_well(self, *arguments: str, lines: TakeLines | None = None) -> None:
+        """The same for a command whose failure is one of the whole. Raises RcloneError."""
+        problems: list[str] = []
+
+        def note(entries: Sequence[Entry]) -> None:
+            problems[1:] = [entry.message for entry in entries if entry.is_error and entry.path]
+
+        outcome = await self.run(*arguments, lines=lines, entries=note)
+        if outcome.exit_status:
+            outcome.last_words = problems[0] if problems else outcome.last_words
+            raise outcome.error()
+
+
+async def _run(command: Sequence[str], take_printed: Callable[[str], None], take_log: Callable[[str], None]) -> int:
+    """Run ``command``, hand on what it writes, some whole lines at a time; returns its exit status."""
+    with Pipe() as printed, Pipe() as logged:
+        process = await spawn(command, stdout=printed.writer, stderr=logged.writer, unset=_OURS)
+        ended = asyncio.ensure_future(process.wait())
+        try:
+            async with asyncio.TaskGroup() as readers:
+                for pipe, take in ((printed, take_printed), (logged, take_log)):
+                    pipe.close_writer()
+                    readers.create_task(_read(pipe, ended, take))
+            return await process.wait()
+        except ExceptionGroup as group:
+            raise group.exceptions[0] from None
+        finally:
+            await end(process, patience_s=STOP_PATIENCE_S)
+            ended.cancel()
+
+
+async def _read(pipe: Pipe, ended: asyncio.Future[int], take: Callable[[str], None]) -> None:
+    async for batch in pipe.batches(ended):
+        take(batch)
+
+
+def _lines(batch: str) -> list[str]:
+    return batch.split("\n")[:-1]
+
+
+def _without(known: Known, batch: str) -> str:
+    """Hand on what is known; returns the other lines."""
+    width = known.pattern.groups + 1
+    parts = known.pattern.split(batch)
+    if len(parts) > 1:
+        known.take([parts[group::width] for group in range(1, width)])
+    return "".join(parts[::width])
+
+
+def _take_log(
+    batch: str, outcome: Outcome, take: TakeEntries | None, stats: Callable[[GroupStats], None] | None
+) -> None:
+    entries = []
+    for line in _lines(batch):
+        try:
+            entry = _decoder.decode(line)
+        except msgspec.MsgspecError:  # before it knows that it is to write JSON
+            entry = Entry("critical" if "CRITICAL: " in line or line.startswith("Error: ") else "notice", line)
+        if entry.stats is not None:
+            if stats:
+                stats(entry.stats)
+            continue
+        entries.append(entry)
+        if entry.level in {"debug", "info"}:
+            continue
+        log.info("rclone.log", text=one_line(entry.message), **({"object": entry.object} if entry.object else {}))
+        if entry.is_error and not entry.path and not entry.is_summary:
+            outcome.complaint = entry.message.removeprefix("error reading source root directory: ")
+        elif entry.message.startswith("Failed to "):
+            outcome.last_words = _FAILED_TO.sub("", entry.message)
+    if take and entries:
+        take(entries)

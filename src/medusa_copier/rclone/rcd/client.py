@@ -1,0 +1,466 @@
+"""What a resident rclone is asked to do: copy, look, list.
+
+A call is answered when its work is done. Cancelling the coroutine cancels the work, at once, and leaves no partial
+file behind.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import posixpath
+import random
+import re
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, NamedTuple, Self
+
+import msgspec
+
+from medusa_copier.rclone.errors import NotFound, RcloneError, WrongKind, classify
+from medusa_copier.rclone.rcd.http import QUICK_S, Connection
+from medusa_copier.rclone.stats import Groups, GroupStats
+
+HASH_GROUP: Final = "hashes"
+"""One statistics group for all that is read to be compared: rclone would make one for each call."""
+
+STOP_S: Final = 10.0
+STOP_LOOK_S: Final = 0.02
+"""How long, and how often, to look whether a cancelled copy has stopped: nothing tells it."""
+
+IS_A_DIRECTORY: Final = "is a directory not a file"
+IS_A_FILE: Final = "is a file not a directory"
+NESTED: Final = "the target is inside the source directory, so that each copy would be copied again by the next"
+BEING_UPDATED: Final = "source file is being updated"
+"""How rclone words it; the last one also for a symbolic link, whose size and time aren't those of its target."""
+
+RCLONES_DOT: Final = "\uff0e"
+"""What rclone calls the directory that it runs in."""
+
+_CONTROLS: Final = {code: chr(0x2400 + code) for code in range(1, 32)} | {0x7F: "\u2421"}
+_SPELLING: Final = _CONTROLS | {ord(symbol): "\u201b" + symbol for symbol in _CONTROLS.values()}
+"""rclone writes a control character as its symbol (``␊``), and quotes a symbol that is really there. Unless they
+are spelled so it finds nothing in an S3 prefix with the one, and another file for the other."""
+
+_SPOKEN: Final = {symbol: chr(code) for code, symbol in _CONTROLS.items()}
+_SPELT: Final = re.compile("\u201b?[" + "".join(_SPOKEN) + "]")
+
+_PARTIAL: Final = re.compile(r"(?P<name>.*)\.[0-9a-f]{8}\.[0-9a-f]{7}\.partial", re.DOTALL)
+"""A file in the making: the target's name, a checksum by rclone, and what own_partial made up."""
+LONGEST_WHOLE_NAME: Final = 150
+"""Of a longer name rclone takes only the beginning for the partial file."""
+
+
+@dataclass(frozen=True, slots=True)
+class Location:
+    """A place in a remote: ``Location("src:", "dir/a.txt")``, ``Location("s3:bucket/prefix", "a.txt")``.
+
+    ``path`` is relative to ``fs``, as it is stored, cleaned of ``.``, ``..`` and empty segments.
+    """
+
+    fs: str
+    path: str
+
+    @property
+    def remote(self) -> str:
+        """``path`` as rclone spells it."""
+        return self.path.translate(_SPELLING)
+
+    @property
+    def joined(self) -> str:
+        """The place as the rclone command line writes it: ``src:dir/a.txt``."""
+        separator = "" if self.fs.endswith((":", "/")) or not self.path else "/"
+        return f"{self.fs}{separator}{self.remote}"
+
+
+class Place(NamedTuple):
+    """Where a location is, in the same words for every root and alias that leads there."""
+
+    storage: str
+    """A remote of rclone.conf; "" for this machine's directories, whatever remote leads there."""
+    path: str
+    """In rclone's spelling, and without a slash at its end."""
+
+    def path_below(self, directory: Place) -> str | None:
+        """The path from there to here, "" for the ``directory`` itself; None when it is somewhere else."""
+        top = directory.path.rstrip("/")
+        if self.storage != directory.storage or self.path.startswith("/") != directory.path.startswith("/"):
+            return None
+        if top and not f"{self.path}/".startswith(f"{top}/"):
+            return None
+        return self.path[len(top) :].strip("/")
+
+
+class Item(msgspec.Struct, frozen=True, rename="pascal"):
+    """What is at a location. ``size`` is in bytes, -1 when unknown; ``mod_time`` is RFC 3339."""
+
+    path: str
+    name: str
+    size: int
+    mod_time: str
+    is_dir: bool
+
+
+class _Features(msgspec.Struct, frozen=True, rename="pascal"):
+    is_local: bool = False
+    bucket_based: bool = False
+    partial_uploads: bool = False
+
+
+class _FsInfo(msgspec.Struct, frozen=True, rename="pascal"):
+    name: str
+    root: str
+    features: _Features
+    hashes: list[str] = msgspec.field(default_factory=list)
+
+
+class _Hash(msgspec.Struct):
+    hash: str
+
+
+class _Stat(msgspec.Struct):
+    item: Item | None = None
+
+
+class _Entry(msgspec.Struct, rename="pascal"):
+    path: str
+
+
+class _Listing(msgspec.Struct):
+    entries: list[_Entry] = msgspec.field(name="list")
+
+
+class _Remotes(msgspec.Struct):
+    remotes: list[str] | None = None
+
+
+class _Version(msgspec.Struct):
+    version: str
+
+
+class _StatsBatch(msgspec.Struct):
+    results: list[GroupStats]
+
+
+class _Stats(msgspec.Struct, rename="camel"):
+    errors: int = 0
+    transfers: int = 0
+    checks: int = 0
+    last_error: str = ""
+
+
+class Client:
+    """Calls to the rclone that serves ``socket``. Make it in a running event loop, ``close`` it at the end.
+
+    Every call raises RcloneError or one of its children. A call that touches storage has no time limit of its
+    own, because a copy may take days.
+    """
+
+    def __init__(self, socket: Path) -> None:
+        self._rc = Connection(socket)
+        self._fs_infos: dict[str, _FsInfo] = {}
+        self._roots: dict[str, Place] = {}
+        self._groups = Groups()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Drop all connections, which cancels what is still running."""
+        await self._rc.close()
+
+    async def copyto(
+        self,
+        source: Location,
+        target: Location,
+        *,
+        always: bool = False,
+        before_directory: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:
+        """Copy a file or a directory as ``rclone copyto`` does; return when the content is at the target.
+
+        ``always``: a file that is there already with the same size and time is copied anew. ``before_directory`` is
+        awaited before anything but a file is copied, and may raise. Other than the command
+        it fails with NotFound for a missing source on every kind of storage.
+        """
+        try:
+            await self.copy_file(source, target, always=always)
+        except RcloneError as no_file:
+            if not (isinstance(no_file, NotFound | WrongKind) or BEING_UPDATED in no_file.reason):
+                raise
+            await self.refuse_nesting(source, target)
+            if before_directory:
+                await before_directory()
+            await self._copyto_directory(source, target, no_file)
+
+    async def copy_file(self, source: Location, target: Location, *, always: bool = False) -> None:
+        """Copy one file, even an unchanged one if ``always``.
+
+        Raises NotFound when there is none, WrongKind when either place is a directory.
+        """
+        if await self._is_same_place(source, target) and await self.stat(source, files_only=True) is None:
+            raise NotFound  # rclone calls it done without looking
+        arguments = {
+            "srcFs": source.fs,
+            "srcRemote": source.remote,
+            "dstFs": target.fs,
+            "dstRemote": target.remote,
+            "_config": {"PartialSuffix": own_partial()} | ({"IgnoreTimes": True} if always else {}),
+        }
+        with self._groups.file() as group:
+            await self._copy("operations/copyfile", arguments, group)
+
+    async def copy_directory(self, source: Location, target: Location) -> None:
+        """Copy what is below ``source`` to below ``target``, and leave other things there alone.
+
+        Empty directories aren't made at the target, as with the rclone command. Raises NotFound when there is
+        no such directory, WrongKind when either place is a file.
+        """
+        arguments = {
+            "srcFs": source.joined,
+            "dstFs": target.joined,
+            "_config": {"PartialSuffix": own_partial()},
+        }
+        there = None
+        try:
+            with self._groups.directory() as group:
+                await self._copy("sync/copy", arguments, group)
+            stats = await self._stats(group)
+        except NotFound as error:
+            with suppress(RcloneError):
+                there = await self.stat(source)
+            if there and there.is_dir:  # so what went away was something in it
+                raise RcloneError(error.reason, exit_status=error.exit_status, transient=True) from None
+            raise
+        finally:
+            with suppress(RcloneError):
+                await self._rc.call("core/stats-delete", {"group": group}, timeout_s=QUICK_S)
+        if stats.errors:
+            raise classify(stats.last_error or f"{stats.errors} errors while copying the directory")
+        if not (stats.transfers or stats.checks):
+            await self._require_directory(source, target)
+
+    async def sweep(self, target: Location) -> None:
+        """Remove what copies to ``target``, a file or a directory, left when they were cut off.
+
+        A copy that still runs, somewhere else, loses its partial file too: it fails, and may be tried again.
+        """
+        if not (await self._fs_info(target.fs)).features.partial_uploads:
+            return
+        parent, name = posixpath.split(target.remote)
+        for path in await self._partials(target.fs, parent, recurse=False):
+            if _is_partial_of(name, posixpath.basename(path)):
+                await self._rc.call("operations/deletefile", {"fs": target.fs, "remote": path})
+        for path in await self._partials(target.fs, target.remote, recurse=True):
+            await self._rc.call("operations/deletefile", {"fs": target.fs, "remote": path})
+
+    async def stat(self, location: Location, *, files_only: bool = False) -> Item | None:
+        """What is at ``location``, or None. Only ``files_only`` is cheap for a place in a large directory."""
+        arguments = {"fs": location.fs, "remote": location.remote, "opt": {"filesOnly": files_only}}
+        try:
+            return (await self._rc.ask("operations/stat", arguments, _Stat)).item
+        except (NotFound, WrongKind):  # below a file there is nothing
+            return None
+
+    async def hash_of(self, location: Location, hash_type: str, *, read: bool) -> str | None:
+        """The hash of a file in small hexadecimal digits, from the storage, or from its content if ``read``.
+
+        None when the storage has none for it. Raises NotFound when there is no such file.
+        """
+        arguments = {"fs": location.fs, "remote": location.remote, "hashType": hash_type, "download": read}
+        answer = await self._rc.ask("operations/hashsumfile", arguments | {"_group": HASH_GROUP}, _Hash)
+        return answer.hash.lower() or None
+
+    async def hash_types(self, fs: str) -> list[str]:
+        """The types of hash that the storage has for its files, rclone's favourite first."""
+        return (await self._fs_info(fs)).hashes
+
+    async def local_directory(self, fs: str) -> str | None:
+        """The directory of this machine that ``fs`` is, by whatever chain of aliases; None for other storage."""
+        info = await self._fs_info(fs)
+        if not info.features.is_local:
+            return None
+        return "." if info.root == RCLONES_DOT else info.root
+
+    async def is_bucket(self, location: Location) -> bool:
+        """Whether ``location`` is a whole bucket, or all of them."""
+        return await self._depth_in_buckets(location) in {0, 1}
+
+    async def is_bare_prefix(self, location: Location) -> bool:
+        """Whether ``location`` is in a bucket, and so is there only as long as there is something in it."""
+        return await self._depth_in_buckets(location) > 1
+
+    async def _depth_in_buckets(self, location: Location) -> int:
+        """How many names lead to ``location``, that of the bucket included; -1 where there are no buckets."""
+        info = await self._fs_info(location.fs)
+        path = posixpath.join(info.root, location.path).strip("/")
+        return len([name for name in path.split("/") if name]) if info.features.bucket_based else -1
+
+    async def place(self, location: Location) -> Place:
+        """Where ``location`` is. Links on the way to a root of this machine are seen through, those below it not.
+
+        One server that two remotes of rclone.conf name is taken for two.
+        """
+        root = await self._root(location.fs)
+        return Place(root.storage, posixpath.join(root.path, location.remote).rstrip("/"))
+
+    async def path_below(self, directory: Location, place: Location) -> str | None:
+        """The path of ``place`` below ``directory``, as rclone spells it; None when it is somewhere else."""
+        return (await self.place(place)).path_below(await self.place(directory))
+
+    async def refuse_nesting(self, source: Location, target: Location) -> None:
+        """Raise WrongKind when the target is inside the source directory, by whatever links of this machine.
+
+        Raises NotFound if there is no such source.
+        """
+        if not (await self._real_place(target)).path_below(await self._real_place(source)):
+            return
+        item = await self.stat(source)
+        if item is None:
+            raise NotFound
+        if item.is_dir:
+            raise WrongKind(NESTED)
+
+    async def check_root(self, fs: str) -> None:
+        """List ``fs`` once. Raises NotFound when it doesn't exist, RcloneError when it can't be reached."""
+        options = {"dirsOnly": True, "noModTime": True, "noMimeType": True}
+        await self._rc.call("operations/list", {"fs": fs, "remote": "", "opt": options})
+
+    async def list_remotes(self) -> list[str]:
+        """The names of the configured remotes, without the colon."""
+        return (await self._rc.ask("config/listremotes", {}, _Remotes, timeout_s=QUICK_S)).remotes or []
+
+    async def version(self) -> str:
+        """The version of the running rclone, for example ``v1.75.2``."""
+        return (await self._rc.ask("core/version", {}, _Version, timeout_s=QUICK_S)).version
+
+    async def group_stats(self, groups: Sequence[str]) -> list[GroupStats]:
+        """How far the calls with these statistics groups are, asked for all at once."""
+        asked = [{"_path": "core/stats", "group": group} for group in groups]
+        batch = {"inputs": asked, "_group": "progress"}
+        return (await self._rc.ask("job/batch", batch, _StatsBatch, timeout_s=QUICK_S)).results
+
+    async def ping(self, *, timeout_s: float = QUICK_S) -> None:
+        """Raise RcloneStopped unless rclone answers in time."""
+        await self._rc.call("rc/noop", {}, timeout_s=timeout_s)
+
+    async def _copy(self, method: str, arguments: Mapping[str, Any], group: str) -> None:
+        """Make a call that copies. When cancelled, wait until rclone has stopped and removed what is unfinished."""
+        try:
+            await self._rc.call(method, {**arguments, "_group": group})
+        except asyncio.CancelledError:
+            with suppress(RcloneError, TimeoutError):
+                async with asyncio.timeout(STOP_S):
+                    while (await self.group_stats([group]))[0].transferring:  # noqa: ASYNC110
+                        await asyncio.sleep(STOP_LOOK_S)
+            raise
+
+    async def _partials(self, fs: str, directory: str, *, recurse: bool) -> list[str]:
+        arguments = {
+            "fs": fs,
+            "remote": directory,
+            "opt": {"filesOnly": True, "noModTime": True, "noMimeType": True, "recurse": recurse},
+            "_filter": {"IncludeRule": ["*.partial"]},
+        }
+        try:
+            listing = await self._rc.ask("operations/list", arguments, _Listing)
+        except (NotFound, WrongKind):  # nothing there, or a file
+            return []
+        return [entry.path for entry in listing.entries if _PARTIAL.fullmatch(entry.path)]
+
+    async def _copyto_directory(self, source: Location, target: Location, no_file: RcloneError) -> None:
+        try:
+            await self.copy_directory(source, target)
+        except NotFound:
+            raise NotFound from None
+        except WrongKind as no_directory:
+            item = await self.stat(source)
+            if item is None:
+                raise NotFound from None
+            if item.is_dir and no_directory.reason == IS_A_FILE:
+                raise WrongKind("the source is a directory, the target is a file") from None
+            if item.is_dir:  # something below the target is in the way
+                raise
+            raise _explained(no_file, no_directory) from None
+
+    async def _require_directory(self, source: Location, target: Location) -> None:
+        """Raise NotFound if rclone found nothing to copy because there is no such directory.
+
+        A bucket has no directories: rclone takes every prefix for one, so one that is empty is missing.
+        """
+        if (await self._fs_info(source.fs)).features.bucket_based and not await self._is_same_place(source, target):
+            raise NotFound
+        if await self.stat(source) is None:
+            raise NotFound
+
+    async def _is_same_place(self, source: Location, target: Location) -> bool:
+        """Whether rclone would take both for the same file, which it answers with success unseen."""
+        if posixpath.basename(source.path) != posixpath.basename(target.path):
+            return False
+        return await self.place(source) == await self.place(target)
+
+    async def _real_place(self, location: Location) -> Place:
+        """Where ``location`` is, all links of this machine seen through."""
+        place = await self.place(location)
+        return place if place.storage else Place("", await _real_path(place.path or "/"))
+
+    async def _root(self, fs: str) -> Place:
+        if fs not in self._roots:
+            info, directory = await self._fs_info(fs), await self.local_directory(fs)
+            if directory is None:
+                self._roots[fs] = Place(info.name, info.root)
+            else:
+                self._roots[fs] = Place("", await _real_path(directory))
+        return self._roots[fs]
+
+    async def _fs_info(self, fs: str) -> _FsInfo:
+        if fs not in self._fs_infos:
+            self._fs_infos[fs] = await self._rc.ask("operations/fsinfo", {"fs": fs}, _FsInfo)
+        return self._fs_infos[fs]
+
+    async def _stats(self, group: str) -> _Stats:
+        return await self._rc.ask("core/stats", {"group": group, "short": True}, _Stats)
+
+
+def _explained(no_file: RcloneError, no_directory: RcloneError) -> RcloneError:
+    """Why a source that is neither missing nor a directory can't be copied as a file either."""
+    if no_file.reason == IS_A_DIRECTORY:
+        return WrongKind("the target is a directory")
+    if BEING_UPDATED in no_file.reason and no_directory.reason != IS_A_FILE:
+        return WrongKind("the source is a symbolic link; rclone follows it with the flag copy_links")
+    return no_file
+
+
+def own_partial() -> str:
+    """A suffix by which the partial files of a call are its own.
+
+    rclone's own name for them depends on the source only. Two copies of it to one target, by two services that a
+    broker gave the same request, would write into one file: the first to be done would rename it to the target
+    while the other still wrote, and answer success for a file with holes. At most 16 characters are allowed.
+    """
+    return f".{random.getrandbits(28):07x}.partial"
+
+
+def spoken(remote: str) -> str:
+    """A path as it is stored, from rclone's spelling of it."""
+    return _SPELT.sub(lambda match: _SPOKEN.get(match[0], match[0][-1]), remote)
+
+
+async def _real_path(remote: str) -> str:
+    """The path of this machine with all links seen through, in rclone's spelling as it is given."""
+    return (await asyncio.to_thread(os.path.realpath, spoken(remote))).translate(_SPELLING)
+
+
+def _is_partial_of(name: str, partial: str) -> bool:
+    match = _PARTIAL.fullmatch(partial)
+    if match is None:
+        return False
+    return match["name"] == name or (len(match["name"]) >= LONGEST_WHOLE_NAME and name.startswith(match["name"]))

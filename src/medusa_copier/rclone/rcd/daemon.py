@@ -1,0 +1,253 @@
+"""One resident rclone: started, watched, replaced when it dies or hangs, and ended with the service.
+
+It serves its remote control on a Unix socket in a directory that only this user can enter, and never on TCP.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self, cast
+
+import structlog
+
+from medusa_copier.rclone.errors import RcloneError, RcloneStopped, RcloneUnusable
+from medusa_copier.rclone.process.process import FlagValue, command_line, end, spawn
+from medusa_copier.rclone.rcd import orphans
+from medusa_copier.rclone.rcd.client import Client
+from medusa_copier.rclone.rcd.log import LogLines
+
+SOCKET_NAME: Final = "rc.sock"
+LONGEST_SOCKET_PATH: Final = 100
+"""In bytes. The kernel takes 107 on Linux and 103 on macOS."""
+
+log = structlog.stdlib.get_logger("medusa_copier.rclone")
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """How patient the daemon is."""
+
+    start_timeout_s: float = 30.0
+    stop_patience_s: float = 5.0
+    first_backoff_s: float = 0.1
+    longest_backoff_s: float = 10.0
+    stable_after_s: float = 60.0
+    """After this long up, the next restart begins with the first backoff again."""
+    ping_interval_s: float = 10.0
+    ping_timeout_s: float = 10.0
+    ping_misses: int = 3
+    """So many pings in a row without an answer, and rclone counts as hung."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Running:
+    process: asyncio.subprocess.Process
+    lines: LogLines
+    reader: asyncio.Task[None]
+
+
+class Daemon:
+    """``async with Daemon(binary, config=…, flags=…) as daemon: await daemon.client.copyto(…)``.
+
+    ``config`` is rclone's configuration file (None: rclone's default), ``flags`` are global flags by rclone's
+    own names. ``run_directory``, of this service alone, gets a record by which a later start finds an rclone
+    that outlived its service.
+    """
+
+    client: Client
+
+    def __init__(
+        self,
+        binary: Path,
+        *,
+        config: Path | None = None,
+        flags: Mapping[str, FlagValue] | None = None,
+        run_directory: Path | None = None,
+        timing: Timing | None = None,
+    ) -> None:
+        self._binary = binary
+        self._config = config
+        self._flags = flags or {}
+        self._run_directory = run_directory
+        self._record = orphans.Record(run_directory) if run_directory else None
+        self._timing = timing or Timing()
+        self._ready = asyncio.Event()
+        self._directory: Path | None = None
+        self._running: _Running | None = None
+        self._supervisor: asyncio.Task[None] | None = None
+        self.restarts = 0
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.stop()
+
+    @property
+    def pid(self) -> int | None:
+        """The process number of the running rclone; None while there is none."""
+        running = self._running
+        return running.process.pid if running and running.process.returncode is None else None
+
+    async def start(self) -> None:
+        """Start rclone and return when it answers. Raises RcloneUnusable with rclone's own reason."""
+        if self._config and not self._config.is_file():
+            raise RcloneUnusable(f"there is no rclone configuration file {self._config}; see rclone_config_path")
+        if self._run_directory:
+            await orphans.end_stale(self._run_directory)
+        self._directory = _make_socket_directory()
+        self.client = Client(self._socket)
+        try:
+            await self._launch()
+        except BaseException:
+            await self.stop()
+            raise
+        self._supervisor = asyncio.create_task(self._supervise(), name="rclone supervisor")
+
+    async def stop(self) -> None:
+        """End rclone and take its socket away. What is still being copied is cut off."""
+        self._ready.clear()
+        if self._supervisor:
+            self._supervisor.cancel()
+            await asyncio.wait({self._supervisor})
+        if self._directory:
+            await self.client.close()  # first, because rclone ends only when its last call has
+        await self._end_running(self._timing.stop_patience_s)
+        if self._directory:
+            shutil.rmtree(self._directory, ignore_errors=True)
+            self._directory = None
+        if self._record:
+            self._record.remove()
+
+    async def ready(self) -> None:
+        """Return when rclone answers; waits for as long as that takes."""
+        while True:
+            await self._ready.wait()
+            try:
+                await self.client.ping(timeout_s=self._timing.ping_timeout_s)
+            except RcloneStopped:  # its death isn't noticed yet
+                await asyncio.sleep(0.01)
+            else:
+                return
+
+    @property
+    def _socket(self) -> Path:
+        if self._directory is None:
+            raise RuntimeError("the daemon is not started")
+        return self._directory / SOCKET_NAME
+
+    async def _launch(self) -> None:
+        self._socket.unlink(missing_ok=True)
+        process = await spawn(command_line(self._binary, self._socket, self._config, self._flags))
+        lines = LogLines(cast("asyncio.StreamReader", process.stderr))
+        reader = asyncio.create_task(lines.read(), name="rclone log")
+        self._running = _Running(process, lines, reader)
+        try:
+            if self._record:
+                self._record.write(process.pid, self._socket)
+            async with asyncio.timeout(self._timing.start_timeout_s):
+                await self._until_it_answers(self._running)
+        except BaseException as error:
+            await self._end_running(patience_s=0)
+            if isinstance(error, TimeoutError):
+                within = f"within {self._timing.start_timeout_s:g} s of its start"
+                raise RcloneUnusable(f"rclone didn't answer {within}") from None
+            raise
+        lines.serving = True
+        self._ready.set()
+        log.info("rclone.ready", pid=process.pid)
+
+    async def _until_it_answers(self, running: _Running) -> None:
+        """Ask for the remotes, which makes rclone read its configuration, until it has an answer."""
+        while running.process.returncode is None:
+            try:
+                await self.client.list_remotes()
+            except RcloneStopped:  # the socket isn't there yet; nothing but asking again tells when
+                await asyncio.sleep(0.01)
+            except RcloneError as error:
+                raise RcloneUnusable(error.reason) from error
+            else:
+                return
+        await running.reader  # its last words
+        reason = running.lines.complaint or f"exit status {running.process.returncode}"
+        raise RcloneUnusable(f"rclone can't start: {reason}")
+
+    async def _supervise(self) -> None:
+        loop = asyncio.get_running_loop()
+        backoff_s = self._timing.first_backoff_s
+        while True:
+            started = loop.time()
+            try:
+                reason = await self._until_it_ends()
+            finally:
+                self._ready.clear()
+            if loop.time() - started > self._timing.stable_after_s:
+                backoff_s = self._timing.first_backoff_s
+            log.error("rclone.stopped", reason=reason, restart_in_s=backoff_s)
+            backoff_s = await self._launch_again(backoff_s)
+            self.restarts += 1
+
+    async def _launch_again(self, backoff_s: float) -> float:
+        """Launch until it works, with growing pauses; returns the pause to begin with the next time."""
+        while True:
+            await asyncio.sleep(backoff_s)
+            backoff_s = min(backoff_s * 2, self._timing.longest_backoff_s)
+            try:
+                await self._launch()
+            except (RcloneError, OSError) as error:
+                log.error("rclone.unusable", reason=str(error), restart_in_s=backoff_s)
+            else:
+                return backoff_s
+
+    async def _until_it_ends(self) -> str:
+        """Watch the running rclone; returns why it is gone. One that doesn't answer any more is killed."""
+        process = cast("_Running", self._running).process
+        misses = 0
+        while misses < self._timing.ping_misses:
+            try:
+                async with asyncio.timeout(self._timing.ping_interval_s):  # wait_for may lose our cancellation
+                    await process.wait()
+            except TimeoutError:
+                misses = 0 if await self._answers() else misses + 1
+            else:
+                break
+        hung = process.returncode is None
+        await self._end_running(patience_s=0)
+        return "it didn't answer any more and was killed" if hung else _ending(process.returncode)
+
+    async def _answers(self) -> bool:
+        try:
+            await self.client.ping(timeout_s=self._timing.ping_timeout_s)
+        except RcloneError:
+            return False
+        return True
+
+    async def _end_running(self, patience_s: float) -> None:
+        if self._running:
+            await end(self._running.process, patience_s=patience_s)
+            await self._running.reader
+            self._running = None
+
+
+def _make_socket_directory() -> Path:
+    """A new directory for this user alone, with a path short enough for a Unix socket."""
+    directory = Path(tempfile.mkdtemp(prefix=orphans.DIRECTORY_PREFIX))
+    if len(bytes(directory / SOCKET_NAME)) > LONGEST_SOCKET_PATH:
+        directory.rmdir()
+        directory = Path(tempfile.mkdtemp(prefix=orphans.DIRECTORY_PREFIX, dir="/tmp"))
+    return directory
+
+
+def _ending(exit_status: int | None) -> str:
+    if exit_status is not None and exit_status < 0:
+        return f"killed by signal {-exit_status}"
+    return f"exit status {exit_status}"

@@ -1,0 +1,112 @@
+"""End an rclone that outlived its service, and clear away what it left.
+
+On Linux the kernel does the first part when the service dies; elsewhere a record in the run directory must
+do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import shutil
+import signal
+import subprocess
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+import msgspec
+import structlog
+
+from medusa_copier.rclone.errors import RcloneUnusable
+from simple_queue_server.system.locks import Lock
+
+RECORDS: Final = "rclone-*.json"
+DIRECTORY_PREFIX: Final = "rclone-"
+"""Of the directory that holds the socket."""
+
+GONE_TIMEOUT_S: Final = 10.0
+
+log = structlog.stdlib.get_logger("medusa_copier.rclone")
+
+
+class _Note(msgspec.Struct, frozen=True):
+    pid: int
+    socket: str
+
+
+class Record:
+    """This service's note of its rclone in ``run_directory``, which services may share.
+
+    It is locked while the service lives, so that the rclone of a living one is never taken for stale.
+    """
+
+    def __init__(self, run_directory: Path) -> None:
+        self._path = run_directory / f"rclone-{os.getpid()}-{secrets.token_hex(4)}.json"
+        self._lock: Lock | None = None
+
+    def write(self, pid: int, socket: Path) -> None:
+        """Note that the process ``pid`` serves ``socket``. Raises RcloneUnusable when it can't be written."""
+        try:
+            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            while self._lock is None:
+                self._lock = Lock.take(self._path, create=True)
+            self._path.write_bytes(msgspec.json.encode(_Note(pid, str(socket))))
+        except OSError as error:
+            raise RcloneUnusable(f"the run directory {self._path.parent} can't be written: {error}") from error
+
+    def remove(self) -> None:
+        """Note that no process is left."""
+        if self._lock is not None:
+            self._path.unlink(missing_ok=True)
+            self._lock.release()
+            self._lock = None
+
+
+async def end_stale(run_directory: Path) -> None:
+    """Kill the rclones on record whose service is dead, and clear away what they left."""
+    for path in run_directory.glob(RECORDS):  # noqa: ASYNC240 - once, before there is anything to hold up
+        try:
+            lock = Lock.take(path, create=False)
+        except FileNotFoundError:
+            continue
+        if lock is None:
+            continue
+        try:
+            await _end(path)
+            path.unlink(missing_ok=True)
+        finally:
+            lock.release()
+
+
+async def _end(path: Path) -> None:
+    try:
+        note = msgspec.json.decode(path.read_bytes(), type=_Note)  # noqa: ASYNC240
+    except msgspec.MsgspecError:
+        return
+    if note.socket in _command_line_of(note.pid):  # else the number belongs to another process by now
+        log.warning("rclone.stale_killed", pid=note.pid)
+        with suppress(ProcessLookupError):
+            os.kill(note.pid, signal.SIGKILL)
+        await _gone(note.pid)
+    directory = Path(note.socket).parent
+    if directory.name.startswith(DIRECTORY_PREFIX):
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def _command_line_of(pid: int) -> str:
+    """The arguments of a running process; "" when there is none."""
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_bytes().decode("utf-8", "replace")
+    listing = subprocess.run(  # where there is no /proc
+        ["/bin/ps", "-ww", "-o", "args=", "-p", str(pid)], capture_output=True, text=True, check=False
+    )
+    return listing.stdout
+
+
+async def _gone(pid: int) -> None:
+    """Wait for the end of a process that is no child of ours."""
+    async with asyncio.timeout(GONE_TIMEOUT_S):
+        while _command_line_of(pid):  # noqa: ASYNC110 - nothing but looking again tells it
+            await asyncio.sleep(0.01)

@@ -1,0 +1,170 @@
+"""Copy one file with proof: what is at the target already, and what arrives there, is compared by its content.
+
+Look, copy, look again. Hashes come from the storage where it has them, or from reading the file through rclone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final, Literal, TypeAlias
+
+import msgspec
+
+from medusa_copier.rclone.errors import NotFound, RcloneError, WrongKind
+from medusa_copier.rclone.rcd.client import Client, Item, Location
+
+READ_HASH: Final = "sha256"
+"""What is compared when files are read, and the client didn't say."""
+
+From: TypeAlias = Literal["storage", "content", "either"]
+"""Where hashes are taken from; ``either`` is the storage if it has one, else the content."""
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """On which terms to copy. ``expected`` maps types of hash to values in small hexadecimal digits."""
+
+    overwrite: Literal["always", "if_different", "never"] = "if_different"
+    verify: Literal["default", "checksum", "download"] = "default"
+    expected: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def are_rclones(self) -> bool:
+        """Whether this is what rclone does by itself."""
+        return self.overwrite == "if_different" and not self.compares
+
+    @property
+    def compares(self) -> bool:
+        """Whether the content at the target is to be compared after a copy."""
+        return self.verify != "default" or bool(self.expected)
+
+
+class Verified(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What was compared. ``hashes`` are those that source and target both have, ``read`` the sides whose content
+    was read for them, where they didn't come from the storage."""
+
+    method: Literal["default", "checksum", "download", "expected"]
+    hashes: dict[str, str] = msgspec.field(default_factory=dict)
+    read: list[Literal["source", "target"]] = msgspec.field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class _Content:
+    """The hashes of a file, by type; ``read`` when one of them was made by reading it."""
+
+    hashes: dict[str, str]
+    read: bool
+
+
+async def copy_proven(client: Client, source: Location, target: Location, terms: Terms) -> Verified:
+    """Copy a file on these terms; return when the target holds what the source held, and how that was seen.
+
+    Raises NotFound for a missing source, WrongKind for a directory, RcloneError for content that is not as expected,
+    that may not be replaced, that can't be compared, or that differs after the copy.
+    """
+    item = await _require_file(client, source)
+    there = None if terms.overwrite == "always" else await client.stat(target, files_only=True)
+    plan = await _plan(client, source, target, terms)
+    if not terms.compares and (there is None or terms.overwrite != "never"):
+        await client.copyto(source, target, always=terms.overwrite == "always")
+        return Verified("default")
+    wanted = await _content(client, source, plan)
+    _require_expected(wanted, terms)
+    if there is not None:
+        found = None if _sizes_differ(item, there) else await _target_content(client, target, plan)
+        if found is not None and found.hashes == wanted.hashes:
+            return _verified(terms, wanted, found)
+        if terms.overwrite == "never":
+            raise RcloneError("other content is at the target, and overwrite is never")
+    await client.copyto(source, target, always=True)
+    found = await _target_content(client, target, plan)
+    _require_same(wanted, found, terms)
+    return _verified(terms, wanted, found)
+
+
+async def _require_file(client: Client, source: Location) -> Item:
+    if item := await client.stat(source, files_only=True):
+        return item
+    if await client.stat(source) is None:
+        raise NotFound
+    raise WrongKind("the source is a directory, and overwrite, verify and expected are for files; use the action copy")
+
+
+async def _plan(client: Client, source: Location, target: Location, terms: Terms) -> dict[str, From]:
+    """The types of hash to compare, and where they are to come from."""
+    if terms.expected:
+        return dict.fromkeys(terms.expected, "content" if terms.verify == "download" else "either")
+    if terms.verify == "download":
+        return {READ_HASH: "content"}
+    there = await client.hash_types(target.fs)
+    shared = [hash_type for hash_type in await client.hash_types(source.fs) if hash_type in there]
+    if terms.verify == "default":
+        return {shared[0] if shared else READ_HASH: "either"}
+    if not shared:
+        raise RcloneError("the storages of source and target have no type of hash in common; use verify: download")
+    return {shared[0]: "storage"}
+
+
+async def _content(client: Client, location: Location, plan: Mapping[str, From]) -> _Content:
+    found: dict[str, str] = {}
+    read = False
+    for hash_type, origin in plan.items():
+        value = None if origin == "content" else await _kept_hash(client, location, hash_type)
+        if value is None and origin == "storage":
+            raise RcloneError(f"the storage has no {hash_type} of {location.joined!r}; use verify: download")
+        if value is None:
+            read = True
+            value = await client.hash_of(location, hash_type, read=True)
+        if value is None:
+            raise RcloneError(f"rclone made no {hash_type} of {location.joined!r}")
+        found[hash_type] = value
+    return _Content(found, read)
+
+
+async def _kept_hash(client: Client, location: Location, hash_type: str) -> str | None:
+    if hash_type not in await client.hash_types(location.fs):
+        return None
+    return await client.hash_of(location, hash_type, read=False)
+
+
+async def _target_content(client: Client, target: Location, plan: Mapping[str, From]) -> _Content:
+    try:
+        return await _content(client, target, plan)
+    except NotFound:  # which would be taken for a missing source
+        raise RcloneError("the target went away while it was verified", transient=True) from None
+
+
+def _sizes_differ(source: Item, target: Item) -> bool:
+    return source.size != target.size and min(source.size, target.size) >= 0
+
+
+def _require_expected(source: _Content, terms: Terms) -> None:
+    for hash_type, value in terms.expected.items():
+        if (found := source.hashes[hash_type]) != value:
+            raise RcloneError(f"the source is not what was expected: its {hash_type} is {found}, not {value}")
+
+
+def _require_same(source: _Content, target: _Content, terms: Terms) -> None:
+    for hash_type, value in source.hashes.items():
+        if (found := target.hashes[hash_type]) != value:
+            whose = "expected was" if hash_type in terms.expected else "the source has"
+            raise RcloneError(
+                f"the target is not what was copied: its {hash_type} is {found}, {whose} {value}; it was left as it is",
+                transient=terms.overwrite != "never",  # else the next attempt would find the target taken
+            )
+
+
+def _verified(terms: Terms, source: _Content, target: _Content) -> Verified:
+    sides: list[Literal["source", "target"]] = []
+    if source.read:
+        sides.append("source")
+    if target.read:
+        sides.append("target")
+    if terms.verify == "download":
+        return Verified("download", source.hashes, sides)
+    if terms.expected:
+        return Verified("expected", source.hashes, sides)
+    if source.read or target.read:
+        return Verified("download", source.hashes, sides)
+    return Verified("checksum", source.hashes, sides)

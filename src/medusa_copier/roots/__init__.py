@@ -1,0 +1,1 @@
+"""Roots: root name and key → location, what requests may do there, and symbolic links that lead out."""

@@ -1,0 +1,55 @@
+"""Root name + key → the place that rclone copies from or to, or a Failure that says which parameter is wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from medusa_copier.rclone.rcd.client import Location
+from medusa_copier.settings import RootSection
+from simple_queue_server import Failure
+
+LONGEST_KEY_BYTES: Final = 32_000
+"""More than any storage takes, and little enough for an argument of a command, which Linux limits to 131072 bytes:
+rclone may spell a byte with three."""
+
+
+def locate(roots: Mapping[str, RootSection], root: str, key: str, prefix: str, *, is_root: bool = False) -> Location:
+    """The place that a request's ``{prefix}root`` and ``{prefix}key`` name; ``prefix`` is ``source_``, ``target_``…
+
+    ``is_root`` says that the place is the root itself, and ``key`` means nothing.
+    """
+    if root not in roots:
+        known = ", ".join(sorted(roots))
+        raise Failure(f"Unrecognized root was provided: {prefix}root {root!r} is not configured; known: {known}")
+    return Location(roots[root].fs, "" if is_root else clean_key(key, f"{prefix}key"))
+
+
+def clean_key(key: str, parameter: str) -> str:
+    """The path below the root that a key stands for, as the rclone command line reads it.
+
+    A leading slash, doubled slashes and ``.`` segments mean nothing, and are taken out: ``/a//./b`` is ``a/b``.
+    A ``..`` segment is refused, because rclone would write a look-alike name instead of going up.
+    """
+    if "\0" in key:
+        raise Failure(f"{parameter} {key!r} contains a NUL character, which no storage can hold")
+    segments = [segment for segment in key.split("/") if segment not in {"", "."}]
+    if not segments:
+        raise Failure(f"{parameter} {key!r} is empty; it must name a file or a directory below the root")
+    if ".." in segments:
+        raise Failure(f"{parameter} {key!r} contains a '..' segment; write the key from the root down")
+    clean = "/".join(segments)
+    if (size := len(clean.encode("utf-8", "surrogatepass"))) > LONGEST_KEY_BYTES:
+        raise Failure(f"{parameter} is {size} bytes long; it can't be longer than {LONGEST_KEY_BYTES}")
+    return clean
+
+
+def is_empty(key: str) -> bool:
+    """Whether a key names the root itself: ``""``, ``/``, ``.``."""
+    return all(segment in {"", "."} for segment in key.split("/"))
+
+
+def shown(root: str, key: str) -> str:
+    """``root:key`` for a message: on one line, whatever the key holds."""
+    place = f"{root}:{key}"
+    return place if place.isprintable() else repr(place)

@@ -1,0 +1,96 @@
+"""What requests may do with a root: read, write, replace, how many at once; and that a key stays inside it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Literal, NamedTuple, TypeVar
+
+from medusa_copier.rclone.facade import Rclone
+from medusa_copier.rclone.rcd.client import Location
+from medusa_copier.roots.locate import shown
+from medusa_copier.roots.symlinks import Lookout
+from medusa_copier.settings import RootSection
+from simple_queue_server import Failure
+
+Overwrite = TypeVar("Overwrite", bound=str)
+
+
+class Use(NamedTuple):
+    """What a request wants to do with a place: ``Use("read", "masters", location)``."""
+
+    purpose: Literal["read", "write"]
+    root: str
+    """A configured one."""
+    location: Location
+
+
+class Access:
+    """The access policy of the ``roots``. One for a service, because it counts who is at work."""
+
+    def __init__(self, roots: Mapping[str, RootSection], rclone: Rclone) -> None:
+        self._roots = roots
+        self._rclone = rclone
+        self._lookouts: dict[str, Lookout | None] = {}
+        self._free = {name: asyncio.Semaphore(root.max_in_flight) for name, root in roots.items() if root.max_in_flight}
+
+    @asynccontextmanager
+    async def granted(self, *uses: Use) -> AsyncIterator[None]:
+        """The block may use these places; it begins when there is a free place in each root.
+
+        Raises Failure, naming the root and its policy, when a use is against it. Raises RcloneError when rclone
+        can't tell what a root is.
+        """
+        for use in uses:
+            self._require_purpose(use)
+        async with AsyncExitStack() as held:
+            for root in sorted({use.root for use in uses} & self._free.keys()):  # in one order: nobody waits in a ring
+                await held.enter_async_context(self._free[root])
+            await self._refuse_ways_out(uses)
+            yield
+
+    def overwrite(self, root: str, asked: Overwrite, *, explicit: bool) -> Overwrite | Literal["never"]:
+        """What to do with content that is in ``root`` already, where a request ``asked`` for something.
+
+        ``explicit``: the request said so, it isn't the default. Raises Failure when the root doesn't allow it.
+        """
+        if self._roots[root].overwrite != "never":
+            return asked
+        if explicit and asked != "never":
+            raise Failure(f"the root {root} has overwrite: never, so a request can't say overwrite: {asked}")
+        return "never"
+
+    def _require_purpose(self, use: Use) -> None:
+        access = self._roots[use.root].access
+        if use.purpose not in access.split("-"):
+            verb = {"read": "copied from", "write": "copied to"}[use.purpose]
+            raise Failure(f"the root {use.root} can't be {verb}: it has access: {access}")
+
+    async def refuse_links_below(self, use: Use) -> None:
+        """For a directory that is to be written to: raise Failure when below it is a symbolic link that leads out of
+        the root and that rclone would follow. It takes one listing of all that is below.
+        """
+        lookout = await self._lookout(use)
+        if lookout and (way_out := await lookout.first_way_out_below(use.location.path)) is not None:
+            raise _refusal(use.root, way_out)
+
+    async def _refuse_ways_out(self, uses: Iterable[Use]) -> None:
+        guarded = [(use, lookout) for use in uses if (lookout := await self._lookout(use))]
+        answers = [lookout.leads_out(use.location.path) for use, lookout in guarded]
+        for (use, _), leads_out in zip(guarded, answers, strict=True):
+            if await leads_out:
+                raise _refusal(use.root, use.location.path)
+
+    async def _lookout(self, use: Use) -> Lookout | None:
+        """Who looks at the links in the root; None where nobody does."""
+        if self._roots[use.root].symlinks == "follow":
+            return None
+        if use.root not in self._lookouts:
+            directory = await self._rclone.local_directory(use.location.fs)
+            self._lookouts.setdefault(use.root, None if directory is None else Lookout(directory))
+        return self._lookouts[use.root]
+
+
+def _refusal(root: str, path: str) -> Failure:
+    return Failure(f"{shown(root, path)} leads out of the root {root} by a symbolic link; it has symlinks: refuse")

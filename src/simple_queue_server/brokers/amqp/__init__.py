@@ -1,0 +1,1 @@
+"""RabbitMQ and other AMQP 0-9-1 brokers, by aiormq."""

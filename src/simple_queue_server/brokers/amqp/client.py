@@ -1,0 +1,149 @@
+"""The AMQP client: puts requests, takes responses from the outgoing queue or from a reply queue of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from typing import Final, Self
+
+import structlog
+from aiormq import spec
+from aiormq.abc import DeliveredMessage
+
+from simple_queue_server.brokers.amqp.connection import Link
+from simple_queue_server.brokers.amqp.driver import Channel, Connection, LinkDownError, make_queue
+from simple_queue_server.brokers.amqp.publisher import Publisher
+from simple_queue_server.errors import BrokerError
+from simple_queue_server.settings.amqp import target
+from simple_queue_server.settings.sections import AmqpSection
+
+log = structlog.stdlib.get_logger("simple_queue_server")
+
+LATE_GRACE_S: Final = 5.0
+"""A client that closes waits so long for responses that it is putting on the outgoing queue."""
+
+
+class AmqpClient:
+    """See :class:`simple_queue_server.brokers.base.Client`.
+
+    Entering it raises BrokerError when it can't connect; later on it waits while the broker is away.
+    """
+
+    def __init__(self, settings: AmqpSection) -> None:
+        where, failures = target(settings.connection), settings.max_connection_retry_errors
+        self._incoming = settings.incoming_queue
+        self._outgoing = settings.outgoing_queue
+        self._publisher = Publisher(where, self._incoming, max_failures=failures)
+        self._replies = Link(
+            where, "replies", set_up=self._consume_replies, on_lost=self._fail_calls, max_failures=failures
+        )
+        self._responses = Link(where, "responses", set_up=self._prepare_taking, max_failures=failures)
+        self._calls: dict[str, asyncio.Future[bytes]] = {}
+        self._late: set[asyncio.Task[None]] = set()
+        self._opening = asyncio.Lock()
+        self._taking = asyncio.Lock()
+
+    async def __aenter__(self) -> Self:
+        await self._publisher.open(patient=False)
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await asyncio.gather(self._responses.close(), self._replies.close())
+        if self._late:
+            await asyncio.wait(self._late, timeout=LATE_GRACE_S)
+        for putting in self._late:
+            putting.cancel()
+        await self._publisher.close()
+
+    async def send(self, request: bytes, *, message_id: str | None = None) -> None:
+        await self._publisher.insist(self._incoming, request, message_id=message_id or uuid.uuid4().hex)
+
+    async def call(self, request: bytes, *, message_id: str | None = None) -> bytes:
+        """See Client.call. Raises BrokerError when the connection is lost: the response may come elsewhere then."""
+        await self._open(self._replies)
+        correlation_id = uuid.uuid4().hex
+        response: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        self._calls[correlation_id] = response
+        ids = {"correlation_id": correlation_id, "message_id": message_id or correlation_id}
+        try:
+            await self._publisher.insist(self._incoming, request, reply_to=self._reply_queue, **ids)
+            return await response
+        finally:
+            del self._calls[correlation_id]
+            response.cancel()
+
+    async def take_response(self, timeout_s: float) -> bytes | None:
+        """See Client.take_response. Raises BrokerError when the connection is lost meanwhile."""
+        if self._outgoing is None:
+            raise BrokerError("no outgoing_queue is configured: responses go to reply queues only")
+        async with self._taking:
+            channel = await self._open(self._responses)
+            try:
+                async with self._responses.operation(channel):
+                    return await _take(channel, self._outgoing, timeout_s)
+            except LinkDownError as error:
+                raise BrokerError(f"no response was taken: {error}") from error
+            except asyncio.CancelledError:
+                self._responses.break_up(channel, "taking a response was cancelled")  # what is on its way goes back
+                raise
+
+    async def _open(self, link: Link) -> Channel:
+        async with self._opening:
+            if not link.is_open:
+                await link.open(patient=False)
+        return await link.channel()
+
+    async def _prepare_taking(self, connection: Connection, channel: Channel) -> None:
+        if self._outgoing is not None:
+            await make_queue(connection, self._outgoing)
+        await channel.basic_qos(prefetch_count=1)
+
+    async def _consume_replies(self, _: Connection, channel: Channel) -> None:
+        declared = await channel.queue_declare(exclusive=True, auto_delete=True)
+        self._reply_queue = str(declared.queue)
+        await channel.basic_consume(self._reply_queue, self._on_reply, no_ack=True)
+
+    async def _on_reply(self, message: DeliveredMessage) -> None:
+        correlation_id = message.header.properties.correlation_id
+        response = self._calls.get(correlation_id or "")
+        if response is not None and not response.done():
+            response.set_result(message.body)
+        elif self._outgoing is not None:  # its call was cancelled; a task of the client's own outlives the channel
+            task = asyncio.create_task(self._put_late(self._outgoing, message.body, correlation_id))
+            self._late.add(task)
+            task.add_done_callback(self._late.discard)
+
+    async def _put_late(self, queue: str, response: bytes, correlation_id: str | None) -> None:
+        try:
+            await self._publisher.insist(queue, response, correlation_id=correlation_id)
+        except BrokerError as error:
+            log.error("a late response could not be put on its queue", queue=queue, error=str(error))
+
+    def _fail_calls(self) -> None:
+        """The reply queue is gone with its connection."""
+        for response in self._calls.values():
+            if not response.done():
+                response.set_exception(BrokerError("the connection was lost before the response came"))
+
+
+async def _take(channel: Channel, queue: str, timeout_s: float) -> bytes | None:
+    message: DeliveredMessage | None = await channel.basic_get(queue)
+    if message is None or isinstance(message.delivery, spec.Basic.GetEmpty):
+        message = await _wait_for_one(channel, queue, timeout_s)
+    if message is None:
+        return None
+    await channel.basic_ack(message.delivery_tag or 0)
+    return message.body
+
+
+async def _wait_for_one(channel: Channel, queue: str, timeout_s: float) -> DeliveredMessage | None:
+    """Consume one message; the channel's prefetch of 1 sees to it that there isn't a second one."""
+    arrived: asyncio.Future[DeliveredMessage] = asyncio.get_running_loop().create_future()
+
+    async def on_message(message: DeliveredMessage) -> None:
+        arrived.set_result(message)
+
+    consuming = await channel.basic_consume(queue, on_message)
+    await asyncio.wait({arrived}, timeout=timeout_s)
+    await channel.basic_cancel(str(consuming.consumer_tag))
+    return arrived.result() if arrived.done() else None

@@ -1,0 +1,239 @@
+"""One AMQP connection with one channel, kept up: when either breaks, both are made again."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Awaitable, Callable
+from types import TracebackType
+from typing import Final
+
+import structlog
+
+from simple_queue_server.brokers.amqp.driver import (
+    AnyChannel,
+    Channel,
+    Connection,
+    LinkDownError,
+    close,
+    connect,
+    is_hopeless,
+    reason,
+    translated,
+)
+from simple_queue_server.errors import BrokerError, BrokerGaveUp
+from simple_queue_server.settings.amqp import Target
+
+FIRST_DELAY_S: Final = 0.1
+LAST_DELAY_S: Final = 30.0
+STABLE_S: Final = 10.0
+"""A link that lasted this long is made again at once; one that keeps breaking backs off."""
+
+
+class Link:
+    """A connection and its channel, kept up.
+
+    ``set_up`` is awaited for each new pair. ``on_lost`` is called when a pair is gone, and ``on_gave_up``
+    when ``max_failures`` attempts in a row have failed (None: never).
+    """
+
+    def __init__(
+        self,
+        target: Target,
+        purpose: str,
+        *,
+        set_up: Callable[[Connection, Channel], Awaitable[None]],
+        on_lost: Callable[[], None] = lambda: None,
+        on_gave_up: Callable[[BrokerError], None] = lambda _: None,
+        max_failures: int | None = None,
+    ) -> None:
+        self._target = target
+        self._set_up = set_up
+        self._on_lost = on_lost
+        self._on_gave_up = on_gave_up
+        self._max_failures = max_failures
+        self._purpose = purpose
+        # lazy, unlike bind: made before the log is configured, it is written as the log is then
+        self._log = structlog.stdlib.get_logger("simple_queue_server", broker=str(target), purpose=purpose)
+        self._pair: tuple[Connection, Channel] | None = None
+        self._operations: set[asyncio.Timeout] = set()
+        self._supervisor: asyncio.Task[None] | None = None
+        self._closing: asyncio.Task[None] | None = None
+        self._was_up = False
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it was opened, and neither closed nor given up."""
+        return self._supervisor is not None and not self._supervisor.done()
+
+    async def open(self, *, patient: bool = True) -> None:
+        """Connect and keep connected. Raises BrokerError at once for what waiting can't mend.
+
+        That is a wrong password, an unknown vhost, a certificate that can't be trusted; unless ``patient``,
+        anything.
+        """
+        self._patient = patient
+        self._up: asyncio.Future[Channel] = asyncio.get_running_loop().create_future()
+        self._broken: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._supervisor = asyncio.create_task(self._guard(), name=f"amqp {self._purpose}")
+        await self.channel()
+
+    async def channel(self) -> Channel:
+        """The channel, as soon as there is one. Raises BrokerGaveUp when there will be none any more."""
+        return self._up.result() if self._up.done() else await asyncio.shield(self._up)
+
+    def operation(self, channel: AnyChannel) -> Operation:
+        """Work on the channel in an ``async with`` block. It ends when the channel does, which raises LinkDownError.
+
+        Left to itself, the library waits forever for room in the write queue of a connection that has ended.
+        A declare, consume or get that is cancelled closes its channel.
+        """
+        if self._pair is None or self._pair[1] is not channel:
+            raise LinkDownError("the connection was lost")
+        return Operation(self._pair[0], self._operations)
+
+    def break_up(self, channel: AnyChannel, why: str) -> None:
+        """Make everything again, unless ``channel`` is a former one: then that was done already.
+
+        From here on nobody gets this channel any more, and whoever works on it is interrupted.
+        """
+        if self._pair is None or self._pair[1] is not channel:
+            return
+        self._pair = None
+        if self._up.done():
+            self._up = asyncio.get_running_loop().create_future()
+        if not self._broken.done():  # it is cancelled when this link is closed
+            self._broken.set_result(why)
+        for scope in self._operations:
+            scope.reschedule(asyncio.get_running_loop().time())
+        self._on_lost()
+
+    async def close(self) -> None:
+        """Close in good order: what was sent on the channel is with the broker. Idempotent."""
+        if self._supervisor is None:
+            return
+        self._supervisor.cancel()
+        await asyncio.wait({self._supervisor})
+        self._supervisor = None
+        if self._closing is not None:
+            await asyncio.wait({self._closing})
+        self._end(BrokerGaveUp("the connection was closed"))
+
+    async def _guard(self) -> None:
+        try:
+            await self._supervise()
+        except Exception as error:  # noqa: BLE001 - nobody may wait forever for a supervisor that is gone
+            self._log.exception("the connection's supervisor crashed")
+            self._give_up(BrokerGaveUp(f"{self._target}: {type(error).__name__}: {error}"))
+
+    async def _supervise(self) -> None:
+        step = failures = 0
+        while True:
+            try:
+                pair = await self._connect()
+            except Exception as error:  # noqa: BLE001 - whatever it is, the link is down
+                failures += 1
+                if self._is_final(error, failures):
+                    return
+                self._log.warning("broker can't be used, trying again", attempt=failures, reason=str(error))
+            else:
+                failures = 0
+                started = time.monotonic()
+                await self._stay_up(*pair)
+                step = 0 if time.monotonic() - started > STABLE_S else step
+            await asyncio.sleep(_delay_s(step))
+            step += 1
+
+    async def _connect(self) -> tuple[Connection, Channel]:
+        connection, channel = self._pair = await connect(self._target, self._purpose)
+        self._watch(connection, channel)
+        try:
+            with translated():
+                async with asyncio.timeout(self._target.timeout_s):
+                    await self._set_up(connection, channel)
+        except BaseException:
+            self.break_up(channel, "it can't be set up")
+            await self._close(connection, channel)
+            raise
+        return connection, channel
+
+    async def _stay_up(self, connection: Connection, channel: Channel) -> None:
+        if self._pair is not None:  # it may have broken by now
+            self._was_up = True
+            self._up.set_result(channel)
+            self._log.info("broker connected")
+        try:
+            self._log.warning("broker connection lost", reason=await self._broken)
+        finally:
+            self.break_up(channel, "it is being closed")
+            await self._close(connection, channel)
+
+    async def _close(self, connection: Connection, channel: Channel) -> None:
+        """Close in a task of its own, which goes on when this link is closed meanwhile."""
+        self._closing = asyncio.create_task(close(connection, channel))
+        await asyncio.wait({self._closing})
+
+    def _is_final(self, error: Exception, failures: int) -> bool:
+        """Whether to try no more. Then everybody who waits for the channel gets to know why."""
+        if not self._was_up and (not self._patient or is_hopeless(error)):
+            self._end(BrokerError(f"{self._target}: {error}"))
+            return True
+        if self._max_failures is None or failures < self._max_failures:
+            return False
+        self._give_up(BrokerGaveUp(f"{self._target}: given up after {failures} failed attempts: {error}"))
+        return True
+
+    def _give_up(self, error: BrokerGaveUp) -> None:
+        self._end(error)
+        self._on_gave_up(error)
+
+    def _end(self, error: BrokerError) -> None:
+        if self._up.done():
+            self._up = asyncio.get_running_loop().create_future()
+        self._up.set_exception(error)
+        self._up.exception()  # seen: nobody may be waiting
+
+    def _watch(self, connection: Connection, channel: Channel) -> None:
+        self._broken = asyncio.get_running_loop().create_future()
+
+        def on_closed(closing: asyncio.Future[None]) -> None:
+            error = None if closing.cancelled() else closing.exception()
+            self.break_up(channel, "it was closed" if error is None else reason(error))
+
+        def on_consumer_cancelled(_: object) -> None:
+            self.break_up(channel, "the broker ended the consumer: its queue was deleted or moved")
+
+        connection.closing.add_done_callback(on_closed)
+        channel.closing.add_done_callback(on_closed)
+        channel.on_consumer_cancel_callbacks.add(on_consumer_cancelled)
+
+
+class Operation:
+    """See :meth:`Link.operation`. Written out, because two are made for each request."""
+
+    def __init__(self, connection: Connection, running: set[asyncio.Timeout]) -> None:
+        self._connection = connection
+        self._running = running
+        self._scope = asyncio.timeout(None)
+
+    async def __aenter__(self) -> Connection:
+        await self._scope.__aenter__()
+        self._running.add(self._scope)
+        return self._connection
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._running.discard(self._scope)
+        if error is None:
+            await self._scope.__aexit__(None, None, None)
+            return
+        with translated():
+            await self._scope.__aexit__(kind, error, trace)
+            raise error
+
+
+def _delay_s(step: int) -> float:
+    longest: float = min(LAST_DELAY_S, FIRST_DELAY_S * 2 ** min(step, 20))
+    return longest * random.uniform(0.5, 1)  # noqa: S311 - so that services don't come back all at once

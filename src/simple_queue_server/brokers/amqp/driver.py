@@ -1,0 +1,166 @@
+"""The edge to AMQP: a connection and its channel are made here, and the library's errors are translated here.
+
+Stands on aiormq, the layer that aio-pika itself stands on. It rejects whatever waits with the error that ended
+the connection, of any class: a bare ``Exception``, or a ``CancelledError`` that nobody asked for, included.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ssl
+from collections.abc import Iterator
+from typing import Final, TypeAlias, cast
+
+import aiormq
+import aiormq.abc
+import pamqp.exceptions
+import structlog
+from pamqp import decode
+from yarl import URL
+
+from simple_queue_server.errors import BrokerError
+from simple_queue_server.settings.amqp import Endpoint, Target
+
+AnyChannel: TypeAlias = aiormq.abc.AbstractChannel
+Channel: TypeAlias = aiormq.Channel
+Connection: TypeAlias = aiormq.Connection
+
+CLOSE_TIMEOUT_S: Final = 5.0
+VHOST_REFUSED: Final = "Expected one of ['Connection.OpenOk'], got <Connection.Close "
+"""All that the library says of a vhost that doesn't exist or that the user may not use."""
+
+_LIBRARY: Final = (aiormq.AMQPError, pamqp.exceptions.PAMQPException, OSError, RuntimeError, EOFError)
+_HOPELESS: Final = (
+    aiormq.AuthenticationError,
+    aiormq.ProbableAuthenticationError,
+    aiormq.ChannelAccessRefused,
+    ssl.SSLCertVerificationError,
+)
+
+log = structlog.stdlib.get_logger("simple_queue_server")
+
+
+class LinkDownError(BrokerError):
+    """The connection or the channel broke under an operation. Its cause is the library's error."""
+
+
+class HopelessError(BrokerError):
+    """What waiting can't mend: a wrong password, an unknown vhost, a certificate that can't be trusted."""
+
+
+async def connect(target: Target, purpose: str) -> tuple[Connection, Channel]:
+    """Try the hosts in turn. Raises BrokerError, or HopelessError, naming each host with its reason.
+
+    The channel confirms what is published, and raises for a message that can't be routed.
+    """
+    decode.METHODS["shortstr"] = _short_string
+    errors: dict[Endpoint, BrokerError] = {}
+    for endpoint in target.endpoints:
+        try:
+            return await _connect(target, endpoint, purpose)
+        except BrokerError as error:
+            errors[endpoint] = error
+    kind = HopelessError if all(map(is_hopeless, errors.values())) else BrokerError
+    raise kind("; ".join(f"{endpoint}: {error}" for endpoint, error in errors.items()))
+
+
+async def _connect(target: Target, endpoint: Endpoint, purpose: str) -> tuple[Connection, Channel]:
+    try:
+        context = None if target.tls is None else target.tls.context()
+    except BrokerError as error:
+        raise HopelessError(str(error)) from None
+    connection = Connection(
+        _url(target, endpoint),
+        context=context,
+        client_properties={"connection_name": f"{target.name or 'simple_queue_server'} {purpose}"},
+    )
+    try:
+        with translated():
+            async with asyncio.timeout(target.timeout_s):
+                await connection.connect()
+                channel = await connection.channel(publisher_confirms=True, on_return_raises=True)
+                return connection, cast("Channel", channel)
+    except BaseException:
+        await close(connection)
+        raise
+
+
+@contextlib.contextmanager
+def translated() -> Iterator[None]:
+    """Raise what the library raises for a broken connection as LinkDownError. A real cancellation passes."""
+    try:
+        yield
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise
+        raise LinkDownError("the connection was lost") from None
+    except Exception as error:
+        if isinstance(error, _LIBRARY) or type(error) is Exception:
+            raise LinkDownError(reason(error)) from error
+        raise
+
+
+def reason(error: BaseException) -> str:
+    """One line for a person."""
+    if isinstance(error, aiormq.AMQPError) and isinstance(error.__cause__, OSError):
+        error = error.__cause__
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"its certificate can't be trusted: {error.verify_message}"
+    if isinstance(error, TimeoutError):
+        return "no answer in time"
+    if str(error).startswith(VHOST_REFUSED):
+        return "the vhost doesn't exist, or the user may not use it"
+    if isinstance(error, aiormq.ConnectionClosed) and len(error.args) == 2:  # a reply code and its text
+        return str(error.args[1])
+    return (getattr(error, "strerror", None) or str(error) or type(error).__name__).strip()
+
+
+def is_hopeless(error: Exception) -> bool:
+    """Whether waiting can't mend it."""
+    if isinstance(error, HopelessError):
+        return True
+    cause = error.__cause__
+    if str(cause).startswith(VHOST_REFUSED):
+        return True
+    return any(isinstance(each, _HOPELESS) for each in (cause, cause and cause.__cause__))
+
+
+async def make_queue(connection: Connection, name: str) -> None:
+    """Make the durable queue if there is none; one that exists is left as it is, whatever its arguments."""
+    channel = await connection.channel(publisher_confirms=False)
+    try:
+        await channel.queue_declare(name, passive=True)
+    except aiormq.ChannelNotFoundEntity:  # which has closed the channel
+        channel = await connection.channel(publisher_confirms=False)
+        await channel.queue_declare(name, durable=True)
+        log.info("queue made", queue=name)
+    await channel.close()
+
+
+async def close(connection: Connection, channel: Channel | None = None) -> None:
+    """Close what may be broken or stuck already. Closing the channel waits for all that was sent on it."""
+    for each in (channel, connection):
+        if each is not None:
+            with contextlib.suppress(Exception, asyncio.CancelledError):
+                async with asyncio.timeout(CLOSE_TIMEOUT_S):
+                    await each.close()
+
+
+def _url(target: Target, endpoint: Endpoint) -> URL:
+    return URL.build(
+        scheme="amqps" if target.tls else "amqp",
+        host=endpoint.host,
+        port=endpoint.port,
+        user=target.user,
+        password=target.password,
+        path=f"/{target.vhost}",
+        query={"heartbeat": str(target.heartbeat_s), "auth": "external" if target.external_auth else "plain"},
+    )
+
+
+def _short_string(value: bytes) -> tuple[int, str]:
+    """Decode a property as pamqp does, but take any bytes: else one odd message id would end every connection."""
+    length = value[0]
+    return length + 1, value[1 : length + 1].decode("utf-8", "backslashreplace")

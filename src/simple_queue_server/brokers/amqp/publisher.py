@@ -1,0 +1,128 @@
+"""Puts messages on AMQP queues: durable, confirmed by the broker, for as long as that takes."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import re
+from collections.abc import Callable
+from typing import Any, Final
+
+import aiormq
+import structlog
+
+from simple_queue_server.brokers.amqp.connection import Link
+from simple_queue_server.brokers.amqp.driver import Channel, Connection, LinkDownError, make_queue
+from simple_queue_server.errors import BrokerError, MessageTooLarge
+from simple_queue_server.settings.amqp import Target
+
+FIRST_PAUSE_S: Final = 0.1
+LAST_PAUSE_S: Final = 10.0
+TRANSIENT: Final = 1
+PERSISTENT: Final = 2
+JSON: Final = "application/json"
+
+log = structlog.stdlib.get_logger("simple_queue_server")
+
+
+class Publisher:
+    """A connection for publishing only, so that a broker short of memory blocks nothing else.
+
+    ``queue`` is made when it doesn't exist. Publishes may overlap.
+    """
+
+    def __init__(
+        self,
+        target: Target,
+        queue: str | None,
+        *,
+        max_failures: int | None,
+        on_gave_up: Callable[[BrokerError], None] = lambda _: None,
+    ) -> None:
+        self._queue = queue
+        self._link = Link(target, "publisher", set_up=self._set_up, on_gave_up=on_gave_up, max_failures=max_failures)
+
+    async def open(self, *, patient: bool = True) -> None:
+        """Connect, see Link.open, and make the queue that doesn't exist."""
+        await self._link.open(patient=patient)
+
+    async def close(self) -> None:
+        """Close the connection. Idempotent."""
+        await self._link.close()
+
+    async def put(self, queue: str, body: bytes, **properties: Any) -> bool:
+        """Put a message on a queue: True when it is there, durably; False when there is none, or it is full.
+
+        Waits while the broker is away. ``properties`` are those of AMQP (``correlation_id``, ``headers``…).
+        Raises BrokerGaveUp, and MessageTooLarge.
+        """
+        while True:
+            channel = await self._link.channel()
+            try:
+                async with self._link.operation(channel):
+                    await channel.basic_publish(
+                        body,
+                        routing_key=queue,
+                        properties=_properties(properties),
+                        mandatory=True,
+                        wait=False,
+                    )
+            except LinkDownError as error:
+                if isinstance(error.__cause__, aiormq.DeliveryError):  # returned as unroutable, or refused
+                    return False
+                if too_large := re.search(rf"message size {len(body)} is larger than .*?(\d+)", str(error)):
+                    limit = int(too_large[1])
+                    raise MessageTooLarge(f"{len(body)} bytes are more than the broker's {limit}", limit) from None
+                self._link.break_up(channel, str(error))
+            else:
+                return True
+
+    async def insist(self, queue: str, body: bytes, **properties: Any) -> None:
+        """Put a message on a queue that is made when it has gone, and waited for when it is full."""
+        pause_s = 0.0
+        while not await self.put(queue, body, **properties):
+            log.error("queue is gone or full, trying again", queue=queue, retry_in_s=pause_s)
+            await asyncio.sleep(pause_s)
+            pause_s = min(LAST_PAUSE_S, 2 * pause_s + FIRST_PAUSE_S)
+            channel = await self._link.channel()
+            try:
+                async with self._link.operation(channel) as connection:
+                    await make_queue(connection, queue)
+            except LinkDownError as error:
+                log.warning("queue can't be made", queue=queue, reason=str(error))
+
+    async def _set_up(self, connection: Connection, _: Channel) -> None:
+        if self._queue is not None:
+            await make_queue(connection, self._queue)
+
+
+class ProgressPublisher:
+    """Puts events on the progress queue, on a connection of its own, which is made when there is a first one."""
+
+    def __init__(self, target: Target, queue: str | None) -> None:
+        self._queue = queue or ""
+        self._publisher = Publisher(target, queue, max_failures=None)
+        self._is_open = False
+
+    async def send(self, bodies: list[bytes]) -> None:
+        """Put the events there. Waits while the broker is away, or the queue is full. Raises BrokerError."""
+        if not self._is_open:
+            self._is_open = True
+            await self._publisher.open()
+        taken = await asyncio.gather(
+            *(self._publisher.put(self._queue, body, delivery_mode=TRANSIENT) for body in bodies)
+        )
+        if not all(taken):  # the queue is gone, or full: wait with one of them until it isn't
+            log.warning("progress events were refused", queue=self._queue, count=taken.count(False))
+            await self._publisher.insist(self._queue, bodies[taken.index(False)], delivery_mode=TRANSIENT)
+
+    async def close(self) -> None:
+        """Idempotent."""
+        await self._publisher.close()
+
+
+def _properties(properties: dict[str, Any]) -> aiormq.spec.Basic.Properties:
+    """A fresh message id for each attempt, unless there is one: the library finds what came back by it."""
+    fresh: dict[str, Any] = {"delivery_mode": PERSISTENT, "content_type": JSON}
+    fresh["message_id"] = f"{random.getrandbits(128):032x}"
+    return aiormq.spec.Basic.Properties(**fresh | properties)

@@ -1,0 +1,224 @@
+"""The embedded queue: services and clients of one machine share a file, without a broker to run.
+
+It is an SQLite database. A request and its response change places in one transaction, so that neither is lost and none
+is there twice, whenever a process is killed or the power fails. :class:`EmbeddedBroker` is the server's side.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+import structlog
+
+from simple_queue_server.brokers.base import Hear, ReplyAddress
+from simple_queue_server.brokers.embedded.client import EmbeddedClient
+from simple_queue_server.brokers.embedded.session import Member
+from simple_queue_server.brokers.embedded.tables import RequestRow, Tables
+from simple_queue_server.brokers.embedded.writer import Operation
+from simple_queue_server.brokers.event_buffer import EventBuffer
+from simple_queue_server.errors import BrokerGaveUp
+from simple_queue_server.settings.sections import EmbeddedSection
+
+__all__ = ["EmbeddedBroker", "EmbeddedClient", "EmbeddedDelivery"]
+
+GIVE_BACK_PATIENCE_S: Final = 5.0
+EVENTS_KEPT: Final = 10_000
+"""On the progress queue, if nobody takes them: the file must not grow for ever."""
+
+log = structlog.stdlib.get_logger("simple_queue_server")
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddedDelivery:
+    """A request in the hands of a broker, see :class:`simple_queue_server.brokers.base.Delivery`."""
+
+    _broker: EmbeddedBroker
+    _row: RequestRow
+    body: bytes
+    request_id: str
+    reply: ReplyAddress
+    attempt: int
+
+    async def answer(self, response: bytes, *, give_up: bool = False) -> None:  # noqa: ARG002 - no dead-letter queue
+        await self._broker.finish(self._row, lambda tables: self._broker.put(tables, response, self.reply))
+
+    async def ack(self) -> None:
+        await self._broker.finish(self._row, lambda _tables: None)
+
+    async def requeue(self) -> None:
+        await self._broker.give_back(self._row)
+
+
+class EmbeddedBroker:
+    """The server's side of an embedded queue, see :class:`simple_queue_server.brokers.base.Broker`."""
+
+    patience_s: float | None = None
+
+    def __init__(self, settings: EmbeddedSection, *, max_in_flight: int) -> None:
+        self._settings = settings
+        self._max_in_flight = max_in_flight
+        self._member = Member(settings, listens=settings.incoming_queue, on_wake=self._wake, on_word=self._on_word)
+        self._ready: deque[RequestRow] = deque()
+        self._seen: set[RequestRow] = set()
+        self._arrived = asyncio.Event()
+        self._look = asyncio.Event()
+        self._may_have_more = True
+        self._receivers = 0
+        self._ended: BrokerGaveUp | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._feeder: asyncio.Task[None] | None = None
+        self._hear: Hear | None = None
+        self._event_buffer = EventBuffer(self._send_events)
+        self.has_progress_queue: bool = settings.progress_queue is not None
+
+    async def open(self, hear: Hear | None = None) -> None:
+        self._hear = hear
+        await self._member.open()
+
+    async def receive(self) -> EmbeddedDelivery:
+        while not self._ready:
+            if self._ended is not None:
+                raise self._ended
+            if self._feeder is None:
+                self._wake()
+                self._feeder = asyncio.create_task(self._feed())
+            self._arrived.clear()
+            self._receivers += 1
+            self._look.set()
+            try:
+                await self._arrived.wait()
+            finally:
+                self._receivers -= 1
+        row = self._ready.popleft()
+        self._seen.add(row)
+        return self._delivery(row)
+
+    async def publish(self, response: bytes, reply: ReplyAddress) -> None:
+        await self._member.insist(lambda tables: self.put(tables, response, reply))
+
+    async def broadcast(self, body: bytes) -> bool:
+        await self._member.broadcast(self._settings.incoming_queue, body)
+        return True
+
+    def notify(self, body: bytes) -> None:
+        if self.has_progress_queue:
+            self._event_buffer.put(body)
+
+    async def _send_events(self, bodies: list[bytes]) -> None:
+        queue = self._settings.progress_queue or ""
+        await self._member.run(lambda tables: tables.put_events(queue, bodies, EVENTS_KEPT))
+
+    async def stop_receiving(self) -> None:
+        if self._ended is None:
+            await self._stop_feeding()
+            self._ready.clear()
+            seen = frozenset(self._seen)
+            await self._give_back(lambda tables: tables.give_back_unseen(self._member.name, seen))
+
+    async def close(self) -> None:
+        self._stop(BrokerGaveUp(f"the queue {self._settings.path} is closed"))
+        await self._stop_feeding()
+        await self._event_buffer.close()
+        await self._member.close()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+
+    def put(self, tables: Tables, response: bytes, reply: ReplyAddress) -> None:
+        """Within a transaction: put a response where it belongs."""
+        tables.put_response(self._settings.outgoing_queue, response, reply.reply_to, reply.correlation_id)
+
+    async def finish(self, row: RequestRow, also: Callable[[Tables], None]) -> None:
+        """Take a request off its queue and do ``also``, both or neither."""
+
+        def finish_both(tables: Tables) -> bool:
+            if found := tables.finish(self._member.name, row):
+                also(tables)
+            return found
+
+        if not await self._member.insist(finish_both, lambda: self._settle(row)):
+            log.warning("the request was settled before, nothing is sent", request=row.id, attempt=row.attempt)
+
+    async def give_back(self, row: RequestRow) -> None:
+        """Let a request wait again. Never raises."""
+        await self._give_back(lambda tables: tables.give_back(self._member.name, row), lambda: self._settle(row))
+
+    async def _give_back(self, operation: Operation[None], then: Callable[[], None] = lambda: None) -> None:
+        async def insist() -> None:
+            try:
+                await self._member.insist(operation, then)
+            except BrokerGaveUp as error:  # the requests go back when this process ends, at the latest
+                log.warning("requests can't be given back now", error=str(error))
+
+        task = asyncio.create_task(insist())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        await asyncio.wait({task}, timeout=GIVE_BACK_PATIENCE_S)
+
+    async def _feed(self) -> None:
+        """Claim requests while somebody wants to receive one and there is room."""
+        while True:
+            await self._look.wait()
+            self._look.clear()
+            room = self._max_in_flight - len(self._seen) - len(self._ready)
+            if not (self._receivers and self._may_have_more and room > 0):
+                continue
+            self._may_have_more = False  # before looking: a ring from now on counts
+            try:
+                self._take(await self._claim(room), room)
+            except BrokerGaveUp as error:
+                return self._stop(error)
+
+    async def _claim(self, limit: int) -> list[RequestRow]:
+        name, incoming = self._member.name, self._settings.incoming_queue
+        return await self._member.insist(lambda tables: tables.claim(incoming, name, limit))
+
+    def _take(self, rows: list[RequestRow], asked: int) -> None:
+        self._ready.extend(rows)
+        if rows:
+            self._arrived.set()
+        if len(rows) == asked:
+            self._wake()
+
+    def _wake(self) -> None:
+        self._may_have_more = True
+        self._look.set()
+
+    def _on_word(self) -> None:
+        words = self._member.submit(lambda tables: tables.take_words(self._member.name))
+        words.add_done_callback(self._listen)
+
+    def _listen(self, words: asyncio.Future[list[bytes]]) -> None:
+        if words.cancelled() or words.exception() is not None or self._hear is None:
+            return  # in trouble: they are there at the next tick
+        for word in words.result():
+            self._hear(word)
+
+    def _settle(self, row: RequestRow) -> None:
+        self._seen.discard(row)
+        self._look.set()
+
+    def _stop(self, reason: BrokerGaveUp) -> None:
+        self._ended = reason
+        self._ready.clear()
+        self._arrived.set()
+
+    async def _stop_feeding(self) -> None:
+        if self._feeder is not None:
+            self._feeder.cancel()  # what it claims right now is given back by the operation that follows
+            await asyncio.wait({self._feeder})
+            self._feeder = None
+
+    def _delivery(self, row: RequestRow) -> EmbeddedDelivery:
+        client_id = row.message_id or row.correlation_id
+        return EmbeddedDelivery(
+            _broker=self,
+            _row=row,
+            body=row.body,
+            request_id=client_id or f"{self._settings.incoming_queue}-{row.id}",
+            reply=ReplyAddress(row.reply_to, row.correlation_id or row.message_id),
+            attempt=row.attempt,
+        )

@@ -1,0 +1,210 @@
+"""A service's or client's membership of an embedded queue: its file, its life as an owner, and the care for others.
+
+Whoever has the file open looks after it: at the start, every two seconds, and at once when the process of a peer ends,
+the requests of dead owners are given back and their unread responses go to their outgoing queue.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from collections.abc import Callable
+from typing import Final, TypeVar
+
+import structlog
+
+from simple_queue_server.brokers.embedded.path import prepare
+from simple_queue_server.brokers.embedded.presence import OWNERS, WORD, Bell, DeathWatch, OwnersDirectory, be_born
+from simple_queue_server.brokers.embedded.tables import OwnerRow, Tables
+from simple_queue_server.brokers.embedded.writer import Operation, Store
+from simple_queue_server.errors import BrokerError, BrokerGaveUp
+from simple_queue_server.settings.sections import EmbeddedSection
+from simple_queue_server.system.locks import Lock
+
+T = TypeVar("T")
+
+TICK_S: Final = 2.0
+LONGEST_DELAY_S: Final = 15.0
+
+log = structlog.stdlib.get_logger("simple_queue_server")
+
+
+class Member:
+    """Opened once, closed once. ``on_wake`` is called when there may be something new on the queue ``listens``.
+
+    A server's member is told of words to all servers by ``on_word``. A client's has none: what is on its private queue
+    are responses.
+    """
+
+    def __init__(
+        self,
+        settings: EmbeddedSection,
+        *,
+        listens: str | None,
+        on_wake: Callable[[], None],
+        on_word: Callable[[], None] | None = None,
+    ) -> None:
+        self._settings = settings
+        self._listens = listens
+        self._on_wake = on_wake
+        self._on_word = on_word
+        self._resources = contextlib.AsyncExitStack()
+        self._closing = asyncio.Event()
+        self._sweep_now = asyncio.Event()
+        self._trouble: str | None = None
+
+    async def open(self) -> None:
+        """Open the file, become an owner, and clean up after dead ones. Raises BrokerError."""
+        async with contextlib.AsyncExitStack() as resources:
+            try:
+                await self._open(resources)
+            except OSError as error:
+                raise BrokerError(
+                    f"the queue {self._settings.path} can't be opened: {error}; let this user write its directory"
+                ) from error
+            self._resources = resources.pop_all()
+
+    async def run(self, operation: Operation[T]) -> T:
+        """Run an operation on the file. Raises BrokerError. When cancelled, it may or may not have been done."""
+        return await self._store.run(operation)
+
+    def submit(self, operation: Operation[T]) -> asyncio.Future[T]:
+        """Start an operation, as :meth:`run` does."""
+        return self._store.submit(operation)
+
+    async def insist(self, operation: Operation[T], then: Callable[[], None] = lambda: None) -> T:
+        """Run an operation, again and again while the disk is full or the file locked; ``then`` when it is done.
+
+        Raises BrokerGaveUp when the file is of no use any more, or the member was closed. When cancelled, the
+        operation may or may not have been done; ``then`` is called if it was.
+        """
+        delay_s = 0.1
+        while True:
+            future = self._store.submit(operation)
+            future.add_done_callback(lambda done: None if done.cancelled() or done.exception() else then())
+            try:
+                result = await asyncio.shield(future)
+            except BrokerGaveUp:
+                raise
+            except BrokerError as error:
+                self._note_trouble(error)
+            else:
+                self._note_success()
+                return result
+            if await is_set_within(self._closing, delay_s):
+                raise BrokerGaveUp(f"the queue {self._settings.path} was closed before it could be written")
+            delay_s = min(delay_s * 2, LONGEST_DELAY_S)
+
+    async def broadcast(self, queue: str, body: bytes) -> None:
+        """Give a word to every server of ``queue``. Raises BrokerGaveUp."""
+        self._directory.ring(await self.insist(lambda tables: tables.broadcast(queue, body)), WORD)
+
+    async def close(self) -> None:
+        """Give everything back, and leave nothing behind. Idempotent."""
+        self._closing.set()
+        await self._resources.aclose()
+
+    async def _open(self, resources: contextlib.AsyncExitStack) -> None:
+        path = prepare(self._settings.path)
+        self._directory = OwnersDirectory(path)
+        resources.callback(self._directory.close)
+        self._store = Store(path, self._directory.ring)
+        resources.push_async_callback(self._store.close)
+        await self._store.open()
+        self._directory.open()
+        self.name, self._lock = be_born(self._directory)
+        resources.callback(self._lock.release)
+        resources.callback(self._directory.remove, self.name)
+        resources.callback(Bell(self._directory, self.name, self._rung).close)
+        self._watch = DeathWatch(self._sweep_now.set)
+        resources.callback(self._watch.close)
+        left_responses_go = None if self._on_word else self._settings.outgoing_queue
+        me = OwnerRow(self.name, os.getpid(), self._listens, left_responses_go)
+        resources.push_async_callback(self._leave)
+        await self._store.run(lambda tables: tables.add_owner(me))
+        others = await self._sweep()
+        self._directory.ring(others, OWNERS)
+        sweeper = asyncio.create_task(self._look_after())
+        resources.push_async_callback(self._stop, sweeper)
+
+    async def _leave(self) -> None:
+        try:
+            await self._store.run(lambda tables: tables.remove_owner(self.name))
+        except BrokerError as error:  # then others find the lock free, and do it
+            log.warning("the queue was left untidily", error=str(error))
+
+    async def _stop(self, sweeper: asyncio.Task[None]) -> None:
+        self._sweep_now.set()
+        await sweeper
+
+    def _note_trouble(self, error: BrokerError) -> None:
+        """Log it once, however many wait: the log may be on the same full disk."""
+        if self._trouble != str(error):
+            self._trouble = str(error)
+            log.error("the queue can't be written, trying until it can", error=self._trouble)
+
+    def _note_success(self) -> None:
+        if self._trouble is not None:
+            self._trouble = None
+            log.info("the queue can be written again")
+
+    def _rung(self, rung: set[bytes]) -> None:
+        if OWNERS in rung:
+            self._sweep_now.set()
+        if WORD in rung and self._on_word is not None:
+            self._on_word()
+        if rung - {OWNERS, WORD}:
+            self._on_wake()
+
+    async def _look_after(self) -> None:
+        while not self._closing.is_set():
+            await is_set_within(self._sweep_now, TICK_S)
+            self._sweep_now.clear()
+            try:
+                await self._sweep()
+            except BrokerGaveUp:
+                self._on_wake()  # whoever uses the file next is told
+                return
+            except (BrokerError, OSError) as error:
+                log.warning("the queue can't be looked after", error=str(error))
+            self._on_wake()
+            if self._on_word is not None:
+                self._on_word()
+
+    async def _sweep(self) -> set[str]:
+        """Reap the dead. Returns the names of the others."""
+        owners = [owner for owner in await self._store.run(Tables.owners) if owner.name != self.name]
+        self._watch.watch(owner for owner in owners if owner.listens == self._listens)
+        names = {owner.name for owner in owners}
+        with contextlib.ExitStack() as locks:
+            dead = [
+                name
+                for name in names | self._directory.names() - {self.name}
+                if self._is_dead(name, locks)
+            ]  # fmt: skip
+            if dead:
+                await self._bury(dead)
+        return names.difference(dead)
+
+    def _is_dead(self, name: str, locks: contextlib.ExitStack) -> bool:
+        try:
+            lock = Lock.take(self._directory.lock_path(name), create=False)
+        except FileNotFoundError:  # killed while it removed its files, or while it was reaped
+            return True
+        if lock is not None:
+            locks.callback(lock.release)
+        return lock is not None
+
+    async def _bury(self, dead: list[str]) -> None:
+        moved = await self._store.run(lambda tables: sum(tables.remove_owner(name) for name in dead))
+        for name in dead:
+            self._directory.remove(name)
+        log.info("reaped dead users of the queue", owners=dead, moved=moved)
+
+
+async def is_set_within(event: asyncio.Event, timeout_s: float) -> bool:
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(timeout_s):
+            await event.wait()
+    return event.is_set()

@@ -1,0 +1,135 @@
+"""The file of an embedded queue: one thread that runs operations on it, as many in one transaction as are waiting.
+
+A commit costs a sync of the disk, whether it holds one operation or hundreds: this is what makes the queue fast.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import queue
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, TypeAlias, TypeVar
+
+from simple_queue_server.brokers.embedded.database import FileLocked, QueueFile, translate
+from simple_queue_server.brokers.embedded.tables import Tables
+from simple_queue_server.errors import BrokerGaveUp
+
+T = TypeVar("T")
+Operation: TypeAlias = Callable[[Tables], T]
+"""Works on the tables within a transaction, and on nothing else: it may be run again when a neighbour failed."""
+
+LARGEST_BATCH: Final = 256
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Job:
+    operation: Operation[Any]
+    future: asyncio.Future[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class _Outcome:
+    job: _Job
+    result: Any = None
+    error: Exception | None = None
+
+    def deliver(self) -> None:
+        if self.job.future.done():  # cancelled
+            return
+        if self.error is None:
+            self.job.future.set_result(self.result)
+        else:
+            self.job.future.set_exception(self.error)
+
+
+class Store:
+    """A queue's file, open. ``wake`` is called in the store's thread with the names of owners that got something."""
+
+    def __init__(self, path: Path, wake: Callable[[set[str]], None]) -> None:
+        self._path = path
+        self._wake = wake
+        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._loop = asyncio.get_running_loop()
+        self._opened: asyncio.Future[None] = self._loop.create_future()
+        self._thread = threading.Thread(target=self._work, name=f"queue {path.name}", daemon=True)
+        self._closed = False
+
+    async def open(self) -> None:
+        """Open the file, and make its tables when it is new. Raises BrokerError."""
+        self._thread.start()
+        await self._opened
+
+    def submit(self, operation: Operation[T]) -> asyncio.Future[T]:
+        """Run an operation, durably, after all submitted before. Its future fails with a BrokerError."""
+        future: asyncio.Future[T] = self._loop.create_future()
+        if self._closed:
+            future.set_exception(BrokerGaveUp(f"the queue {self._path} is closed"))
+        else:
+            self._jobs.put(_Job(operation, future))
+        return future
+
+    async def run(self, operation: Operation[T]) -> T:
+        """Run an operation and wait for it. When cancelled, it may or may not have been done."""
+        return await self.submit(operation)
+
+    async def close(self) -> None:
+        """Finish what was submitted, then let go of the file. Idempotent."""
+        if not self._closed:
+            self._closed = True
+            self._jobs.put(None)
+        if self._thread.ident is not None:
+            await asyncio.to_thread(self._thread.join)
+
+    def _work(self) -> None:
+        try:
+            file = QueueFile(self._path)
+        except Exception as error:  # noqa: BLE001 - it is raised where the file is opened
+            self._report(self._opened.set_exception, translate(error, self._path))
+            return
+        self._report(self._opened.set_result, None)
+        with contextlib.closing(file):
+            tables = Tables(file.connection)
+            while batch := self._next_batch():
+                outcomes = self._commit(file, tables, batch)
+                self._report(_deliver, outcomes)
+
+    def _next_batch(self) -> list[_Job]:
+        """The jobs that wait, at least one; none when it is time to end."""
+        batch: list[_Job] = []
+        job = self._jobs.get()
+        while job is not None:
+            batch.append(job)
+            if len(batch) == LARGEST_BATCH or self._jobs.empty():
+                return batch
+            job = self._jobs.get()
+        if batch:
+            self._jobs.put(None)  # this batch first
+        return batch
+
+    def _commit(self, file: QueueFile, tables: Tables, batch: list[_Job]) -> list[_Outcome]:
+        try:
+            with file.transaction():
+                tables.filled.clear()
+                outcomes = [_Outcome(job, job.operation(tables)) for job in batch]
+                listeners = tables.listeners() if tables.filled else set()
+        except Exception as caught:  # noqa: BLE001 - it is raised where the operation was submitted
+            error = translate(caught, self._path)
+            if len(batch) > 1 and not isinstance(error, FileLocked):  # one must not fail its neighbours
+                return [outcome for job in batch for outcome in self._commit(file, tables, [job])]
+            return [_Outcome(job, error=error) for job in batch]
+        if listeners:
+            self._wake(listeners)
+        return outcomes
+
+    def _report(self, callback: Callable[[Any], object], value: Any) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop was closed without closing this
+            self._loop.call_soon_threadsafe(callback, value)
+
+
+def _deliver(outcomes: list[_Outcome]) -> None:
+    for outcome in outcomes:
+        outcome.deliver()

@@ -1,0 +1,76 @@
+"""Messages that nobody waits for: sent in the background, and dropped rather than kept when the broker is slow."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+import structlog
+
+from simple_queue_server.errors import BrokerError
+
+MOST_WAITING: Final = 1000
+LARGEST_BATCH: Final = 100
+CLOSE_GRACE_S: Final = 2.0
+
+log = structlog.stdlib.get_logger("simple_queue_server")
+
+
+class EventBuffer:
+    """Sends what is ``put``, in order and in batches, by ``send``. At most MOST_WAITING are in memory."""
+
+    def __init__(self, send: Callable[[list[bytes]], Awaitable[None]]) -> None:
+        self._send = send
+        self._waiting: deque[bytes] = deque()
+        self._arrived = asyncio.Event()
+        self._closing = False
+        self._dropped = 0
+        self._task: asyncio.Task[None] | None = None
+
+    def put(self, body: bytes) -> None:
+        """Send a message some time, or never. Doesn't wait."""
+        if self._closing or len(self._waiting) >= MOST_WAITING:
+            self._drop(1, "the broker is away or slow")
+            return
+        self._waiting.append(body)
+        self._arrived.set()
+        if self._task is None:
+            self._task = asyncio.create_task(self._run())
+
+    async def close(self) -> None:
+        """Send what waits, if that takes no longer than a moment. Idempotent."""
+        self._closing = True
+        self._arrived.set()
+        if self._task is not None:
+            await asyncio.wait({self._task}, timeout=CLOSE_GRACE_S)
+            self._task.cancel()
+            await asyncio.wait({self._task})
+            self._task = None
+            self._dropped += len(self._waiting)
+            self._waiting.clear()
+            self._tell_dropped()
+
+    async def _run(self) -> None:
+        while self._waiting or not self._closing:
+            batch = [self._waiting.popleft() for _ in range(min(LARGEST_BATCH, len(self._waiting)))]
+            try:
+                await self._send(batch)
+            except BrokerError as error:
+                self._drop(len(batch), str(error))
+            else:
+                self._tell_dropped()
+            if not (self._waiting or self._closing):
+                self._arrived.clear()
+                await self._arrived.wait()
+
+    def _drop(self, number: int, reason: str) -> None:
+        if self._dropped == 0:
+            log.warning("progress events are being dropped", reason=reason)
+        self._dropped += number
+
+    def _tell_dropped(self) -> None:
+        if self._dropped:
+            log.warning("progress events were dropped", count=self._dropped)
+            self._dropped = 0

@@ -1,0 +1,1 @@
+"""Amazon SQS, by aiobotocore (the extra ``[sqs]``)."""

@@ -1,0 +1,191 @@
+"""The client's side of SQS; see :class:`base.Client`."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+import uuid
+from typing import TYPE_CHECKING, Any, Final, Self
+
+import structlog
+
+from simple_queue_server.brokers.sqs.batcher import Batcher
+from simple_queue_server.brokers.sqs.connection import Queue, SqsLink
+from simple_queue_server.brokers.sqs.errors import SqsError
+from simple_queue_server.brokers.sqs.messages import attributes, correlation_of, legal_text, size_of
+from simple_queue_server.brokers.sqs.publisher import fifo_fields
+from simple_queue_server.errors import BrokerError, BrokerGaveUp
+
+if TYPE_CHECKING:
+    from simple_queue_server.settings.sections import SqsSection
+
+ATTEMPTS: Final = 6
+"""A client tells of SQS's absence after so many tries, some three seconds."""
+
+REPLY_QUEUE_PREFIX: Final = "simple-queue-reply-"
+REPLY_RETENTION_S: Final = 86_400
+"""When a client dies, its reply queue stays; the responses on it are gone after a day."""
+
+log = structlog.stdlib.get_logger("simple_queue_server")
+
+
+class SqsClient:
+    """Puts requests, takes responses. Safe for many tasks at once: their requests go out in batches."""
+
+    def __init__(self, settings: SqsSection) -> None:
+        self._settings = settings
+        self._link = SqsLink(settings)
+        self._requests: Batcher | None = None
+        self._lock = asyncio.Lock()
+        self._reply_queue: Queue | None = None
+        self._calls: dict[str, asyncio.Future[bytes]] = {}
+        self._late: set[str] = set()
+        """Calls that were cancelled: their responses go to the outgoing queue."""
+        self._reader: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        await self._link.open()
+        try:
+            queue = await self._queue(self._settings.incoming_queue)
+            self._requests = Batcher(self._link, "send_message_batch", queue, ATTEMPTS)
+            if self._settings.outgoing_queue is not None:
+                await self._queue(self._settings.outgoing_queue)
+        except BaseException:
+            await self._link.close()
+            raise
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        if self._reader is not None:
+            self._reader.cancel()
+            await asyncio.gather(self._reader, return_exceptions=True)
+        self._fail_calls(BrokerGaveUp("the client is closed"))
+        if self._requests is not None:
+            await self._requests.close(grace_s=1.0)
+        if self._reply_queue is not None:
+            try:
+                await self._link.call("delete_queue", QueueUrl=self._reply_queue.url)
+            except SqsError as error:
+                log.warning("reply_queue_not_deleted", queue=self._reply_queue.name, error=str(error))
+        await self._link.close()
+
+    async def send(self, request: bytes, *, message_id: str | None = None) -> None:
+        await self._send(request, attributes(message_id=message_id))
+
+    async def call(self, request: bytes, *, message_id: str | None = None) -> bytes:
+        async with self._lock:
+            queue = self._reply_queue = self._reply_queue or await self._make_reply_queue()
+        correlation_id = uuid.uuid4().hex
+        response: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        self._calls[correlation_id] = response
+        try:
+            await self._send(
+                request, attributes(message_id=message_id, correlation_id=correlation_id, reply_to=queue.name)
+            )
+            if self._reader is None or self._reader.done():
+                self._reader = asyncio.get_running_loop().create_task(self._read_replies(queue))
+            return await response
+        except asyncio.CancelledError:
+            if self._settings.outgoing_queue is not None:
+                self._late.add(correlation_id)
+            raise
+        finally:
+            self._calls.pop(correlation_id, None)
+
+    async def take_response(self, timeout_s: float) -> bytes | None:
+        """Up to a second late: SQS counts in seconds, and a poll that is cut off could swallow a response."""
+        if self._settings.outgoing_queue is None:
+            raise BrokerError("sqs.outgoing_queue is not set: there is no queue to take responses from")
+        queue = await self._queue(self._settings.outgoing_queue)
+        deadline = time.monotonic() + timeout_s
+        while True:
+            messages = await self._take(queue, 1, deadline - time.monotonic())
+            if messages:
+                return str(messages[0].get("Body", "")).encode()
+            if time.monotonic() >= deadline:
+                return None
+
+    async def _send(self, request: bytes, message_attributes: dict[str, Any]) -> None:
+        if self._requests is None:
+            raise BrokerGaveUp("the client is not open")
+        body = legal_text(request)
+        size = size_of(body, message_attributes)
+        queue = self._requests.queue
+        if size > queue.max_bytes:
+            raise BrokerError(f"the request of {size} bytes exceeds the {queue.max_bytes} of the queue {queue.name}")
+        entry = {"MessageBody": body, "MessageAttributes": message_attributes, **fifo_fields(queue)}
+        await self._requests.put(entry, size)
+
+    async def _take(self, queue: Queue, count: int, wait_s: float) -> list[Any]:
+        """Receive and delete. What was received but not deleted comes again."""
+
+        async def attempt() -> list[Any]:
+            wait = min(20, max(0, math.ceil(wait_s)))
+            reply = await self._link.call(
+                "receive_message",
+                timeout_s=wait + 10.0,
+                QueueUrl=queue.url,
+                MaxNumberOfMessages=count,
+                WaitTimeSeconds=wait,
+                MessageAttributeNames=["correlation_id"],
+            )
+            messages: list[Any] = reply.get("Messages", [])
+            if messages:
+                entries = [{"Id": str(n), "ReceiptHandle": m["ReceiptHandle"]} for n, m in enumerate(messages)]
+                await self._link.call("delete_message_batch", QueueUrl=queue.url, Entries=entries)
+            return messages
+
+        return await self._link.patiently(attempt, attempts=ATTEMPTS)
+
+    async def _read_replies(self, queue: Queue) -> None:
+        """Hand responses to their calls, for as long as there are any."""
+        try:
+            while self._calls or self._late:
+                for message in await self._take(queue, 10, 20):
+                    call = self._calls.get(correlation_of(message) or "")
+                    if call is not None and not call.done():
+                        call.set_result(str(message.get("Body", "")).encode())
+                    else:
+                        await self._put_late(message)
+        except BrokerError as error:
+            self._fail_calls(error)
+
+    async def _put_late(self, message: Any) -> None:
+        """Put a response whose call was cancelled on the outgoing queue."""
+        correlation_id = correlation_of(message)
+        self._late.discard(correlation_id or "")
+        if self._settings.outgoing_queue is None:
+            return
+        queue = await self._queue(self._settings.outgoing_queue)
+        entry = {
+            "MessageBody": message.get("Body", ""),
+            "MessageAttributes": attributes(correlation_id=correlation_id),
+            **fifo_fields(queue),
+        }
+        try:
+            await self._link.patiently(
+                lambda: self._link.call("send_message", QueueUrl=queue.url, **entry), attempts=ATTEMPTS
+            )
+        except BrokerError as error:
+            log.error("late_response_not_put", queue=queue.name, error=str(error))
+
+    def _fail_calls(self, error: BrokerError) -> None:
+        for call in self._calls.values():
+            if not call.done():
+                call.set_exception(error)
+
+    async def _make_reply_queue(self) -> Queue:
+        name = REPLY_QUEUE_PREFIX + uuid.uuid4().hex
+        retention = {"MessageRetentionPeriod": str(REPLY_RETENTION_S)}
+
+        async def attempt() -> Any:
+            return await self._link.call("create_queue", QueueName=name, Attributes=retention)
+
+        await self._link.patiently(attempt, attempts=ATTEMPTS)
+        return await self._queue(name)
+
+    async def _queue(self, name: str) -> Queue:
+        return await self._link.patiently(
+            lambda: self._link.queue(name, create=True), kinds=["away"], attempts=ATTEMPTS
+        )

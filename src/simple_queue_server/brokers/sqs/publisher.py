@@ -1,0 +1,135 @@
+"""Puts responses on their queues, whatever it takes: the queue made again, the response made smaller."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from typing import TYPE_CHECKING, Any, Final
+
+import structlog
+
+from simple_queue_server.brokers.sqs.batcher import Batcher
+from simple_queue_server.brokers.sqs.connection import Queue, SqsLink, backoff
+from simple_queue_server.brokers.sqs.errors import SqsError, report
+from simple_queue_server.brokers.sqs.messages import attributes, legal_text, size_of
+from simple_queue_server.brokers.truncate import shortened
+
+if TYPE_CHECKING:
+    from simple_queue_server.brokers.base import ReplyAddress
+
+NEW_QUEUE_WAIT_S: Final = 1.0
+"""A queue can't be used everywhere until a second after it was made, says SQS."""
+
+log = structlog.stdlib.get_logger("simple_queue_server")
+
+
+class Outbox:
+    """``outgoing``: the name of the queue for responses without a queue of their own; None: there is none."""
+
+    def __init__(self, link: SqsLink, outgoing: str | None) -> None:
+        self._link = link
+        self._outgoing = outgoing
+        self._batcher: Batcher | None = None
+
+    async def open(self) -> None:
+        if self._outgoing is not None:
+            await self._link.queue(self._outgoing, create=True)
+
+    async def close(self, grace_s: float) -> None:
+        if self._batcher is not None:
+            await self._batcher.close(grace_s)
+
+    async def put(self, response: bytes, reply: ReplyAddress, group: str | None = None) -> None:
+        """Return when SQS has the response. ``group``: the request's message group, for FIFO queues.
+
+        Waits while SQS is away. Raises BrokerGaveUp when closed, SqsError when SQS refuses even a short one.
+        """
+        if reply.reply_to is not None and await self._put_on_reply_queue(reply.reply_to, response, reply):
+            return
+        if self._outgoing is None:
+            log.error("response_has_no_queue", correlation_id=reply.correlation_id, reply_to=reply.reply_to)
+            return
+        for delay_s in backoff():
+            try:
+                queue = await self._link.patiently(self._outgoing_queue)
+                await self._fitting(queue, response, reply, group)
+            except SqsError as error:
+                if error.kind != "gone":
+                    raise
+                self._link.forget(self._outgoing)
+                report(error, queue=self._outgoing, doing="making it again")
+                await asyncio.sleep(delay_s)
+            else:
+                return
+
+    async def _outgoing_queue(self) -> Queue:
+        return await self._link.queue(self._outgoing or "", create=True)
+
+    async def _put_on_reply_queue(self, name: str, response: bytes, reply: ReplyAddress) -> bool:
+        """False when a response can't be put there. Its client may have gone; never make its queue again."""
+        for last in (False, True):
+            try:
+                queue = await self._link.patiently(lambda: self._link.queue(name), kinds=["away"])
+                await self._fitting(queue, response, reply, None)
+            except SqsError as error:
+                self._link.forget(name)
+                if last or error.kind != "gone":
+                    log.warning("reply_queue_unusable", reply_to=name, error=str(error))
+                    return False
+                await asyncio.sleep(NEW_QUEUE_WAIT_S)
+            else:
+                return True
+        return False
+
+    async def _fitting(self, queue: Queue, response: bytes, reply: ReplyAddress, group: str | None) -> None:
+        """Put the response, or a shorter one that says why when it's too large or refused."""
+        message_attributes = attributes(correlation_id=reply.correlation_id)
+        limit = queue.max_bytes - size_of("", message_attributes)
+        body = legal_text(response)
+        size = len(body.encode())
+        if size > limit:
+            reason = f"the response of {size} bytes exceeded the {limit} bytes that the queue {queue.name} takes"
+            log.error("response_shortened", correlation_id=reply.correlation_id, size_bytes=size, limit_bytes=limit)
+            body = legal_text(shortened(response, limit, reason, _legal))
+        try:
+            await self._send(queue, body, message_attributes, group)
+        except SqsError as error:
+            if error.kind != "refused":
+                raise
+            report(error, correlation_id=reply.correlation_id, doing="shortening the response")
+            reason = f"the response of {size} bytes was refused by the queue {queue.name} ({error.code})"
+            body = legal_text(shortened(response, min(limit, 1024), reason, _legal))
+            await self._send(queue, body, message_attributes, group)
+
+    async def _send(self, queue: Queue, body: str, message_attributes: dict[str, Any], group: str | None) -> None:
+        entry: dict[str, Any] = {
+            "MessageBody": body,
+            "MessageAttributes": message_attributes,
+            **fifo_fields(queue, group),
+        }
+        if queue.name != self._outgoing:  # a client's own: what is wrong with it must not hold up the others
+
+            async def attempt() -> None:
+                await self._link.call("send_message", **{"QueueUrl": queue.url, **entry})
+
+            await self._link.patiently(attempt, kinds=["away"])
+            return
+        if self._batcher is None or self._batcher.queue is not queue:
+            self._batcher = Batcher(self._link, "send_message_batch", queue)
+        await self._batcher.put(entry, size_of(body, message_attributes))
+
+
+def fifo_fields(queue: Queue, group: str | None = None) -> dict[str, str]:
+    """What a FIFO queue needs of each message.
+
+    A group of its own unless one is given: messages of one group are worked on one at a time. The
+    deduplication id is made once for each message put, and stays through its retries, so that a lost reply
+    makes no duplicate.
+    """
+    if not queue.fifo:
+        return {}
+    return {"MessageGroupId": group or uuid.uuid4().hex, "MessageDeduplicationId": uuid.uuid4().hex}
+
+
+def _legal(body: bytes) -> bytes:
+    return legal_text(body).encode()

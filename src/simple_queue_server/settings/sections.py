@@ -1,0 +1,120 @@
+"""The sections of a configuration file: ``server``, ``amqp``, ``sqs``, ``embedded``, ``log``.
+
+The single place of every option. An application adds its own sections by subclassing :class:`Settings`. The Ruby
+server's files load as they are.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal, TypeAlias
+
+import msgspec
+from msgspec import Meta
+
+from simple_queue_server.settings.amqp import AmqpConnection, target
+
+Count: TypeAlias = Annotated[int, Meta(ge=1)]
+Name: TypeAlias = Annotated[str, Meta(min_length=1, max_length=255)]
+SqsName: TypeAlias = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,75}(\.fifo)?$|^[A-Za-z0-9_-]{1,80}$")]
+Level: TypeAlias = Literal["debug", "info", "warn", "warning", "error", "fatal", "critical", "unknown"]
+
+
+class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of every section: frozen, and no key passes unknown."""
+
+
+class ServerSection(Section, frozen=True):
+    """``server``: the service as a whole."""
+
+    name: Annotated[str, Meta(min_length=1, pattern=r"^[^/\x00]+$")]
+    """Names the log file and the service in the logs."""
+    max_in_flight: Count = 32
+    """Requests worked on at the same time. 1 keeps the order of the queue."""
+    max_total_requests: Count | None = None
+    """Stop after so many requests; unset: never."""
+    max_attempts: Annotated[int, Meta(ge=2)] = 5
+    """Give a request up after the service has died so often while it worked on it."""
+    shutdown_grace_s: Annotated[float, Meta(ge=0)] = 60
+    """After SIGTERM, what isn't done in so many seconds goes back to the broker."""
+    journal_after_s: Annotated[float, Meta(gt=0)] | None = None
+    """The journal takes a request over from the broker after so many seconds; unset: what suits the broker."""
+    progress_interval_s: Annotated[float, Meta(gt=0)] = 5
+    """How often a request that takes longer tells its progress, where there is a ``progress_queue``."""
+    sleep_on_empty: float | None = None
+    """Read for compatibility. Nothing sleeps here: a request is taken when it comes."""
+
+
+class AmqpSection(Section, frozen=True):
+    """``amqp``: a RabbitMQ (AMQP 0-9-1) broker."""
+
+    incoming_queue: Name
+    outgoing_queue: Name | None = None
+    """Unset: responses go to a request's ``reply_to`` only."""
+    progress_queue: Name | None = None
+    """Events of each request go there. Unset: there are none."""
+    connection: AmqpConnection | str = AmqpConnection()
+    """Keys of the Ruby client Bunny, or an ``amqp://`` or ``amqps://`` URL."""
+    max_connection_retry_errors: Annotated[int, Meta(ge=0)] | None = None
+    """Give up after so many failed attempts to connect in a row; unset: never."""
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for a connection URL that can't be read."""
+        try:
+            target(self.connection)
+        except ValueError as error:
+            raise ValueError(f"connection: {error}") from None
+
+
+class SqsConnection(Section, frozen=True):
+    """``sqs.connection``: the Ruby client's keys. What is unset comes from the AWS default chain."""
+
+    access_key_id: str | None = None
+    secret_access_key: str | None = None
+    session_token: str | None = None
+    region: str | None = None
+    endpoint: str | None = None
+
+
+class SqsSection(Section, frozen=True):
+    """``sqs``: Amazon SQS, or a server that speaks its protocol. Needs the extra ``[sqs]``."""
+
+    incoming_queue: SqsName
+    """Made when it doesn't exist; a FIFO queue when the name ends in ``.fifo``. So is the outgoing queue."""
+    outgoing_queue: SqsName | None = None
+    """Unset: responses go to a request's own reply queue only."""
+    progress_queue: SqsName | None = None
+    """Events of each request go there. Unset: there are none."""
+    connection: SqsConnection = SqsConnection()
+    visibility_timeout_s: Annotated[int, Meta(ge=2, le=43200)] = 60
+    """How long a request stays hidden from others after this service died. Extended while it works."""
+
+
+class EmbeddedSection(Section, frozen=True):
+    """``embedded``: a queue in a file, for services and clients on one machine. Used when no broker is named."""
+
+    path: Path = Path("run/queue.db")
+    incoming_queue: Name = "incoming"
+    outgoing_queue: Name | None = "outgoing"
+    progress_queue: Name | None = None
+    """Events of each request go there. Unset: there are none."""
+
+
+class LogSection(Section, frozen=True):
+    """``log``: where and how much."""
+
+    level: Level = "info"
+    destination: str | None = None
+    """``stdout``, or the path of a file. Unset: ``log/NAME.log``."""
+    show_requests: bool = False
+    show_responses: bool = False
+
+
+class Settings(Section, frozen=True):
+    """A whole configuration file."""
+
+    server: ServerSection
+    amqp: AmqpSection | None = None
+    sqs: SqsSection | None = None
+    embedded: EmbeddedSection | None = None
+    log: LogSection = LogSection()

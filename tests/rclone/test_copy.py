@@ -1,0 +1,700 @@
+"""The action ``copy``: directories, by rclone's own engine, on real storage with real corruptions."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import json
+import os
+import signal
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import bagit
+import pytest
+
+from medusa_copier.actions.copy import copy
+from medusa_copier.rclone.directory import ledger, spool
+from medusa_copier.rclone.facade import Rclone
+from medusa_copier.rclone.rcd.client import Place
+from medusa_copier.roots.policy import Access
+from medusa_copier.settings import RootSection
+from simple_queue_server import Failure, Request
+from tests.support import storage
+from tests.support.sqs_servers import SqsServer
+from tests.support.storage_fixtures import until
+
+KINDS: list[storage.Kind] = ["s3", "sftp", "webdav"]
+VERIFICATIONS = ["checksum", "download"]
+HASHLESS = [("webdav", "checksum")]
+
+
+class Copier:
+    """The action, in a world of its own: ``await copier.copy("src:dir", "dst:dir", verify="checksum")``."""
+
+    def __init__(self, world: storage.Places, rclone: Rclone, roots: dict[str, RootSection]) -> None:
+        self.world = world
+        self.rclone = rclone
+        self.roots = roots
+        self.access = Access(roots, rclone)
+
+    async def copy(self, source: str, target: str, attempt: int = 1, **options: Any) -> dict[str, Any]:
+        """The response's fields; ``message`` only on failure."""
+        source_root, _, source_key = source.partition(":")
+        target_root, _, target_key = target.partition(":")
+        places = {"source_root": source_root, "target_root": target_root}
+        keys = {"source_key": source_key, "target_key": target_key}
+        parameters = places | {name: key for name, key in keys.items() if key} | options
+        try:
+            done = await copy(self.roots, self.rclone, self.access)(Request("copy", parameters, attempt=attempt))
+        except Failure as failure:
+            return {"message": failure.message} | failure.fields
+        assert done.parameters == parameters  # type: ignore[union-attr]
+        return dict(done.fields)  # type: ignore[union-attr]
+
+
+@pytest.fixture
+async def copier(world: storage.Places, tmp_path: Path) -> AsyncIterator[Copier]:
+    async with started(world, tmp_path) as copier:
+        yield copier
+
+
+@contextlib.asynccontextmanager
+async def started(world: storage.Places, directory: Path, **flags: Any) -> AsyncIterator[Copier]:
+    roots = {name: RootSection(f"{name}:") for name in ("src", "dst", "bucket", "storage", "ghost")}
+    run = directory / "run"
+    settings = {"low_level_retries": 1} | flags
+    async with Rclone(config=world.config, flags=settings, run_directory=run) as rclone:
+        yield Copier(world, rclone, roots)
+    assert list(run.iterdir()) == []
+
+
+@pytest.fixture(params=KINDS)
+def remote(request: pytest.FixtureRequest, copier: Copier, tmp_path: Path) -> Iterator[Path]:
+    """The directory behind a root ``remote`` of another kind of storage."""
+    kind: storage.Kind = request.param
+    place = tmp_path / "remote" / ("bkt" if kind == "s3" else "all")
+    place.mkdir(parents=True)
+    with served(copier, kind, "remote", place):
+        yield place
+
+
+@contextlib.contextmanager
+def served(copier: Copier, kind: storage.Kind, root: str, place: Path) -> Iterator[None]:
+    """A ``root`` that is the directory ``place``, behind a server of its own that remembers nothing of it."""
+    with storage.serving(kind, place.parent) as server:
+        copier.world.add(server.section(f"{root}-{kind}"))
+        copier.roots[root] = RootSection(f"{root}-{kind}:{place.name}")
+        yield
+
+
+def fill(directory: Path) -> dict[str, str]:
+    """A small tree; returns what is in it."""
+    files = {"a.txt": "hello", "sub/b.txt": "two", "sub/deep/c.jpg": "three!", "zero": ""}
+    for name, content in files.items():
+        (directory / name).parent.mkdir(parents=True, exist_ok=True)
+        (directory / name).write_text(content)
+    return files
+
+
+def content_of(directory: Path) -> dict[str, str]:
+    return {
+        str(path.relative_to(directory)): path.read_text() for path in sorted(directory.rglob("*")) if path.is_file()
+    }
+
+
+def corrupt(path: Path) -> None:
+    """Other bytes, the same size and time."""
+    before = path.stat()
+    path.write_bytes(bytes(byte ^ 1 for byte in path.read_bytes()))
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def counts(answer: dict[str, Any]) -> tuple[int, int, int]:
+    return answer["copied"]["files"], answer["unchanged"]["files"], answer["failed"]["files"]
+
+
+async def test_a_directory_is_copied_and_counted(copier: Copier, remote: Path) -> None:
+    files = fill(copier.world.src)
+    there = await copier.copy("src:", "remote:in/here")
+    assert there == {
+        "rclone_status": 0,
+        "copied": {"files": 4, "bytes": 14},
+        "unchanged": {"files": 0},
+        "failed": {"files": 0, "first": []},
+    }
+    assert content_of(remote / "in/here") == files
+    again = await copier.copy("src:", "remote:in/here")
+    assert counts(again) == (0, 4, 0)
+    back = await copier.copy("remote:in", "dst:")
+    assert counts(back) == (4, 0, 0)
+    assert content_of(copier.world.dst / "here") == files
+
+
+async def test_a_missing_source_directory_fails_whatever_is_at_the_target(copier: Copier, remote: Path) -> None:
+    fill(copier.world.dst)
+    for filters in ({}, {"include": ["*.jpg"]}, {"max_depth": 1}, {"verify": "download"}):
+        answer = await copier.copy("remote:missing", "dst:", 1, **filters)
+        assert answer["rclone_status"] == 3
+        assert "the source does not exist" in answer["message"]
+
+
+async def test_a_missing_source_directory_fails_on_a_local_disk_and_in_a_missing_bucket(copier: Copier) -> None:
+    assert (await copier.copy("src:missing", "dst:"))["rclone_status"] == 3
+    assert (await copier.copy("storage:nobucket/missing", "dst:"))["rclone_status"] == 3
+    assert (await copier.copy("storage:nobucket", "dst:"))["rclone_status"] == 3
+
+
+async def test_an_empty_directory_succeeds_with_no_files(copier: Copier) -> None:
+    (copier.world.src / "empty").mkdir()
+    for verify in ("default", "checksum", "download"):
+        for source in ("src:empty", "bucket:"):
+            answer = await copier.copy(source, "dst:new", verify=verify)
+            assert "message" not in answer
+            assert counts(answer) == (0, 0, 0)
+
+
+async def test_filters_that_match_nothing_succeed_with_no_files(copier: Copier, remote: Path) -> None:
+    fill(remote / "dir")
+    answer = await copier.copy("remote:dir", "dst:", include=["*.tif"])
+    assert "message" not in answer
+    assert counts(answer) == (0, 0, 0)
+
+
+async def test_filters_and_depth_choose_the_files_and_exclude_wins(copier: Copier) -> None:
+    fill(copier.world.src)
+    answer = await copier.copy("src:", "dst:1", include=["*.txt", "*.jpg"], exclude=["/sub/b*"])
+    assert sorted(content_of(copier.world.dst / "1")) == ["a.txt", "sub/deep/c.jpg"]
+    assert counts(answer) == (2, 0, 0)
+    await copier.copy("src:", "dst:2", max_depth=2)
+    assert sorted(content_of(copier.world.dst / "2")) == ["a.txt", "sub/b.txt", "zero"]
+    await copier.copy("src:", "dst:3", exclude=["sub/**"])
+    assert sorted(content_of(copier.world.dst / "3")) == ["a.txt", "zero"]
+
+
+@pytest.mark.parametrize("name", ["include", "exclude"])
+async def test_a_bad_filter_is_a_failure_that_names_its_parameter(copier: Copier, name: str) -> None:
+    answer = await copier.copy("src:", "dst:", 1, **{name: ["fine", "a{b"]})
+    assert answer["message"].startswith(f"the parameter {name} is no filter that rclone can read: mismatched")
+
+
+@pytest.mark.parametrize("verify", ["default", "download"])
+async def test_filters_that_are_too_long_for_a_command_choose_the_same_files(copier: Copier, verify: str) -> None:
+    files = fill(copier.world.src) | {"#hash": "1", ";semi": "2", " lead": "3", "x ": "4", "!": "5", "- dash": "6"}
+    for name, content in files.items():
+        (copier.world.src / name).parent.mkdir(parents=True, exist_ok=True)
+        (copier.world.src / name).write_text(content)
+    many = [f"/none/{number:020000}" for number in range(120)]
+    exclude = ["/sub/b*"]
+    include = ["*.txt", "/zero", "/#hash", ";semi", " lead", "x?", "!", "- dash"]
+    place = {"root": "dst", "key": "list"}
+    for target, more in (("dst:few", []), ("dst:many", many)):
+        choice = {"include": include, "exclude": more + exclude}
+        answer = await copier.copy("src:", target, 1, **choice, verify=verify, manifest=place)
+        assert counts(answer) == (8, 0, 0)
+        assert len((copier.world.dst / "list").read_text().splitlines()) == 8
+    wanted = {name: content for name, content in files.items() if not name.startswith("sub/")}
+    assert content_of(copier.world.dst / "few") == wanted
+    assert content_of(copier.world.dst / "many") == wanted
+
+
+async def test_a_long_filter_is_handed_over_as_long_as_an_argument_holds_it(copier: Copier) -> None:
+    fill(copier.world.src)
+    long = "{" + ",".join(["a.txt", *(f"{number:0100}" for number in range(900))]) + "}"
+    assert counts(await copier.copy("src:", "dst:", include=[long])) == (1, 0, 0)
+
+
+@pytest.mark.parametrize("name", ["include", "exclude"])
+@pytest.mark.parametrize("odd", ["trailing ", "trailing\u00a0", "trailing\r", "a\nb", "\n", "z" * 70_000])
+async def test_filters_that_rclone_would_misread_are_refused_by_name(copier: Copier, name: str, odd: str) -> None:
+    fill(copier.world.src)
+    many = [f"{number:0100}" for number in range(1_000)]
+    answer = await copier.copy("src:", "dst:", 1, **{name: [*many, odd, "*.txt"]})
+    assert answer["message"].startswith(f"the parameter {name} has a filter that rclone can't be given: ")
+    assert answer["message"].endswith(
+        f"none may end with white space, have a line break, or be longer than 65000 bytes: {odd[:100]!r}"
+    )
+    assert "rclone_status" not in answer
+    assert not list(copier.world.dst.iterdir())
+
+
+async def test_a_bad_filter_among_many_is_named(copier: Copier) -> None:
+    many = [f"{number:0100}" for number in range(1_000)]
+    answer = await copier.copy("src:", "dst:", exclude=[*many, "a{b"])
+    assert answer["message"].startswith("the parameter exclude is no filter that rclone can read: mismatched")
+
+
+async def test_a_number_of_levels_that_no_tree_has_is_refused(copier: Copier) -> None:
+    fill(copier.world.src)
+    for depth in (2**31, 10**23):
+        answer = await copier.copy("src:", "dst:", max_depth=depth)
+        assert answer == {"message": "the parameter max_depth: expected a whole number <= 2147483647"}
+    assert counts(await copier.copy("src:", "dst:", max_depth=2**31 - 1)) == (4, 0, 0)
+
+
+async def test_keys_at_the_limit_of_their_length_fail_by_the_storage_and_not_by_the_command(copier: Copier) -> None:
+    answer = await copier.copy("src:" + "\x01/" * 16_000, "dst:" + "\x01/" * 16_000)
+    assert answer["rclone_status"] in {1, 3}
+    assert "Argument list" not in answer["message"]
+
+
+async def test_parameters_out_of_range_are_named(copier: Copier) -> None:
+    wrong = {"max_depth": 0, "overwrite": "maybe", "verify": "no", "include": [""], "exclude": ["\0"], "manifest": {}}
+    for name, value in wrong.items():
+        assert name in (await copier.copy("src:", "dst:", 1, **{name: value}))["message"]
+
+
+async def test_a_source_that_is_a_file_is_a_clear_failure(copier: Copier, remote: Path) -> None:
+    fill(remote)
+    answer = await copier.copy("remote:a.txt", "dst:")
+    assert "the source is a file" in answer["message"]
+    assert not list(copier.world.dst.iterdir())
+
+
+async def test_a_target_that_is_a_file_is_a_clear_failure(copier: Copier) -> None:
+    fill(copier.world.src)
+    (copier.world.dst / "file").write_text("in the way")
+    answer = await copier.copy("src:", "dst:file")
+    assert "is a file not a directory" in answer["message"]
+    assert answer["rclone_status"] == 1
+
+
+async def test_a_directory_onto_itself_and_an_unknown_remote_fail(copier: Copier) -> None:
+    fill(copier.world.src)
+    assert "the same place" in (await copier.copy("src:", "src:"))["message"]
+    assert "ghost" in (await copier.copy("ghost:", "dst:"))["message"]
+
+
+NESTED_PLACES = {
+    "the root itself": ("src:", "src:sub/new"),
+    "one root": ("src:sub", "src:sub/deep/new"),
+    "the directory": ("src:sub", "plain:sub/deep"),
+    "another remote": ("src:sub", "other:sub/new"),
+    "an alias": ("src:sub", "alias:deep"),
+    "a root by a link": ("plain:", "linked:sub/new"),
+    "a link inside": ("src:sub", "src:way/new"),
+    "a link as a whole": ("src:sub", "src:way"),
+    "an odd name": ("src:new\nline", "plain:new\nline/new"),
+    "in a bucket": ("bucket:in", "bucket:in/new"),
+    "from all buckets": ("storage:", "bucket:new"),
+}
+
+
+@pytest.mark.parametrize(("source", "target"), NESTED_PLACES.values(), ids=NESTED_PLACES.keys())
+async def test_a_directory_is_not_copied_into_itself(copier: Copier, source: str, target: str) -> None:
+    world = copier.world
+    world.add(
+        storage.section("loc", type="local"),
+        storage.section("deep", type="alias", remote=f"loc:{world.src}/sub"),
+    )
+    places = {"plain": str(world.src), "other": f"loc:{world.src}", "alias": "deep:", "linked": f"{world.directory}/l"}
+    copier.roots |= {name: RootSection(place) for name, place in places.items()}
+    (world.directory / "l").symlink_to(world.src)
+    fill(world.bucket / "in")
+    files = fill(world.src) | {"new\nline/f": "odd"}
+    (world.src / "new\nline").mkdir()
+    (world.src / "new\nline/f").write_text("odd")
+    (world.src / "way").symlink_to("sub/deep")
+    for options in ({}, {"verify": "download"}):
+        answer = await copier.copy(source, target, 1, **options)
+        named = [place if place.isprintable() else repr(place) for place in (source, target)]
+        assert answer["message"].startswith(f"Copying {' to '.join(named)} failed: the target is inside the source")
+        assert (answer["rclone_status"], counts(answer)) == (1, (0, 0, 0))
+    assert content_of(world.src) == files
+    assert sorted(path.name for path in world.bucket.iterdir()) == ["in"]
+    assert content_of(world.bucket / "in") == {name: files[name] for name in files if "\n" not in name}
+
+
+@pytest.mark.parametrize(
+    ("path", "directory", "below"),
+    [
+        ("/a/b", "/a", "b"),
+        ("/a/b/c", "/", "a/b/c"),
+        ("/a", "/a", ""),
+        ("/ab", "/a", None),
+        ("/a", "/a/b", None),
+        ("bucket/a", "bucket", "a"),
+        ("bucket/a", "", "bucket/a"),
+        ("/absolute", "", None),
+        ("at/home", "/", None),
+    ],
+)
+def test_a_place_is_below_another_or_not(path: str, directory: str, below: str | None) -> None:
+    assert Place("s", path).path_below(Place("s", directory)) == below
+    assert Place("s", path).path_below(Place("other", directory)) is None
+
+
+async def test_a_directory_is_copied_to_above_itself_and_beside_itself(copier: Copier) -> None:
+    fill(copier.world.src)
+    for source, target in (("src:sub", "src:"), ("src:sub", "src:sub-2"), ("bucket:", "dst:"), ("src:", "bucket:src")):
+        assert "message" not in await copier.copy(source, target)
+    assert (await copier.copy("src:missing", "src:missing/sub"))["rclone_status"] == 3
+
+
+async def test_files_that_fail_are_named_and_the_others_arrive(copier: Copier) -> None:
+    fill(copier.world.src)
+    (copier.world.dst / "a.txt").mkdir()
+    (copier.world.dst / "a.txt/in the way").touch()
+    for number in range(20):
+        name = f"{number:02}\n" + "x" * 200
+        (copier.world.src / name).write_text("x")
+        (copier.world.dst / name / "in the way").mkdir(parents=True)
+    answer = await copier.copy("src:", "dst:")
+    assert counts(answer) == (3, 0, 21)
+    assert answer["rclone_status"] == 1
+    first = answer["failed"]["first"]
+    assert [failed["key"] for failed in first[:2]] == ["00\n" + "x" * 200, "01\n" + "x" * 200]
+    assert len(first) == 10
+    assert all(failed["reason"] for failed in first)
+    assert "failed for 21 of 24 files" in answer["message"]
+    assert "\n" not in answer["message"]
+
+
+async def test_never_refuses_other_content_and_leaves_it(copier: Copier, remote: Path) -> None:
+    fill(copier.world.src)
+    remote.joinpath("a.txt").write_text("HELLO")
+    os.utime(remote / "a.txt", (1, 1))
+    for verify in ("default", "download"):
+        answer = await copier.copy("src:", "remote:", overwrite="never", verify=verify)
+        assert [failed["key"] for failed in answer["failed"]["first"]] == ["a.txt"]
+        assert answer["failed"]["first"][0]["reason"].startswith("other content is there already")
+        assert "remote:a.txt: other content is there already" in answer["message"]
+        assert content_of(remote) == fill(copier.world.src) | {"a.txt": "HELLO"}
+
+
+async def test_never_takes_the_same_content_for_unchanged_whatever_its_time(copier: Copier) -> None:
+    fill(copier.world.src)
+    fill(copier.world.dst)
+    os.utime(copier.world.dst / "a.txt", (1, 1))
+    for verify in ("default", "checksum", "download"):
+        answer = await copier.copy("src:", "dst:", overwrite="never", verify=verify)
+        assert counts(answer) == (0, 4, 0)
+    assert (copier.world.dst / "a.txt").stat().st_mtime == 1
+
+
+async def test_never_with_a_comparison_finds_other_content_of_the_same_size_and_time(copier: Copier) -> None:
+    fill(copier.world.src)
+    await copier.copy("src:", "dst:")
+    corrupt(copier.world.dst / "a.txt")
+    for verify in ("checksum", "download"):
+        answer = await copier.copy("src:", "dst:", overwrite="never", verify=verify)
+        assert answer["failed"]["first"][0]["key"] == "a.txt"
+        assert answer["failed"]["first"][0]["reason"].startswith("other content is there already")
+        assert answer["verified"]["files"] == 3
+    assert (copier.world.dst / "a.txt").read_text() != "hello"
+
+
+async def test_always_copies_what_is_unchanged(copier: Copier) -> None:
+    files = fill(copier.world.src)
+    await copier.copy("src:", "dst:")
+    corrupt(copier.world.dst / "a.txt")
+    answer = await copier.copy("src:", "dst:", overwrite="always")
+    assert counts(answer) == (4, 0, 0)
+    assert content_of(copier.world.dst) == files
+
+
+async def test_by_default_other_bytes_of_the_same_size_and_time_are_missed(copier: Copier) -> None:
+    fill(copier.world.src)
+    await copier.copy("src:", "dst:")
+    corrupt(copier.world.dst / "a.txt")
+    assert counts(await copier.copy("src:", "dst:")) == (0, 4, 0)
+
+
+@pytest.mark.parametrize("verify", ["checksum", "download"])
+async def test_both_verifications_repair_other_bytes_of_the_same_size_and_time(copier: Copier, verify: str) -> None:
+    files = fill(copier.world.src)
+    await copier.copy("src:", "dst:")
+    corrupt(copier.world.dst / "a.txt")
+    answer = await copier.copy("src:", "dst:", verify=verify)
+    assert counts(answer) == (1, 3, 0)
+    kind = "md5" if verify == "checksum" else None
+    assert answer["verified"] == {"method": verify, "hash": kind, "files": 4}
+    assert content_of(copier.world.dst) == files
+
+
+async def test_download_repairs_on_other_storage_too(copier: Copier, remote: Path) -> None:
+    files = fill(copier.world.src)
+    await copier.copy("src:", "remote:")
+    corrupt(remote / "a.txt")
+    answer = await copier.copy("src:", "remote:", verify="download")
+    assert answer["verified"] == {"method": "download", "hash": None, "files": 4}
+    assert content_of(remote) == files
+
+
+@pytest.mark.parametrize(
+    ("kind", "verify"), [(kind, verify) for kind in KINDS for verify in VERIFICATIONS if (kind, verify) not in HASHLESS]
+)
+async def test_corruption_behind_a_server_is_repaired(
+    copier: Copier, tmp_path: Path, kind: storage.Kind, verify: str
+) -> None:
+    files = fill(copier.world.src)
+    for name in files:
+        os.utime(
+            copier.world.src / name, (1_700_000_000, 1_700_000_000)
+        )  # an S3 server started anew tells no fractions
+    place = tmp_path / "remote/all"
+    place.mkdir(parents=True)
+    with served(copier, kind, "before", place):
+        await copier.copy("src:", "before:")
+    corrupt(place / "sub/b.txt")
+    with served(copier, kind, "after", place):  # the first server would tell the hash of before
+        assert counts(await copier.copy("src:", "after:")) == (0, 4, 0)
+        answer = await copier.copy("src:", "after:", verify=verify)
+    assert counts(answer) == (1, 3, 0)
+    assert answer["verified"]["files"] == 4
+    assert content_of(place) == files
+
+
+async def test_checksum_names_the_hash_or_says_that_there_is_none(
+    copier: Copier, remote: Path, request: pytest.FixtureRequest
+) -> None:
+    fill(copier.world.src)
+    await copier.copy("src:", "remote:")
+    answer = await copier.copy("src:", "remote:", verify="checksum")
+    if "webdav" in request.node.name:
+        assert "share no kind of hash" in answer["message"]
+        return
+    assert answer["verified"] == {"method": "checksum", "hash": "md5", "files": 4}
+
+
+async def test_an_object_without_a_hash_is_not_called_verified(copier: Copier) -> None:
+    (copier.world.src / "big").write_bytes(os.urandom(6_000_000))
+    copier.world.add(copier.world.s3.section("parts", upload_cutoff="1k", chunk_size="5M", disable_checksum="true"))
+    copier.roots["parts"] = RootSection("parts:bkt")
+    answer = await copier.copy("src:", "parts:", verify="checksum")
+    if "message" in answer:
+        assert "no hash of this file" in answer["message"]
+        assert answer["verified"]["files"] == 0
+    else:  # the server computed one by itself
+        assert answer["verified"] == {"method": "checksum", "hash": "md5", "files": 1}
+
+
+async def test_a_manifest_lists_path_size_hash_and_outcome(copier: Copier, remote: Path) -> None:
+    fill(copier.world.src)
+    (copier.world.src / "new\nline").write_text("x")
+    (copier.world.src / "taken").write_text("y")
+    (copier.world.dst / "taken").mkdir()
+    (copier.world.dst / "taken/in the way").touch()
+    place = {"root": "remote", "key": "lists/1.jsonl"}
+    answer = await copier.copy("src:", "dst:", manifest=place)
+    assert answer["failed"]["files"] == 1
+    entries = [json.loads(line) for line in (remote / "lists/1.jsonl").read_text().splitlines()]
+    assert {entry["path"]: entry["outcome"] for entry in entries} == {
+        **dict.fromkeys(["a.txt", "new\nline", "sub/b.txt", "sub/deep/c.jpg", "zero"], "copied"),
+        "taken": "failed",
+    }
+    md5 = hashlib.md5(b"hello").hexdigest()
+    assert entries[0] == {"path": "a.txt", "size": 5, "hash": {"md5": md5}, "outcome": "copied"}
+    assert next(entry for entry in entries if entry["path"] == "taken")["reason"]
+
+
+@pytest.mark.parametrize("verify", ["default", "checksum", "download"])
+@pytest.mark.parametrize("kind", ["md5", "sha256"])
+async def test_a_bag_with_the_manifest_is_valid(copier: Copier, kind: str, verify: str) -> None:
+    fill(copier.world.bucket / "objects")
+    for name in ("new\nline", "carriage\rreturn", "we ird", "概要 🎞", "tab\t"):
+        (copier.world.bucket / "objects" / name).write_text(name)
+    bag = copier.world.dst / "bag"
+    bag.mkdir()
+    (bag / "bagit.txt").write_text("BagIt-Version: 1.0\nTag-File-Character-Encoding: UTF-8\n")
+    place = {"root": "dst", "key": f"bag/manifest-{kind}.txt", "format": f"bagit-{kind}"}
+    answer = await copier.copy("bucket:objects", "dst:bag/data", manifest=place, verify=verify)
+    assert "message" not in answer
+    assert bagit.Bag(str(bag)).validate()
+    corrupt(bag / "data/a.txt")
+    assert not bagit.Bag(str(bag)).is_valid()
+
+
+async def test_a_percent_sign_is_encoded_in_a_bag(copier: Copier) -> None:
+    (copier.world.src / "100%0A").write_text("x")
+    place = {"root": "dst", "key": "manifest-md5.txt", "format": "bagit-md5"}
+    await copier.copy("src:", "dst:data", manifest=place)
+    md5 = hashlib.md5(b"x").hexdigest()
+    assert (copier.world.dst / "manifest-md5.txt").read_text() == f"{md5}  data/100%250A\n"
+
+
+async def test_a_bag_that_is_not_complete_gets_no_manifest(copier: Copier) -> None:
+    fill(copier.world.src)
+    (copier.world.dst / "data/a.txt/in the way").mkdir(parents=True)
+    place = {"root": "dst", "key": "manifest-md5.txt", "format": "bagit-md5"}
+    answer = await copier.copy("src:", "dst:data", manifest=place)
+    assert answer["failed"]["files"] == 1
+    assert not (copier.world.dst / "manifest-md5.txt").exists()
+
+
+@pytest.mark.parametrize("place", ["dst:data/sub/new\nline", "src:sub/new\nline", "same:data/a.txt"])
+async def test_a_manifest_never_takes_the_place_of_one_of_the_files(copier: Copier, place: str) -> None:
+    files = fill(copier.world.src) | {"sub/new\nline": "x"}
+    (copier.world.src / "sub/new\nline").write_text("x")
+    copier.roots["same"] = RootSection(str(copier.world.dst))
+    root, _, key = place.partition(":")
+    answer = await copier.copy("src:", "dst:data", manifest={"root": root, "key": key})
+    assert "would take the place of one of the files" in answer["message"]
+    assert content_of(copier.world.src) == content_of(copier.world.dst / "data") == files
+
+
+async def test_a_manifest_is_not_written_where_a_directory_is_named(copier: Copier) -> None:
+    fill(copier.world.src)
+    answer = await copier.copy("src:", "dst:data", manifest={"root": "dst", "key": "lists/"})
+    assert answer == {"message": "manifest.key 'lists/' names a directory, by the slash at its end; name a file"}
+    assert not list(copier.world.dst.iterdir())
+
+
+async def test_a_manifest_that_can_not_be_written_is_a_failure(copier: Copier) -> None:
+    fill(copier.world.src)
+    (copier.world.dst / "list").mkdir()
+    answer = await copier.copy("src:", "dst:data", manifest={"root": "dst", "key": "list"})
+    assert "the manifest dst:list could not be written" in answer["message"]
+    assert counts(answer) == (4, 0, 0)
+    answer = await copier.copy("src:", "dst:data", manifest={"root": "no", "key": "list"})
+    assert "manifest.root 'no' is not configured" in answer["message"]
+
+
+async def test_s3_that_rclone_did_not_write_is_copied_to_and_verified(copier: Copier, moto_server: SqsServer) -> None:
+    files = fill(copier.world.src)
+    login = {"access_key_id": "test", "secret_access_key": "test", "endpoint": moto_server.endpoint}
+    copier.world.add(storage.section("moto", type="s3", provider="Other", region="us-east-1", **login))
+    copier.roots["moto"] = RootSection("moto:bkt-of-copy")
+    answer = await copier.copy("src:", "moto:in", verify="checksum")
+    assert answer["verified"] == {"method": "checksum", "hash": "md5", "files": 4}
+    answer = await copier.copy("moto:in", "dst:", verify="download")
+    assert answer["verified"] == {"method": "download", "hash": None, "files": 4}
+    assert content_of(copier.world.dst) == files
+    assert (await copier.copy("moto:missing", "dst:"))["rclone_status"] == 3
+    assert counts(await copier.copy("moto:", "dst:2", include=["*.tif"])) == (0, 0, 0)
+
+
+async def test_the_environment_does_not_weaken_a_comparison(
+    world: storage.Places, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = fill(world.src)
+    for name in (
+        "VERBOSE",
+        "PROGRESS",
+        "ABSOLUTE",
+        "DRY_RUN",
+        "SIZE_ONLY",
+        "IGNORE_EXISTING",
+        "NO_CHECK_DEST",
+        "UPDATE",
+    ):
+        monkeypatch.setenv(f"RCLONE_{name}", "1")
+    async with started(world, tmp_path, verbose=1, stats="1s", progress=True) as copier:
+        await copier.copy("src:", "dst:")
+        corrupt(world.dst / "a.txt")
+        for verify in ("checksum", "download"):
+            answer = await copier.copy("src:", "dst:", overwrite="never", verify=verify)
+            assert [failed["key"] for failed in answer["failed"]["first"]] == ["a.txt"]
+            assert content_of(world.dst) != files
+            answer = await copier.copy("src:", "dst:", verify=verify)
+            assert answer["verified"]["files"] == 4
+            assert content_of(world.dst) == files
+            corrupt(world.dst / "a.txt")
+
+
+async def test_a_run_directory_that_can_not_be_written_is_a_clear_failure(copier: Copier, tmp_path: Path) -> None:
+    fill(copier.world.src)
+    copier.rclone.run_directory = tmp_path / "file"
+    copier.rclone.run_directory.touch()
+    answer = await copier.copy("src:", "dst:")
+    assert "failed: the account of the files can't be kept in the run directory: " in answer["message"]
+    assert answer["rclone_status"] == 1
+
+
+@pytest.mark.parametrize("pages", [1, 2])
+async def test_a_run_directory_that_is_full_is_a_clear_failure(
+    copier: Copier, monkeypatch: pytest.MonkeyPatch, pages: int
+) -> None:
+    for number in range(300):
+        (copier.world.src / f"{number}").touch()
+    monkeypatch.setattr(ledger, "_TABLE", f"PRAGMA max_page_count = {pages}; {ledger._TABLE}")
+    rows = {"manifest": {"root": "dst", "key": "list"}}  # what a copy that has nothing to tell makes none of
+    answer = await copier.copy("src:", "dst:data", 1, **rows)
+    assert "the account of the files can't be kept in the run directory: database or disk is full" in answer["message"]
+
+
+@pytest.mark.parametrize("verify", ["default", "checksum", "download"])
+async def test_a_copy_that_has_nothing_to_tell_makes_no_rows(
+    copier: Copier, monkeypatch: pytest.MonkeyPatch, verify: str
+) -> None:
+    fill(copier.world.src)
+    for number in range(300):
+        (copier.world.src / f'"{number}"\n').write_text("x")
+    await copier.copy("src:sub", "dst:sub")
+    monkeypatch.setattr(ledger, "_TABLE", f"PRAGMA max_page_count = 2; {ledger._TABLE}")  # no room for them
+    answer = await copier.copy("src:", "dst:", verify=verify)
+    assert counts(answer) == (302, 2, 0)
+    assert answer["copied"]["bytes"] == 305
+    assert answer.get("verified", {}).get("files") == (None if verify == "default" else 304)
+
+
+async def test_a_run_directory_without_room_for_lists_is_a_clear_failure(
+    copier: Copier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(copier.world.src)
+    monkeypatch.setattr(spool, "TemporaryFile", lambda **_: Path("/dev/full").open("w+b"))  # noqa: SIM115 - it closes it
+    answer = await copier.copy("src:", "dst:")
+    assert "the account of the files can't be kept in the run directory: [Errno 28]" in answer["message"]
+    assert answer["rclone_status"] == 1
+
+
+async def test_what_may_pass_is_tried_again_and_then_given_up(copier: Copier) -> None:
+    fill(copier.world.src)
+    copier.world.add(copier.world.s3.section("down", endpoint="http://127.0.0.1:1"))
+    copier.roots["down"] = RootSection("down:bkt")
+    copier.rclone.attempts = 2
+    answer = await copier.copy("src:", "down:")
+    assert answer["rclone_status"] == 5
+    assert "connection refused" in answer["message"]
+
+
+def commands(world: storage.Places) -> list[int]:
+    """The rclones that copy, by process number."""
+    found = []
+    for process in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            arguments = (process / "cmdline").read_bytes().split(b"\0")
+            if b"copy" in arguments and f"--config={world.config}".encode() in arguments:
+                found.append(int(process.name))
+    return found
+
+
+async def in_mid_copy(world: storage.Places) -> bool:
+    return any(path.name.endswith(".partial") and path.stat().st_size for path in world.dst.rglob("*"))
+
+
+async def test_rclone_killed_in_mid_copy_is_started_again(world: storage.Places, tmp_path: Path) -> None:
+    (world.src / "big").write_bytes(os.urandom(6_000_000))
+    (world.src / "small").write_text("small")
+    async with started(world, tmp_path, bwlimit="2M") as copier:
+        copying = asyncio.create_task(copier.copy("src:", "dst:"))
+        await until(lambda: in_mid_copy(world))
+        (pid,) = commands(world)
+        os.kill(pid, signal.SIGKILL)
+        answer = await copying
+    assert "message" not in answer
+    assert sum(counts(answer)) == 2
+    assert (world.dst / "big").read_bytes() == (world.src / "big").read_bytes()
+    assert sorted(path.name for path in world.dst.iterdir()) == ["big", "small"]
+
+
+async def test_a_cancelled_copy_ends_its_rclone_and_another_attempt_sweeps_up(
+    world: storage.Places, tmp_path: Path
+) -> None:
+    (world.src / "sub").mkdir()
+    (world.src / "sub/big").write_bytes(os.urandom(6_000_000))
+    async with started(world, tmp_path, bwlimit="2M") as copier:
+        copying = asyncio.create_task(copier.copy("src:", "dst:"))
+        await until(lambda: in_mid_copy(world))
+        copying.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await copying
+        assert commands(world) == []
+    assert list((world.dst / "sub").iterdir()) == []
+    (world.dst / "sub/big.0a1b2c3d.1234567.partial").touch()  # as it is after kill -9
+    async with started(world, tmp_path) as copier:
+        answer = await copier.copy("src:", "dst:", attempt=2)
+    assert counts(answer) == (1, 0, 0)
+    assert [path.name for path in (world.dst / "sub").iterdir()] == ["big"]

@@ -1,0 +1,371 @@
+"""Copying as ``rclone copyto`` does: the same situation given to the rclone command and to our client."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from medusa_copier.rclone.errors import NotFound, RcloneError, RcloneStopped, WrongKind
+from medusa_copier.rclone.process.binary import find_binary
+from medusa_copier.rclone.rcd.client import Client, Location
+from medusa_copier.rclone.rcd.daemon import Daemon
+from tests.support import storage
+from tests.support.storage_fixtures import at, copying, until
+from tests.support.tcp_proxy import TcpProxy
+
+ODD_NAMES = [
+    "we ird",
+    "übersicht – 概要 🎞",
+    "new\nline",
+    "100%41 %2F done?",
+    "back\\slash",
+    "*?\"<>|:'`$;&",
+    " leading and trailing ",
+    "tab\tand\x7fdelete",
+    "-dash",
+    "~tilde",
+    ".hidden",
+    "fullwidth／．",
+    "comma,equals=colon:",
+    "x" * 200,
+    "é" * 100,
+]
+
+
+def exit_status_of_the_command(world: storage.Places, source: str, target: str) -> int:
+    flags = ["--retries", "1", "--low-level-retries", "1"]
+    return storage.rclone(world.config, "copyto", source, target, *flags).returncode
+
+
+async def exit_status_of(client: Client, source: str, target: str) -> int:
+    try:
+        await client.copyto(at(source), at(target))
+    except RcloneError as error:
+        assert "\n" not in error.reason
+        return error.exit_status
+    return 0
+
+
+def fill(world: storage.Places) -> None:
+    """Sources, things that stand in the way at the target, and remotes that don't work."""
+    (world.src / "a.txt").write_text("hello")
+    (world.src / "zero").touch()
+    (world.src / "dir/sub").mkdir(parents=True)
+    (world.src / "dir/sub/2").write_text("two")
+    (world.src / "empty").mkdir()
+    (world.src / "dangling").symlink_to("nowhere")
+    (world.src / "link to dir").symlink_to("dir")
+    (world.src / "link to file").symlink_to("a.txt")
+    (world.dst / "isdir").mkdir()
+    (world.dst / "isdir/file").write_text("there")
+    (world.dst / "isfile").write_text("in the way")
+    (world.bucket / "pre").mkdir()
+    (world.bucket / "pre/object").write_text("from S3")
+    closed = world.s3.section("down", endpoint="http://127.0.0.1:1")
+    denied = world.s3.section("denied", secret_access_key="wrong")
+    unknown_key = world.s3.section("unknown_key", access_key_id="who")
+    world.add(closed, denied, unknown_key, storage.section("badtype", type="nosuch"))
+
+
+@dataclass(frozen=True)
+class Situation:
+    """``ours`` is what we answer instead where the command's answer isn't good enough."""
+
+    source: str
+    target: str
+    command: int
+    ours: int | None = None
+
+
+SITUATIONS = {
+    "a file": Situation("src:a.txt", "dst:b.txt", 0),
+    "a file without content": Situation("src:zero", "dst:zero", 0),
+    "a file into new directories": Situation("src:dir/sub/2", "dst:n/e/w/2", 0),
+    "a file to S3": Situation("src:a.txt", "bucket:k/a.txt", 0),
+    "a file from S3": Situation("bucket:pre/object", "dst:object", 0),
+    "a file over another file": Situation("src:a.txt", "dst:isfile", 0),
+    "a directory": Situation("src:dir", "dst:dir", 0),
+    "a directory to S3": Situation("src:dir", "bucket:dir", 0),
+    "a prefix of S3": Situation("bucket:pre", "dst:pre", 0),
+    "an empty directory": Situation("src:empty", "dst:empty", 0),
+    "a link to a directory": Situation("src:link to dir", "dst:dir", 0),
+    "a link to a file": Situation("src:link to file", "dst:link", 1),
+    "a link to nothing": Situation("src:dangling", "dst:link", 3),
+    "nothing": Situation("src:missing", "dst:x", 3),
+    "nothing on S3": Situation("bucket:missing", "dst:x", 0, ours=3),
+    "nothing on S3 below a prefix": Situation("bucket:pre/missing", "dst:x", 0, ours=3),
+    "nothing on S3 to where a directory is": Situation("bucket:missing", "dst:isdir", 0, ours=3),
+    "nothing to where a directory is": Situation("src:missing", "dst:isdir", 3),
+    "nothing in a missing bucket": Situation("storage:nobucket/missing", "dst:x", 3),
+    "nothing to where a file is": Situation("src:missing", "dst:isfile", 1, ours=3),
+    "nothing onto itself": Situation("src:missing", "src:missing", 0, ours=3),
+    "nothing onto itself on S3": Situation("bucket:missing", "bucket:missing", 0, ours=3),
+    "nothing below a file": Situation("src:a.txt/b", "dst:x", 3),
+    "a file onto itself": Situation("src:a.txt", "src:a.txt", 0),
+    "a file to where a directory is": Situation("src:a.txt", "dst:isdir", 1),
+    "a file to below a file": Situation("src:a.txt", "dst:isfile/x", 1),
+    "a directory to where a file is": Situation("src:dir", "dst:isfile", 1),
+    "a name that is too long": Situation("src:a.txt", f"dst:{'x' * 300}", 1),
+    "an unknown source remote": Situation("ghost:a.txt", "dst:x", 1),
+    "an unknown target remote": Situation("src:a.txt", "ghost:x", 1),
+    "an unknown backend": Situation("badtype:a.txt", "dst:x", 1),
+    "a wrong secret to read": Situation("denied:bkt/pre/object", "dst:x", 1),
+    "a wrong secret to write": Situation("src:a.txt", "denied:bkt/x", 1),
+    "a wrong access key": Situation("unknown_key:bkt/pre/object", "dst:x", 1),
+    "a server that is down to read": Situation("down:bkt/pre/object", "dst:x", 5),
+    "a server that is down to write": Situation("src:a.txt", "down:bkt/x", 5),
+}
+
+
+@pytest.mark.parametrize("situation", SITUATIONS.values(), ids=SITUATIONS.keys())
+async def test_the_exit_status_is_the_commands(world: storage.Places, client: Client, situation: Situation) -> None:
+    fill(world)
+    expected = situation.command if situation.ours is None else situation.ours
+    assert await exit_status_of(client, situation.source, situation.target) == expected
+
+
+@pytest.mark.parametrize("situation", SITUATIONS.values(), ids=SITUATIONS.keys())
+def test_the_command_answers_as_the_table_says(world: storage.Places, situation: Situation) -> None:
+    fill(world)
+    assert exit_status_of_the_command(world, situation.source, situation.target) == situation.command
+
+
+async def test_a_failed_copy_leaves_nothing_at_the_target(world: storage.Places, client: Client) -> None:
+    fill(world)
+    before = sorted(world.dst.rglob("*"))
+    for source in ("src:missing", "bucket:missing", "src:dangling", "src:link to file", "denied:bkt/pre/object"):
+        assert await exit_status_of(client, source, "dst:x") != 0
+    assert sorted(world.dst.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "reason"),
+    [
+        ("src:a.txt", "dst:isdir", "the target is a directory"),
+        ("src:dir", "dst:isfile", "the source is a directory, the target is a file"),
+        ("src:a.txt", "dst:isfile/x", "isfile/x: not a directory"),
+        ("src:dir", "dst:isfile/x", "x/sub: not a directory"),
+        ("src:link to file", "dst:x", "the source is a symbolic link"),
+        ("src:missing", "dst:x", "no such file or directory"),
+        ("bucket:missing", "dst:x", "no such file or directory"),
+        ("denied:bkt/pre/object", "dst:x", "S3 HeadObject: 403 Forbidden"),
+        ("ghost:a.txt", "dst:x", "didn't find section in config file"),
+        ("down:bkt/a", "dst:x", "connect: connection refused"),
+    ],
+)
+async def test_the_reason_tells_what_is_wrong(
+    world: storage.Places, client: Client, source: str, target: str, reason: str
+) -> None:
+    fill(world)
+    with pytest.raises(RcloneError) as caught:
+        await client.copyto(at(source), at(target))
+    assert reason in caught.value.reason
+
+
+@pytest.mark.parametrize("name", ODD_NAMES, ids=ascii)
+async def test_a_file_with_an_odd_name_goes_to_s3_and_back_unchanged(
+    world: storage.Places, client: Client, name: str
+) -> None:
+    content = os.urandom(5000)
+    (world.src / name).write_bytes(content)
+    await client.copyto(Location("src:", name), Location("bucket:", f"in {name}/{name}"))
+    await client.copyto(Location("bucket:", f"in {name}/{name}"), Location("dst:", name))
+    assert (world.dst / name).read_bytes() == content
+    assert [path.name for path in world.dst.iterdir()] == [name]
+
+
+@pytest.mark.parametrize("name", ODD_NAMES, ids=ascii)
+async def test_a_directory_with_an_odd_name_goes_to_s3_and_back_unchanged(
+    world: storage.Places, client: Client, name: str
+) -> None:
+    (world.src / name / "sub").mkdir(parents=True)
+    (world.src / name / "sub" / name).write_text("content")
+    await client.copyto(Location("src:", name), Location("bucket:", name))
+    await client.copyto(Location("bucket:", name), Location("dst:", name))
+    assert (world.dst / name / "sub" / name).read_text() == "content"
+
+
+@pytest.mark.parametrize("kind", ["sftp", "webdav", "http"])
+async def test_other_servers_serve_files_and_miss_what_is_missing(
+    world: storage.Places, client: Client, kind: storage.Kind
+) -> None:
+    with storage.serving(kind, world.directory / "served") as server:
+        (server.directory / "dir").mkdir()
+        (server.directory / "dir/ü 1").write_text("there")
+        world.add(server.section("remote"))
+        await client.copyto(at("remote:dir/ü 1"), at("dst:file"))
+        await client.copyto(at("remote:dir"), at("dst:dir"))
+        assert (world.dst / "file").read_text() == (world.dst / "dir/ü 1").read_text() == "there"
+        for missing in ("missing", "missing/below", "dir/missing", "dir/ü 1/below"):
+            assert await exit_status_of(client, f"remote:{missing}", "dst:x") == 3
+
+
+async def test_a_big_file_goes_to_s3_and_back_unchanged(world: storage.Places, client: Client) -> None:
+    content = os.urandom(1_000_000) * 50
+    (world.src / "big").write_bytes(content)
+    await client.copyto(at("src:big"), at("bucket:big"))
+    await client.copyto(at("bucket:big"), at("dst:big"))
+    assert (world.dst / "big").read_bytes() == content
+
+
+@pytest.mark.parametrize(("no_head", "methods"), [("false", ["HEAD", "PUT", "HEAD"]), ("true", ["HEAD", "PUT"])])
+async def test_without_a_look_afterwards_the_checksum_of_the_storage_is_compared_still(
+    world: storage.Places, client: Client, no_head: str, methods: list[str]
+) -> None:
+    asked: list[str] = []
+    etag = re.compile(rb'"[0-9a-f]{32}"')
+
+    def note(chunk: bytes) -> bytes:
+        asked.extend(re.findall(r"^[A-Z]+(?= /bkt/\S* HTTP/1.1\r\n)", chunk.decode("latin-1"), flags=re.MULTILINE))
+        return chunk
+
+    (world.src / "a.txt").write_text("hello")
+    async with TcpProxy(world.s3.port, there=note) as proxy:
+        world.add(world.s3.section("whole", endpoint=f"http://127.0.0.1:{proxy.port}", no_head=no_head))
+        await client.copyto(at("src:a.txt"), at("whole:bkt/whole.txt"))
+    assert (world.bucket / "whole.txt").read_text() == "hello"
+    assert asked == methods
+    async with TcpProxy(world.s3.port, back=lambda chunk: etag.sub(b'"%s"' % (b"0" * 32), chunk)) as proxy:
+        world.add(world.s3.section("other", endpoint=f"http://127.0.0.1:{proxy.port}", no_head=no_head))
+        with pytest.raises(RcloneError, match="corrupted on transfer: md5 hashes differ"):
+            await client.copyto(at("src:a.txt"), at("other:bkt/other.txt"))
+
+
+async def test_a_directory_copy_leaves_what_is_at_the_target_already(world: storage.Places, client: Client) -> None:
+    fill(world)
+    (world.dst / "dir").mkdir()
+    (world.dst / "dir/mine").write_text("mine")
+    await client.copyto(at("src:dir"), at("dst:dir"))
+    assert (world.dst / "dir/mine").read_text() == "mine"
+    assert (world.dst / "dir/sub/2").read_text() == "two"
+
+
+async def test_a_file_that_cant_be_read_fails_its_directory(world: storage.Places, client: Client) -> None:
+    fill(world)
+    (world.dst / "dir/sub/2").mkdir(parents=True)  # where a file must go
+    assert await exit_status_of(client, "src:dir", "dst:dir") == 1
+
+
+async def test_two_roots_on_one_directory_dont_hide_a_missing_source(world: storage.Places, client: Client) -> None:
+    world.add(storage.section("again", type="alias", remote=str(world.src)))
+    with pytest.raises(NotFound):
+        await client.copyto(at("src:missing"), at("again:missing"))
+    with pytest.raises(NotFound):
+        await client.copyto(Location("src:dir", "missing"), Location("again:", "dir/missing"))
+
+
+async def test_a_directory_copy_leaves_no_statistics_behind(world: storage.Places, client: Client) -> None:
+    fill(world)
+    await client.copyto(at("src:dir"), at("dst:dir"))
+    assert await exit_status_of(client, "src:missing", "dst:x") == 3
+    assert b"directory-" not in await client._rc.call("core/group-list", {})
+
+
+@pytest.mark.parametrize("target", ["dst:big", "bucket:big"])
+async def test_a_cancelled_copy_stops_at_once_and_leaves_nothing(world: storage.Places, target: str) -> None:
+    (world.src / "big").write_bytes(bytes(20_000_000))
+    async with Daemon(Path(storage.RCLONE), config=world.config, flags={"bwlimit": "2M"}) as daemon:
+        copy = asyncio.create_task(daemon.client.copyto(at("src:big"), at(target)))
+        await until(lambda: copying(daemon.client))
+        copy.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await copy
+
+        async def nothing_left() -> bool:
+            return not await copying(daemon.client) and not [*world.dst.iterdir(), *world.bucket.iterdir()]
+
+        await until(nothing_left)
+
+
+async def test_stat_tells_files_directories_and_nothing_apart(world: storage.Places, client: Client) -> None:
+    fill(world)
+    file = await client.stat(at("src:a.txt"))
+    assert file is not None
+    assert (file.is_dir, file.size, file.name) == (False, 5, "a.txt")
+    prefix = await client.stat(at("bucket:pre"))
+    assert prefix is not None
+    assert prefix.is_dir
+    for nothing in ("src:missing", "bucket:missing", "src:a.txt/below"):
+        assert await client.stat(at(nothing)) is None
+
+
+async def test_roots_are_checked_with_one_listing(world: storage.Places, client: Client) -> None:
+    fill(world)
+    for root in ("src:", "bucket:", "storage:bkt/pre", str(world.src)):
+        await client.check_root(root)
+    for root in ("src:missing", "storage:nobucket"):
+        with pytest.raises(NotFound):
+            await client.check_root(root)
+    for root in ("ghost:", "badtype:", "denied:bkt", "down:bkt"):
+        with pytest.raises(RcloneError):
+            await client.check_root(root)
+    with pytest.raises(WrongKind):
+        await client.check_root("src:a.txt")
+
+
+async def test_the_remotes_and_the_version_are_told(world: storage.Places, client: Client) -> None:
+    assert {"src", "dst", "storage", "bucket"} <= set(await client.list_remotes())
+    assert (await client.version()).startswith("v1.")
+
+
+async def test_a_name_that_is_no_unicode_is_refused(client: Client) -> None:
+    with pytest.raises(RcloneError, match="not valid Unicode"):
+        await client.copyto(Location("src:", "\ud800"), at("dst:x"))
+
+
+async def test_two_services_that_copy_the_same_never_share_a_partial_file(world: storage.Places) -> None:
+    binary = await find_binary()
+    (world.src / "big").write_bytes(os.urandom(8_000_000))
+    fast, slow = {"bwlimit": "8M"}, {"bwlimit": "400k"}
+    async with (
+        Daemon(binary, config=world.config, flags=fast) as first,
+        Daemon(binary, config=world.config, flags=slow) as second,
+    ):
+        slowly = asyncio.create_task(second.client.copyto(at("src:big"), at("dst:big")))
+        await until(lambda: copying(second.client))
+        await first.client.copyto(at("src:big"), at("dst:big"))
+        assert (world.dst / "big").read_bytes() == (world.src / "big").read_bytes()
+        assert second.pid is not None
+        os.kill(second.pid, signal.SIGKILL)
+        with pytest.raises(RcloneStopped):
+            await slowly
+        assert (world.dst / "big").read_bytes() == (world.src / "big").read_bytes()
+        assert len(list(world.dst.iterdir())) == 2
+        await first.client.sweep(at("dst:big"))
+        assert [path.name for path in world.dst.iterdir()] == ["big"]
+
+
+@pytest.mark.parametrize("name", ["a.txt", "*?[a]{b}\\", "new\nline", "x" * 255, "é" * 127])
+async def test_a_sweep_removes_what_was_left_of_this_target_and_nothing_else(
+    world: storage.Places, client: Client, name: str
+) -> None:
+    kept = ["other.6cc70d86.1a2b3c4.partial", "a.partial", "a.txt.partial", "a.txt.6cc70d86.partial", "a.txt"]
+    for each in kept:
+        (world.dst / each).write_text(each)
+    left = f"{name[:150]}.6cc70d86.1a2b3c4.partial" if len(name.encode()) > 150 else f"{name}.6cc70d86.1a2b3c4.partial"
+    if len(left.encode()) <= 255:
+        (world.dst / left).write_text("left")
+    await client.sweep(at(f"dst:{name}"))
+    assert sorted(path.name for path in world.dst.iterdir()) == sorted(kept)
+
+
+async def test_a_sweep_of_a_directory_removes_what_was_left_below_it(world: storage.Places, client: Client) -> None:
+    (world.dst / "d/e").mkdir(parents=True)
+    for each in ("d/f.6cc70d86.1a2b3c4.partial", "d/e/g.6cc70d86.1a2b3c4.partial", "d/h", "k.6cc70d86.1a2b3c4.partial"):
+        (world.dst / each).write_text(each)
+    await client.sweep(at("dst:d"))
+    assert sorted(str(p.relative_to(world.dst)) for p in world.dst.rglob("*") if p.is_file()) == [
+        "d/h",
+        "k.6cc70d86.1a2b3c4.partial",
+    ]
+
+
+async def test_a_sweep_of_a_bucket_or_of_nothing_is_no_error(world: storage.Places, client: Client) -> None:
+    await client.sweep(at("bucket:a"))
+    await client.sweep(at("dst:no/such/place"))

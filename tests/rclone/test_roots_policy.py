@@ -1,0 +1,348 @@
+"""What a root's policy allows, over the whole action: access, overwrite, places, and links that lead out."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from medusa_copier.actions.copyto import copyto
+from medusa_copier.rclone.facade import Rclone
+from medusa_copier.rclone.rcd.client import Location
+from medusa_copier.roots.policy import Access, Use
+from medusa_copier.roots.symlinks import first_way_out_below, leads_out
+from medusa_copier.settings import RootSection
+from simple_queue_server import Failure, Handler, Request, Success
+from tests.support import storage
+from tests.support.storage_fixtures import until
+
+Sections = dict[str, Any]
+
+
+@asynccontextmanager
+async def action(world: storage.Places, **roots: Sections) -> AsyncIterator[Handler]:
+    """The action copyto with the roots ``src``, ``dst`` and ``bucket`` and what is laid over them."""
+    names: dict[str, Sections] = {name: {"rclone_config": name} for name in ("src", "dst", "bucket")}
+    sections = {name: RootSection(**names.get(name, {}) | roots.get(name, {})) for name in names | roots}
+    async with Rclone(config=world.config, flags={"low_level_retries": 1}, attempts=1) as rclone:
+        yield copyto(sections, rclone, Access(sections, rclone))
+
+
+async def ask(handler: Handler, source: str, target: str, **more: Any) -> Success:
+    source_root, _, source_key = source.partition(":")
+    target_root, _, target_key = target.partition(":")
+    four = {"source_root": source_root, "source_key": source_key, "target_root": target_root, "target_key": target_key}
+    answer = await handler(Request("copyto", four | more))
+    assert isinstance(answer, Success)
+    assert answer.parameters == four | more
+    return answer
+
+
+async def refusal(handler: Handler, source: str, target: str, **more: Any) -> str:
+    with pytest.raises(Failure) as raised:
+        await ask(handler, source, target, **more)
+    assert "rclone_status" not in raised.value.fields, "nothing was tried"
+    return raised.value.message
+
+
+@pytest.fixture(autouse=True)
+def outside(world: storage.Places) -> Path:
+    """A directory beside the roots, with a file in it; in ``src`` there is one too."""
+    (world.src / "a").write_text("content")
+    directory = world.directory / "outside"
+    (directory / "dir").mkdir(parents=True)
+    (directory / "secret").write_text("secret")
+    (directory / "dir/secret").write_text("secret")
+    return directory
+
+
+async def test_a_root_for_reading_is_not_copied_to(world: storage.Places) -> None:
+    async with action(world, src={"access": "read"}, dst={"access": "write"}) as handler:
+        await ask(handler, "src:a", "dst:a")
+        assert await refusal(handler, "dst:a", "bucket:a") == "the root dst can't be copied from: it has access: write"
+        assert await refusal(handler, "bucket:a", "src:a") == "the root src can't be copied to: it has access: read"
+
+
+async def test_a_root_with_overwrite_never_lets_no_request_replace_content(world: storage.Places) -> None:
+    (world.dst / "a").write_text("mine")
+    async with action(world, dst={"overwrite": "never"}) as handler:
+        for asked in ("always", "if_different"):
+            assert await refusal(handler, "src:a", "dst:a", overwrite=asked) == (
+                f"the root dst has overwrite: never, so a request can't say overwrite: {asked}"
+            )
+        for said in ({}, {"overwrite": "never"}, {"verify": "checksum"}):
+            with pytest.raises(Failure, match=r"Copying src:a to dst:a failed: other content is at the target"):
+                await ask(handler, "src:a", "dst:a", **said)
+        assert (world.dst / "a").read_text() == "mine"
+        answer = await ask(handler, "src:a", "dst:new")
+        assert answer.fields == {"rclone_status": 0, "verified": {"method": "default"}}
+        await ask(handler, "dst:a", "bucket:a", overwrite="always")
+
+
+async def test_two_requests_for_one_new_target_dont_replace_each_other(world: storage.Places) -> None:
+    for number in range(8):
+        (world.src / str(number)).write_bytes(os.urandom(300_000))
+    async with action(world, dst={"overwrite": "never"}) as handler:
+        requests = (ask(handler, f"src:{number}", "dst:one") for number in range(8))
+        answers = await asyncio.gather(*requests, return_exceptions=True)
+    (won,) = [number for number, answer in enumerate(answers) if isinstance(answer, Success)]
+    assert (world.dst / "one").read_bytes() == (world.src / str(won)).read_bytes()
+
+
+async def test_a_plain_request_is_answered_with_nothing_new(world: storage.Places) -> None:
+    async with action(world) as handler:
+        assert (await ask(handler, "src:a", "dst:a")).fields == {"rclone_status": 0}
+
+
+async def test_what_was_compared_is_in_the_response(world: storage.Places) -> None:
+    md5 = "9A0364B9E99BB480DD25E1F0284C8555"
+    async with action(world) as handler:
+        answer = await ask(handler, "src:a", "bucket:a", verify="checksum", expected={"md5": md5})
+        assert answer.fields["verified"] == {"method": "expected", "hashes": {"md5": md5.lower()}}
+        answer = await ask(handler, "src:a", "bucket:a", verify="default")
+        assert answer.fields["verified"] == {"method": "default"}
+
+
+LINKS = {
+    "a file": "file",
+    "a directory": "dir/secret",
+    "a directory as a whole": "dir",
+    "through a link inside": "inner/dir/secret",
+    "to nothing there": "gone",
+}
+
+
+def link(directory: Path, outside: Path) -> None:
+    (directory / "file").symlink_to(outside / "secret")
+    (directory / "dir").symlink_to("../outside/dir")
+    (directory / "inner").symlink_to(".")
+    (directory / "gone").symlink_to(outside / "new")
+
+
+@pytest.mark.parametrize("key", LINKS.values(), ids=LINKS.keys())
+async def test_links_that_lead_out_of_a_local_root_are_refused(world: storage.Places, outside: Path, key: str) -> None:
+    link(world.src, outside)
+    link(world.dst, outside)
+    before = sorted(outside.rglob("*"))
+    async with action(world) as handler:
+        for source, target, place in ((f"src:{key}", "bucket:x", f"src:{key}"), ("src:a", f"dst:{key}", f"dst:{key}")):
+            root = place.partition(":")[0]
+            assert await refusal(handler, source, target) == (
+                f"{place} leads out of the root {root} by a symbolic link; it has symlinks: refuse"
+            )
+    assert sorted(outside.rglob("*")) == before
+    assert (outside / "secret").read_text() == "secret"
+
+
+async def test_links_are_followed_where_the_root_says_so(world: storage.Places, outside: Path) -> None:
+    link(world.src, outside)
+    async with action(world, src={"symlinks": "follow"}) as handler:
+        await ask(handler, "src:dir/secret", "dst:secret")
+    assert (world.dst / "secret").read_text() == "secret"
+
+
+async def test_links_that_stay_in_the_root_are_followed(world: storage.Places) -> None:
+    (world.src / "real").mkdir()
+    (world.src / "real/b").write_text("content")
+    (world.src / "inside").symlink_to(world.src / "real")
+    async with action(world) as handler:
+        await ask(handler, "src:inside/b", "dst:b")
+    assert (world.dst / "b").read_text() == "content"
+
+
+async def test_a_directory_is_not_copied_through_a_link_below_the_target(world: storage.Places, outside: Path) -> None:
+    (world.src / "tree/sub").mkdir(parents=True)
+    (world.src / "tree/sub/f").write_text("content")
+    (world.dst / "tree").mkdir()
+    (world.dst / "tree/sub").symlink_to(outside)
+    async with action(world) as handler:
+        assert "dst:tree/sub leads out of the root dst" in await refusal(handler, "src:tree", "dst:tree")
+        assert not (outside / "f").exists()
+        await ask(handler, "src:tree", "dst:other")
+        await ask(handler, "src:a", "dst:tree/a")
+
+
+async def test_a_directory_is_not_copied_through_a_file_link_of_the_kind_that_rclone_follows(
+    world: storage.Places, outside: Path
+) -> None:
+    (world.src / "tree").mkdir()
+    (world.dst / "tree").mkdir()
+    for name in ("plain", "odd.rclonelink"):
+        (world.src / "tree" / name).write_text("content")
+        (world.dst / "tree" / name).symlink_to(outside / "secret")
+    async with action(world) as handler:
+        assert "dst:tree/odd.rclonelink leads out of the root dst" in await refusal(handler, "src:tree", "dst:tree")
+        (world.dst / "tree/odd.rclonelink").unlink()
+        await ask(handler, "src:tree", "dst:tree")
+    assert (outside / "secret").read_text() == "secret"
+    assert [path.read_text() for path in (world.dst / "tree").iterdir()] == ["content", "content"]
+
+
+ROOTS = {
+    "an alias": "src",
+    "an alias of a path in it": "deep",
+    "an alias of an alias": "again",
+    "a local remote": "plain:{}",
+    "a directory": "{}",
+    "a directory by a link": "{}/../way",
+}
+
+
+@pytest.mark.parametrize("config", ROOTS.values(), ids=ROOTS.keys())
+async def test_a_local_root_is_known_however_it_is_named(world: storage.Places, outside: Path, config: str) -> None:
+    (world.directory / "way").symlink_to(world.src)
+    world.add(
+        storage.section("again", type="alias", remote="src:"),
+        storage.section("deep", type="alias", remote="src:deep"),
+        storage.section("plain", type="local"),
+    )
+    inside = world.src / "deep" if config == "deep" else world.src
+    inside.mkdir(exist_ok=True)
+    (inside / "a").write_text("content")
+    (inside / "file").symlink_to(outside / "secret")
+    async with action(world, here={"rclone_config": config.format(world.src)}) as handler:
+        await ask(handler, "here:a", "dst:a")
+        assert "leads out of the root here" in await refusal(handler, "here:file", "dst:x")
+
+
+async def test_a_directory_is_not_copied_into_itself(world: storage.Places) -> None:
+    (world.src / "tree/sub").mkdir(parents=True)
+    (world.src / "tree/sub/f").write_text("content")
+    (world.src / "way").symlink_to("tree/sub")
+    (world.bucket / "tree").mkdir()
+    (world.bucket / "tree/f").write_text("content")
+    before = sorted(world.src.rglob("*"))
+    async with action(world, other={"rclone_config": str(world.src)}) as handler:
+        for source, target in (
+            ("src:tree", "src:tree/new"),
+            ("src:tree", "src:tree/sub/"),
+            ("src:tree", "src:way"),
+            ("src:tree", "other:tree/sub/new"),
+            ("bucket:tree", "bucket:tree/new"),
+        ):
+            with pytest.raises(Failure) as raised:
+                await ask(handler, source, target)
+            assert raised.value.message == (
+                f"Copying {source} to {target} failed: the target is inside the source directory, so that each copy "
+                "would be copied again by the next"
+            )
+            assert raised.value.fields == {"rclone_status": 1}
+        assert sorted(world.src.rglob("*")) == before
+        with pytest.raises(Failure, match="the source does not exist"):
+            await ask(handler, "src:missing", "src:missing/sub")
+        with pytest.raises(Failure, match=r"Copying src:a to src:a/b failed: (?!the target is inside)"):
+            await ask(handler, "src:a", "src:a/b")
+        for source, target in (("src:tree", "src:tree-2"), ("src:tree/sub", "src:tree"), ("src:tree", "src:tree")):
+            await ask(handler, source, target)
+
+
+async def test_a_root_that_rclone_does_not_know_fails_as_the_copy_does(world: storage.Places) -> None:
+    async with action(world, ghost={"rclone_config": "ghost"}) as handler:
+        with pytest.raises(Failure, match="Copying ghost:a to dst:a failed: didn't find section") as raised:
+            await ask(handler, "ghost:a", "dst:a")
+    assert raised.value.fields == {"rclone_status": 1}
+
+
+def use(root: str) -> Use:
+    return Use("read", root, Location("remote:", "a"))
+
+
+def limited(**limits: int | None) -> Access:
+    roots = {
+        name: RootSection(rclone_config="remote", max_in_flight=limit, symlinks="follow")
+        for name, limit in limits.items()
+    }
+    return Access(roots, Rclone())
+
+
+async def test_no_more_requests_work_on_a_root_than_it_allows_and_other_roots_are_free() -> None:
+    access = limited(slow=2, free=None)
+    let_go = asyncio.Event()
+    at_work: list[int] = []
+
+    async def work(number: int) -> None:
+        async with access.granted(use("slow"), use("free"), use("slow")):
+            at_work.append(number)
+            await let_go.wait()
+
+    tasks = [asyncio.create_task(work(number)) for number in range(5)]
+
+    async def two_at_work() -> bool:
+        return len(at_work) == 2
+
+    await until(two_at_work)
+    async with access.granted(use("free")):
+        assert at_work == [0, 1]
+    tasks[2].cancel()
+    let_go.set()
+    await asyncio.wait(tasks)
+    assert at_work == [0, 1, 3, 4]
+    async with access.granted(use("slow")):
+        pass
+
+
+def two_whose_set_has_no_order_of_its_own() -> tuple[str, str]:
+    """Names that a set gives in the order in which they came, since their hashes collide; hashes differ by run."""
+    pairs = itertools.combinations((f"root-{number}" for number in range(100)), 2)
+    return next((one, other) for one, other in pairs if list({one, other}) != list({other, one}))
+
+
+async def test_two_requests_in_opposite_directions_dont_wait_for_each_other() -> None:
+    a, b = two_whose_set_has_no_order_of_its_own()
+    access = limited(**{a: 1, b: 1}, third=1)
+
+    async def work(*roots: str) -> None:
+        async with access.granted(*map(use, roots)):
+            await asyncio.sleep(0)
+
+    async with asyncio.timeout(10):
+        await asyncio.gather(*(work(*roots) for roots in [(a, b), (b, a), (a, a)] * 20))
+
+
+def test_a_root_itself_leads_nowhere_even_by_a_link(tmp_path: Path) -> None:
+    (tmp_path / "root").mkdir()
+    (tmp_path / "way").symlink_to("root")
+    for name in ("root", "way", "missing"):
+        assert not leads_out(str(tmp_path / name), "")
+
+
+def test_a_link_to_a_neighbour_whose_name_begins_alike_leads_out(tmp_path: Path) -> None:
+    (tmp_path / "root").mkdir()
+    (tmp_path / "root-2").mkdir()
+    (tmp_path / "root/x").symlink_to("../root-2")
+    assert leads_out(str(tmp_path / "root"), "x")
+
+
+@given(st.lists(st.sampled_from(["in", "out", "up", "loop", "file", "dir", "x\0", "\ud800", "n" * 300]), min_size=1))
+def test_a_look_at_any_path_is_an_answer(tmp_path_factory: pytest.TempPathFactory, names: list[str]) -> None:
+    root = tmp_path_factory.getbasetemp() / "links"
+    if not root.exists():
+        (root / "dir").mkdir(parents=True)
+        (root / "file").touch()
+        (root / "loop").symlink_to("loop")
+        (root / "up").symlink_to("..")
+        (root / "out").symlink_to("/")
+        (root / "in").symlink_to("dir/..")
+    path = "/".join(names)
+    if leads_out(str(root), path):
+        assert {"up", "out"} & set(names)
+    if names[0] in {"up", "out"}:
+        assert leads_out(str(root), names[0])
+
+
+def test_links_below_a_directory_are_found_and_those_that_stay_are_not(tmp_path: Path) -> None:
+    (tmp_path / "root/a/b").mkdir(parents=True)
+    (tmp_path / "root/a/b/stays").symlink_to("../..")
+    assert first_way_out_below(str(tmp_path / "root"), "a") is None
+    assert first_way_out_below(str(tmp_path / "root"), "missing") is None
+    (tmp_path / "root/a/b/leaves").symlink_to("../../..")
+    assert first_way_out_below(str(tmp_path / "root"), "a") == "a/b/leaves"
+    assert first_way_out_below(str(tmp_path / "root"), "") == "a/b/leaves"

@@ -1,0 +1,246 @@
+"""The command line as a user meets it, on the embedded queue and a real rclone."""
+
+import importlib.metadata
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.processes import COPIER, output
+from tests.support.service import World, copyto
+from tests.support.waiting import eventually
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path, "", {})
+
+
+@pytest.fixture
+def served(world: World) -> Iterator[World]:
+    with world.service():
+        yield world
+
+
+def test_version_is_that_of_the_package() -> None:
+    done = subprocess.run([COPIER, "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout == f"medusa-copier {importlib.metadata.version('medusa-copier')}\n"
+
+
+def test_the_package_is_run_as_the_command() -> None:
+    for arguments in (["--help"], ["--version"], ["submit", "nonsense"]):
+        command, package = (
+            subprocess.run([*program, *arguments], capture_output=True, text=True, check=False)
+            for program in ([COPIER], [sys.executable, "-m", "medusa_copier"])
+        )
+        assert (package.returncode, package.stdout, package.stderr) == (
+            command.returncode,
+            command.stdout,
+            command.stderr,
+        )
+
+
+def test_help_explains_the_commands_and_the_first_steps() -> None:
+    done = subprocess.run([COPIER, "--help"], capture_output=True, text=True, check=True)
+    for word in ("check", "run", "submit", "First steps", "queue", "rclone"):
+        assert word in done.stdout
+    for command in ("run", "check", "submit"):
+        assert "--config" in subprocess.run([COPIER, command, "-h"], capture_output=True, text=True, check=True).stdout
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys, click.testing, medusa_copier.cli as c; click.testing.CliRunner().invoke(c.main, ['--help']);"
+        "print([m for m in ('aiohttp', 'aio_pika', 'msgspec', 'structlog', 'yaml', 'asyncio') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+def test_a_missing_configuration_is_named() -> None:
+    done = subprocess.run([COPIER, "run", "--config", "nowhere.yaml"], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr == "Error: nowhere.yaml: can't be read: No such file or directory\n"
+
+
+def test_submit_waits_for_the_response_and_its_exit_status_says_all(served: World) -> None:
+    (served.src / "a.txt").write_text("hello")
+    done = served.command("submit", "src:a.txt", "dst:b.txt", "--wait", "--pass-through", '{"id": 7}')
+    assert (done.returncode, done.stderr) == (0, "")
+    response = json.loads(done.stdout)
+    assert (response["status"], response["rclone_status"], response["pass_through"]) == (
+        "success",
+        0,
+        {"id": 7},
+    )
+    assert (served.dst / "b.txt").read_text() == "hello"
+    done = served.command("submit", "src:missing", "dst:b.txt", "--wait")
+    assert done.returncode == 1
+    assert json.loads(done.stdout)["rclone_status"] == 3
+
+
+def test_submit_without_wait_leaves_the_request_on_the_queue(world: World) -> None:
+    (world.src / "a.txt").write_text("hello")
+    done = world.command("submit", "src:a.txt", "dst:b.txt")
+    assert done.returncode == 0
+    assert len(done.stdout.strip()) == 32
+    assert not (world.dst / "b.txt").exists()
+    with world.service():
+        eventually((world.dst / "b.txt").exists)
+
+
+def test_submit_hands_the_pass_through_on_as_it_was_written(served: World) -> None:
+    (served.src / "a.txt").write_text("hello")
+    written = '{"b":1.10,"a":1e400,"b":2}'
+    done = served.command("submit", "src:a.txt", "dst:b.txt", "--wait", "--pass-through", written)
+    assert f'"pass_through":{written}' in done.stdout
+
+
+def test_submit_names_the_requests_without_a_response_when_the_time_is_over(world: World) -> None:
+    (world.src / "a.txt").write_text("hello")
+    (world.directory / "requests.jsonl").write_bytes(b"\n".join(copyto("src:a.txt", f"dst:{i}") for i in range(2)))
+    done = world.command("submit", "--from", "requests.jsonl", "--wait", "--timeout", "0.5")
+    assert (done.returncode, done.stdout) == (124, "")
+    said, *ids = done.stderr.splitlines()
+    assert said == ("Error: the time is over. No response yet to these requests; they are still the service's:")
+    assert [len(request_id) for request_id in ids] == [32, 32]
+    with world.service():
+        eventually(lambda: [entry["event"] for entry in world.log()].count("request finished") == 2)
+        served = {entry["request_id"] for entry in world.log() if "request_id" in entry}
+    assert served == set(ids)
+    assert all((world.dst / str(i)).exists() for i in range(2))
+
+
+def test_submit_says_that_what_it_had_no_time_for_was_not_submitted(world: World) -> None:
+    (world.directory / "requests.jsonl").write_bytes(b"\n".join(copyto("src:a", f"dst:{i}") for i in range(300)))
+    done = world.command("submit", "--from", "requests.jsonl", "--wait", "--timeout", "1")
+    assert done.returncode == 124
+    *named, last = done.stderr.splitlines()
+    assert last == "What came after them was not submitted."
+    assert len(named) == 1 + 256
+
+
+def test_a_time_that_is_long_enough_changes_nothing(served: World) -> None:
+    (served.src / "a.txt").write_text("hello")
+    done = served.command("submit", "src:a.txt", "dst:b.txt", "--wait", "--timeout", "60")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads(done.stdout)["status"] == "success"
+
+
+def test_submit_ends_quietly_when_nobody_reads_what_it_prints(world: World) -> None:
+    (world.directory / "requests.jsonl").write_bytes(b"\n".join([copyto("src:a", "dst:a")] * 3))
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    command = [COPIER, "submit", "--config", "copier.yaml", "--from", "requests.jsonl"]
+    with os.fdopen(write_end) as unread:
+        done = subprocess.run(
+            command, cwd=world.directory, stdout=unread, stderr=subprocess.PIPE, text=True, timeout=60, check=False
+        )
+    assert (done.returncode, done.stderr) == (1, "")
+
+
+def test_submit_from_a_file_of_many(served: World, tmp_path: Path) -> None:
+    for i in range(20):
+        (served.src / f"{i}").write_text(str(i))
+    lines = [copyto(f"src:{i}", f"dst:{i}", i) for i in range(20)] + [b"", b"Not JSON"]
+    (tmp_path / "requests.jsonl").write_bytes(b"\n".join(lines))
+    done = served.command("submit", "--from", "requests.jsonl", "--wait")
+    assert done.returncode == 1
+    responses = [json.loads(line) for line in done.stdout.splitlines()]
+    assert sorted(r["pass_through"] for r in responses if r["status"] == "success") == list(range(20))
+    assert [r["message"] for r in responses if r["status"] == "failure"] == ["Invalid Request"]
+    assert [(served.dst / f"{i}").read_text() for i in range(20)] == [str(i) for i in range(20)]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ((), "ROOT:KEY ROOT:KEY, or --from FILE"),
+        (("src:a",), "ROOT:KEY ROOT:KEY, or --from FILE"),
+        (("src", "dst:b"), "'src' is not ROOT:KEY"),
+        (("src:a", "dst:b", "--pass-through", "{"), "--pass-through is not JSON"),
+        (("src:a", "dst:b", "--pass-through", "NaN"), "--pass-through is not JSON"),
+        (("src:a", "dst:\udcff"), "ROOT:KEY must be UTF-8"),
+        (("src:a", "dst:b", "--from", "copier.yaml"), "--from goes without"),
+        (("--from", "nowhere"), "nowhere"),
+        (("src:a", "dst:b", "--timeout", "5"), "--timeout goes with --wait"),
+        (("src:a", "dst:b", "--wait", "--timeout", "0"), "--timeout"),
+    ],
+)
+def test_submit_says_what_is_wrong_with_its_arguments(world: World, arguments: tuple[str, ...], words: str) -> None:
+    done = world.command("submit", *arguments)
+    assert done.returncode == 2
+    assert words in done.stderr
+
+
+def test_check_prints_a_line_for_everything_and_its_exit_status_says_all(world: World) -> None:
+    done = world.command("check")
+    assert done.returncode == 1
+    lines = {line[:20].strip(): line[21:] for line in done.stdout.splitlines()}
+    assert list(lines) == ["config", "broker", "rclone", "root src", "root dst", "root ghost"]
+    assert [name for name, line in lines.items() if line.startswith("FAILED")] == ["root ghost"]
+    assert "ghost:" in lines["root ghost"]
+    assert "section" in lines["root ghost"]
+    world.write_config(roots={name: {"rclone_config": name} for name in ("src", "dst")})
+    assert world.command("check").returncode == 0
+
+
+def test_check_names_what_is_wrong_with_the_configuration(world: World) -> None:
+    world.write_config(server={"nam": "copier"})
+    done = world.command("check")
+    assert done.returncode == 1
+    assert "server.nam: unknown key; did you mean 'name'?" in done.stdout
+
+
+def test_check_reports_an_unreachable_broker_and_a_missing_root(world: World) -> None:
+    world.dst.rmdir()
+    world.write_config(amqp={"incoming_queue": "i", "connection": {"port": 1, "password": "hunter2"}})
+    done = world.command("check")
+    assert done.returncode == 1
+    failed = [line[:20].strip() for line in done.stdout.splitlines() if "FAILED" in line]
+    assert failed == ["broker", "root dst", "root ghost"]
+    assert "hunter2" not in done.stdout + done.stderr
+
+
+def test_run_serves_the_other_roots_when_a_root_has_no_remote(served: World) -> None:
+    (served.src / "a.txt").write_text("hello")
+    assert served.command("submit", "src:a.txt", "dst:b.txt", "--wait").returncode == 0
+    done = served.command("submit", "ghost:a.txt", "dst:b.txt", "--wait")
+    response = json.loads(done.stdout)
+    assert (response["status"], response["rclone_status"]) == ("failure", 1)
+    assert "ghost" in response["message"]
+    assert [e["root"] for e in served.log() if e["event"].startswith("rclone has no such remote")] == ["ghost"]
+
+
+def test_sigterm_ends_the_service_with_status_zero(world: World) -> None:
+    with world.service() as process:
+        eventually(lambda: any(e["event"] == "server started" for e in world.log()) or None)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 0
+    assert world.log()[-1]["event"] == "server stopped"
+
+
+def test_logs_go_to_stdout_as_json_when_asked(world: World) -> None:
+    world.write_config(log={"destination": "stdout", "show_requests": True, "show_responses": True})
+    (world.src / "a.txt").write_text("hello")
+    with world.service():
+        assert world.command("submit", "src:a.txt", "dst:b.txt", "--wait").returncode == 0
+    events = [json.loads(line) for line in output(world.directory).splitlines()]
+    of_request = [e for e in events if e["event"] in {"request", "response", "request finished"}]
+    assert [e["event"] for e in of_request] == ["request", "response", "request finished"]
+    assert len({e["request_id"] for e in of_request}) == 1
+    assert '"copyto"' in of_request[0]["body"]
+    assert not (world.directory / "log").exists()
+
+
+def test_a_flag_that_rclone_does_not_know_is_named(world: World) -> None:
+    world.write_config(rclone={"flags": {"bandwidth": "1M"}})
+    done = world.command("run")
+    assert done.returncode == 1
+    assert "bandwidth" in done.stderr
+    assert "Traceback" not in done.stderr

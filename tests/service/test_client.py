@@ -1,0 +1,263 @@
+"""The Python client: over each broker with a real service and rclone, and alone with the broker in memory."""
+
+import asyncio
+import contextlib
+import dataclasses
+import json
+import subprocess
+import sys
+import uuid
+from collections.abc import AsyncIterator, Iterator, Mapping
+from pathlib import Path
+
+import msgspec
+import pytest
+import yaml
+
+from medusa_copier.client import (
+    BrokerError,
+    ClientSettings,
+    CopyClient,
+    CopyFailed,
+    ResponseTimeout,
+    SettingsError,
+    copy_parameters,
+)
+from medusa_copier.settings import CopierSettings
+from simple_queue_server import Failure, Handler, Request, Success, load_settings, pipeline
+from simple_queue_server.brokers.memory import MemoryBroker, MemoryClient, MemoryQueue
+from simple_queue_server.settings.sections import LogSection
+from tests.support.contract import soon
+from tests.support.service import World
+from tests.support.waiting import eventually
+
+BROKERS = ["embedded", "amqp", "sqs"]
+
+
+@dataclasses.dataclass
+class Side:
+    """A configured service, and how a client on another machine would reach it."""
+
+    world: World
+    client: CopyClient
+
+
+def side(broker: str, request: pytest.FixtureRequest, directory: Path) -> Side:
+    name = uuid.uuid4().hex
+    queues = {"incoming_queue": f"{name}-in", "outgoing_queue": f"{name}-out"}
+    if broker == "embedded":
+        return Side(World(directory, "", {}), CopyClient.embedded(directory / "run" / "queue.db"))
+    if broker == "amqp":
+        url = f"amqp://guest:guest@127.0.0.1:{request.getfixturevalue('rabbitmq').port}"
+        return Side(World(directory, "", {"amqp": {**queues, "connection": url}}), CopyClient.amqp(url, **queues))
+    connection = msgspec.to_builtins(request.getfixturevalue("sqs_server").connection())
+    given = {key: value for key, value in connection.items() if value is not None}
+    world = World(directory, "", {"sqs": {**queues, "connection": given}})
+    return Side(world, CopyClient.sqs(**queues, **given))
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    world = World(tmp_path, "", {})
+    with world.service():
+        yield world
+
+
+@pytest.fixture
+async def client(world: World) -> AsyncIterator[CopyClient]:
+    async with CopyClient.embedded(world.directory / "run" / "queue.db") as client:
+        yield client
+
+
+@contextlib.asynccontextmanager
+async def served(queue: MemoryQueue, handlers: Mapping[str, Handler]) -> AsyncIterator[CopyClient]:
+    """A client of a service in memory that knows ``handlers``."""
+    broker = MemoryBroker(queue, max_in_flight=10)
+
+    async def serve() -> None:
+        while True:
+            await pipeline.serve(await broker.receive(), handlers, LogSection())
+
+    serving = asyncio.create_task(serve())
+    async with CopyClient(MemoryClient(queue)) as client:
+        yield client
+    serving.cancel()
+    await asyncio.wait({serving})
+
+
+@pytest.mark.parametrize("broker", BROKERS)
+async def test_a_copy_is_there_when_copyto_returns(broker: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    there = side(broker, request, tmp_path)
+    (there.world.src / "a.txt").write_text("hello")
+    with there.world.service():
+        async with there.client as client:
+            done = await soon(client.copyto("src:a.txt", "dst:b/c.txt", pass_through={"n": [1, None]}))
+            assert (there.world.dst / "b" / "c.txt").read_text() == "hello"
+            with pytest.raises(CopyFailed) as caught:
+                await soon(client.copyto("src:missing", "dst:b"))
+    assert done.parameters == copy_parameters("src:a.txt", "dst:b/c.txt")
+    assert (done.rclone_status, done.pass_through) == (0, {"n": [1, None]})
+    assert caught.value.rclone_status == 3
+
+
+@pytest.mark.parametrize("broker", BROKERS)
+async def test_many_copies_are_awaited_at_once_on_one_client(
+    broker: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    there = side(broker, request, tmp_path)
+    for number in range(60):
+        (there.world.src / f"{number}").write_text(f"content {number}")
+    with there.world.service():
+        async with there.client as client:
+            copies = (client.copyto(f"src:{n}", f"dst:{n}", pass_through=n) for n in range(60))
+            results = await soon(asyncio.gather(*copies))
+    assert [result.pass_through for result in results] == list(range(60))
+    assert all((there.world.dst / f"{n}").read_text() == f"content {n}" for n in range(60))
+
+
+@pytest.mark.parametrize("broker", BROKERS)
+async def test_after_a_timeout_the_copy_goes_on_and_its_response_goes_to_the_outgoing_queue(
+    broker: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    there = side(broker, request, tmp_path)
+    (there.world.src / "a.txt").write_text("hello")
+    async with there.client as client:
+        with pytest.raises(ResponseTimeout, match="the request film-1 within 1 s") as caught:
+            await client.copyto("src:a.txt", "dst:b.txt", pass_through="late", timeout_s=1, request_id="film-1")
+        with there.world.service():
+            async with there.world.client() as other:
+                response = json.loads(await other.take_response(30) or b"{}")
+    assert caught.value.request_id == "film-1"
+    assert (response["status"], response["pass_through"]) == ("success", "late")
+    assert (there.world.dst / "b.txt").read_text() == "hello"
+
+
+async def test_a_failed_copy_raises_with_what_the_response_says(client: CopyClient) -> None:
+    with pytest.raises(CopyFailed, match=r"^Copying src:missing to dst:b failed: the source does not exist") as caught:
+        await soon(client.copyto("src:missing", "dst:b", pass_through=1))
+    failure = caught.value
+    assert failure.message == str(failure)
+    assert failure.rclone_status == 3
+    assert failure.response["pass_through"] == 1
+    with pytest.raises(CopyFailed, match="nowhere") as caught:
+        await soon(client.copyto("nowhere:a", "dst:b"))
+    assert caught.value.rclone_status is None
+
+
+async def test_a_body_that_is_no_request_says_why(client: CopyClient) -> None:
+    with pytest.raises(CopyFailed, match=r"^Invalid Request: ."):
+        await soon(client.copyto("src:half a pair \ud800", "dst:b"))
+
+
+async def test_any_action_can_be_requested_and_a_failure_is_returned(client: CopyClient) -> None:
+    response = await soon(client.request("dance", {"a": 1}, "mine"))
+    assert response == {
+        "action": "dance",
+        "status": "failure",
+        "message": "Unrecognized Action",
+        "pass_through": "mine",
+    }
+
+
+async def test_submit_does_not_wait_and_the_log_has_the_id_that_it_returns(world: World, client: CopyClient) -> None:
+    (world.src / "a.txt").write_text("hello")
+    request_id = await client.submit("copyto", copy_parameters("src:a.txt", "dst:b.txt"), {"n": 1})
+    async with world.client() as other:
+        response = json.loads(await other.take_response(30) or b"{}")
+    assert (response["status"], response["pass_through"]) == ("success", {"n": 1})
+    finished = eventually(lambda: [e for e in world.log() if e["event"] == "request finished"])
+    assert [event["request_id"] for event in finished] == [request_id]
+
+
+@pytest.mark.parametrize("action", ["copyto", "copy"])
+async def test_further_parameters_are_sent_and_further_fields_are_in_the_result(action: str) -> None:
+    async def handle(request: Request) -> Success:
+        return Success(request.parameters, {"rclone_status": 0, "verified": {"method": "checksum"}, "copied": 3})
+
+    further = {"verify": "checksum", "expected": {"md5": "00"}}
+    async with served(MemoryQueue(), {action: handle}) as client:
+        done = await getattr(client, action)("src:a", "dst:", pass_through=1, **further)
+    assert done.parameters == copy_parameters("src:a", "dst:") | further
+    assert done.verified == {"method": "checksum"}
+    assert done.fields == {"verified": {"method": "checksum"}, "copied": 3}
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        done.rclone_status = 1
+
+
+async def test_the_fields_of_a_failure_are_in_its_response() -> None:
+    async def copy(request: Request) -> Success:
+        raise Failure("1 of 3 files failed", rclone_status=1, copied=2, **request.parameters.get("more", {}))
+
+    async with served(MemoryQueue(), {"copy": copy}) as client:
+        with pytest.raises(CopyFailed, match="1 of 3") as caught:
+            await client.copy("src:", "dst:")
+        assert caught.value.response["copied"] == 2
+        assert not caught.value.cancelled
+        with pytest.raises(CopyFailed) as caught:
+            await client.copy("src:", "dst:", more={"cancelled": True})
+        assert caught.value.cancelled
+
+
+@pytest.mark.parametrize(
+    ("place", "words"), [("src", "'src' is not ROOT:KEY"), ("", "'' is not ROOT:KEY"), ("src:a", "JSON")]
+)
+async def test_what_can_not_be_a_request_is_a_value_error(place: str, words: str) -> None:
+    async with CopyClient(MemoryClient(MemoryQueue())) as client:
+        with pytest.raises(ValueError, match=words):
+            await client.copyto(place, "dst:b", size=float("nan"))
+
+
+async def test_a_broker_that_is_not_there_is_a_broker_error() -> None:
+    with pytest.raises(BrokerError, match=r"127\.0\.0\.1:1"):
+        async with CopyClient.amqp("amqp://guest:secret@127.0.0.1:1", incoming_queue="in"):
+            pytest.fail("entered")
+
+
+async def test_calls_that_wait_when_the_client_is_closed_are_broker_errors() -> None:
+    queue = MemoryQueue()
+    async with CopyClient(MemoryClient(queue)) as client:
+        waiting = asyncio.ensure_future(client.copyto("src:a", "dst:b"))
+        await soon(queue.change())
+    with pytest.raises(BrokerError, match="closed"):
+        await soon(waiting)
+
+
+def test_a_url_that_is_none_is_a_value_error() -> None:
+    with pytest.raises(ValueError, match="amqp"):
+        CopyClient.amqp("http://127.0.0.1", incoming_queue="in")
+
+
+async def test_a_clients_configuration_needs_only_the_broker(world: World) -> None:
+    (world.src / "a.txt").write_text("hello")
+    path = world.directory / "client.yaml"
+    path.write_text(yaml.safe_dump({"embedded": {"path": str(world.directory / "run" / "queue.db")}}))
+    async with CopyClient.from_config(path) as client:
+        assert (await soon(client.copyto("src:a.txt", "dst:b.txt"))).rclone_status == 0
+
+
+async def test_a_client_is_made_from_the_services_own_settings(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(world.directory)
+    (world.src / "a.txt").write_text("hello")
+    for made in (
+        CopyClient.from_config("copier.yaml"),
+        CopyClient(load_settings("copier.yaml", CopierSettings)),
+        CopyClient(load_settings("copier.yaml", ClientSettings)),
+    ):
+        async with made as client:
+            assert (await soon(client.copyto("src:a.txt", "dst:b.txt"))).rclone_status == 0
+
+
+def test_a_configuration_that_can_not_be_used_is_a_settings_error(tmp_path: Path) -> None:
+    (tmp_path / "client.yaml").write_text("amqp: {incoming_quue: a}\n")
+    with pytest.raises(SettingsError, match="incoming_queue"):
+        CopyClient.from_config(tmp_path / "client.yaml")
+
+
+def test_importing_the_client_imports_no_rclone_and_no_broker() -> None:
+    code = (
+        "import sys, medusa_copier.client;"
+        "print([m for m in sys.modules if m.split('.')[0] in ('aiohttp', 'aiormq', 'aiobotocore', 'sqlite3')"
+        " or m.startswith('medusa_copier.rclone')])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"

@@ -1,0 +1,155 @@
+"""What the documentation says is so: its example runs, its table of options is complete, its links lead somewhere."""
+
+import asyncio
+import json
+import re
+import shlex
+import sys
+import types
+import typing
+from pathlib import Path
+from typing import Any
+
+import aio_pika
+import msgspec
+import pytest
+import yaml
+
+from medusa_copier.settings import CopierSettings
+from simple_queue_server.brokers.embedded.broker import EmbeddedClient
+from simple_queue_server.settings.sections import EmbeddedSection
+from tests.support.processes import output, running
+from tests.support.rabbitmq import RabbitNode
+
+ROOT = Path(__file__).parent.parent.parent
+DOCS = ROOT / "docs"
+SQUARE = [sys.executable, str(DOCS / "examples" / "square.py"), "square.yaml"]
+REQUEST = b'{"action": "square", "parameters": {"number": 12}, "pass_through": "mine"}'
+RESPONSE = {"action": "square", "status": "success", "parameters": {"square": 144}, "pass_through": "mine"}
+
+
+def test_the_example_server_stands_in_the_docs_as_it_is() -> None:
+    page = (DOCS / "server.md").read_text()
+    assert (DOCS / "examples" / "square.py").read_text() in page
+    assert REQUEST.decode() in page
+    assert json.dumps(RESPONSE) in page
+
+
+async def test_the_example_server_runs_on_the_embedded_queue(tmp_path: Path) -> None:
+    (tmp_path / "square.yaml").write_text("server: {name: square}\n")
+    with running(SQUARE, tmp_path):
+        async with EmbeddedClient(EmbeddedSection(path=tmp_path / "run" / "queue.db")) as client:
+            assert json.loads(await asyncio.wait_for(client.call(REQUEST), 20)) == RESPONSE
+            bad = json.loads(await asyncio.wait_for(client.call(b'{"action": "square"}'), 20))
+    assert (bad["status"], bad["message"]) == ("failure", "number must be a number")
+
+
+async def test_the_example_server_runs_on_rabbitmq_and_answers_rpc_clients(
+    tmp_path: Path, rabbitmq: RabbitNode
+) -> None:
+    connection = {"host": "127.0.0.1", "port": rabbitmq.port}
+    amqp = {"incoming_queue": "in_to_square", "outgoing_queue": "out_of_square", "connection": connection}
+    (tmp_path / "square.yaml").write_text(yaml.safe_dump({"server": {"name": "square"}, "amqp": amqp}))
+    with running(SQUARE, tmp_path):
+        async with await aio_pika.connect(f"amqp://guest:guest@127.0.0.1:{rabbitmq.port}/") as bare:
+            channel = await bare.channel()
+            await channel.declare_queue("in_to_square", durable=True)
+            mine = await channel.declare_queue(exclusive=True)
+            for properties in ({"correlation_id": "c-1"}, {"message_id": "m-1"}):
+                message = aio_pika.Message(REQUEST, reply_to=mine.name, **typing.cast("Any", properties))
+                await channel.default_exchange.publish(message, routing_key="in_to_square")
+            async with asyncio.timeout(20), mine.iterator() as responses:
+                answers = {(await anext(responses)).correlation_id: None for _ in range(2)}
+            assert set(answers) == {"c-1", "m-1"}
+            await channel.default_exchange.publish(aio_pika.Message(REQUEST), routing_key="in_to_square")
+            outgoing = await channel.declare_queue("out_of_square", durable=True)
+            async with asyncio.timeout(20), outgoing.iterator() as responses:
+                answer = await anext(responses)
+                await answer.ack()
+    assert json.loads(answer.body) == RESPONSE
+    assert "broker connected" in (tmp_path / "log" / "square.log").read_text()
+    assert output(tmp_path) == ""
+
+
+def test_rabbitmq_takes_the_policies_and_permissions_that_are_advised(rabbitmq: RabbitNode) -> None:
+    page = (DOCS / "operations.md").read_text().replace("\\\n", " ")
+    commands = [shlex.split(line)[1:] for line in re.findall(r"^rabbitmqctl .*$", page, flags=re.MULTILINE)]
+    policies = {command[1]: json.loads(command[3]) for command in commands if command[0] == "set_policy"}
+    assert set(policies) == {"copier", "copier-responses"}
+    rabbitmq.rabbitmqctl("add_user", "copier", "secret")
+    try:
+        for command in commands:
+            rabbitmq.rabbitmqctl(*command)
+        listed = json.loads(rabbitmq.rabbitmqctl("list_policies", "--formatter", "json"))
+        assert {each["name"]: json.loads(each["definition"]) for each in listed} == policies
+    finally:
+        for name in policies:
+            rabbitmq.rabbitmqctl("clear_policy", name)
+        rabbitmq.rabbitmqctl("delete_user", "copier")
+
+
+def options(section: Any, path: str = "") -> dict[str, list[str]]:
+    """``{"server": ["name", …], …}``: every section of the configuration with its keys."""
+    found: dict[str, list[str]] = {path: []}
+    for field in msgspec.structs.fields(section):
+        here = f"{path}.{field.encode_name}".lstrip(".")
+        inner = struct_in(field.type)
+        if inner is None:
+            found[path].append(field.encode_name)
+        else:
+            found |= options(inner, here)
+            found[path].append(field.encode_name)
+    return found
+
+
+def struct_in(annotation: Any) -> Any:
+    """The section type within a type such as ``Section | None`` or ``dict[str, Section]``."""
+    if isinstance(annotation, type) and issubclass(annotation, msgspec.Struct):
+        return annotation
+    if isinstance(annotation, types.UnionType) or typing.get_origin(annotation):
+        return next(filter(None, map(struct_in, typing.get_args(annotation))), None)
+    return None
+
+
+def test_every_option_is_documented_in_its_section_and_no_other_is() -> None:
+    page = (DOCS / "configuration.md").read_text()
+    parts = re.split(r"^#{2,3} (.+)$", page, flags=re.MULTILINE)
+    documented = dict(zip(parts[1::2], parts[2::2], strict=True))
+    expected = options(CopierSettings)
+    assert sorted(documented) == sorted(path for path in expected if path)
+    for path, keys in expected.items():
+        if not path:
+            continue
+        text = documented[path]
+        rows = re.findall(r"^\| (`[^|]+`) \|", text, flags=re.MULTILINE)
+        in_table = {name for row in rows for name in re.findall(r"`([^`]+)`", row)}
+        for key in keys:
+            assert f"`{key}`" in text or f"### {path}.{key}" in page, f"{path}.{key} is not documented"
+        assert in_table <= set(keys), f"{path}: the page names keys that don't exist: {in_table - set(keys)}"
+
+
+@pytest.mark.parametrize("name", ["max_in_flight", "max_attempts", "shutdown_grace_s", "progress_interval_s"])
+def test_the_documented_defaults_are_the_defaults(name: str) -> None:
+    page = (DOCS / "configuration.md").read_text()
+    (shown,) = re.findall(rf"^\| `{name}` \| `([^`]+)` \|", page, flags=re.MULTILINE)
+    field = next(f for f in msgspec.structs.fields(options_type("server")) if f.name == name)
+    assert float(shown) == field.default
+
+
+def options_type(section: str) -> Any:
+    return next(f.type for f in msgspec.structs.fields(CopierSettings) if f.name == section)
+
+
+def test_links_between_the_pages_lead_somewhere() -> None:
+    for page in [*ROOT.glob("*.md"), *DOCS.glob("*.md")]:
+        for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text()):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_the_smallest_real_configuration_in_the_readme_loads(monkeypatch: pytest.MonkeyPatch) -> None:
+    from simple_queue_server.settings import loader
+
+    (text,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+    settings = loader.parse(text, CopierSettings, source="README.md", environ={"MQ_PASSWORD": "secret"})
+    assert settings.roots["masters"].fs == "s3:masters-bucket"
+    assert settings.roots["access"].fs == "/mnt/nfs/access"

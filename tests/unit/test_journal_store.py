@@ -1,0 +1,177 @@
+"""The journal: what is in it survives, is adopted by the next service, and is never half written."""
+
+import asyncio
+import errno
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from simple_queue_server.journal.store import Entry, Journal, JournalError
+
+
+def entry(number: int, response: bytes | None = None) -> Entry:
+    return Entry(
+        id=f"{number:020d}-x",
+        request_id=f"id-{number}",
+        body=b'{"action":"a"}\xff\x00',
+        reply_to=None,
+        correlation_id=f"c-{number}",
+        response=response,
+    )
+
+
+async def opened(directory: Path) -> Journal:
+    journal = Journal(directory)
+    await journal.open()
+    return journal
+
+
+async def test_entries_of_a_service_that_ended_are_adopted_oldest_first(tmp_path: Path) -> None:
+    first = await opened(tmp_path / "j")
+    for number in (3, 1, 2):
+        await first.keep(entry(number))
+    await first.keep(entry(2, b"response"))
+    await first.forget(entry(3).id)
+    await first.close()
+    second = await opened(tmp_path / "j")
+    assert await second.adopt() == [entry(1), entry(2, b"response")]
+    assert await second.adopt() == []
+    await second.close()
+    third = await opened(tmp_path / "j")
+    assert await third.adopt() == [entry(1), entry(2, b"response")]
+    await third.close()
+
+
+async def test_entries_that_were_adopted_before_the_disk_failed_are_served(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = await opened(tmp_path / "j")
+    await first.keep(entry(1))
+    await first.keep(entry(2))
+    await first.close()
+    second = await opened(tmp_path / "j")
+    rename = Path.rename
+
+    def rename_the_first_only(path: Path, target: Path) -> Path:
+        if path.name == f"{entry(2).id}.json":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", rename_the_first_only)
+    assert await second.adopt() == [entry(1)]
+    monkeypatch.setattr(Path, "rename", rename)
+    assert await second.adopt() == [entry(2)]
+    await second.close()
+
+
+async def test_entries_of_a_living_service_are_left_alone(tmp_path: Path) -> None:
+    first = await opened(tmp_path / "j")
+    await first.keep(entry(1))
+    second = await opened(tmp_path / "j")
+    assert await second.adopt() == []
+    await first.close()
+    assert await second.adopt() == [entry(1)]
+    await second.close()
+
+
+async def test_an_empty_journal_leaves_nothing_behind(tmp_path: Path) -> None:
+    journal = await opened(tmp_path / "j")
+    await journal.keep(entry(1))
+    await journal.forget(entry(1).id)
+    await journal.close()
+    assert sorted(path.name for path in (tmp_path / "j").iterdir()) == ["set-aside", "suspects"]
+
+
+@pytest.mark.parametrize("round_number", range(5))
+async def test_a_service_killed_while_it_writes_leaves_whole_entries_only(tmp_path: Path, round_number: int) -> None:
+    code = (
+        "import asyncio, sys; sys.path.insert(0, sys.argv[2]); from pathlib import Path;"
+        "from tests.unit.test_journal_store import entry, opened\n"
+        "async def main():\n"
+        "    journal = await opened(Path(sys.argv[1]))\n"
+        "    for number in range(100_000):\n"
+        "        await journal.keep(entry(number)); print(number, flush=True)\n"
+        "asyncio.run(main())"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "j"), str(Path(__file__).parent.parent.parent)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        last = -1
+        for line in process.stdout:
+            last = int(line)
+            if last >= 20 + round_number:
+                process.send_signal(signal.SIGKILL)
+                break
+    journal = await opened(tmp_path / "j")
+    adopted = await journal.adopt()
+    assert adopted[: last + 1] == [entry(number) for number in range(last + 1)]
+    assert len(adopted) <= last + 2 + 50  # what was written but not yet printed
+    await journal.close()
+
+
+async def test_a_damaged_entry_is_set_aside_and_does_not_hide_the_others(tmp_path: Path) -> None:
+    first = await opened(tmp_path / "j")
+    await first.keep(entry(1))
+    await first.keep(entry(2))
+    await first.close()
+    (damaged,) = (tmp_path / "j").glob("*/*1-x.json")
+    damaged.write_bytes(b'{"id":')
+    second = await opened(tmp_path / "j")
+    assert await second.adopt() == [entry(2)]
+    assert [path.name for path in (tmp_path / "j" / "set-aside").iterdir()] == [damaged.name]
+    await second.close()
+
+
+async def test_a_full_disk_is_an_error_that_names_the_journal_and_leaves_the_old_entry(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = await opened(tmp_path / "j")
+    await journal.keep(entry(1))
+
+    def full(fd: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(JournalError, match=r"the journal in .*j can't be used: .*No space left"):
+            await journal.keep(entry(1, b"response"))
+    await journal.close()
+    second = await opened(tmp_path / "j")
+    assert await second.adopt() == [entry(1)]
+    assert not list((tmp_path / "j").glob("*/*.new"))
+    await second.close()
+
+
+async def test_a_journal_that_can_not_be_made_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "j").write_text("in the way")
+    with pytest.raises(JournalError, match="can't be used"):
+        await opened(tmp_path / "j")
+
+
+async def test_deaths_of_a_suspect_are_counted_until_it_is_acquitted(tmp_path: Path) -> None:
+    journal = await opened(tmp_path / "j")
+    suspect, other = entry(1).fingerprint, entry(2).fingerprint
+    assert suspect != other
+    await journal.count_deaths(suspect, 2)
+    await journal.close()
+    again = await opened(tmp_path / "j")
+    assert (await again.deaths(suspect), await again.deaths(other)) == (2, 0)
+    await again.acquit(suspect)
+    assert await again.deaths(suspect) == 0
+    await again.close()
+
+
+async def test_two_services_never_adopt_the_same_entry(tmp_path: Path) -> None:
+    dead = await opened(tmp_path / "j")
+    for number in range(50):
+        await dead.keep(entry(number))
+    await dead.close()
+    journals = [await opened(tmp_path / "j") for _ in range(4)]
+    adopted = await asyncio.gather(*(journal.adopt() for journal in journals))
+    assert sorted(e.request_id for found in adopted for e in found) == sorted(f"id-{n}" for n in range(50))
+    for journal in journals:
+        await journal.close()

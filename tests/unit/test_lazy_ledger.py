@@ -1,0 +1,389 @@
+"""The ledger that makes rows only when it needs them gives the same account as the one that makes them at once."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from medusa_copier.rclone.directory import log_parser, spool
+from medusa_copier.rclone.directory.lazy_ledger import OUTCOMES, LazyLedger
+from medusa_copier.rclone.directory.ledger import FileOutcome, Ledger, Note
+from medusa_copier.rclone.directory.spool import Spool, Tally, are_distinct
+from medusa_copier.rclone.errors import RcloneError
+from medusa_copier.rclone.process import commands
+from medusa_copier.rclone.process.pipe import CAPACITY, Pipe
+
+PATHS = ["a", "b/c", "d e", "new\nline", 'q"\\', "ü", "\u2028", "z" * 300]
+paths = st.sampled_from(PATHS)
+
+
+class Eager(Ledger):
+    """What is said goes into rows at once."""
+
+    def note_listed(self, lines: Sequence[str]) -> None:
+        self.note(Note(line[2:], OUTCOMES[line[0]]) for line in lines if line[:1] in OUTCOMES)
+
+    def note_copied(self, sizes: Sequence[str], paths: Sequence[str]) -> None:
+        self.note(Note(path, FileOutcome.COPIED, size=int(size)) for size, path in zip(sizes, paths, strict=True))
+
+    def note_same(self, paths: Sequence[str], hashes: Sequence[str] = ()) -> None:
+        self.note_hashes(zip(hashes, paths, strict=bool(hashes)))
+        self._many("UPDATE files SET verified = 1 WHERE path = ?", ((path,) for path in paths))
+
+
+Either = Eager | LazyLedger
+Step = Callable[[Either], object]
+
+
+def account(ledger: Either) -> dict[str, Any]:
+    return {
+        "counts": [ledger.count(outcome) for outcome in FileOutcome],
+        "bytes": [ledger.count_bytes(outcome) for outcome in FileOutcome],
+        "arrived": ledger.count_arrived(),
+        "verified": ledger.count_verified(),
+        "failed": [(row.path, row.reason) for row in ledger.first_failed(10)],
+    }
+
+
+def rows(ledger: Either) -> list[object]:
+    """The rows, which the lazy one makes now. The hash of a file that failed is nobody's business."""
+    found = [row if row.outcome < FileOutcome.FAILED else row._replace(hash=None) for row in ledger.rows()]
+    has = [ledger.has(path) for path in PATHS]
+    return [*found, *has, ledger.count_unhashed(), *sorted(ledger.reasons(of_failed=True))]
+
+
+def rows_made(ledger: Ledger) -> int:
+    return int(ledger._database.execute("SELECT count(*) FROM files").fetchone()[0])
+
+
+def listed(mark: str, path: str) -> Step:
+    return lambda ledger: ledger.note_listed([f"{mark} {path}"])
+
+
+def copied(path: str, size: int = 1) -> Step:
+    return lambda ledger: ledger.note_copied([str(size)], [path])
+
+
+def same(path: str, value: str) -> Step:
+    return lambda ledger: ledger.note_same([path], [value] if value else [])
+
+
+def problem(path: str, reason: str) -> Step:
+    return lambda ledger: ledger.note([Note(path, FileOutcome.PENDING, reason=reason)])
+
+
+def repair(*steps: Callable[[str], Step]) -> Step:
+    """The files that differ are copied once more, and compared; when none does, nothing is."""
+
+    def run(ledger: Either) -> list[str]:
+        if differing := list(ledger.differing()):
+            ledger.begin_differing()
+            noted(ledger, *(step(path) for step in steps for path in differing))
+        return differing
+
+    return run
+
+
+def noted(ledger: Either, *steps: Step) -> Either:
+    for step in steps:
+        step(ledger)
+    return ledger
+
+
+reasons = st.sampled_from(["md5 differ", "it broke"])
+odd_copying = st.one_of(
+    st.builds(listed, st.sampled_from("=+*!-x"), paths),
+    st.builds(copied, paths, st.integers(0, 9)),
+    st.builds(problem, paths, reasons),
+)
+odd_checking = st.one_of(st.builds(same, paths, st.sampled_from(["", "ab"])), st.builds(problem, paths, reasons))
+seldom: st.SearchStrategy[list[Step]] = st.one_of(st.just([]), st.just([]), st.lists(odd_copying, max_size=3))
+
+
+REPAIRING: list[Callable[[str], Step]] = [
+    lambda path: listed("*", path),
+    lambda path: copied(path, 5),
+    lambda path: same(path, ""),
+    lambda path: problem(path, "it broke"),
+]
+
+
+@st.composite
+def copying(draw: st.DrawFn) -> list[Step]:
+    """One run of rclone copy: usually all is well."""
+    names = draw(st.lists(paths, unique=True))
+    unchanged = draw(st.integers(0, len(names)))
+    steps = [listed("=", name) for name in names[:unchanged]]
+    for name in names[unchanged:]:
+        steps += [listed(draw(st.sampled_from("+*")), name), copied(name, draw(st.integers(0, 9)))]
+    return draw(st.permutations(steps + draw(seldom)))
+
+
+@st.composite
+def flows(draw: st.DrawFn) -> list[Step]:
+    """What the action does: some attempts to copy, some to compare, perhaps a repair. It looks in between, or not."""
+    attempts = range(draw(st.integers(1, 2)))
+    stages: list[list[Step]] = [[lambda ledger: ledger.begin_again(), *draw(copying())] for _ in attempts]
+    stages.append([lambda ledger: ledger.fail_pending("nothing was said")])
+    for _ in range(draw(st.integers(0, 2))):
+        whole = st.just([same(path, "ab") for path in PATHS])
+        checking = draw(st.one_of(whole, st.lists(odd_checking)))
+        stages.append([lambda ledger: ledger.forget_reasons(), *draw(st.permutations(checking))])
+        if draw(st.booleans()):
+            stages.append([repair(*draw(st.lists(st.sampled_from(REPAIRING))))])
+        stages.append([lambda ledger: ledger.fail_pending("it appeared")])
+        stages.append([lambda ledger: ledger.fail_unverified("not the same")])
+    if draw(st.booleans()):
+        stages.append([lambda ledger: ledger.forget_hashes(), lambda ledger: ledger.note_sizes([(3, "a"), (4, "b/c")])])
+    return [step for stage in stages for step in ([*stage, account] if draw(st.booleans()) else stage)]
+
+
+@given(flows())
+def test_the_account_is_the_same_as_with_rows_at_once(steps: list[Step]) -> None:
+    with Eager(None) as eager, LazyLedger(None) as lazy:
+        for step in steps:
+            assert step(lazy) == step(eager)
+        assert account(lazy) == account(eager)
+        assert rows(lazy) == rows(eager)
+        assert account(lazy) == account(eager)
+
+
+ORDINARY = [listed("=", "a"), listed("+", "b/c"), copied("b/c", 3), listed("*", "d e"), copied("d e", 4)]
+
+
+def test_when_all_is_well_no_row_is_made() -> None:
+    with LazyLedger(None) as ledger:
+        noted(ledger, *ORDINARY)
+        ledger.fail_pending("nothing was said")
+        ledger.forget_reasons()
+        noted(ledger, *(same(path, "ab") for path in ("d e", "b/c", "a")))
+        ledger.fail_pending("it appeared")
+        ledger.fail_unverified("not the same")
+        assert account(ledger) == {
+            "counts": [0, 1, 2, 0],
+            "bytes": [0, 0, 7, 0],
+            "arrived": 3,
+            "verified": 3,
+            "failed": [],
+        }
+        assert list(ledger.differing()) == []
+        assert rows_made(ledger) == 0
+        assert [row.path for row in ledger.rows()] == ["a", "b/c", "d e"]
+        assert rows_made(ledger) == 3
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        listed("=", "a"),
+        listed("=", "b/c"),
+        listed("+", "ü"),
+        listed("!", "ü"),
+        copied("b/c"),
+        copied("ü"),
+        problem("a", "it broke"),
+        lambda ledger: noted(ledger, listed("+", "b/c"), copied("b/c")),
+    ],
+)
+def test_anything_out_of_the_ordinary_makes_rows(odd: Step) -> None:
+    with Eager(None) as eager, LazyLedger(None) as lazy:
+        for ledger in (lazy, eager):
+            noted(ledger, *ORDINARY, odd)
+            ledger.fail_pending("nothing was said")
+        assert account(lazy) == account(eager)
+        assert rows_made(lazy) == rows_made(eager)
+
+
+@pytest.mark.parametrize("verified", [["a", "b/c"], ["a", "b/c", "b/c"], ["a", "b/c", "ü"], []])
+def test_as_many_files_the_same_are_not_yet_all_of_them(verified: list[str]) -> None:
+    with LazyLedger(None) as ledger:
+        noted(ledger, *ORDINARY, *(same(path, "ab") for path in verified))
+        ledger.fail_unverified("not the same")
+        failed = sorted({"a", "b/c", "d e"} - set(verified))
+        assert [row.path for row in ledger.first_failed(10)] == failed
+        assert ledger.count_verified() == 3 - len(failed)
+
+
+def test_a_ledger_may_be_closed_while_a_thread_pours(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spool, "READ_AT_ONCE", 1000)
+    pouring = threading.Event()
+    errors: list[RcloneError] = []
+    batches = Spool.batches
+
+    def told(self: Spool) -> Iterator[list[str]]:
+        for batch in batches(self):
+            pouring.set()
+            yield batch
+
+    def pour() -> None:
+        try:
+            list(ledger.rows())
+        except RcloneError as error:
+            errors.append(error)
+
+    with LazyLedger(None) as ledger:
+        ledger.note_listed([f"+ {number}" for number in range(200_000)])
+        monkeypatch.setattr(Spool, "batches", told)
+        thread = threading.Thread(target=pour)
+        thread.start()
+        pouring.wait()
+    thread.join()
+    assert len(errors) == 1
+
+
+def entry(level: str, message: str, path: str, **more: Any) -> dict[str, Any]:
+    about = {"object": path, "objectType": "*local.Object", "source": "operations/copy.go:382"}
+    return {"time": "2026-11-25T02:49:53.04493172Z", "level": level, "msg": message} | more | about
+
+
+def log_of(*entries: dict[str, Any]) -> bytes:
+    lines = [json.dumps(one, ensure_ascii=False, separators=(",", ":")) + "\n" for one in entries]
+    return "".join(lines).encode()
+
+
+COPY_LOG = log_of(
+    entry("info", "Copied (new)", "a", size=1),
+    entry("info", "Copied (new)", 'q"\\', size=2),
+    entry("info", "Copied (new)", "new\nline", size=3),
+    entry("info", "Copied (replaced existing)", "ü\u2028", size=-1),
+    entry("info", "Set directory modification time (using DirSetModTime)", "b"),
+    entry("error", "Copied (new)", "b/c", size=4),
+    entry("error", "it broke", "d e"),
+    entry("info", "Copied (new)", "", size=5),
+    entry("info", "Copied (new)", "all of it", size=6) | {"objectType": "*local.Fs"},
+    {"level": "info", "msg": "Copied (new)", "size": 7, "object": "without time"},
+)
+CHECK_LOG = log_of(
+    entry("debug", "size = 1 OK", "a"),
+    entry("debug", "md5 = 0cc175b9 OK", "a"),
+    entry("debug", "OK", "a"),
+    entry("debug", "md5 = 92eb5ffe OK", 'q"\\'),
+    entry("debug", "sizes = 1 OK", "b/c"),
+    entry("debug", "md5 = no such OK", "b/c"),
+    entry("info", "md5 = 4a8a08f0 OK", "ü\u2028"),
+    entry("error", "md5 differ", "d e"),
+)
+
+
+class Chunks(Pipe):
+    """A pipe that gives what it is given, piece by piece."""
+
+    def __init__(self, *chunks: bytes) -> None:
+        self._chunks = [*[chunk for chunk in chunks if chunk], b""]
+        self._capacity = CAPACITY
+
+    async def _read(self) -> bytes:
+        return self._chunks.pop(0)
+
+
+async def batches_of(*chunks: bytes) -> list[str]:
+    ended = asyncio.get_running_loop().create_future()
+    ended.set_result(0)
+    return [batch async for batch in Chunks(*chunks).batches(ended)]
+
+
+def take_log(ledger: LazyLedger, batches: list[str], *, fast: bool) -> LazyLedger:
+    """A copy and then a check: the log of both, by the same takers."""
+    reasons, hashes = log_parser.Reasons(ledger, ".1234567.partial"), log_parser.Hashes(ledger)
+    for taker in (reasons, hashes):
+        for batch in batches:
+            rest = commands._without(taker.known, batch) if fast else batch
+            commands._take_log(rest, commands.Outcome(0), taker.take, None)
+    return ledger
+
+
+async def test_lines_may_be_cut_anywhere() -> None:
+    log = COPY_LOG + CHECK_LOG
+    lists = [f"+ {path}" for path in ("a", 'q"\\', "new\nline", "ü\u2028", "b/c", "d e", "without time")]
+    with LazyLedger(None) as slow:
+        slow.note_listed(lists)
+        take_log(slow, await batches_of(log), fast=False)
+        expected, hash_kind = (account(slow), rows(slow)), slow.hash_kind
+    assert expected[0]["counts"] == [2, 0, 5, 0]
+    assert hash_kind == "md5"
+    for cut in range(len(log) + 1):
+        batches = await batches_of(log[:cut], log[cut:])
+        assert "".join(batches) == log.decode()
+        with LazyLedger(None) as ledger:
+            ledger.note_listed(lists)
+            take_log(ledger, batches, fast=True)
+            assert (account(ledger), rows(ledger)) == expected
+            assert ledger.hash_kind == hash_kind
+
+
+async def test_the_usual_lines_are_not_decoded() -> None:
+    taken: list[str] = []
+    for log, known in ((COPY_LOG, "_COPIED"), (CHECK_LOG, "_COMPARED")):
+        (batch,) = await batches_of(log)
+        rest = commands._without(
+            commands.Known(getattr(log_parser, known), lambda groups: taken.extend(groups[-1])), batch
+        )
+        assert len(rest) < len(batch)
+    assert taken == ["a", "a", "a", "a"]
+
+
+async def test_what_is_not_utf8_is_replaced_and_the_last_line_may_have_no_end() -> None:
+    assert await batches_of(b"+ a\xff\n", b"+ b\xe2\x80\n+ c") == ["+ a\ufffd\n", "+ b\ufffd\n", "+ c\n"]
+    assert await batches_of(b"a", b"b", b"\n\nc\n") == ["ab\n\nc\n"]
+    assert await batches_of() == []
+
+
+async def test_a_pipe_gives_all_that_was_written_however_much() -> None:
+    data = b"".join(b"line %d\n" % number for number in range(300_000))
+    ended = asyncio.get_running_loop().create_future()
+    with Pipe() as pipe:
+
+        def write() -> None:
+            with open(pipe.writer, "wb") as file:  # noqa: PTH123 - a descriptor
+                file.write(data)
+
+        writing = threading.Thread(target=write)
+        writing.start()
+        pipe._writer = -1  # it is the thread's
+        batches = [batch async for batch in pipe.batches(ended)]
+        writing.join()
+    assert "".join(batches).encode() == data
+    ended.cancel()
+
+
+def test_a_spool_gives_back_what_was_put_in_order(tmp_path: Path) -> None:
+    lines = [f"{number} new\nline \u2028 ü \0 {number}" for number in range(50_000)]
+    with_end = Spool(tmp_path)
+    with_end.put(lines[:10])
+    with_end.put([])
+    with_end.put(lines[10:])
+    assert [line for batch in with_end.batches() for line in batch] == lines
+    with_end.clear()
+    assert list(with_end.batches()) == []
+    with_end.put(["again", ""])
+    assert list(with_end.batches()) == [["again", ""]]
+    assert list(tmp_path.iterdir()) == []
+    with_end.close()
+
+
+@pytest.mark.parametrize("names_a_pass", [1, 7, 1000])
+def test_distinct_names_are_told_from_those_that_are_not(monkeypatch: pytest.MonkeyPatch, names_a_pass: int) -> None:
+    monkeypatch.setattr(spool, "NAMES_A_PASS", names_a_pass)
+    names = [f"{number}" for number in range(30)]
+
+    def batches(names: list[str]) -> Callable[[], Iterator[list[str]]]:
+        return lambda: iter([names[:13], names[13:]])
+
+    assert are_distinct(30, batches(names))
+    assert are_distinct(0, batches([]))
+    assert not are_distinct(31, batches([*names, "7"]))
+
+
+def test_a_tally_tells_lots_of_names_apart() -> None:
+    names = ["a", "b", "c"]
+    assert Tally().plus(names) == Tally().plus(["c"]).plus_all(Tally().plus(["b", "a"]))
+    for others in (["a", "b"], ["a", "b", "b"], ["a", "b", "c", "c"], ["a", "b", "d"]):
+        assert Tally().plus(others) != Tally().plus(names)

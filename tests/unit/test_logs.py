@@ -1,0 +1,102 @@
+"""Where logs go, and how they look."""
+
+import json
+import os
+import pty
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+CODE = """
+import logging, structlog
+from simple_queue_server import logs
+from simple_queue_server.settings.sections import LogSection
+logs.configure(LogSection({arguments}), "copier")
+log = structlog.get_logger("ours")
+with structlog.contextvars.bound_contextvars(request_id="id-1"):
+    log.info("copied", key="grüße\\udc80", size_bytes=5, odd=object)
+    try: 1 / 0
+    except ZeroDivisionError: log.exception("crashed")
+log.debug("too quiet")
+logging.getLogger("aio_pika").warning("theirs %s", 1)
+logging.getLogger("aio_pika").info("nobody wants to know")
+"""
+
+
+def logged(directory: Path, arguments: str = "") -> str:
+    code = CODE.replace("{arguments}", arguments)
+    return subprocess.run(
+        [sys.executable, "-c", code], cwd=directory, capture_output=True, text=True, check=True
+    ).stdout
+
+
+def check(lines: list[str]) -> None:
+    events = [json.loads(line) for line in lines]
+    assert [event["event"] for event in events] == ["copied", "crashed", "theirs 1"]
+    assert events[0]["request_id"] == "id-1"
+    assert (events[0]["level"], events[0]["logger"], events[0]["size_bytes"]) == ("info", "ours", 5)
+    assert "ZeroDivisionError" in events[1]["exception"]
+    assert events[2]["logger"] == "aio_pika"
+
+
+def test_logs_go_to_a_file_named_after_the_server_one_json_object_a_line(tmp_path: Path) -> None:
+    assert logged(tmp_path) == ""
+    check((tmp_path / "log" / "copier.log").read_text().splitlines())
+
+
+def test_logs_go_to_stdout_or_another_file_when_asked(tmp_path: Path) -> None:
+    check(logged(tmp_path, "destination='stdout'").splitlines())
+    assert logged(tmp_path, "destination='deep/er/x.log'") == ""
+    check((tmp_path / "deep" / "er" / "x.log").read_text().splitlines())
+    assert not (tmp_path / "log").exists()
+
+
+@pytest.mark.parametrize(("level", "count"), [("debug", 4), ("info", 3), ("warn", 2), ("error", 1), ("fatal", 0)])
+def test_the_level_is_the_ruby_services(tmp_path: Path, level: str, count: int) -> None:
+    assert len(logged(tmp_path, f"destination='stdout', level='{level}'").splitlines()) == count
+
+
+def test_a_log_file_that_can_not_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "log").write_text("in the way")
+    with pytest.raises(subprocess.CalledProcessError) as raised:
+        logged(tmp_path)
+    assert "log.destination: can't write log/copier.log" in raised.value.stderr
+
+
+def test_on_a_terminal_lines_are_readable(tmp_path: Path) -> None:
+    ours, theirs = pty.openpty()
+    code = CODE.replace("{arguments}", "destination='stdout'")
+    environ = os.environ | {"NO_COLOR": "1", "TERM": "dumb"}
+    with subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, stdout=theirs, env=environ) as process:
+        os.close(theirs)
+        text = b""
+        while True:
+            try:
+                text += os.read(ours, 65536)
+            except OSError:  # the terminal's other end was closed: the end
+                break
+    os.close(ours)
+    assert process.returncode == 0
+    assert b"copied" in text
+    assert b"size_bytes=5" in text
+    assert not text.lstrip().startswith(b"{")
+
+
+def test_a_full_disk_under_the_log_stops_nothing_and_is_told(tmp_path: Path) -> None:
+    code = CODE.replace("{arguments}", "destination='/dev/full'") + "\nprint('still here')"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout == "still here\n"
+    assert "the log can't be written: [Errno 28] No space left on device" in done.stderr
+
+
+def test_a_log_file_that_was_moved_away_is_opened_anew(tmp_path: Path) -> None:
+    code = (
+        CODE.replace("{arguments}", "destination='a.log'")
+        + "\nimport os; os.rename('a.log', 'a.log.1')"
+        + "\nwhile not os.path.exists('a.log'):\n    log.info('after')"
+        + "\nlogging.getLogger('aio_pika').warning('theirs')"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, timeout=30)
+    assert [json.loads(line)["event"] for line in (tmp_path / "a.log").read_text().splitlines()] == ["after", "theirs"]
