@@ -21,6 +21,7 @@ from typing import Any, Final, NamedTuple, Self
 import msgspec
 
 from medusa_copier.rclone.errors import NotFound, RcloneError, WrongKind, classify
+from medusa_copier.rclone.pair import NO_TIMES_NS, Pair
 from medusa_copier.rclone.rcd.http import QUICK_S, Connection
 from medusa_copier.rclone.stats import Groups, GroupStats
 
@@ -36,6 +37,9 @@ IS_A_FILE: Final = "is a file not a directory"
 NESTED: Final = "the target is inside the source directory, so that each copy would be copied again by the next"
 BEING_UPDATED: Final = "source file is being updated"
 """How rclone words it; the last one also for a symbolic link, whose size and time aren't those of its target."""
+
+SFTP: Final = "sftp://"
+"""How rclone's name for an SFTP server begins, as it has it for people."""
 
 RCLONES_DOT: Final = "\uff0e"
 """What rclone calls the directory that it runs in."""
@@ -113,8 +117,11 @@ class _Features(msgspec.Struct, frozen=True, rename="pascal"):
 class _FsInfo(msgspec.Struct, frozen=True, rename="pascal"):
     name: str
     root: str
+    string: str
     features: _Features
     hashes: list[str] = msgspec.field(default_factory=list)
+    precision: int = 0
+    """In nanoseconds."""
 
 
 class _Hash(msgspec.Struct):
@@ -282,6 +289,16 @@ class Client:
     async def hash_types(self, fs: str) -> list[str]:
         """The types of hash that the storage has for its files, rclone's favourite first."""
         return (await self._fs_info(fs)).hashes
+
+    async def pair(self, source_fs: str, target_fs: str) -> Pair:
+        """What guards transfers between the two, and what can be compared. Asked of rclone once for each fs."""
+        source, target = await self._fs_info(source_fs), await self._fs_info(target_fs)
+        return Pair(
+            hashes=tuple(hash_type for hash_type in source.hashes if hash_type in target.hashes),
+            has_times=max(source.precision, target.precision) < NO_TIMES_NS,
+            source_is_local=source.features.is_local,
+            source_hashes_all=source.features.is_local or source.string.startswith(SFTP),
+        )
 
     async def local_directory(self, fs: str) -> str | None:
         """The directory of this machine that ``fs`` is, by whatever chain of aliases; None for other storage."""

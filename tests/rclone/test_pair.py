@@ -1,0 +1,50 @@
+"""What is known about two storages before a file is copied from one to the other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from medusa_copier.rclone.rcd.client import Client
+from tests.support import storage
+
+
+@pytest.fixture
+def world(world: storage.Places, tmp_path: Path) -> Iterator[storage.Places]:
+    with (
+        storage.serving("webdav", tmp_path / "dav") as dav,
+        storage.serving("sftp", tmp_path / "sftp") as sftp,
+        storage.serving("http", tmp_path / "web") as web,
+    ):
+        world.add(
+            dav.section("dav", vendor="other"),
+            sftp.section("sftp"),
+            web.section("web"),
+            storage.section("hidden", type="crypt", remote="dst:", password="k8hMSKzQrlVxeTIfBHrMHNqcGuLS"),
+        )
+        yield world
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "known"),
+    [
+        ("src:", "dst:", ("md5", True, True, True)),
+        ("src:", "storage:bkt", ("md5", True, True, True)),
+        ("storage:bkt", "dst:", ("md5", True, False, False)),
+        ("sftp:", "dst:", ("md5", True, True, True)),
+        ("src:", "dav:", (None, False, False, True)),
+        ("dav:", "dst:", (None, False, False, False)),
+        ("web:", "storage:bkt", (None, True, False, False)),
+        ("src:", "hidden:", (None, True, False, True)),
+        ("hidden:", "dst:", (None, True, False, False)),
+    ],
+)
+async def test_what_guards_a_transfer(
+    client: Client, source: str, target: str, known: tuple[str | None, bool, bool, bool]
+) -> None:
+    """The first hash type that both have, times, a hash for every file of the source, reads that need no guard."""
+    pair = await client.pair(source, target)
+    hash_type = pair.hashes[0] if pair.hashes else None
+    assert (hash_type, pair.has_times, pair.hash_guards_all, pair.reads_are_safe) == known
