@@ -51,7 +51,9 @@ def run(config: Path) -> None:
     SIGTERM or Ctrl-C: finish what is in flight, then exit; a second one exits now. Either way nothing is lost:
     what is unfinished goes back to the queue.
     """
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # until the server handles it: nothing was begun
+    for number in (signal.SIGTERM, signal.SIGINT):  # until the server handles them: nothing was begun
+        signal.signal(number, lambda *_: sys.exit(0))
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     with _clear_errors():
         from medusa_copier import service  # noqa: PLC0415
         from medusa_copier.settings import CopierSettings  # noqa: PLC0415

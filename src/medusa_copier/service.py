@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import structlog
@@ -26,13 +28,19 @@ def run(settings: CopierSettings) -> None:
 
 async def serve(settings: CopierSettings) -> None:
     """Serve in the running loop until a signal ends it."""
+    server = Server(settings)
+    await server.serve(_copying(server, settings))
+
+
+@asynccontextmanager
+async def _copying(server: Server, settings: CopierSettings) -> AsyncIterator[None]:
+    """While the block runs, there is an rclone, and the server has the actions that copy with it."""
     async with open_rclone(settings) as rclone:
         await _warn_of_unknown_remotes(settings, rclone)
-        server = Server(settings)
         access = Access(settings.roots, rclone)
         server.action("copyto")(watched(copyto(settings.roots, rclone, access), rclone))
         server.action("copy")(copy(settings.roots, rclone, access))
-        await server.serve()
+        yield
 
 
 def open_rclone(settings: CopierSettings) -> Rclone:

@@ -14,6 +14,7 @@ import math
 import os
 import sys
 import time
+from collections.abc import MutableMapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,15 @@ LIBRARIES = ("aio_pika", "aiormq", "aiohttp", "aiobotocore", "botocore", "asynci
 
 
 def configure(section: LogSection, name: str) -> None:
-    """Send all logs where ``section`` says; ``name`` names the default file. Raises SettingsError."""
-    _send_to(_handler(section.destination, name), _level(section.level))
+    """Send all logs where ``section`` says; ``name`` names the default file. Raises SettingsError.
+
+    Where they go to a file and standard error is a terminal, what concerns the service as a whole is shown there too.
+    """
+    handler = _handler(section.destination, name)
+    echoes = isinstance(handler, logging.FileHandler) and sys.stderr.isatty()
+    if isinstance(handler, logging.FileHandler) and echoes:
+        sys.stderr.write(f"The log is {handler.baseFilename}; what concerns single requests is only there.\n")
+    _send_to(handler, _level(section.level), echo=[_echo] if echoes else [])
 
 
 def configure_for_command(*, quiet: bool = False) -> None:
@@ -36,19 +44,18 @@ def configure_for_command(*, quiet: bool = False) -> None:
     _send_to(logging.StreamHandler(sys.stderr), logging.CRITICAL if quiet else logging.WARNING, readable=True)
 
 
-def _send_to(handler: logging.StreamHandler[Any], level: int, *, readable: bool = False) -> None:
+def _send_to(
+    handler: logging.StreamHandler[Any], level: int, *, readable: bool = False, echo: Sequence[Any] = ()
+) -> None:
     on_terminal = readable or (handler.stream is not None and handler.stream.isatty())
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_logger_name,
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=not on_terminal),
+        *echo,
     ]
-    renderer = (
-        [structlog.dev.ConsoleRenderer(colors=handler.stream.isatty() and "NO_COLOR" not in os.environ)]
-        if on_terminal
-        else _json_renderer()
-    )
+    renderer = [_readable(handler.stream)] if on_terminal else _json_renderer()
     structlog.configure(
         processors=[*shared, *renderer],
         wrapper_class=structlog.make_filtering_bound_logger(level),
@@ -69,6 +76,17 @@ def _send_to(handler: logging.StreamHandler[Any], level: int, *, readable: bool 
     for library in LIBRARIES:  # their news matters to us only when something is wrong
         logging.getLogger(library).setLevel(max(logging.WARNING, level))
     logging.captureWarnings(capture=True)
+
+
+def _readable(stream: Any) -> structlog.dev.ConsoleRenderer:
+    return structlog.dev.ConsoleRenderer(colors=stream.isatty() and "NO_COLOR" not in os.environ)
+
+
+def _echo(logger: Any, level: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Show an event to the person at the terminal, unless it is one of a request's that went as foreseen."""
+    if "request_id" not in event or level in {"error", "critical", "exception"}:
+        sys.stderr.write(f"{_readable(sys.stderr)(logger, level, dict(event))}\n")
+    return event
 
 
 class _Output:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import signal
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import structlog
 
@@ -48,7 +50,7 @@ class Server:
         self._left = settings.server.max_total_requests
         self._adopted: deque[InFlight] = deque()
         self._running: dict[asyncio.Task[None], InFlight] = {}
-        self._receiving: asyncio.Task[None] | None = None
+        self._interruptible: asyncio.Task[None] | None = None
         self._canceller = Canceller(self._broker, self._in_flight)
         self._events: Events | None = None
         self._stopping = False
@@ -72,28 +74,42 @@ class Server:
         logs.configure(self._settings.log, self._settings.server.name)
         event_loop.run(self.serve())
 
-    async def serve(self) -> None:
+    async def serve(self, lifespan: AbstractAsyncContextManager[object] | None = None) -> None:
         """Serve until :meth:`stop`, a signal, or ``max_total_requests``; then finish what is in flight.
 
-        SIGTERM and SIGINT stop, a second one aborts; SIGUSR2 toggles halting. Raises BrokerError when the broker is
-        given up, and JournalError when there can be no journal.
+        ``lifespan`` is what the handlers need: entered before the broker is opened, exited after it is closed. It may
+        register actions. SIGTERM and SIGINT stop, also while any of that is being opened, and a second one aborts;
+        SIGUSR2 toggles halting, SIGHUP is ignored. Raises BrokerError when the broker is given up, and JournalError
+        when there can be no journal.
         """
-        self._handlers.setdefault(CANCEL, self._canceller.handle)
         with self._signals():
             try:
-                await self._journal.open()
-                await self._broker.open(self._canceller.hear)
-                log.info("server started", name=self._settings.server.name, actions=sorted(self._handlers))
-                async with self._progress_told():
-                    await self._serve_until_stopped()
+                async with contextlib.AsyncExitStack() as resources:
+                    if await self._until_paused(self._open(resources, lifespan)):
+                        log.info("server started", name=self._settings.server.name, actions=sorted(self._handlers))
+                        async with self._progress_told():
+                            await self._serve_until_stopped()
             finally:
-                self.abort()  # nothing is left to abort unless an error or a cancellation led here
-                await self._finish_running()
-                await self._broker.close()
-                await self._journal.close()
                 log.info("server stopped")
         if self._fault is not None:
             raise self._fault
+
+    async def _open(
+        self, resources: contextlib.AsyncExitStack, lifespan: AbstractAsyncContextManager[object] | None
+    ) -> None:
+        if lifespan is not None:
+            await resources.enter_async_context(lifespan)
+        self._handlers.setdefault(CANCEL, self._canceller.handle)
+        resources.push_async_callback(self._journal.close)
+        await self._journal.open()
+        resources.push_async_callback(self._broker.close)
+        resources.push_async_callback(self._abort_running)
+        await self._broker.open(self._canceller.hear)
+
+    async def _abort_running(self) -> None:
+        """Nothing is left to abort unless an error or a cancellation led here."""
+        self.abort()
+        await self._finish_running()
 
     def stop(self) -> None:
         """Take no more requests; :meth:`serve` returns when those in flight are answered, or the grace has ended."""
@@ -117,8 +133,8 @@ class Server:
 
     def _pause(self) -> None:
         self._toggled.set()
-        if self._receiving is not None:
-            self._receiving.cancel()
+        if self._interruptible is not None and not self._interruptible.cancelling():  # it may be cleaning up
+            self._interruptible.cancel()
 
     async def _serve_until_stopped(self) -> None:
         while True:
@@ -133,12 +149,22 @@ class Server:
         return self._stopping or self._halting or self._left == 0
 
     async def _receive_until_paused(self) -> None:
-        if self._is_paused():
-            return
-        self._receiving = asyncio.create_task(self._receive())
-        await asyncio.wait({self._receiving})
-        if not self._receiving.cancelled():
-            self._receiving.result()
+        if not self._is_paused():
+            await self._until_paused(self._receive())
+
+    async def _until_paused(self, work: Coroutine[Any, Any, None]) -> bool:
+        """Do the work, unless a stop or a halt interrupts it; whether it was done."""
+        self._interruptible = asyncio.create_task(work)
+        try:
+            await asyncio.wait({self._interruptible})
+        except asyncio.CancelledError:
+            self._pause()
+            await asyncio.wait({self._interruptible})
+            raise
+        if self._interruptible.cancelled():
+            return False
+        self._interruptible.result()
+        return True
 
     async def _receive(self) -> None:
         await self._adopt()
@@ -262,14 +288,19 @@ class Server:
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:
         loop = asyncio.get_running_loop()
-        for number in STOP_SIGNALS:
-            loop.add_signal_handler(number, self._on_stop_signal, number.name)
-        loop.add_signal_handler(signal.SIGUSR2, self.toggle_halt)
+        handlers: dict[signal.Signals, Callable[[], None]] = {
+            number: functools.partial(self._on_stop_signal, number.name) for number in STOP_SIGNALS
+        }
+        handlers |= {signal.SIGUSR2: self.toggle_halt, signal.SIGHUP: _on_hangup}
+        former = {number: signal.getsignal(number) for number in handlers}
+        for number, handler in handlers.items():
+            loop.add_signal_handler(number, handler)
         try:
             yield
         finally:
-            for number in (*STOP_SIGNALS, signal.SIGUSR2):
+            for number in handlers:
                 loop.remove_signal_handler(number)
+                signal.signal(number, former[number])
 
     def _on_stop_signal(self, name: str) -> None:
         if self._stopping:
@@ -278,3 +309,7 @@ class Server:
         else:
             log.info("stopping after what is in flight; the same signal again stops now", signal=name)
             self.stop()
+
+
+def _on_hangup() -> None:
+    log.warning("SIGHUP is ignored; restart the service to load a changed configuration")

@@ -62,6 +62,7 @@ async def _version(binary: Path) -> tuple[int, ...]:
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
             env=environment,
+            start_new_session=True,  # Ctrl-C in the terminal is for the service
         )
     except OSError as error:
         raise RcloneUnusable(f"{binary} can't be run: {error.strerror}; {_REMEDY}") from error
@@ -69,9 +70,11 @@ async def _version(binary: Path) -> tuple[int, ...]:
         async with asyncio.timeout(VERSION_TIMEOUT_S):
             output, _ = await process.communicate()
     except TimeoutError as error:
-        process.kill()
-        await process.wait()
         raise RcloneUnusable(f"{binary} version didn't answer within {VERSION_TIMEOUT_S:g} s; {_REMEDY}") from error
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
     text = output.decode("utf-8", "replace")
     if not (match := re.match(r"rclone v(\d+)\.(\d+)(?:\.(\d+))?", text)):
         raise RcloneUnusable(f"{binary} is not rclone: its version command answered {text[:100]!r}; {_REMEDY}")

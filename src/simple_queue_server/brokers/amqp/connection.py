@@ -136,13 +136,20 @@ class Link:
                 failures += 1
                 if self._is_final(error, failures):
                     return
-                self._log.warning("broker can't be used, trying again", attempt=failures, reason=str(error))
+                delay_s = _delay_s(step)
+                self._log.warning(
+                    "broker can't be used, trying again",
+                    attempt=failures,
+                    reason=str(error),
+                    retry_in_s=round(delay_s, 1),
+                )
             else:
                 failures = 0
                 started = time.monotonic()
                 await self._stay_up(*pair)
                 step = 0 if time.monotonic() - started > STABLE_S else step
-            await asyncio.sleep(_delay_s(step))
+                delay_s = _delay_s(step)
+            await asyncio.sleep(delay_s)
             step += 1
 
     async def _connect(self) -> tuple[Connection, Channel]:

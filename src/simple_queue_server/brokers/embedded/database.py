@@ -15,6 +15,8 @@ from simple_queue_server.brokers.embedded.tables import APPLICATION_ID, SCHEMA, 
 from simple_queue_server.errors import BrokerError, BrokerGaveUp
 
 LOCK_TIMEOUT_S: Final = 10.0
+OPENING_STEP_S: Final = 0.2
+"""How long SQLite itself waits for a lock while the file is opened, before it is asked whether to go on waiting."""
 
 
 class FileLocked(BrokerError):
@@ -22,22 +24,28 @@ class FileLocked(BrokerError):
 
 
 class QueueFile:
-    """The database at ``path``, open, for use by one thread. Its methods raise BrokerError or sqlite3.Error."""
+    """The database at ``path``, open, for use by one thread. Its methods raise BrokerError or sqlite3.Error.
 
-    def __init__(self, path: Path) -> None:
+    Opening it waits while others keep it locked, but no longer than until ``is_unwanted``.
+    """
+
+    def __init__(self, path: Path, *, is_unwanted: Callable[[], bool] = lambda: False) -> None:
         self._path = path
+        self._is_unwanted = is_unwanted
         self._identity = path.stat()
         with contextlib.ExitStack() as undo:
-            self.connection = sqlite3.connect(path, timeout=LOCK_TIMEOUT_S, isolation_level=None)
+            self.connection = sqlite3.connect(path, timeout=OPENING_STEP_S, isolation_level=None)
             undo.callback(self.connection.close)
-            _while_busy(self._make_or_check)
+            self._while_busy(self._make_or_check)
             self._turn_fd = _open_directory(owners_directory(path))
             undo.callback(os.close, self._turn_fd)
-            _while_busy(self._turn_to_wal)
+            self._while_busy(self._turn_to_wal)
+            self.connection.execute(f"PRAGMA busy_timeout = {LOCK_TIMEOUT_S * 1000:.0f}")
             self.connection.execute("PRAGMA synchronous = FULL")
             self.connection.execute("PRAGMA fullfsync = ON")  # macOS: sync the disk, not only its cache
             self.connection.execute("PRAGMA journal_size_limit = 67108864")
             undo.pop_all()
+        self._is_unwanted = lambda: False  # from here on, what is begun is ended
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:
@@ -62,7 +70,7 @@ class QueueFile:
         """
         deadline = time.monotonic() + LOCK_TIMEOUT_S
         while not _flock(self._turn_fd):
-            if time.monotonic() > deadline:
+            if time.monotonic() > deadline or self._is_unwanted():
                 raise FileLocked(
                     f"the queue {self._path}: another process has kept it locked for {LOCK_TIMEOUT_S:.0f} s; is one "
                     "of its users suspended? Let it go on, or end it"
@@ -72,6 +80,18 @@ class QueueFile:
             yield
         finally:
             fcntl.flock(self._turn_fd, fcntl.LOCK_UN)
+
+    def _while_busy(self, step: Callable[[], None]) -> None:
+        """Where others open a new file at the same time, SQLite may call it locked at once, without its own waiting."""
+        deadline = time.monotonic() + LOCK_TIMEOUT_S
+        while True:
+            try:
+                return step()
+            except sqlite3.OperationalError as error:
+                is_busy = error.sqlite_errorname.startswith("SQLITE_BUSY")
+                if not is_busy or time.monotonic() > deadline or self._is_unwanted():
+                    raise
+            time.sleep(0.001)
 
     def _make_or_check(self) -> None:
         with _transaction(self.connection):
@@ -149,18 +169,6 @@ def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
             with contextlib.suppress(sqlite3.Error):
                 connection.execute("ROLLBACK")
         raise
-
-
-def _while_busy(step: Callable[[], None]) -> None:
-    """Where others open a new file at the same time, SQLite may call it locked at once, without its own waiting."""
-    deadline = time.monotonic() + LOCK_TIMEOUT_S
-    while True:
-        try:
-            return step()
-        except sqlite3.OperationalError as error:
-            if not error.sqlite_errorname.startswith("SQLITE_BUSY") or time.monotonic() > deadline:
-                raise
-        time.sleep(0.001)
 
 
 def _open_directory(path: Path) -> int:

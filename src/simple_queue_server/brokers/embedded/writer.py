@@ -86,16 +86,24 @@ class Store:
 
     def _work(self) -> None:
         try:
-            file = QueueFile(self._path)
+            file = QueueFile(self._path, is_unwanted=lambda: self._closed)
         except Exception as error:  # noqa: BLE001 - it is raised where the file is opened
-            self._report(self._opened.set_exception, translate(error, self._path))
+            self._report(self._set_opened, translate(error, self._path))
             return
-        self._report(self._opened.set_result, None)
+        self._report(self._set_opened, None)
         with contextlib.closing(file):
             tables = Tables(file.connection)
             while batch := self._next_batch():
                 outcomes = self._commit(file, tables, batch)
                 self._report(_deliver, outcomes)
+
+    def _set_opened(self, error: Exception | None) -> None:
+        if self._opened.done():  # cancelled
+            return
+        if error is None:
+            self._opened.set_result(None)
+        else:
+            self._opened.set_exception(error)
 
     def _next_batch(self) -> list[_Job]:
         """The jobs that wait, at least one; none when it is time to end."""
