@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
-from collections.abc import AsyncIterator
+import stat
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from medusa_copier.actions.copyto import copyto
 from medusa_copier.rclone.facade import Rclone
 from medusa_copier.rclone.rcd.client import Location
 from medusa_copier.roots.policy import Access, Use
-from medusa_copier.roots.symlinks import first_way_out_below, leads_out
+from medusa_copier.roots.symlinks import first_way_out_below, found_at
 from medusa_copier.settings import RootSection
 from simple_queue_server import Failure, Handler, Request, Success
 from tests.support import storage
@@ -186,6 +188,51 @@ async def test_a_directory_is_not_copied_through_a_file_link_of_the_kind_that_rc
     assert [path.read_text() for path in (world.dst / "tree").iterdir()] == ["content", "content"]
 
 
+SPECIAL: dict[str, Callable[[Path], object]] = {
+    "a FIFO": os.mkfifo,
+    "a socket": lambda path: os.mknod(path, stat.S_IFSOCK | 0o600),
+    "a character device": lambda path: path.symlink_to("/dev/zero"),
+}
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize("symlinks", ["refuse", "follow"])
+@pytest.mark.parametrize("kind", SPECIAL)
+async def test_only_regular_files_are_read_and_written(world: storage.Places, kind: str, symlinks: str) -> None:
+    """By a link or by itself, with proof or without: nothing waits for what comes out of a FIFO."""
+    for directory in (world.src, world.dst):
+        SPECIAL[kind](directory / "special")
+        (directory / "link").symlink_to("special")
+    async with action(world, src={"symlinks": symlinks}, dst={"symlinks": symlinks}) as handler:
+        for name, terms in itertools.product(("special", "link"), ({}, {"verify": "download"}, {"verify": "checksum"})):
+            read = await refusal(handler, f"src:{name}", "bucket:x", **terms)
+            written = await refusal(handler, "src:a", f"dst:{name}", **terms)
+            if kind == "a character device" and symlinks == "refuse":
+                assert "leads out of the root" in read + written
+            else:
+                assert read == f"src:{name} is {kind}; only regular files are copied"
+                assert written == f"dst:{name} is {kind}; only regular files are written"
+    assert not (world.dst / "special").is_file()
+
+
+async def test_devices_are_refused_in_a_root_of_devices(world: storage.Places) -> None:
+    async with action(world, devices={"rclone_config": "/dev"}) as handler:
+        assert "is a character device" in await refusal(handler, "devices:zero", "dst:x")
+        assert "is a character device" in await refusal(handler, "src:a", "devices:null")
+    assert Path("/dev/null").is_char_device()
+
+
+@pytest.mark.parametrize("year", [1600, 2300])
+async def test_a_time_that_rclone_cannot_carry_is_a_failure(world: storage.Places, year: int) -> None:
+    seconds = int(datetime(year, 1, 1, tzinfo=UTC).timestamp())
+    os.utime(world.src / "a", (seconds, seconds))
+    if (world.src / "a").stat().st_mtime != seconds:
+        pytest.skip("the file system of the tests has no such times")
+    async with action(world) as handler:
+        assert "has a modification time that rclone can't carry" in await refusal(handler, "src:a", "dst:a")
+    assert not (world.dst / "a").exists()
+
+
 ROOTS = {
     "an alias": "src",
     "an alias of a path in it": "deep",
@@ -255,12 +302,19 @@ def use(root: str) -> Use:
     return Use("read", root, Location("remote:", "a"))
 
 
+class Elsewhere(Rclone):
+    """Whose storage is never of this machine."""
+
+    async def local_directory(self, fs: str) -> None:
+        """None."""
+
+
 def limited(**limits: int | None) -> Access:
     roots = {
         name: RootSection(rclone_config="remote", max_in_flight=limit, symlinks="follow")
         for name, limit in limits.items()
     }
-    return Access(roots, Rclone())
+    return Access(roots, Elsewhere())
 
 
 async def test_no_more_requests_work_on_a_root_than_it_allows_and_other_roots_are_free() -> None:
@@ -307,18 +361,22 @@ async def test_two_requests_in_opposite_directions_dont_wait_for_each_other() ->
         await asyncio.gather(*(work(*roots) for roots in [(a, b), (b, a), (a, a)] * 20))
 
 
+def leads_out_of(directory: str, path: str) -> bool:
+    return found_at(directory, path).leads_out
+
+
 def test_a_root_itself_leads_nowhere_even_by_a_link(tmp_path: Path) -> None:
     (tmp_path / "root").mkdir()
     (tmp_path / "way").symlink_to("root")
     for name in ("root", "way", "missing"):
-        assert not leads_out(str(tmp_path / name), "")
+        assert not leads_out_of(str(tmp_path / name), "")
 
 
 def test_a_link_to_a_neighbour_whose_name_begins_alike_leads_out(tmp_path: Path) -> None:
     (tmp_path / "root").mkdir()
     (tmp_path / "root-2").mkdir()
     (tmp_path / "root/x").symlink_to("../root-2")
-    assert leads_out(str(tmp_path / "root"), "x")
+    assert leads_out_of(str(tmp_path / "root"), "x")
 
 
 @given(st.lists(st.sampled_from(["in", "out", "up", "loop", "file", "dir", "x\0", "\ud800", "n" * 300]), min_size=1))
@@ -332,10 +390,10 @@ def test_a_look_at_any_path_is_an_answer(tmp_path_factory: pytest.TempPathFactor
         (root / "out").symlink_to("/")
         (root / "in").symlink_to("dir/..")
     path = "/".join(names)
-    if leads_out(str(root), path):
+    if leads_out_of(str(root), path):
         assert {"up", "out"} & set(names)
     if names[0] in {"up", "out"}:
-        assert leads_out(str(root), names[0])
+        assert leads_out_of(str(root), names[0])
 
 
 def test_links_below_a_directory_are_found_and_those_that_stay_are_not(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Final
 import pytest
 
 from medusa_copier.roots import symlinks
-from medusa_copier.roots.symlinks import WARY, Lookout, is_local
+from medusa_copier.roots.symlinks import WARY, Found, Lookout, is_local
 from simple_queue_server.system import mounts
 
 MOUNTINFO: Final = """\
@@ -52,16 +52,17 @@ class Looks:
         self.inline: list[bool] = []
         self.now_s = 0.0
         self.takes_s = 0.0
-        monkeypatch.setattr(symlinks, "leads_out", self._leads_out)
+        monkeypatch.setattr(symlinks, "found_at", self._found_at)
         monkeypatch.setattr(symlinks, "time", self)
 
     def monotonic(self) -> float:
         return self.now_s
 
-    def _leads_out(self, _directory: str, path: str) -> bool:
+    def _found_at(self, _directory: str, path: str, *, follow: bool) -> Found:
+        assert not follow
         self.inline.append(threading.current_thread() is threading.main_thread())
         self.now_s += self.takes_s
-        return path == "out"
+        return Found(path == "out", None)
 
 
 @pytest.fixture
@@ -73,28 +74,28 @@ def looks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Looks:
 
 async def test_on_a_local_disk_all_looks_but_the_first_are_taken_at_once(looks: Looks, tmp_path: Path) -> None:
     lookout = Lookout(str(tmp_path))
-    assert [await lookout.leads_out(path) for path in ("in", "out", "in")] == [False, True, False]
+    assert [(await lookout.look(path)).leads_out for path in ("in", "out", "in")] == [False, True, False]
     assert looks.inline == [False, True, True]
 
 
 async def test_after_a_slow_look_many_are_taken_in_threads(looks: Looks, tmp_path: Path) -> None:
     lookout = Lookout(str(tmp_path))
-    await lookout.leads_out("in")
+    await lookout.look("in")
     looks.takes_s = 0.1
-    await lookout.leads_out("in")
+    await lookout.look("in")
     looks.takes_s = 0.0
     looks.inline.clear()
     for _ in range(WARY + 1):
-        assert await lookout.leads_out("out")
+        assert (await lookout.look("out")).leads_out
     assert looks.inline == [False] * WARY + [True]
 
 
 async def test_a_mount_that_appears_sends_looks_to_threads_within_seconds(looks: Looks, tmp_path: Path) -> None:
     lookout = Lookout(str(tmp_path))
-    await lookout.leads_out("in")
-    await lookout.leads_out("in")
+    await lookout.look("in")
+    await lookout.look("in")
     with mounts.MOUNTINFO.open("a") as file:
         file.write(f"2 1 0:6 / {tmp_path}/remote rw - nfs4 server:/export rw\n")
     looks.now_s += symlinks.MOUNTS_S + 1
-    await lookout.leads_out("in")
+    await lookout.look("in")
     assert looks.inline == [False, True, False]

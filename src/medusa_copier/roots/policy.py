@@ -1,13 +1,15 @@
-"""What requests may do with a root: read, write, replace, how many at once; and that a key stays inside it."""
+"""What requests may do with a root: read, write, replace, how many at once; that a key stays inside it, and means no
+device."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Literal, NamedTuple, TypeVar
+from typing import Final, Literal, NamedTuple, TypeVar
 
 from medusa_copier.rclone.facade import Rclone
+from medusa_copier.rclone.local_files import why_not_copied, why_not_written
 from medusa_copier.rclone.rcd.client import Location
 from medusa_copier.roots.locate import shown
 from medusa_copier.roots.symlinks import Lookout
@@ -15,6 +17,8 @@ from medusa_copier.settings import RootSection
 from simple_queue_server import Failure
 
 Overwrite = TypeVar("Overwrite", bound=str)
+
+_UNFIT: Final = {"read": why_not_copied, "write": why_not_written}
 
 
 class Use(NamedTuple):
@@ -47,7 +51,7 @@ class Access:
         async with AsyncExitStack() as held:
             for root in sorted({use.root for use in uses} & self._free.keys()):  # in one order: nobody waits in a ring
                 await held.enter_async_context(self._free[root])
-            await self._refuse_ways_out(uses)
+            await self._refuse_unfit(uses)
             yield
 
     def overwrite(self, root: str, asked: Overwrite, *, explicit: bool) -> Overwrite | Literal["never"]:
@@ -72,23 +76,30 @@ class Access:
         the root and that rclone would follow. It takes one listing of all that is below.
         """
         lookout = await self._lookout(use)
-        if lookout and (way_out := await lookout.first_way_out_below(use.location.path)) is not None:
+        if (
+            lookout
+            and not lookout.follow
+            and (way_out := await lookout.first_way_out_below(use.location.path)) is not None
+        ):
             raise _refusal(use.root, way_out)
 
-    async def _refuse_ways_out(self, uses: Iterable[Use]) -> None:
+    async def _refuse_unfit(self, uses: Iterable[Use]) -> None:
+        """Raise Failure for a link that leads out of a local root, and for a file in it that rclone must not get."""
         guarded = [(use, lookout) for use in uses if (lookout := await self._lookout(use))]
-        answers = [lookout.leads_out(use.location.path) for use, lookout in guarded]
-        for (use, _), leads_out in zip(guarded, answers, strict=True):
-            if await leads_out:
+        looks = [lookout.look(use.location.path) for use, lookout in guarded]
+        for (use, _), look in zip(guarded, looks, strict=True):
+            leads_out, status = await look
+            if leads_out:
                 raise _refusal(use.root, use.location.path)
+            if status and (unfit := _UNFIT[use.purpose](status)):
+                raise Failure(f"{shown(use.root, use.location.path)} {unfit}")
 
     async def _lookout(self, use: Use) -> Lookout | None:
-        """Who looks at the links in the root; None where nobody does."""
-        if self._roots[use.root].symlinks == "follow":
-            return None
+        """Who looks at the files in the root; None where it isn't of this machine."""
         if use.root not in self._lookouts:
             directory = await self._rclone.local_directory(use.location.fs)
-            self._lookouts.setdefault(use.root, None if directory is None else Lookout(directory))
+            follow = self._roots[use.root].symlinks == "follow"
+            self._lookouts.setdefault(use.root, None if directory is None else Lookout(directory, follow=follow))
         return self._lookouts[use.root]
 
 

@@ -1,4 +1,4 @@
-"""Symbolic links in a directory of this machine: do they lead out of it?"""
+"""What is at a path below a directory of this machine, and do symbolic links on the way lead out of it?"""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import stat
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from simple_queue_server.system import mounts
 
@@ -30,29 +30,39 @@ WRITTEN_THROUGH: Final = ".rclonelink"
 """rclone replaces a symbolic link to a file, but what has a name with this end it writes where the link leads."""
 
 
+class Found(NamedTuple):
+    """What a look at a path found."""
+
+    leads_out: bool
+    """It is somewhere else, by a symbolic link."""
+    status: os.stat_result | None
+    """Of what is there, where links lead; None when nothing is, when it can't be looked at, and outside."""
+
+
 class Lookout:
-    """Tells where paths below a ``directory`` lead.
+    """Tells what is at paths below a ``directory``, and where they lead, unless links may be followed anywhere.
 
     On a local file system that answers at once, it looks at once: to go through a thread takes half as long as a
     small copy. Elsewhere it looks in threads of its own, because a disk may be slow and a mount may hang, which holds
     up no other root.
     """
 
-    def __init__(self, directory: str) -> None:
+    def __init__(self, directory: str, *, follow: bool = False) -> None:
         self.directory = directory
+        self.follow = follow
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="links")
         self._top: str | None = None
         self._is_local = False
         self._mounts_at = -math.inf
         self._wary = 0
 
-    def leads_out(self, path: str) -> asyncio.Future[bool]:
-        """Whether ``path`` leads out of the directory."""
+    def look(self, path: str) -> asyncio.Future[Found]:
+        """What is at ``path``, and whether that leads out of the directory."""
         loop = asyncio.get_running_loop()
         if self._wary > 0 or not self._is_known_local():
             self._wary = max(0, self._wary - 1)
             return loop.run_in_executor(self._threads, self._look, path)
-        answer: asyncio.Future[bool] = loop.create_future()
+        answer: asyncio.Future[Found] = loop.create_future()
         answer.set_result(self._look(path))
         return answer
 
@@ -61,10 +71,10 @@ class Lookout:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._threads, first_way_out_below, self.directory, path)
 
-    def _look(self, path: str) -> bool:
+    def _look(self, path: str) -> Found:
         started = time.monotonic()
         self._top = self._top or os.path.realpath(self.directory)
-        answer = leads_out(self.directory, path)
+        answer = found_at(self.directory, path, follow=self.follow)
         if time.monotonic() - started > SLOW_S:
             self._wary = WARY
         return answer
@@ -84,20 +94,30 @@ def is_local(mountinfo: str | None, directory: str) -> bool:
     return {mounts.mount_type(mountinfo, path), *mounts.types_below(mountinfo, path)} <= LOCAL_FILE_SYSTEMS
 
 
-def leads_out(directory: str, path: str) -> bool:
-    """Whether ``path`` below the ``directory`` is somewhere else, by a symbolic link in it or at its end.
+def found_at(directory: str, path: str, *, follow: bool = False) -> Found:
+    """What is at ``path`` below the ``directory``, and whether a symbolic link in it, or at its end, leads out.
 
-    What isn't there, and what can't be looked at, leads nowhere.
+    With ``follow`` links may lead anywhere. What isn't there, and what can't be looked at, leads nowhere.
     """
     here = directory.rstrip("/")
+    status = None
     try:
+        if follow:
+            return Found(False, os.stat(f"{here}/{path}"))  # noqa: PTH116 - on the way of each request
         for segment in path.split("/"):
             here = f"{here}/{segment}"
-            if stat.S_ISLNK(os.lstat(here).st_mode):
-                return not _is_within(os.path.realpath(directory), os.path.realpath(f"{directory}/{path}"))
+            status = os.lstat(here)
+            if stat.S_ISLNK(status.st_mode):
+                return _found_by_link(directory, path)
     except (OSError, ValueError):  # ValueError: no name of a file
-        return False
-    return False
+        return Found(False, None)
+    return Found(False, status)
+
+
+def _found_by_link(directory: str, path: str) -> Found:
+    place = os.path.realpath(f"{directory}/{path}")
+    leads_out = not _is_within(os.path.realpath(directory), place)
+    return Found(leads_out, None if leads_out else os.stat(place))  # noqa: PTH116
 
 
 def first_way_out_below(directory: str, path: str) -> str | None:
