@@ -14,14 +14,15 @@ from typing import Any, Final
 
 import structlog
 
-from simple_queue_server import logs, pipeline
-from simple_queue_server.brokers import broker_for
+from simple_queue_server import logs, messages, pipeline
+from simple_queue_server.brokers import broker_for, queues_of
 from simple_queue_server.brokers.base import Broker
 from simple_queue_server.events import Events
 from simple_queue_server.in_flight import CANCEL, Canceller, InFlight
 from simple_queue_server.journal.delivery import Custody
 from simple_queue_server.journal.poison import Suspects
-from simple_queue_server.journal.store import Journal, JournalError
+from simple_queue_server.journal.store import Entry, Journal, JournalError
+from simple_queue_server.messages import Request
 from simple_queue_server.pipeline import Handler
 from simple_queue_server.settings.sections import Settings
 from simple_queue_server.system import event_loop
@@ -37,13 +38,22 @@ class Server:
     """An action server: register a handler for each action, then :meth:`run`, or :meth:`serve` in a loop of yours.
 
     ``broker`` replaces the one that the settings name, for example by a ``MemoryBroker`` in a test. The journal is
-    in ``run_directory``, which services may share.
+    in ``run_directory``, which services may share: there each goes on with requests of its own queues that another
+    one left unfinished, if they are what it ``is_configured_for``.
     """
 
-    def __init__(self, settings: Settings, broker: Broker | None = None, *, run_directory: Path = Path("run")) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        broker: Broker | None = None,
+        *,
+        run_directory: Path = Path("run"),
+        is_configured_for: Callable[[Request], bool] = lambda _: True,
+    ) -> None:
         self._settings = settings
+        self._is_configured_for = is_configured_for
         self._broker = broker or broker_for(settings)
-        self._journal = Journal(run_directory / "journal")
+        self._journal = Journal(run_directory / "journal", queues_of(settings))
         self._suspects = Suspects(self._journal, settings.server.max_attempts)
         self._handlers: dict[str, Handler] = {}
         self._slots = asyncio.Semaphore(settings.server.max_in_flight)
@@ -186,7 +196,7 @@ class Server:
     async def _adopt(self) -> None:
         """Go on with the journal's requests of services that ended, ours of the last start among them."""
         try:
-            for entry in await self._journal.adopt():
+            for entry in await self._journal.adopt(self._is_served):
                 log.info("resumed from the journal", request_id=entry.request_id, entry=entry.id)
                 self._adopted.append(InFlight(Custody.of_entry(self._journal, self._broker, entry)))
         except JournalError as error:
@@ -194,6 +204,10 @@ class Server:
         while self._adopted:
             async with self._slot():
                 self._start(self._adopted.popleft())
+
+    def _is_served(self, entry: Entry) -> bool:
+        request = messages.parse_request(entry.body)
+        return not isinstance(request, Request) or self._is_configured_for(request)
 
     @contextlib.asynccontextmanager
     async def _slot(self) -> AsyncIterator[None]:
