@@ -11,6 +11,7 @@ import structlog
 from medusa_copier.actions.copy import copy
 from medusa_copier.actions.copyto import copyto
 from medusa_copier.actions.watched import watched
+from medusa_copier.contract.parameters import CopyParameters, CopytoParameters, fields_of
 from medusa_copier.rclone.facade import Rclone
 from medusa_copier.roots.policy import Access
 from medusa_copier.settings import CopierSettings
@@ -47,8 +48,8 @@ async def _copying(server: Server, settings: CopierSettings) -> AsyncIterator[No
     async with open_rclone(settings) as rclone:
         await _warn_of_unknown_remotes(settings, rclone)
         access = Access(settings.roots, rclone)
-        server.action("copyto")(watched(copyto(settings.roots, rclone, access), rclone))
-        server.action("copy")(copy(settings.roots, rclone, access))
+        server.action("copyto", fields_of(CopytoParameters))(watched(copyto(settings.roots, rclone, access), rclone))
+        server.action("copy", fields_of(CopyParameters))(copy(settings.roots, rclone, access))
         yield
 
 

@@ -7,7 +7,7 @@ import contextlib
 import functools
 import signal
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterator
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any, Final
@@ -18,12 +18,12 @@ from simple_queue_server import logs, messages, pipeline
 from simple_queue_server.brokers import broker_for, queues_of
 from simple_queue_server.brokers.base import Broker
 from simple_queue_server.events import Events
-from simple_queue_server.in_flight import CANCEL, Canceller, InFlight
+from simple_queue_server.in_flight import CANCEL, Cancellation, Canceller, InFlight
 from simple_queue_server.journal.delivery import Custody
 from simple_queue_server.journal.poison import Suspects
 from simple_queue_server.journal.store import Entry, Journal, JournalError
 from simple_queue_server.messages import Request
-from simple_queue_server.pipeline import Handler
+from simple_queue_server.parameters import Handler, ignoring_unknown
 from simple_queue_server.settings.sections import Settings
 from simple_queue_server.system import event_loop
 
@@ -68,13 +68,18 @@ class Server:
         self._toggled = asyncio.Event()
         self._fault: BaseException | None = None
 
-    def action(self, name: str) -> Callable[[Handler], Handler]:
-        """Decorator: register the coroutine function as the handler of the action ``name``."""
+    def action(self, name: str, parameters: Collection[str] | None = None) -> Callable[[Handler], Handler]:
+        """Decorator: register the coroutine function as the handler of the action ``name``.
+
+        ``parameters`` names all that the action knows. Others reach the handler, which should refuse them (see
+        :func:`simple_queue_server.parameters.refuse_unknown`), unless ``server.unknown_parameters`` is ``ignore``.
+        """
 
         def register(handler: Handler) -> Handler:
             if name in self._handlers:
                 raise ValueError(f"the action {name!r} has a handler already")
-            self._handlers[name] = handler
+            ignores = parameters is not None and self._settings.server.unknown_parameters == "ignore"
+            self._handlers[name] = ignoring_unknown(handler, parameters or ()) if ignores else handler
             return handler
 
         return register
@@ -109,7 +114,8 @@ class Server:
     ) -> None:
         if lifespan is not None:
             await resources.enter_async_context(lifespan)
-        self._handlers.setdefault(CANCEL, self._canceller.handle)
+        if CANCEL not in self._handlers:
+            self.action(CANCEL, Cancellation.NAMES)(self._canceller.handle)
         resources.push_async_callback(self._journal.close)
         await self._journal.open()
         resources.push_async_callback(self._broker.close)
