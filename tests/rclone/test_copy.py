@@ -17,7 +17,9 @@ import pytest
 
 from medusa_copier.actions.copy import copy
 from medusa_copier.rclone.directory import ledger, spool
+from medusa_copier.rclone.directory.copy import DirectoryCopy
 from medusa_copier.rclone.facade import Rclone
+from medusa_copier.rclone.partials import copy_id
 from medusa_copier.rclone.rcd.client import Place
 from medusa_copier.roots.policy import Access
 from medusa_copier.settings import RootSection
@@ -507,6 +509,63 @@ async def test_a_bag_with_the_manifest_is_valid(copier: Copier, kind: str, verif
     assert not bagit.Bag(str(bag)).is_valid()
 
 
+@pytest.mark.parametrize("layout", ["jsonl", "bagit-md5", "bagit-sha256"])
+async def test_a_manifest_says_what_is_at_the_target(copier: Copier, layout: str) -> None:
+    """A file that was there counts as unchanged, since its size and time are the source's; its content is another."""
+    for path in (copier.world.src / "a", copier.world.dst / "data/a"):
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(path.parent.name[:3])
+        os.utime(path, (1_600_000_000, 1_600_000_000))
+    (copier.world.dst / "data/a").write_text("dat")
+    os.utime(copier.world.dst / "data/a", (1_600_000_000, 1_600_000_000))
+    (copier.world.dst / "data/other").write_text("not part of it")
+    answer = await copier.copy("src:", "dst:data", manifest={"root": "dst", "key": "manifest", "format": layout})
+    assert counts(answer) == (0, 1, 0)
+    kind = hashlib.sha256 if layout == "bagit-sha256" else hashlib.md5
+    (line,) = (copier.world.dst / "manifest").read_text().splitlines()
+    assert kind(b"dat").hexdigest() in line
+
+
+@pytest.mark.parametrize("change", ["removed", "replaced"])
+@pytest.mark.parametrize("layout", ["jsonl", "bagit-md5"])
+async def test_what_is_not_at_the_target_as_it_was_copied_fails_before_a_manifest_says_otherwise(
+    copier: Copier, monkeypatch: pytest.MonkeyPatch, layout: str, change: str
+) -> None:
+    fill(copier.world.src)
+    describe = DirectoryCopy.describe
+
+    async def changed(work: DirectoryCopy, kind: str | None) -> str:
+        (copier.world.dst / "data/a.txt").unlink()
+        if change == "replaced":
+            (copier.world.dst / "data/a.txt").write_text("another size")
+        return await describe(work, kind)
+
+    monkeypatch.setattr(DirectoryCopy, "describe", changed)
+    answer = await copier.copy("src:", "dst:data", manifest={"root": "dst", "key": "manifest", "format": layout})
+    assert counts(answer) == (3, 0, 1)
+    reason = {"removed": "not at the target any more", "replaced": "the target has 12 bytes, but 5 were copied"}
+    assert reason[change] in answer["message"]
+    assert (copier.world.dst / "manifest").exists() == (layout == "jsonl")
+
+
+async def test_a_source_that_changes_after_its_file_was_copied_leaves_the_manifest_true(
+    world: storage.Places, tmp_path: Path
+) -> None:
+    (world.src / "a").write_text("first")
+    (world.src / "big").write_bytes(os.urandom(2_000_000))
+    async with started(world, tmp_path, bwlimit="1M") as copier:
+        listing = {"root": "dst", "key": "manifest", "format": "bagit-md5"}
+        copying = asyncio.create_task(copier.copy("src:", "dst:data", manifest=listing))
+
+        async def arrived() -> bool:
+            return (world.dst / "data/a").exists()
+
+        await until(arrived)
+        (world.src / "a").write_text("other!")
+        assert counts(await copying) == (2, 0, 0)
+    assert f"{hashlib.md5(b'first').hexdigest()}  data/a\n" in (world.dst / "manifest").read_text()
+
+
 async def test_a_percent_sign_is_encoded_in_a_bag(copier: Copier) -> None:
     (copier.world.src / "100%0A").write_text("x")
     place = {"root": "dst", "key": "manifest-md5.txt", "format": "bagit-md5"}
@@ -693,8 +752,60 @@ async def test_a_cancelled_copy_ends_its_rclone_and_another_attempt_sweeps_up(
             await copying
         assert commands(world) == []
     assert list((world.dst / "sub").iterdir()) == []
-    (world.dst / "sub/big.0a1b2c3d.1234567.partial").touch()  # as it is after kill -9
+    mine = copy_id("src:", "dst:")
+    (world.dst / f"sub/big.0a1b2c3d{mine}abcd.partial").touch()  # as it is after kill -9
+    (world.dst / "scan.0a1b2c3d.1234567.partial").write_text("somebody's")
     async with started(world, tmp_path) as copier:
         answer = await copier.copy("src:", "dst:", attempt=2)
     assert counts(answer) == (1, 0, 0)
     assert [path.name for path in (world.dst / "sub").iterdir()] == ["big"]
+    assert (world.dst / "scan.0a1b2c3d.1234567.partial").read_text() == "somebody's"
+
+
+async def kill_one_that_has(world: storage.Places, what: bytes) -> None:
+    """Kill the rclone process of a copy that has an argument like ``what``, as soon as there is one."""
+
+    async def killed() -> bool:
+        for process in Path("/proc").iterdir():
+            with contextlib.suppress(OSError):
+                arguments = (process / "cmdline").read_bytes().split(b"\0")
+                if f"--config={world.config}".encode() in arguments and any(what in each for each in arguments):
+                    os.kill(int(process.name), signal.SIGKILL)
+                    return True
+        return False
+
+    await until(killed)
+
+
+async def test_rclone_killed_while_it_repairs_is_started_again(world: storage.Places, tmp_path: Path) -> None:
+    content = os.urandom(6_000_000)
+    for path in (world.src / "big", world.dst / "big"):
+        path.write_bytes(content)
+        os.utime(path, (1_600_000_000, 1_600_000_000))
+    corrupt(world.dst / "big")
+    async with started(world, tmp_path, bwlimit="3M") as copier:
+        copying = asyncio.create_task(copier.copy("src:", "dst:", verify="download"))
+        await until(lambda: in_mid_copy(world))
+        await kill_one_that_has(world, b"--files-from-raw")
+        answer = await copying
+    assert counts(answer) == (1, 0, 0)
+    assert answer["verified"]["files"] == 1
+    assert (world.dst / "big").read_bytes() == content
+    assert [path.name for path in world.dst.iterdir()] == ["big"]
+
+
+@pytest.mark.parametrize("command", [b"check", b"lsjson", b"hashsum"])
+async def test_every_command_of_a_copy_that_is_killed_is_started_again(
+    world: storage.Places, tmp_path: Path, command: bytes
+) -> None:
+    for n in range(3):
+        (world.src / f"{n}").write_bytes(os.urandom(400_000))
+    async with started(world, tmp_path, bwlimit="1M") as copier:
+        copying = asyncio.create_task(
+            copier.copy("src:", "dst:", verify="download", manifest={"root": "dst", "key": "list", "format": "jsonl"})
+        )
+        await kill_one_that_has(world, command)
+        answer = await copying
+    assert counts(answer) == (3, 0, 0)
+    assert len((world.dst / "list").read_text().splitlines()) == 3
+    assert len(list(world.dst.iterdir())) == 4

@@ -6,12 +6,14 @@ import asyncio
 import os
 import re
 import signal
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from medusa_copier.rclone.errors import NotFound, RcloneError, RcloneStopped, WrongKind
+from medusa_copier.rclone.partials import beginning, copy_id, may_be_cut, split
 from medusa_copier.rclone.process.binary import find_binary
 from medusa_copier.rclone.rcd.client import Client, Location
 from medusa_copier.rclone.rcd.daemon import Daemon
@@ -337,35 +339,64 @@ async def test_two_services_that_copy_the_same_never_share_a_partial_file(world:
             await slowly
         assert (world.dst / "big").read_bytes() == (world.src / "big").read_bytes()
         assert len(list(world.dst.iterdir())) == 2
-        await first.client.sweep(at("dst:big"))
+        await first.client.sweep(at("dst:big"), copy_id(at("dst:big").joined))
         assert [path.name for path in world.dst.iterdir()] == ["big"]
 
 
-@pytest.mark.parametrize("name", ["a.txt", "*?[a]{b}\\", "new\nline", "x" * 255, "é" * 127])
+LONG_NAMES = ["x" * 255, "é" * 127, "x" * 101, "é" * 51, "a日" * 60]
+
+
+@pytest.mark.parametrize("name", ["a.txt", "*?[a]{b}\\", "new\nline", *LONG_NAMES])
 async def test_a_sweep_removes_what_was_left_of_this_target_and_nothing_else(
     world: storage.Places, client: Client, name: str
 ) -> None:
-    kept = ["other.6cc70d86.1a2b3c4.partial", "a.partial", "a.txt.partial", "a.txt.6cc70d86.partial", "a.txt"]
+    copy = copy_id(at(f"dst:{name}").joined)
+    another = copy_id(at(f"dst:{name}").joined, "another")
+    kept = [f"other.6cc70d86{copy}1a2b.partial", "a.partial", "a.txt.partial", "a.txt.6cc70d86.partial", "a.txt"]
+    kept += ["a.txt.6cc70d86.1a2b3c4.partial", f"a.txt.6cc70d86{another}1a2b.partial"]
     for each in kept:
         (world.dst / each).write_text(each)
-    left = f"{name[:150]}.6cc70d86.1a2b3c4.partial" if len(name.encode()) > 150 else f"{name}.6cc70d86.1a2b3c4.partial"
-    if len(left.encode()) <= 255:
-        (world.dst / left).write_text("left")
-    await client.sweep(at(f"dst:{name}"))
+    (world.dst / f"{beginning(name)}.6cc70d86{copy}1a2b.partial").write_text("left")
+    await client.sweep(at(f"dst:{name}"), copy)
     assert sorted(path.name for path in world.dst.iterdir()) == sorted(kept)
 
 
 async def test_a_sweep_of_a_directory_removes_what_was_left_below_it(world: storage.Places, client: Client) -> None:
     (world.dst / "d/e").mkdir(parents=True)
-    for each in ("d/f.6cc70d86.1a2b3c4.partial", "d/e/g.6cc70d86.1a2b3c4.partial", "d/h", "k.6cc70d86.1a2b3c4.partial"):
+    copy, another = copy_id("src:", "dst:d"), copy_id("elsewhere:", "dst:d")
+    left = [f"d/f.6cc70d86{copy}1a2b.partial", f"d/e/g.6cc70d86{copy}1a2b.partial"]
+    kept = ["d/h", f"d/i.6cc70d86{another}1a2b.partial", f"k.6cc70d86{copy}1a2b.partial"]
+    for each in (*left, *kept):
         (world.dst / each).write_text(each)
-    await client.sweep(at("dst:d"))
-    assert sorted(str(p.relative_to(world.dst)) for p in world.dst.rglob("*") if p.is_file()) == [
-        "d/h",
-        "k.6cc70d86.1a2b3c4.partial",
-    ]
+    await client.sweep(at("dst:d"), copy)
+    assert sorted(str(p.relative_to(world.dst)) for p in world.dst.rglob("*") if p.is_file()) == kept
+
+
+async def test_a_sweep_leaves_the_partial_file_of_a_copy_that_runs(world: storage.Places) -> None:
+    (world.src / "big").write_bytes(os.urandom(4_000_000))
+    async with Daemon(await find_binary(), config=world.config, flags={"bwlimit": "2M"}) as daemon:
+        slowly = asyncio.create_task(daemon.client.copyto(at("src:big"), at("dst:big")))
+        await until(lambda: copying(daemon.client))
+        await daemon.client.sweep(at("dst:big"), copy_id(at("dst:big").joined))
+        assert len(list(world.dst.glob("*.partial"))) == 1
+        await slowly
+
+
+@pytest.mark.parametrize("name", ["short", *LONG_NAMES])
+async def test_a_partial_file_is_called_as_the_sweep_expects(world: storage.Places, name: str) -> None:
+    (world.src / name).write_bytes(bytes(2_000_000))
+    async with Daemon(await find_binary(), config=world.config, flags={"bwlimit": "100k"}) as daemon:
+        copying_it = asyncio.create_task(daemon.client.copyto(at(f"src:{name}"), at(f"dst:{name}")))
+        await until(lambda: copying(daemon.client))
+        (partial,) = world.dst.iterdir()
+        copying_it.cancel()
+        with suppress(asyncio.CancelledError):
+            await copying_it
+    assert (parts := split(partial.name)) is not None
+    assert parts[0] == beginning(name)
+    assert may_be_cut(parts[0]) == (name != "short")
 
 
 async def test_a_sweep_of_a_bucket_or_of_nothing_is_no_error(world: storage.Places, client: Client) -> None:
-    await client.sweep(at("bucket:a"))
-    await client.sweep(at("dst:no/such/place"))
+    await client.sweep(at("bucket:a"), copy_id("bucket:a"))
+    await client.sweep(at("dst:no/such/place"), copy_id("dst:no/such/place"))

@@ -18,6 +18,7 @@ import pytest
 import structlog
 
 from medusa_copier.rclone.errors import RcloneError, RcloneStopped, RcloneUnusable
+from medusa_copier.rclone.partials import copy_id
 from medusa_copier.rclone.process.process import FlagValue
 from medusa_copier.rclone.rcd import orphans
 from medusa_copier.rclone.rcd.daemon import Daemon, Timing
@@ -240,7 +241,7 @@ async def test_rclone_killed_in_mid_copy_is_replaced_and_the_copy_succeeds(world
         assert daemon.pid not in {None, first}
         assert daemon.restarts == 1
         assert (world.dst / "big").read_bytes() == content
-        await client.sweep(at("dst:big"))
+        await client.sweep(at("dst:big"), copy_id(at("dst:big").joined))
     assert [path.name for path in world.dst.iterdir()] == ["big"]
 
 

@@ -142,7 +142,7 @@ def flows(draw: st.DrawFn) -> list[Step]:
         stages.append([lambda ledger: ledger.fail_pending("it appeared")])
         stages.append([lambda ledger: ledger.fail_unverified("not the same")])
     if draw(st.booleans()):
-        stages.append([lambda ledger: ledger.forget_hashes(), lambda ledger: ledger.note_sizes([(3, "a"), (4, "b/c")])])
+        stages.append([lambda ledger: ledger.forget_hashes(), lambda ledger: ledger.note_seen([(3, "a"), (4, "b/c")])])
     return [step for stage in stages for step in ([*stage, account] if draw(st.booleans()) else stage)]
 
 

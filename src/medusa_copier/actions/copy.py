@@ -55,7 +55,7 @@ def copy(roots: Mapping[str, RootSection], rclone: Rclone, access: Access) -> Ha
                 async with access.granted(*uses):
                     await access.refuse_links_below(writing)
                     await work.run(again=request.attempt > 1)
-                    await _note_manifest(rclone, work, ledger, listing)
+                    await _note_manifest(rclone, work, ledger, listing, again=request.attempt > 1)
             except RcloneError as error:
                 account = await asyncio.to_thread(_account, ledger, asked)
                 raise Failure(_message(asked, error), rclone_status=error.exit_status, **account) from None
@@ -149,17 +149,20 @@ def _exit_status(ledger: LazyLedger) -> int:
     return OTHER_ERROR if isinstance(error, NotFound) else error.exit_status
 
 
-async def _note_manifest(rclone: Rclone, work: DirectoryCopy, ledger: LazyLedger, listing: _Listing | None) -> None:
+async def _note_manifest(
+    rclone: Rclone, work: DirectoryCopy, ledger: LazyLedger, listing: _Listing | None, *, again: bool
+) -> None:
     """Write the manifest that was asked for. That of a bag is not written when files are missing."""
     if listing is None:
         return
-    failed = await asyncio.to_thread(ledger.count, FileOutcome.FAILED)
-    if failed and listing.asked.format != "jsonl":
+    if await _is_incomplete(ledger, listing):
         return
     where = shown(listing.asked.root, listing.asked.key)
     if await work.is_one_of_the_files(listing.use.location):
         raise RcloneError(f"the manifest {where} would take the place of one of the files")
     kind = await work.describe(manifest.hash_kind(listing.asked.format))
+    if await _is_incomplete(ledger, listing):
+        return
     run_directory = (rclone.run_directory or Path(tempfile.gettempdir())).absolute()
     with (
         in_run_directory("the manifest"),
@@ -169,11 +172,17 @@ async def _note_manifest(rclone: Rclone, work: DirectoryCopy, ledger: LazyLedger
         await asyncio.to_thread(_write, path, ledger, listing.asked.format, kind)
         written = Location(str(run_directory), str(path.relative_to(run_directory)))
         try:
-            await rclone.copyto(written, listing.use.location, terms=listing.terms)
+            await rclone.copyto(written, listing.use.location, terms=listing.terms, again=again)
         except RcloneError as error:
             raise RcloneError(
                 f"the manifest {where} could not be written: {error.reason}", exit_status=error.exit_status
             ) from None
+
+
+async def _is_incomplete(ledger: LazyLedger, listing: _Listing) -> bool:
+    """Whether files are missing that the format can't do without."""
+    failed = await asyncio.to_thread(ledger.count, FileOutcome.FAILED)
+    return failed > 0 and listing.asked.format != "jsonl"
 
 
 def _write(path: Path, ledger: LazyLedger, layout: manifest.Format, kind: str) -> None:

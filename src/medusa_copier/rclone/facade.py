@@ -11,7 +11,8 @@ from weakref import WeakValueDictionary
 
 import structlog
 
-from medusa_copier.rclone.errors import NotFound, RcloneError, RcloneStopped, WrongKind
+from medusa_copier.rclone.errors import NotFound, RcloneError, WrongKind
+from medusa_copier.rclone.partials import copy_id
 from medusa_copier.rclone.process.binary import find_binary
 from medusa_copier.rclone.process.commands import Commands
 from medusa_copier.rclone.process.process import FlagValue
@@ -119,25 +120,28 @@ class Rclone:
         """What ``call`` returns, tried again while its RcloneError is transient."""
         return await with_retries(call, attempts=self.attempts, daemon_ready=self.ready)
 
-    async def swept(self, copy: Callable[[], Awaitable[T]], target: Location, *, again: bool) -> T:
-        """As :meth:`retried`; and what an attempt that was cut off, or one before if ``again``, left at the target
-        is removed.
+    async def swept(
+        self, copy: Callable[[], Awaitable[T]], target: Location, *, again: bool, named: str | None = None
+    ) -> T:
+        """As :meth:`retried`; the partial files that this copy left at the target when it was cut off are removed.
+
+        ``named`` is the copy_id of what is copied, that of a file at ``target`` if None; ``again`` says that another
+        process may have begun it before.
         """
-        cut_off = again
+
+        async def sweep(*, all_attempts: bool) -> None:
+            if all_attempts or self.client.partials.are_left:
+                await self._sweep(target, named or copy_id(target.joined), all_attempts=all_attempts)
 
         async def attempt() -> T:
-            nonlocal cut_off
-            try:
-                return await copy()
-            except RcloneStopped:
-                cut_off = True
-                raise
+            await sweep(all_attempts=False)  # what is left may fill the disk
+            return await copy()
 
+        await sweep(all_attempts=again)
         try:
             return await self.retried(attempt)
         finally:
-            if cut_off:
-                await self.sweep(target)
+            await sweep(all_attempts=again)
 
     async def progress(self, watch: Watch) -> dict[str, Any] | None:
         """How far the work in ``watch`` is: see :meth:`Progress.of`. Never raises for what rclone does."""
@@ -151,11 +155,19 @@ class Rclone:
         async with self._targets.setdefault(await self.client.place(target), asyncio.Lock()):
             return await copy_proven(self.client, source, target, terms)
 
-    async def sweep(self, target: Location) -> None:
-        """Remove what copies to ``target`` left when they were cut off; when that fails, log it."""
+    async def _sweep(self, target: Location, named: str, *, all_attempts: bool) -> None:
+        """Remove what a copy left, if anything; when that fails, log it."""
+        left = self.client.partials.left(named)
+        if not (left or all_attempts):
+            return
+
+        async def sweep() -> None:
+            await self.client.sweep(target, named, only=None if all_attempts else left)
+
         try:
             async with asyncio.timeout(SWEEP_S):
-                await self.client.sweep(target)
+                await self.retried(sweep)
+            self.client.partials.note_swept(named, left)
         except (RcloneError, TimeoutError) as error:
             log.warning("rclone.not_swept", target=target.joined, reason=str(error))
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
-from collections.abc import Sequence
-from contextlib import suppress
-from typing import IO, Any
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from contextlib import ExitStack, asynccontextmanager, suppress
+from typing import Any
 
 from medusa_copier.rclone.directory import log_parser
 from medusa_copier.rclone.directory.lazy_ledger import LazyLedger
@@ -14,8 +14,9 @@ from medusa_copier.rclone.directory.ledger import FileOutcome, Note, in_run_dire
 from medusa_copier.rclone.directory.options import Choice
 from medusa_copier.rclone.errors import NotFound, RcloneError, WrongKind, classify, one_line
 from medusa_copier.rclone.facade import Rclone
+from medusa_copier.rclone.partials import copy_id
 from medusa_copier.rclone.process.commands import Entry, Outcome
-from medusa_copier.rclone.rcd.client import Location, own_partial
+from medusa_copier.rclone.rcd.client import Location
 from medusa_copier.rclone.stats import GroupStats, directory_figures
 
 
@@ -43,6 +44,7 @@ class DirectoryCopy:
         self._filters = filters
         self._ledger = ledger
         self._stats: GroupStats | None = None
+        self._copy_id = copy_id(source.joined, target.joined)
 
     async def run(self, *, again: bool = False) -> None:
         """Copy, and compare if that is chosen. ``again`` says that this was begun before, and may have been cut off.
@@ -60,25 +62,33 @@ class DirectoryCopy:
             await self._verify()
 
     async def describe(self, kind: str | None) -> str:
-        """Put each file's size and ``kind`` of hash into the ledger; returns the kind. Any kind will do for None."""
-        await self._list_sizes()
+        """Put the size and the ``kind`` of hash that each file has at the target into the ledger; returns the kind.
+
+        Any kind will do for None. A file that isn't there any more, or isn't as large as what was copied, has failed.
+        """
+        await self._see_sizes()
         verified_by = self._ledger.hash_kind
         if verified_by and kind in {None, verified_by}:
             return verified_by
         await asyncio.to_thread(self._ledger.forget_hashes)
-        known = await self._hash_types(self._source)
+        known = await self._hash_types(self._target)
         kind = kind or ("md5" if "md5" in known else min(known, default="md5"))
         if kind in known:
             await self._sum(kind)
         if await asyncio.to_thread(self._ledger.count_unhashed):
             await self._sum(kind, "--download")
         if missing := await asyncio.to_thread(self._ledger.count_unhashed):
-            raise RcloneError(f"no {kind} could be computed for {missing} files")
+            raise RcloneError(f"no {kind} could be computed for {missing} files at the target")
         return kind
 
     async def is_one_of_the_files(self, place: Location) -> bool:
         """Whether one of the files is at ``place``, at the source or the target."""
-        paths = [await self._rclone.client.path_below(directory, place) for directory in (self._source, self._target)]
+
+        async def look() -> list[str | None]:
+            client = self._rclone.client
+            return [await client.path_below(directory, place) for directory in (self._source, self._target)]
+
+        paths = await self._rclone.retried(look)
         return await asyncio.to_thread(
             lambda: any(path is not None and self._ledger.has(path) for path in paths),
         )
@@ -112,10 +122,17 @@ class DirectoryCopy:
             await self._copy(*self._filters, *self._choice.comparison)
 
         with suppress(_FilesFailed):
-            await self._rclone.swept(copy, self._target, again=again)
+            await self._swept(copy, again=again)
 
-    async def _copy(self, *arguments: str) -> None:
-        partial = own_partial()
+    async def _swept(self, copy: Callable[[], Awaitable[None]], *, again: bool) -> None:
+        await self._rclone.swept(copy, self._target, again=again, named=self._copy_id)
+
+    async def _copy(self, *arguments: str, of_failed: bool = True) -> None:
+        """One attempt. ``of_failed``: files that have failed before are tried too."""
+        with self._rclone.client.partials.suffix(self._copy_id) as partial:
+            await self._run_copy(partial, *arguments, of_failed=of_failed)
+
+    async def _run_copy(self, partial: str, *arguments: str, of_failed: bool) -> None:
         reasons = log_parser.Reasons(self._ledger, partial)
         outcome = await self._rclone.commands.run(
             "copy",
@@ -128,13 +145,13 @@ class DirectoryCopy:
         )
         if log_parser.SAME_PLACE in outcome.complaint:
             raise WrongKind("source and target are the same place")
-        await asyncio.to_thread(self._raise_for, outcome, of_failed=True)
+        await asyncio.to_thread(self._raise_for, outcome, of_failed=of_failed)
 
     def _raise_for(self, outcome: Outcome, *, of_failed: bool) -> None:
         """Raise unless all that went wrong is files that won't come right by another try."""
         if outcome.exit_status == 0 and not outcome.complaint:
             return
-        if outcome.exit_status < 0 or outcome.complaint or not any(self._ledger.reasons(of_failed=True)):
+        if outcome.stopped or outcome.complaint or not any(self._ledger.reasons(of_failed=True)):
             raise outcome.error()
         for reason in self._ledger.reasons(of_failed=of_failed):
             if not log_parser.LASTING.search(reason) and (error := classify(reason)).transient:
@@ -161,27 +178,36 @@ class DirectoryCopy:
 
     async def _repair(self) -> None:
         """Copy what differs although size and time say otherwise, and compare it once more."""
-        directory = self._rclone.run_directory
-        with (
-            in_run_directory("the list of files to copy again"),
-            tempfile.NamedTemporaryFile("w", dir=directory, prefix="differing-") as names,
-        ):
-            if not await asyncio.to_thread(self._begin_differing, names):
-                return
-            only = f"--files-from-raw={names.name}"
-            with suppress(_FilesFailed):
-                await self._copy(only, "--ignore-times")
-            with suppress(_FilesFailed):
-                await self._check("--download", only)
+        async with self._only(self._ledger.differing) as only:
+            if only:
+                await asyncio.to_thread(self._ledger.begin_differing)
+                await self._repair_only(*only)
 
-    def _begin_differing(self, names: IO[str]) -> bool:
-        """Write the ``names`` of the files that differ, whose copies are pending now; whether there are any."""
-        names.writelines(f"{path}\n" for path in self._ledger.differing())
-        names.flush()
-        if not names.tell():
-            return False
-        self._ledger.begin_differing()
-        return True
+    @asynccontextmanager
+    async def _only(self, paths: Callable[[], Iterable[str]]) -> AsyncIterator[list[str]]:
+        """Arguments by which a command does nothing but these paths, in the block; none if there are no paths."""
+        with ExitStack() as stack:
+            with in_run_directory("a list of files"):
+                file = stack.enter_context(
+                    tempfile.NamedTemporaryFile("w", dir=self._rclone.run_directory, prefix="files-")
+                )
+                await asyncio.to_thread(lambda: file.writelines(f"{path}\n" for path in paths()))
+                file.flush()
+            yield [f"--files-from-raw={file.name}"] if file.tell() else []
+
+    async def _repair_only(self, only: str) -> None:
+        async def copy() -> None:
+            await asyncio.to_thread(self._ledger.begin_pending_again)
+            await self._copy(only, "--ignore-times", of_failed=False)
+
+        async def check() -> None:
+            await asyncio.to_thread(self._ledger.forget_reasons_of_unverified)
+            await self._check("--download", only)
+
+        with suppress(_FilesFailed):
+            await self._swept(copy, again=False)
+        with suppress(_FilesFailed):
+            await self._rclone.retried(check)
 
     async def _check(self, *arguments: str) -> None:
         """Note which files are the same at source and target."""
@@ -224,22 +250,44 @@ class DirectoryCopy:
         if not found and await self._rclone.client.is_bare_prefix(self._source):
             raise NotFound("directory not found")
 
-    async def _list_sizes(self) -> None:
+    async def _see_sizes(self) -> None:
+        """Note how large the files at the target are, and let those fail that aren't as they were copied."""
+        async with self._only(self._ledger.arrived) as only:
+
+            async def look() -> None:
+                await asyncio.to_thread(self._ledger.forget_seen)
+                await self._list_sizes(self._target, self._ledger.note_seen, *only)
+
+            if only:
+                await self._rclone.retried(look)
+        await asyncio.to_thread(self._ledger.fail_unlike_seen)
+
+    async def _list_sizes(
+        self, place: Location, note: Callable[[list[tuple[int, str]]], None], *arguments: str
+    ) -> None:
         options = ("--recursive", "--files-only", "--no-mimetype", "--no-modtime")
-        await self._rclone.commands.run_well(
-            "lsjson",
-            *(self._source.joined, *options, *self._filters),
-            lines=lambda lines: self._ledger.note_sizes(log_parser.sizes(lines)),
-        )
+        try:
+            await self._rclone.commands.run_well(
+                "lsjson", *(place.joined, *options, *arguments), lines=lambda lines: note(log_parser.sizes(lines))
+            )
+        except NotFound as error:
+            raise RcloneError(f"{place.joined} went away: {error.reason}") from None
 
     async def _sum(self, kind: str, *arguments: str) -> None:
-        outcome = await self._rclone.commands.run(
-            "hashsum",
-            *(kind, self._source.joined, *arguments, *self._filters),
-            lines=lambda lines: self._ledger.note_hashes(log_parser.sums(lines)),
-        )
-        if outcome.exit_status < 0 or outcome.complaint:
-            raise outcome.error()
+        """Note the hashes of the files at the target that have none in the ledger yet."""
+        async with self._only(self._ledger.unhashed) as only:
+
+            async def add_up() -> None:
+                outcome = await self._rclone.commands.run(
+                    "hashsum",
+                    *(kind, self._target.joined, *arguments, *only),
+                    lines=lambda lines: self._ledger.note_hashes(log_parser.sums(lines)),
+                )
+                if outcome.stopped or outcome.complaint:
+                    raise outcome.error()
+
+            if only:
+                await self._rclone.retried(add_up)
 
 
 class _FilesFailed(RcloneError):

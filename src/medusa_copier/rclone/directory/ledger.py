@@ -22,6 +22,7 @@ CREATE TABLE files (
     size INTEGER,
     reason TEXT,
     verified INTEGER NOT NULL DEFAULT 0,
+    seen INTEGER,
     hash TEXT
 ) WITHOUT ROWID
 """
@@ -113,10 +114,30 @@ class Ledger:
         """Take down what was said. The first reason of a file stays."""
         self._many(_NOTE, notes)
 
-    def note_sizes(self, sizes: Iterable[tuple[int, str]]) -> None:
-        """Take down (size, path) of files that are here already."""
+    def note_seen(self, sizes: Iterable[tuple[int, str]]) -> None:
+        """Take down (size at the target, path) of files that are here already; -1 for an unknown size."""
         self._before_rows()
-        self._many("UPDATE files SET size = ? WHERE path = ?", sizes)
+        self._many("UPDATE files SET seen = ? WHERE path = ?", sizes)
+
+    def forget_seen(self) -> None:
+        """Before the target is looked at."""
+        self._change("UPDATE files SET seen = NULL")
+
+    def fail_unlike_seen(self) -> None:
+        """After the target was looked at: what wasn't seen there, or isn't as large as what was copied, has failed.
+
+        The sizes are those at the target then.
+        """
+        self._change(
+            "UPDATE files SET outcome = 3, reason = 'it is not at the target any more'"
+            " WHERE outcome IN (1, 2) AND seen IS NULL"
+        )
+        self._change(
+            "UPDATE files SET outcome = 3,"
+            " reason = 'the target has ' || seen || ' bytes, but ' || size || ' were copied'"
+            " WHERE outcome = 2 AND size > 0 AND seen >= 0 AND seen <> size"
+        )
+        self._change("UPDATE files SET size = nullif(seen, -1) WHERE outcome IN (1, 2)")
 
     def note_hashes(self, hashes: Iterable[tuple[str, str]]) -> None:
         """Take down (hash, path) of files that are here already."""
@@ -127,6 +148,10 @@ class Ledger:
         """Before another attempt: what failed may yet come right."""
         self._change("UPDATE files SET outcome = 0, reason = NULL WHERE outcome IN (0, 3)")
 
+    def begin_pending_again(self) -> None:
+        """Before another attempt at the files that are to be copied once more; what has failed before stays so."""
+        self._change("UPDATE files SET reason = NULL WHERE outcome = 0")
+
     def fail_pending(self, reason: str) -> None:
         """At the end: what isn't known to have arrived has not. ``reason`` is for files without one."""
         self._change("UPDATE files SET outcome = 3, reason = coalesce(reason, ?) WHERE outcome IN (0, 3)", reason)
@@ -134,6 +159,10 @@ class Ledger:
     def forget_reasons(self) -> None:
         """Before the files that arrived are compared."""
         self._change("UPDATE files SET reason = NULL, verified = 0 WHERE outcome IN (1, 2)")
+
+    def forget_reasons_of_unverified(self) -> None:
+        """Before those files that arrived and weren't found the same yet are compared again."""
+        self._change("UPDATE files SET reason = NULL WHERE outcome IN (1, 2) AND NOT verified")
 
     def fail_unverified(self, reason: str) -> None:
         """What arrived but was not found the same has failed."""
@@ -176,11 +205,17 @@ class Ledger:
         for (reason,) in self._execute(query, 3 if of_failed else 2):
             yield reason
 
+    def arrived(self) -> Iterator[str]:
+        """The paths of the files that are at the target."""
+        return self._paths("outcome IN (1, 2)")
+
+    def unhashed(self) -> Iterator[str]:
+        """The paths of the files that arrived of which no hash is known."""
+        return self._paths("outcome IN (1, 2) AND hash IS NULL")
+
     def differing(self) -> Iterator[str]:
         """The paths that arrived, as was thought, but were not found the same."""
-        query = "SELECT path FROM files WHERE outcome IN (1, 2) AND NOT verified AND reason IS NOT NULL ORDER BY path"
-        for (path,) in self._execute(query):
-            yield path
+        return self._paths("outcome IN (1, 2) AND NOT verified AND reason IS NOT NULL")
 
     def begin_differing(self) -> None:
         """Before the files that differ are copied once more."""
@@ -199,6 +234,12 @@ class Ledger:
 
     def _before_rows(self) -> None:
         """Called before rows are looked at or changed, other than by ``note``."""
+
+    def _paths(self, condition: str) -> Iterator[str]:
+        query = f"SELECT path FROM files WHERE {condition} ORDER BY path"  # noqa: S608 - condition is from above
+        with kept():
+            for (path,) in self._execute(query):
+                yield path
 
     def _rows(self, rest: str, *values: int) -> Iterator[Row]:
         query = f"SELECT path, outcome, size, reason, hash FROM files {rest}"  # noqa: S608 - rest is from above

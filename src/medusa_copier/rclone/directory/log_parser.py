@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import posixpath
 import re
 from typing import Final
 
@@ -11,8 +10,8 @@ import msgspec
 from medusa_copier.rclone.directory.lazy_ledger import LazyLedger
 from medusa_copier.rclone.directory.ledger import FileOutcome, Note
 from medusa_copier.rclone.errors import one_line
+from medusa_copier.rclone.partials import may_be_cut
 from medusa_copier.rclone.process.commands import Entry, Known
-from medusa_copier.rclone.rcd.client import LONGEST_WHOLE_NAME
 
 IMMUTABLE: Final = "immutable file modified"
 SAME_PLACE: Final = "source and destination are the same"
@@ -59,7 +58,7 @@ class Reasons:
             return None
         if match := self._partial.fullmatch(path):
             path = match[1]
-            if len(posixpath.basename(path)) >= LONGEST_WHOLE_NAME:  # it was cut
+            if may_be_cut(path):
                 return None
         reason = OTHER_CONTENT if IMMUTABLE in entry.message else one_line(entry.message)
         return Note(path, FileOutcome.PENDING, reason=reason.removeprefix("Failed to copy: "))
@@ -94,6 +93,6 @@ def sums(lines: list[str]) -> list[tuple[str, str]]:
 
 
 def sizes(lines: list[str]) -> list[tuple[int, str]]:
-    """The lines of lsjson, as (size, path)."""
+    """The lines of lsjson, as (size, path); -1 for an unknown size."""
     listed = (msgspec.json.decode(line.rstrip(","), type=_Listed) for line in lines if line.startswith("{"))
-    return [(file.size, file.path) for file in listed if file.size >= 0]
+    return [(file.size, file.path) for file in listed]

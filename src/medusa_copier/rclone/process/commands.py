@@ -32,6 +32,11 @@ _OURS: Final = frozenset(
 _FIXED: Final = ("--use-json-log", "--ask-password=false", "--retries=1", "--dry-run=false")
 _STATS: Final = ("--stats=1s", "--stats-log-level=INFO")
 _FAILED_TO: Final = re.compile(r"Failed to \w+: ")
+_CRASH: Final = re.compile(r"(fatal error|panic|runtime|SIG[A-Z]+): ")
+"""How the first line begins that a Go program writes when it crashes, or runs out of memory."""
+_CRASHED: Final = 2
+_SIGNALLED: Final = 128
+"""A program that handles a signal and ends for it has this and the signal's number as its exit status."""
 
 log = structlog.stdlib.get_logger("medusa_copier.rclone")
 
@@ -95,11 +100,19 @@ class Outcome:
     exit_status: int
     complaint: str = ""
     last_words: str = ""
+    crash: str = ""
+    """The first line of a crash report."""
+
+    @property
+    def stopped(self) -> bool:
+        """Whether it was killed, ended by a signal, or crashed."""
+        crashed = self.exit_status == _CRASHED and bool(self.crash)
+        return self.exit_status < 0 or self.exit_status > _SIGNALLED or crashed
 
     def error(self) -> RcloneError:
         """The error that a command that failed stands for."""
-        if self.exit_status < 0:
-            return RcloneStopped()
+        if self.stopped:
+            return RcloneStopped(f"rclone crashed: {one_line(self.crash)}") if self.crash else RcloneStopped()
         if 'failed to reload "filter" options: ' in self.complaint:
             return BadFilter(self.complaint.partition('failed to reload "filter" options: ')[2])
         return classify(self.complaint or self.last_words or f"rclone's exit status is {self.exit_status}")
@@ -202,6 +215,7 @@ def _take_log(
             entry = _decoder.decode(line)
         except msgspec.MsgspecError:  # before it knows that it is to write JSON
             entry = Entry("critical" if "CRITICAL: " in line or line.startswith("Error: ") else "notice", line)
+            outcome.crash = outcome.crash or (line if _CRASH.match(line) else "")
         if entry.stats is not None:
             if stats:
                 stats(entry.stats)

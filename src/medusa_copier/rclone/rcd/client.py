@@ -9,9 +9,8 @@ from __future__ import annotations
 import asyncio
 import os
 import posixpath
-import random
 import re
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,8 +19,10 @@ from typing import Any, Final, NamedTuple, Self
 
 import msgspec
 
+from medusa_copier.rclone import partials
 from medusa_copier.rclone.errors import NotFound, RcloneError, WrongKind, classify
 from medusa_copier.rclone.pair import NO_TIMES_NS, Pair
+from medusa_copier.rclone.partials import Partials, copy_id
 from medusa_copier.rclone.rcd.http import QUICK_S, Connection
 from medusa_copier.rclone.stats import Groups, GroupStats
 
@@ -51,11 +52,6 @@ are spelled so it finds nothing in an S3 prefix with the one, and another file f
 
 _SPOKEN: Final = {symbol: chr(code) for code, symbol in _CONTROLS.items()}
 _SPELT: Final = re.compile("\u201b?[" + "".join(_SPOKEN) + "]")
-
-_PARTIAL: Final = re.compile(r"(?P<name>.*)\.[0-9a-f]{8}\.[0-9a-f]{7}\.partial", re.DOTALL)
-"""A file in the making: the target's name, a checksum by rclone, and what own_partial made up."""
-LONGEST_WHOLE_NAME: Final = 150
-"""Of a longer name rclone takes only the beginning for the partial file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +167,7 @@ class Client:
         self._fs_infos: dict[str, _FsInfo] = {}
         self._roots: dict[str, Place] = {}
         self._groups = Groups()
+        self.partials = Partials()
 
     async def __aenter__(self) -> Self:
         return self
@@ -220,10 +217,10 @@ class Client:
             "srcRemote": source.remote,
             "dstFs": target.fs,
             "dstRemote": target.remote,
-            "_config": {"PartialSuffix": own_partial()} | ({"IgnoreTimes": True} if always else {}),
         }
-        with self._groups.file() as group:
-            await self._copy("operations/copyfile", arguments, group)
+        with self._groups.file() as group, self.partials.suffix(copy_id(target.joined)) as suffix:
+            config = {"PartialSuffix": suffix} | ({"IgnoreTimes": True} if always else {})
+            await self._copy("operations/copyfile", arguments | {"_config": config}, group)
 
     async def copy_directory(self, source: Location, target: Location) -> None:
         """Copy what is below ``source`` to below ``target``, and leave other things there alone.
@@ -231,15 +228,11 @@ class Client:
         Empty directories aren't made at the target, as with the rclone command. Raises NotFound when there is
         no such directory, WrongKind when either place is a file.
         """
-        arguments = {
-            "srcFs": source.joined,
-            "dstFs": target.joined,
-            "_config": {"PartialSuffix": own_partial()},
-        }
+        arguments = {"srcFs": source.joined, "dstFs": target.joined}
         there = None
         try:
-            with self._groups.directory() as group:
-                await self._copy("sync/copy", arguments, group)
+            with self._groups.directory() as group, self.partials.suffix(copy_id(target.joined)) as suffix:
+                await self._copy("sync/copy", arguments | {"_config": {"PartialSuffix": suffix}}, group)
             stats = await self._stats(group)
         except NotFound as error:
             with suppress(RcloneError):
@@ -255,19 +248,24 @@ class Client:
         if not (stats.transfers or stats.checks):
             await self._require_directory(source, target)
 
-    async def sweep(self, target: Location) -> None:
-        """Remove what copies to ``target``, a file or a directory, left when they were cut off.
+    async def sweep(self, target: Location, copy: str, *, only: Collection[str] | None = None) -> None:
+        """Remove the partial files at ``target``, a file or a directory, of the ``copy`` that a copy_id names.
 
-        A copy that still runs, somewhere else, loses its partial file too: it fails, and may be tried again.
+        Those of calls that run in this service stay, and all but those with the suffixes in ``only``, if given. Another
+        service that makes the same copy loses its partial file: its call fails, and may be tried again.
         """
         if not (await self._fs_info(target.fs)).features.partial_uploads:
             return
         parent, name = posixpath.split(target.remote)
-        for path in await self._partials(target.fs, parent, recurse=False):
-            if _is_partial_of(name, posixpath.basename(path)):
-                await self._rc.call("operations/deletefile", {"fs": target.fs, "remote": path})
-        for path in await self._partials(target.fs, target.remote, recurse=True):
-            await self._rc.call("operations/deletefile", {"fs": target.fs, "remote": path})
+        beginning = posixpath.join(parent, partials.beginning(name))
+        beside = await self._partials(target.fs, parent, copy, recurse=False)
+        below = await self._partials(target.fs, target.remote, copy, recurse=True)
+        for path, named, suffix in (*beside, *below):
+            is_of_target = named == beginning or named.startswith(f"{target.remote}/") or not target.remote
+            is_left = suffix in only if only is not None else self.partials.may_be_removed(suffix, copy)
+            if is_of_target and is_left:
+                with suppress(NotFound):
+                    await self._rc.call("operations/deletefile", {"fs": target.fs, "remote": path})
 
     async def stat(self, location: Location, *, files_only: bool = False) -> Item | None:
         """What is at ``location``, or None. Only ``files_only`` is cheap for a place in a large directory."""
@@ -380,18 +378,20 @@ class Client:
                         await asyncio.sleep(STOP_LOOK_S)
             raise
 
-    async def _partials(self, fs: str, directory: str, *, recurse: bool) -> list[str]:
+    async def _partials(self, fs: str, directory: str, copy: str, *, recurse: bool) -> list[tuple[str, str, str]]:
+        """The partial files of a copy: path, what their names begin with, suffix."""
         arguments = {
             "fs": fs,
             "remote": directory,
             "opt": {"filesOnly": True, "noModTime": True, "noMimeType": True, "recurse": recurse},
-            "_filter": {"IncludeRule": ["*.partial"]},
+            "_filter": {"IncludeRule": [partials.pattern(copy)]},
         }
         try:
             listing = await self._rc.ask("operations/list", arguments, _Listing)
         except (NotFound, WrongKind):  # nothing there, or a file
             return []
-        return [entry.path for entry in listing.entries if _PARTIAL.fullmatch(entry.path)]
+        found = [(entry.path, partials.split(entry.path)) for entry in listing.entries]
+        return [(path, *parts) for path, parts in found if parts]
 
     async def _copyto_directory(self, source: Location, target: Location, no_file: RcloneError) -> None:
         try:
@@ -456,16 +456,6 @@ def _explained(no_file: RcloneError, no_directory: RcloneError) -> RcloneError:
     return no_file
 
 
-def own_partial() -> str:
-    """A suffix by which the partial files of a call are its own.
-
-    rclone's own name for them depends on the source only. Two copies of it to one target, by two services that a
-    broker gave the same request, would write into one file: the first to be done would rename it to the target
-    while the other still wrote, and answer success for a file with holes. At most 16 characters are allowed.
-    """
-    return f".{random.getrandbits(28):07x}.partial"
-
-
 def spoken(remote: str) -> str:
     """A path as it is stored, from rclone's spelling of it."""
     return _SPELT.sub(lambda match: _SPOKEN.get(match[0], match[0][-1]), remote)
@@ -474,10 +464,3 @@ def spoken(remote: str) -> str:
 async def _real_path(remote: str) -> str:
     """The path of this machine with all links seen through, in rclone's spelling as it is given."""
     return (await asyncio.to_thread(os.path.realpath, spoken(remote))).translate(_SPELLING)
-
-
-def _is_partial_of(name: str, partial: str) -> bool:
-    match = _PARTIAL.fullmatch(partial)
-    if match is None:
-        return False
-    return match["name"] == name or (len(match["name"]) >= LONGEST_WHOLE_NAME and name.startswith(match["name"]))
