@@ -14,6 +14,7 @@ from benchmarks.files import make_tree, remove, require_same
 from benchmarks.plan import KIB
 from benchmarks.stage import World
 from medusa_copier.client import CopyClient
+from medusa_copier.contract.parameters import Verify
 
 SIZE_BYTES: Final = KIB
 FLAGS: Final = ("--use-json-log", "--ask-password=false", "--retries=1", "--dry-run=false", "--combined=-")
@@ -56,12 +57,12 @@ def _ways(world: World, config: Path) -> dict[str, tuple[int, Callable[[], float
     }
 
 
-def _by_service(world: World, config: Path, **parameters: str) -> float:
+def _by_service(world: World, config: Path, verify: Verify | None = None) -> float:
     async def copy(to: str) -> float:
         async with CopyClient.from_config(config) as client:
             await drive.until_it_serves(world, client)
             started = time.monotonic()
-            await client.copy("src:tree", f"dst:{to}", timeout_s=600, **parameters)
+            await client.copy("src:tree", f"dst:{to}", timeout_s=600, verify=verify)
             return time.monotonic() - started
 
     target = world.dst / world.unique("tree")

@@ -20,19 +20,23 @@ It needs a broker and nothing else: no rclone, no roots.
 from __future__ import annotations
 
 import asyncio
+import functools
+import inspect
 import json
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Final, ParamSpec, Self, TypeVar
 
 import msgspec
 
+from medusa_copier.contract.parameters import Overwrite, Verify
 from medusa_copier.settings import CopierSettings, RootSection
 from simple_queue_server.brokers import client_for
 from simple_queue_server.brokers.base import Client
 from simple_queue_server.errors import BrokerError, QueueServerError, SettingsError
+from simple_queue_server.nearest import hint
 from simple_queue_server.settings.loader import load
 from simple_queue_server.settings.sections import (
     AmqpSection,
@@ -55,7 +59,24 @@ __all__ = [
     "encode_request",
 ]
 
+P = ParamSpec("P")
+T = TypeVar("T")
+
 ENVELOPE: Final = frozenset({"action", "status", "message", "parameters", "pass_through", "rclone_status"})
+
+
+def _checked(method: Callable[P, T]) -> Callable[P, T]:
+    """The method, which names the nearest argument when it is called with one that it doesn't have."""
+    known = [name for name in inspect.signature(method).parameters if name != "self"]
+
+    @functools.wraps(method)
+    def call(*args: P.args, **kwargs: P.kwargs) -> T:
+        for name in kwargs:
+            if name not in known:
+                raise TypeError(f"{method.__name__}() has no argument {name}{hint(name, known)}")
+        return method(*args, **kwargs)
+
+    return call
 
 
 class CopyFailed(QueueServerError):
@@ -152,39 +173,61 @@ class CopyClient:
     async def __aexit__(self, *exc_info: object) -> None:
         await self._client.__aexit__(*exc_info)
 
+    @_checked
     async def copyto(
         self,
         source: str,
         target: str,
         *,
+        overwrite: Overwrite | None = None,
+        verify: Verify | None = None,
+        expected: Mapping[str, str] | None = None,
         pass_through: Any = None,
         timeout_s: float | None = None,
         request_id: str | None = None,
-        **parameters: Any,
     ) -> CopyResult:
         """Copy a file, or a directory where the source is one, from ``ROOT:KEY`` to ``ROOT:KEY``.
 
-        ``parameters`` are any further ones of the action, see docs/messages.md. ``pass_through`` and
-        ``request_id`` (made here when not given) name the request to the service. Raises CopyFailed;
-        ResponseTimeout after ``timeout_s`` seconds; ValueError for what is no ``ROOT:KEY``.
+        ``overwrite``, ``verify`` and ``expected`` (``{"md5": "…"}``) are the action's, see docs/messages.md.
+        ``pass_through`` and ``request_id`` (made here when not given) name the request to the service. Raises
+        CopyFailed; ResponseTimeout after ``timeout_s`` seconds; ValueError for what is no ``ROOT:KEY``.
         """
-        asked = copy_parameters(source, target, **parameters)
+        asked = copy_parameters(source, target, overwrite=overwrite, verify=verify, expected=expected)
         return await self._copy("copyto", asked, pass_through, timeout_s, request_id)
 
+    @_checked
     async def copy(
         self,
         source: str,
         target: str,
         *,
+        include: Sequence[str] | None = None,
+        exclude: Sequence[str] | None = None,
+        max_depth: int | None = None,
+        overwrite: Overwrite | None = None,
+        verify: Verify | None = None,
+        manifest: Mapping[str, str] | None = None,
         pass_through: Any = None,
         timeout_s: float | None = None,
         request_id: str | None = None,
-        **parameters: Any,
     ) -> CopyResult:
-        """Copy what is in a directory, ``ROOT:KEY`` or all of ``ROOT:``, into another; else as :meth:`copyto`."""
-        asked = copy_parameters(source, target, **parameters)
+        """Copy what is in a directory, ``ROOT:KEY`` or all of ``ROOT:``, into another; else as :meth:`copyto`.
+
+        ``include``, ``exclude``, ``max_depth`` and ``manifest`` (``{"root": …, "key": …}``) are the action's.
+        """
+        asked = copy_parameters(
+            source,
+            target,
+            include=include,
+            exclude=exclude,
+            max_depth=max_depth,
+            overwrite=overwrite,
+            verify=verify,
+            manifest=manifest,
+        )
         return await self._copy("copy", asked, pass_through, timeout_s, request_id)
 
+    @_checked
     async def request(
         self,
         action: str,
@@ -200,6 +243,7 @@ class CopyClient:
         decoded: dict[str, Any] = json.loads(response)
         return decoded
 
+    @_checked
     async def submit(
         self,
         action: str,
@@ -217,6 +261,7 @@ class CopyClient:
         """Put a whole request, as it is, on the queue; its response goes to the outgoing queue."""
         await self._client.send(body, message_id=request_id)
 
+    @_checked
     async def call(self, body: bytes, request_id: str, *, timeout_s: float | None = None) -> bytes:
         """Put a whole request, as it is, on the queue; return its response as it comes. Raises ResponseTimeout."""
         limit = asyncio.timeout(timeout_s)
@@ -250,14 +295,17 @@ class CopyClient:
 
 
 def copy_parameters(source: str, target: str, **further: Any) -> dict[str, Any]:
-    """The parameters of a copy from ``ROOT:KEY`` to ``ROOT:KEY``. Raises ValueError for what isn't one."""
+    """The parameters of a copy from ``ROOT:KEY`` to ``ROOT:KEY``, and those of ``further`` that aren't None.
+
+    Raises ValueError for what is no ``ROOT:KEY``.
+    """
     parameters: dict[str, Any] = {}
     for side, place in (("source", source), ("target", target)):
         root, colon, key = place.partition(":")
         if not colon:
             raise ValueError(f"{place!r} is not ROOT:KEY; write the root's name, a colon and the key")
         parameters |= {f"{side}_root": root, f"{side}_key": key}
-    return parameters | further
+    return parameters | {name: value for name, value in further.items() if value is not None}
 
 
 def encode_request(action: str, parameters: Mapping[str, Any] | None = None, pass_through: Any = None) -> bytes:

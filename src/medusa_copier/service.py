@@ -11,10 +11,11 @@ import structlog
 from medusa_copier.actions.copy import copy
 from medusa_copier.actions.copyto import copyto
 from medusa_copier.actions.watched import watched
+from medusa_copier.contract.parameters import CopyParameters, CopytoParameters, fields_of
 from medusa_copier.rclone.facade import Rclone
 from medusa_copier.roots.policy import Access
 from medusa_copier.settings import CopierSettings
-from simple_queue_server import Server, logs
+from simple_queue_server import Request, Server, logs
 from simple_queue_server.system import event_loop
 
 log = structlog.stdlib.get_logger("medusa_copier")
@@ -28,8 +29,17 @@ def run(settings: CopierSettings) -> None:
 
 async def serve(settings: CopierSettings) -> None:
     """Serve in the running loop until a signal ends it."""
-    server = Server(settings)
+    server = Server(settings, is_configured_for=lambda request: named_roots(request) <= settings.roots.keys())
     await server.serve(_copying(server, settings))
+
+
+def named_roots(request: Request) -> set[str]:
+    """The roots that a request names, be they configured or not."""
+    parameters = request.parameters if isinstance(request.parameters, dict) else {}
+    manifest = parameters.get("manifest")
+    named = [parameters.get("source_root"), parameters.get("target_root")]
+    named += [manifest.get("root")] if isinstance(manifest, dict) else []
+    return {root for root in named if isinstance(root, str)}
 
 
 @asynccontextmanager
@@ -38,8 +48,8 @@ async def _copying(server: Server, settings: CopierSettings) -> AsyncIterator[No
     async with open_rclone(settings) as rclone:
         await _warn_of_unknown_remotes(settings, rclone)
         access = Access(settings.roots, rclone)
-        server.action("copyto")(watched(copyto(settings.roots, rclone, access), rclone))
-        server.action("copy")(copy(settings.roots, rclone, access))
+        server.action("copyto", fields_of(CopytoParameters))(watched(copyto(settings.roots, rclone, access), rclone))
+        server.action("copy", fields_of(CopyParameters))(copy(settings.roots, rclone, access))
         yield
 
 

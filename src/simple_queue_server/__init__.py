@@ -21,7 +21,7 @@ from typing import TypeVar
 
 from simple_queue_server.errors import BrokerError, BrokerGaveUp, Failure, QueueServerError, SettingsError
 from simple_queue_server.messages import Request, Success
-from simple_queue_server.pipeline import Handler
+from simple_queue_server.parameters import Handler
 from simple_queue_server.server import Server
 from simple_queue_server.settings import loader
 from simple_queue_server.settings.sections import Settings

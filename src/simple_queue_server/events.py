@@ -17,7 +17,7 @@ import structlog
 from simple_queue_server import messages
 from simple_queue_server.journal.delivery import Custody
 from simple_queue_server.messages import ProgressSource, Request, Success
-from simple_queue_server.pipeline import Handler
+from simple_queue_server.parameters import Handler
 
 log = structlog.stdlib.get_logger("simple_queue_server")
 

@@ -6,7 +6,6 @@ Cancelling by a client isn't stopping: the one ends with a response, the other g
 from __future__ import annotations
 
 import asyncio
-import difflib
 import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from simple_queue_server.brokers.base import Broker
 from simple_queue_server.errors import Failure
 from simple_queue_server.journal.delivery import Custody
 from simple_queue_server.messages import NO_PASS_THROUGH, Request
+from simple_queue_server.parameters import refuse_unknown
 
 CANCEL: Final = "cancel"
 """The name of the action."""
@@ -59,15 +59,11 @@ class Cancellation:
     """In a form that is the same for equal JSON values."""
 
     NAMES: ClassVar[Sequence[str]] = ("request_id", "pass_through")
-    NEAR: ClassVar[float] = 0.8
-    """How alike two names must be for one to be a slip of the pen."""
 
     @classmethod
     def of(cls, parameters: dict[str, Any]) -> Self:
         """What a request with the action ``cancel`` wants. Raises Failure."""
-        for name in parameters.keys() - set(cls.NAMES):
-            if near := difflib.get_close_matches(name, cls.NAMES, n=1, cutoff=cls.NEAR):
-                raise Failure(f"the parameter {name} is unknown; did you mean {near[0]}?")
+        refuse_unknown(parameters, cls.NAMES)
         request_id, pass_through = (parameters.get(name) for name in cls.NAMES)
         if (request_id is None) == (pass_through is None):
             raise Failure("one of the parameters request_id and pass_through is needed, and only one")

@@ -6,6 +6,7 @@ request's id is on every line that is logged while it is served.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import logging
@@ -41,12 +42,10 @@ def configure(section: LogSection, name: str) -> None:
 
 def configure_for_command(*, quiet: bool = False) -> None:
     """For a command whose output is its result: warnings and errors go to standard error, or nothing at all."""
-    _send_to(logging.StreamHandler(sys.stderr), logging.CRITICAL if quiet else logging.WARNING, readable=True)
+    _send_to(_Lines(sys.stderr), logging.CRITICAL if quiet else logging.WARNING, readable=True)
 
 
-def _send_to(
-    handler: logging.StreamHandler[Any], level: int, *, readable: bool = False, echo: Sequence[Any] = ()
-) -> None:
+def _send_to(handler: _Lines, level: int, *, readable: bool = False, echo: Sequence[Any] = ()) -> None:
     on_terminal = readable or (handler.stream is not None and handler.stream.isatty())
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
@@ -85,49 +84,96 @@ def _readable(stream: Any) -> structlog.dev.ConsoleRenderer:
 def _echo(logger: Any, level: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     """Show an event to the person at the terminal, unless it is one of a request's that went as foreseen."""
     if "request_id" not in event or level in {"error", "critical", "exception"}:
-        sys.stderr.write(f"{_readable(sys.stderr)(logger, level, dict(event))}\n")
+        with contextlib.suppress(OSError, ValueError):  # the terminal is gone
+            sys.stderr.write(f"{_readable(sys.stderr)(logger, level, dict(event))}\n")
     return event
 
 
 class _Output:
     """Where structlog's loggers put their lines: the stream that the libraries' handler writes to."""
 
-    def __init__(self, handler: logging.StreamHandler[Any], name: str) -> None:
+    def __init__(self, handler: _Lines, name: str) -> None:
         self.name = name
         self._handler = handler
 
     def _write(self, line: str) -> None:
-        handler = self._handler
-        handler.acquire()
-        try:
-            if isinstance(handler, logging.handlers.WatchedFileHandler):
-                handler.reopenIfNeeded()
-            handler.stream.write(f"{line}\n")
-            handler.flush()
-        except OSError as error:  # such as a full disk: the work goes on
-            sys.stderr.write(f"the log can't be written: {error}: {line}\n")
-        finally:
-            handler.release()
+        self._handler.put(line)
 
     debug = info = warning = error = critical = exception = _write
 
 
-class _LogFile(logging.handlers.WatchedFileHandler):
-    """Opened again when something like logrotate moved the file away, within a second."""
+class _Lines(logging.StreamHandler[Any]):
+    """Writes lines to a stream, and to standard error while the stream can't be written. It never raises: a full disk
+    or a missing directory under the log must not stop the work that is logged.
+    """
+
+    _is_failing = False
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a record of a library."""
+        try:
+            line = self.format(record)
+        except Exception:  # noqa: BLE001 - a library's record with wrong arguments
+            self.handleError(record)
+        else:
+            self.put(line)
+
+    def put(self, line: str) -> None:
+        """Write a line that is formatted already."""
+        self.acquire()
+        try:
+            self._prepare()
+            self.stream.write(f"{line}\n")
+            self.flush()
+        except (OSError, ValueError) as error:  # ValueError: the stream is closed
+            self._put_elsewhere(line, error)
+        else:
+            self._is_failing = False
+        finally:
+            self.release()
+
+    def _prepare(self) -> None:
+        """Called before each line. Raises OSError when there is nothing to write to."""
+
+    def _put_elsewhere(self, line: str, error: Exception) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            if not self._is_failing:
+                where = getattr(self, "baseFilename", "its stream")
+                sys.stderr.write(f"the log can't be written to {where}, and goes here until it can: {error}\n")
+            sys.stderr.write(f"{line}\n")
+            sys.stderr.flush()
+        self._is_failing = True
+
+
+class _LogFile(_Lines, logging.handlers.WatchedFileHandler):
+    """Opened again, within a second, when something like logrotate moved the file away, or its directory is back."""
 
     _looked_at = -math.inf
+    _missing: OSError | None = None
 
-    def reopenIfNeeded(self) -> None:  # noqa: N802 - its name in the base class
+    def _prepare(self) -> None:
         if time.monotonic() - self._looked_at > 1:
             self._looked_at = time.monotonic()
-            super().reopenIfNeeded()
+            self._missing = None
+            try:
+                self._reopen()
+            except OSError as error:
+                self._missing = error
+        if self._missing is not None:
+            raise self._missing
+
+    def _reopen(self) -> None:
+        self.reopenIfNeeded()
+        if self.stream is None:  # it could not be opened the last time, and the base class leaves it so
+            self.stream = self._open()
+            self._statstream()
 
 
-def _handler(destination: str | None, name: str) -> logging.StreamHandler[Any]:
+def _handler(destination: str | None, name: str) -> _Lines:
     if destination == "stdout":
         if isinstance(sys.stdout, io.TextIOWrapper):
             sys.stdout.reconfigure(errors="backslashreplace")
-        return logging.StreamHandler(sys.stdout)
+        return _Lines(sys.stdout)
     path = Path(destination) if destination else Path("log") / f"{name}.log"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -7,19 +7,16 @@ request is taken off its own. Until then the broker still has the request, whate
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, TypeAlias
+from collections.abc import Mapping
 
 import structlog
 
 from simple_queue_server import messages
 from simple_queue_server.brokers.base import Delivery
 from simple_queue_server.errors import Failure
-from simple_queue_server.messages import InvalidRequest, Request, Success
+from simple_queue_server.messages import InvalidRequest, Request
+from simple_queue_server.parameters import Handler
 from simple_queue_server.settings.sections import LogSection
-
-Handler: TypeAlias = Callable[[Request], Awaitable[Success | Mapping[str, Any]]]
-"""Serves one action: returns the response's parameters, or raises :class:`Failure`."""
 
 log = structlog.stdlib.get_logger("simple_queue_server")
 

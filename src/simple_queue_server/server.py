@@ -7,22 +7,23 @@ import contextlib
 import functools
 import signal
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterator
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any, Final
 
 import structlog
 
-from simple_queue_server import logs, pipeline
-from simple_queue_server.brokers import broker_for
+from simple_queue_server import logs, messages, pipeline
+from simple_queue_server.brokers import broker_for, queues_of
 from simple_queue_server.brokers.base import Broker
 from simple_queue_server.events import Events
-from simple_queue_server.in_flight import CANCEL, Canceller, InFlight
+from simple_queue_server.in_flight import CANCEL, Cancellation, Canceller, InFlight
 from simple_queue_server.journal.delivery import Custody
 from simple_queue_server.journal.poison import Suspects
-from simple_queue_server.journal.store import Journal, JournalError
-from simple_queue_server.pipeline import Handler
+from simple_queue_server.journal.store import Entry, Journal, JournalError
+from simple_queue_server.messages import Request
+from simple_queue_server.parameters import Handler, ignoring_unknown
 from simple_queue_server.settings.sections import Settings
 from simple_queue_server.system import event_loop
 
@@ -37,13 +38,22 @@ class Server:
     """An action server: register a handler for each action, then :meth:`run`, or :meth:`serve` in a loop of yours.
 
     ``broker`` replaces the one that the settings name, for example by a ``MemoryBroker`` in a test. The journal is
-    in ``run_directory``, which services may share.
+    in ``run_directory``, which services may share: there each goes on with requests of its own queues that another
+    one left unfinished, if they are what it ``is_configured_for``.
     """
 
-    def __init__(self, settings: Settings, broker: Broker | None = None, *, run_directory: Path = Path("run")) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        broker: Broker | None = None,
+        *,
+        run_directory: Path = Path("run"),
+        is_configured_for: Callable[[Request], bool] = lambda _: True,
+    ) -> None:
         self._settings = settings
+        self._is_configured_for = is_configured_for
         self._broker = broker or broker_for(settings)
-        self._journal = Journal(run_directory / "journal")
+        self._journal = Journal(run_directory / "journal", queues_of(settings))
         self._suspects = Suspects(self._journal, settings.server.max_attempts)
         self._handlers: dict[str, Handler] = {}
         self._slots = asyncio.Semaphore(settings.server.max_in_flight)
@@ -58,13 +68,18 @@ class Server:
         self._toggled = asyncio.Event()
         self._fault: BaseException | None = None
 
-    def action(self, name: str) -> Callable[[Handler], Handler]:
-        """Decorator: register the coroutine function as the handler of the action ``name``."""
+    def action(self, name: str, parameters: Collection[str] | None = None) -> Callable[[Handler], Handler]:
+        """Decorator: register the coroutine function as the handler of the action ``name``.
+
+        ``parameters`` names all that the action knows. Others reach the handler, which should refuse them (see
+        :func:`simple_queue_server.parameters.refuse_unknown`), unless ``server.unknown_parameters`` is ``ignore``.
+        """
 
         def register(handler: Handler) -> Handler:
             if name in self._handlers:
                 raise ValueError(f"the action {name!r} has a handler already")
-            self._handlers[name] = handler
+            ignores = parameters is not None and self._settings.server.unknown_parameters == "ignore"
+            self._handlers[name] = ignoring_unknown(handler, parameters or ()) if ignores else handler
             return handler
 
         return register
@@ -99,7 +114,8 @@ class Server:
     ) -> None:
         if lifespan is not None:
             await resources.enter_async_context(lifespan)
-        self._handlers.setdefault(CANCEL, self._canceller.handle)
+        if CANCEL not in self._handlers:
+            self.action(CANCEL, Cancellation.NAMES)(self._canceller.handle)
         resources.push_async_callback(self._journal.close)
         await self._journal.open()
         resources.push_async_callback(self._broker.close)
@@ -186,7 +202,7 @@ class Server:
     async def _adopt(self) -> None:
         """Go on with the journal's requests of services that ended, ours of the last start among them."""
         try:
-            for entry in await self._journal.adopt():
+            for entry in await self._journal.adopt(self._is_served):
                 log.info("resumed from the journal", request_id=entry.request_id, entry=entry.id)
                 self._adopted.append(InFlight(Custody.of_entry(self._journal, self._broker, entry)))
         except JournalError as error:
@@ -194,6 +210,10 @@ class Server:
         while self._adopted:
             async with self._slot():
                 self._start(self._adopted.popleft())
+
+    def _is_served(self, entry: Entry) -> bool:
+        request = messages.parse_request(entry.body)
+        return not isinstance(request, Request) or self._is_configured_for(request)
 
     @contextlib.asynccontextmanager
     async def _slot(self) -> AsyncIterator[None]:

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import dataclasses
+import inspect
 import json
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from medusa_copier.client import (
     SettingsError,
     copy_parameters,
 )
+from medusa_copier.contract.parameters import CopyParameters, CopytoParameters
 from medusa_copier.settings import CopierSettings
 from simple_queue_server import Failure, Handler, Request, Success, load_settings, pipeline
 from simple_queue_server.brokers.memory import MemoryBroker, MemoryClient, MemoryQueue
@@ -174,7 +176,7 @@ async def test_further_parameters_are_sent_and_further_fields_are_in_the_result(
     async def handle(request: Request) -> Success:
         return Success(request.parameters, {"rclone_status": 0, "verified": {"method": "checksum"}, "copied": 3})
 
-    further = {"verify": "checksum", "expected": {"md5": "00"}}
+    further = {"verify": "checksum", "overwrite": "always"}
     async with served(MemoryQueue(), {action: handle}) as client:
         done = await getattr(client, action)("src:a", "dst:", pass_through=1, **further)
     assert done.parameters == copy_parameters("src:a", "dst:") | further
@@ -186,7 +188,7 @@ async def test_further_parameters_are_sent_and_further_fields_are_in_the_result(
 
 async def test_the_fields_of_a_failure_are_in_its_response() -> None:
     async def copy(request: Request) -> Success:
-        raise Failure("1 of 3 files failed", rclone_status=1, copied=2, **request.parameters.get("more", {}))
+        raise Failure("1 of 3 files failed", rclone_status=1, copied=2, **request.pass_through)
 
     async with served(MemoryQueue(), {"copy": copy}) as client:
         with pytest.raises(CopyFailed, match="1 of 3") as caught:
@@ -194,7 +196,7 @@ async def test_the_fields_of_a_failure_are_in_its_response() -> None:
         assert caught.value.response["copied"] == 2
         assert not caught.value.cancelled
         with pytest.raises(CopyFailed) as caught:
-            await client.copy("src:", "dst:", more={"cancelled": True})
+            await client.copy("src:", "dst:", pass_through={"cancelled": True})
         assert caught.value.cancelled
 
 
@@ -204,7 +206,25 @@ async def test_the_fields_of_a_failure_are_in_its_response() -> None:
 async def test_what_can_not_be_a_request_is_a_value_error(place: str, words: str) -> None:
     async with CopyClient(MemoryClient(MemoryQueue())) as client:
         with pytest.raises(ValueError, match=words):
-            await client.copyto(place, "dst:b", size=float("nan"))
+            await client.copyto(place, "dst:b", pass_through=float("nan"))
+
+
+@pytest.mark.parametrize("method", ["copyto", "copy", "request", "submit", "call"])
+async def test_an_argument_that_a_method_does_not_have_is_refused_naming_the_nearest(method: str) -> None:
+    async with CopyClient(MemoryClient(MemoryQueue())) as client:
+        nearest = "request_id" if method == "submit" else "timeout_s"
+        with pytest.raises(TypeError, match=f"no argument .*; did you mean {nearest}"):
+            getattr(client, method)("src:a", "dst:b", **{nearest.removesuffix("_s").replace("_", ""): 5})
+
+
+async def test_the_arguments_of_the_copying_methods_are_the_parameters_of_their_actions() -> None:
+    own = {"pass_through", "timeout_s", "request_id"}
+    for method, parameters in ((CopyClient.copyto, CopytoParameters), (CopyClient.copy, CopyParameters)):
+        keywords = {
+            name for name, one in inspect.signature(method).parameters.items() if one.kind is one.KEYWORD_ONLY
+        } - own
+        places = {"source_root", "source_key", "target_root", "target_key"}
+        assert keywords == set(parameters.__struct_encode_fields__) - places
 
 
 async def test_a_broker_that_is_not_there_is_a_broker_error() -> None:

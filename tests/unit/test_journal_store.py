@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import json
 import os
 import signal
 import subprocess
@@ -9,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import structlog
 
 from simple_queue_server.journal.store import Entry, Journal, JournalError
 
@@ -24,8 +26,8 @@ def entry(number: int, response: bytes | None = None) -> Entry:
     )
 
 
-async def opened(directory: Path) -> Journal:
-    journal = Journal(directory)
+async def opened(directory: Path, queues: str | None = None) -> Journal:
+    journal = Journal(directory, queues)
     await journal.open()
     return journal
 
@@ -76,6 +78,63 @@ async def test_entries_of_a_living_service_are_left_alone(tmp_path: Path) -> Non
     await first.close()
     assert await second.adopt() == [entry(1)]
     await second.close()
+
+
+async def test_entries_of_other_queues_are_left_alone_and_said_so_once(tmp_path: Path) -> None:
+    owner = await opened(tmp_path / "j", "amqp a queues in, out")
+    await owner.keep(entry(1))
+    await owner.keep(entry(2, b"response"))
+    await owner.close()
+    other = await opened(tmp_path / "j", "amqp b queues in, out")
+    with structlog.testing.capture_logs() as logs:
+        assert await other.adopt() == []
+        assert await other.adopt() == []
+    assert [line["event"] for line in logs] == ["journal_entry_left_alone"] * 2
+    (file,) = (tmp_path / "j").glob(f"*/{entry(1).id}.json")
+    assert logs[0]["file"] == str(file)
+    assert "amqp a queues in, out" in logs[0]["reason"]
+    assert "amqp b queues in, out" in logs[0]["reason"]
+    assert "start the service" in logs[0]["remedy"]
+    again = await opened(tmp_path / "j", "amqp a queues in, out")
+    assert [found.id for found in await again.adopt()] == [entry(1).id, entry(2).id]
+    await other.close()
+    await again.close()
+
+
+async def test_entries_of_the_same_queues_are_adopted_from_among_others(tmp_path: Path) -> None:
+    first, second = await opened(tmp_path / "j", "a"), await opened(tmp_path / "j", "b")
+    await first.keep(entry(1))
+    await second.keep(entry(2))
+    await first.close()
+    await second.close()
+    other = await opened(tmp_path / "j", "b")
+    assert [found.id for found in await other.adopt()] == [entry(2).id]
+    await other.close()
+
+
+async def test_what_this_service_is_not_configured_for_is_left_alone_unless_it_only_waits_to_be_published(
+    tmp_path: Path,
+) -> None:
+    owner = await opened(tmp_path / "j", "a")
+    await owner.keep(entry(1))
+    await owner.keep(entry(2, b"response"))
+    await owner.close()
+    other = await opened(tmp_path / "j", "a")
+    assert [found.id for found in await other.adopt(lambda _: False)] == [entry(2).id]
+    assert [found.id for found in await other.adopt(lambda _: True)] == []  # once left alone, for its owner to take
+    await other.close()
+
+
+async def test_an_entry_of_a_version_that_recorded_no_queues_is_adopted(tmp_path: Path) -> None:
+    owner = await opened(tmp_path / "j")
+    await owner.keep(entry(1))
+    await owner.close()
+    (path,) = (tmp_path / "j").glob("*/*.json")
+    old = {name: value for name, value in json.loads(path.read_text()).items() if name != "queues"}
+    path.write_text(json.dumps(old))
+    new = await opened(tmp_path / "j", "a")
+    assert await new.adopt() == [entry(1)]
+    await new.close()
 
 
 async def test_an_empty_journal_leaves_nothing_behind(tmp_path: Path) -> None:

@@ -84,11 +84,35 @@ def test_on_a_terminal_lines_are_readable(tmp_path: Path) -> None:
     assert not text.lstrip().startswith(b"{")
 
 
-def test_a_full_disk_under_the_log_stops_nothing_and_is_told(tmp_path: Path) -> None:
+def test_a_full_disk_under_the_log_stops_nothing_and_is_reported_once(tmp_path: Path) -> None:
     code = CODE.replace("{arguments}", "destination='/dev/full'") + "\nprint('still here')"
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert done.stdout == "still here\n"
-    assert "the log can't be written: [Errno 28] No space left on device" in done.stderr
+    first, *lines = done.stderr.splitlines()
+    assert first.startswith("the log can't be written to /dev/full, and goes here until it can: [Errno 28]")
+    check(lines)
+
+
+def test_while_the_directory_of_the_log_is_gone_lines_go_to_standard_error(tmp_path: Path) -> None:
+    code = (
+        CODE.replace("{arguments}", "destination='logs/a.log'")
+        + "\nimport os; os.rename('logs', 'logs.old'); logging.root.handlers[0]._looked_at = 0"
+        + "\nlog.info('ours'); logging.getLogger('aio_pika').warning('theirs'); logging.warning('%d', 'no number')"
+        + "\nos.mkdir('logs'); logging.root.handlers[0]._looked_at = 0"
+        + "\nlogging.getLogger('aio_pika').warning('back'); log.info('and ours')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    first, ours, theirs, *_ = done.stderr.splitlines()
+    assert "logs/a.log, and goes here until it can: [Errno 2] No such file or directory" in first
+    assert [json.loads(line)["event"] for line in (ours, theirs)] == ["ours", "theirs"]
+    lines = (tmp_path / "logs" / "a.log").read_text().splitlines()
+    assert [json.loads(line)["event"] for line in lines] == ["back", "and ours"]
+
+
+def test_a_standard_error_that_cant_be_written_either_is_no_trouble(tmp_path: Path) -> None:
+    code = CODE.replace("{arguments}", "destination='/dev/full'") + "\nopen('done', 'w').close()"
+    subprocess.run(["sh", "-c", f'{sys.executable} -c "$0" 2>/dev/full', code], cwd=tmp_path, check=True)
+    assert (tmp_path / "done").exists()
 
 
 def test_a_log_file_that_was_moved_away_is_opened_anew(tmp_path: Path) -> None:

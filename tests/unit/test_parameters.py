@@ -12,6 +12,7 @@ from simple_queue_server import Failure
 
 FOUR = {"source_root": "a", "source_key": "b", "target_root": "c", "target_key": "d"}
 FOUR_DECODED = CopytoParameters(source_root="a", source_key="b", target_root="c", target_key="d")
+KNOWN = "known here: depth, expected, overwrite, source_key, source_root, target_key, target_root, verify"
 
 
 class More(CopytoParameters, frozen=True, kw_only=True):
@@ -54,7 +55,7 @@ def test_a_parameter_that_is_no_string_is_named(name: str, value: Any, kind: str
         ),
         ({"depth": 1.5}, "the parameter depth must be a whole number"),
         ({"depth": "x"}, "the parameter depth must be a number, not a string"),
-        ({"expected": {"md4": "x"}}, "the parameter expected: object contains unknown field `md4`"),
+        ({"expected": {"md4": "x"}}, "the parameter expected: object contains unknown field `md4`; did you mean md5?"),
         ({"expected": {"md5": 1}}, "the parameter expected.md5 must be a string, not a number"),
         ({"expected": {}}, "the parameter expected: there must be one hash at least: md5, sha1 or sha256"),
         ({"expected": {"md5": None}}, "the parameter expected: there must be one hash at least: md5, sha1 or sha256"),
@@ -74,14 +75,24 @@ def test_a_parameter_that_is_no_string_is_named(name: str, value: Any, kind: str
         ),
         ({"verfiy": "checksum"}, "the parameter verfiy is unknown; did you mean verify?"),
         ({"source_keys": "x"}, "the parameter source_keys is unknown; did you mean source_key?"),
+        ({"verification": "checksum"}, "the parameter verification is unknown; did you mean verify?"),
+        (
+            {"dry_run": True},
+            f"the parameter dry_run is unknown; {KNOWN}",
+        ),
+        (
+            {"x" * 1000: 1},
+            f"the parameter {'x' * 100} is unknown; {KNOWN}",
+        ),
     ],
 )
 def test_a_wrong_parameter_is_named(changes: dict[str, Any], message: str) -> None:
     assert refusal(**changes) == message
 
 
-def test_parameters_that_look_like_none_of_ours_are_let_through() -> None:
-    assert decode(FOUR | {"comment": "for the reading room", "id": 7}, CopytoParameters) == FOUR_DECODED
+def test_a_parameter_of_another_action_is_refused() -> None:
+    with pytest.raises(Failure, match="the parameter max_depth is unknown; known here: expected, overwrite"):
+        decode(FOUR | {"max_depth": 1}, CopytoParameters)
 
 
 def test_expected_hashes_are_compared_in_small_letters() -> None:

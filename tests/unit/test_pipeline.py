@@ -302,3 +302,24 @@ def test_an_action_has_one_handler() -> None:
     server.action("echo")(echo)
     with pytest.raises(ValueError, match="'echo' has a handler already"):
         server.action("echo")(crash)
+
+
+@pytest.mark.parametrize("outcome", ["success", "failure"])
+async def test_unknown_parameters_are_ignored_where_the_configuration_says_so_and_listed(
+    world: World, outcome: str
+) -> None:
+    async def handle(request: Request) -> dict[str, Any]:
+        if outcome == "failure":
+            raise Failure("no", code=1)
+        return dict(request.parameters)
+
+    server = world.serve({}, unknown_parameters="ignore")
+    server.action("known", ["a"])(handle)
+    server.action("any")(handle)
+    response = await world.ask({"action": "known", "parameters": {"c": 1, "a": 2, "b": 3}})
+    assert (response["status"], response["ignored"]) == (outcome, ["c", "b"])
+    assert response.get("parameters", {"a": 2}) == {"a": 2}
+    for request in ({"action": "known", "parameters": {"a": 2}}, {"action": "any", "parameters": {"c": 1}}):
+        assert "ignored" not in await world.ask(request)
+    cancel = await world.ask({"action": "cancel", "parameters": {"request_id": "x", "reason": "late"}})
+    assert (cancel["status"], cancel["ignored"]) == ("success", ["reason"])

@@ -1,5 +1,7 @@
 """Keys: what is refused, what is taken out, and that every other legal name goes through unchanged."""
 
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,7 +14,7 @@ from simple_queue_server import Failure
 ROOTS = {"src": RootSection(rclone_config="local"), "bucket": RootSection(rclone_config="s3:b/prefix")}
 
 segments = st.text(st.characters(exclude_characters="/\0", exclude_categories=["Cs"]), min_size=1).filter(
-    lambda segment: segment not in {".", ".."}
+    lambda segment: not {".", "..", "．", "．．"}.intersection(re.split(r"[／\\]", segment))
 )
 
 
@@ -98,3 +100,22 @@ def test_a_key_that_no_command_holds_is_refused_by_name(key: str) -> None:
     assert refusal("src", key).startswith("source_key is ")
     assert refusal("src", key).endswith(" bytes long; it can't be longer than 32000")
     assert clean_key(key[:16_000], "source_key") == key[:16_000].removesuffix("/")
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        *("．．", "．", "a/．．/b", "a/．", "．．/．．/a"),
+        *("..／a", "a／..", "a／．．／b", "x／..／..／a", "‛／../a", "a‛‛／.."),
+        *("..\\a", "a\\..\\..\\b", "a\\.."),
+    ],
+)
+def test_every_spelling_of_dots_is_refused(key: str) -> None:
+    assert "segment; write the key from the root down" in refusal("src", key)
+
+
+@pytest.mark.parametrize(
+    "key", ["．．．", "a．．", "．．a", "a..／b", "...", "a／b", "a\\b", "‛．", "..a\\b..", "．htaccess"]
+)
+def test_dots_and_their_likes_in_other_names_mean_nothing(key: str) -> None:
+    assert clean_key(key, "source_key") == key

@@ -5,7 +5,6 @@ The classes are the single place of every parameter; the JSON Schema of the mess
 
 from __future__ import annotations
 
-import difflib
 import functools
 from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal, TypeAlias, TypeVar
@@ -14,13 +13,11 @@ import msgspec
 from msgspec import Meta
 
 from simple_queue_server import Failure
-from simple_queue_server.settings.loader import allowed_values
+from simple_queue_server.nearest import hint
+from simple_queue_server.parameters import refuse_unknown
+from simple_queue_server.settings.loader import allowed_values, fields_at
 
 T = TypeVar("T", bound=msgspec.Struct)
-
-NEAR: Final = 0.8
-"""How alike two names must be for one to be a slip of the pen."""
-
 
 Filter: TypeAlias = Annotated[str, Meta(min_length=1, pattern=r"^[^\x00]+$")]
 Overwrite: TypeAlias = Literal["always", "if_different", "never"]
@@ -48,7 +45,7 @@ class Expected(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         return {name: value.lower() for name, value in msgspec.structs.asdict(self).items() if value is not None}
 
 
-class CopytoParameters(msgspec.Struct, frozen=True, kw_only=True):
+class CopytoParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Copy a file, or a directory where the source is one."""
 
     source_root: str
@@ -67,7 +64,7 @@ class CopytoParameters(msgspec.Struct, frozen=True, kw_only=True):
     """What the source and the target must be."""
 
 
-class ManifestParameters(msgspec.Struct, frozen=True, kw_only=True):
+class ManifestParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Where a listing of the files is put, and how it is written."""
 
     root: str
@@ -78,7 +75,7 @@ class ManifestParameters(msgspec.Struct, frozen=True, kw_only=True):
     """A JSON object a line, or the payload manifest of a BagIt bag."""
 
 
-class CopyParameters(msgspec.Struct, frozen=True, kw_only=True):
+class CopyParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Copy what is in a directory."""
 
     source_root: str
@@ -103,7 +100,7 @@ class CopyParameters(msgspec.Struct, frozen=True, kw_only=True):
     """Where a listing of the files is put."""
 
 
-class CancelParameters(msgspec.Struct, frozen=True, kw_only=True):
+class CancelParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Cancel requests. Exactly one of the two is needed. Read by the server itself."""
 
     request_id: Annotated[str, Meta(min_length=1)] | None = None
@@ -115,12 +112,10 @@ class CancelParameters(msgspec.Struct, frozen=True, kw_only=True):
 def decode(parameters: Mapping[str, Any], wanted: type[T]) -> T:
     """The parameters of a request as a ``wanted``. Raises Failure naming the parameter and what it must be.
 
-    Parameters that no action knows are let through, as the Ruby service did, unless they look like a slip of the pen.
+    One that the action doesn't know is refused.
     """
-    fields = _fields(wanted)
-    for name in parameters.keys() - fields.keys():
-        if near := difflib.get_close_matches(name, fields, n=1, cutoff=NEAR):
-            raise Failure(f"the parameter {name} is unknown; did you mean {near[0]}?")
+    fields = fields_of(wanted)
+    refuse_unknown(parameters, fields)
     for name, field in fields.items():
         if field.required and parameters.get(name) is None:
             raise Failure(f"the parameter {name} is missing")
@@ -131,7 +126,8 @@ def decode(parameters: Mapping[str, Any], wanted: type[T]) -> T:
 
 
 @functools.cache
-def _fields(wanted: type[msgspec.Struct]) -> dict[str, msgspec.structs.FieldInfo]:
+def fields_of(wanted: type[msgspec.Struct]) -> dict[str, msgspec.structs.FieldInfo]:
+    """The parameters that an action knows, by their names in a request."""
     return {field.encode_name: field for field in msgspec.structs.fields(wanted)}
 
 
@@ -145,6 +141,8 @@ def _readable(error: msgspec.ValidationError, wanted: type[msgspec.Struct]) -> s
     """``Expected `str`, got `int` - at `$.a` `` becomes ``the parameter a must be a string, not a number``."""
     what, _, where = str(error).replace("`key` in `", "`").partition(" - at `$.")
     name = where.rstrip("`").replace("[...]", "")
+    if what.startswith("Object contains unknown field"):
+        what += hint(what.split("`")[1], fields_at(wanted, name))
     expected, _, got = what.removeprefix("Expected ").partition(", got ")
     if what.startswith("Invalid enum value"):
         what += allowed_values(wanted, name)

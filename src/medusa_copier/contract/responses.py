@@ -16,6 +16,8 @@ class Success(msgspec.Struct, kw_only=True):
 
     status: Literal["success"]
     pass_through: Any
+    ignored: list[str] | UnsetType = UNSET
+    """Parameters that the action doesn't know, where the service is configured to ignore them."""
 
 
 class Copied(Success, kw_only=True):
@@ -110,6 +112,8 @@ class Failure(msgspec.Struct, kw_only=True):
     pass_through: Any
     rclone_status: ExitStatus | UnsetType = UNSET
     """Absent when nothing was tried."""
+    ignored: list[str] | UnsetType = UNSET
+    """Parameters that the action doesn't know, where the service is configured to ignore them."""
     cancelled: Literal[True] | UnsetType = UNSET
     """A client had the request cancelled."""
     copied: CopiedFiles | UnsetType = UNSET

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Final
 
@@ -12,6 +13,12 @@ from simple_queue_server import Failure
 LONGEST_KEY_BYTES: Final = 32_000
 """More than any storage takes, and little enough for an argument of a command, which Linux limits to 131072 bytes:
 rclone may spell a byte with three."""
+
+_DOTS: Final = re.compile(r"(?:^|[/\uff0f\\])(\.\.|\uff0e\uff0e|\uff0e)(?=$|[/\uff0f\\])")
+"""A segment that may mean ``.`` or ``..`` to a storage. rclone reads the fullwidth forms of the dots (U+FF0E) and of
+the slash (U+FF0F) as the characters themselves, and hands those on to a storage whose remote has an ``encoding``
+without ``Dot`` or ``Slash``. The backslash separates names on servers that run Windows.
+"""
 
 
 def locate(roots: Mapping[str, RootSection], root: str, key: str, prefix: str, *, is_root: bool = False) -> Location:
@@ -29,15 +36,15 @@ def clean_key(key: str, parameter: str) -> str:
     """The path below the root that a key stands for, as the rclone command line reads it.
 
     A leading slash, doubled slashes and ``.`` segments mean nothing, and are taken out: ``/a//./b`` is ``a/b``.
-    A ``..`` segment is refused, because rclone would write a look-alike name instead of going up.
+    A ``..`` segment is refused in each of its spellings: it would lead out of the root, or become another name.
     """
     if "\0" in key:
         raise Failure(f"{parameter} {key!r} contains a NUL character, which no storage can hold")
     segments = [segment for segment in key.split("/") if segment not in {"", "."}]
     if not segments:
         raise Failure(f"{parameter} {key!r} is empty; it must name a file or a directory below the root")
-    if ".." in segments:
-        raise Failure(f"{parameter} {key!r} contains a '..' segment; write the key from the root down")
+    if dots := _DOTS.search(key):
+        raise Failure(f"{parameter} {key!r} contains a {dots[1]!r} segment; write the key from the root down")
     clean = "/".join(segments)
     if (size := len(clean.encode("utf-8", "surrogatepass"))) > LONGEST_KEY_BYTES:
         raise Failure(f"{parameter} is {size} bytes long; it can't be longer than {LONGEST_KEY_BYTES}")

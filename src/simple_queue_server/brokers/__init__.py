@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from urllib.parse import urlsplit
+
 from simple_queue_server.brokers.base import Broker, Client
 from simple_queue_server.settings.amqp import target
 from simple_queue_server.settings.sections import EmbeddedSection, Settings
@@ -46,3 +48,18 @@ def describe(settings: Settings) -> str:
         connection = settings.sqs.connection
         return f"SQS {connection.endpoint or connection.region or 'in the default region'}"
     return f"embedded queue {(settings.embedded or EmbeddedSection()).path}"
+
+
+def queues_of(settings: Settings) -> str:
+    """The configured broker and its queues, the same in every service that shares them. Without secrets."""
+    if settings.amqp is not None:
+        where = target(settings.amqp.connection)
+        broker = f"amqp {','.join(sorted(map(str, where.endpoints)))} vhost {where.vhost}"
+    elif settings.sqs is not None:
+        connection = settings.sqs.connection
+        endpoint = urlsplit(connection.endpoint or "").netloc.rpartition("@")[2]
+        broker = f"sqs {endpoint or connection.region or 'default'}"
+    else:
+        broker = f"embedded {(settings.embedded or EmbeddedSection()).path.resolve()}"
+    queues = settings.amqp or settings.sqs or settings.embedded or EmbeddedSection()
+    return f"{broker} queues {queues.incoming_queue}, {queues.outgoing_queue}"

@@ -49,6 +49,8 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     reply_to: str | None
     correlation_id: str | None
     response: bytes | None = None
+    queues: str | None = None
+    """The broker and the queues that it belongs to. None: written by a version that didn't record them."""
 
     @property
     def reply(self) -> ReplyAddress:
@@ -63,10 +65,15 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Journal:
-    """The journal in ``directory``, shared by all services that run there. Methods raise JournalError."""
+    """The journal in ``directory``, shared by all services that run there. Methods raise JournalError.
 
-    def __init__(self, directory: Path) -> None:
+    ``queues`` names the broker and the queues of this service: entries of services with others are left alone.
+    """
+
+    def __init__(self, directory: Path, queues: str | None = None) -> None:
         self._directory = directory
+        self._queues = queues
+        self._left_alone: set[Path] = set()
         self._suspects = directory / "suspects"
         self._set_aside = directory / "set-aside"
         self._own = directory
@@ -78,15 +85,19 @@ class Journal:
 
     async def keep(self, entry: Entry) -> None:
         """Write an entry, or write it anew; when this returns, it outlives a power failure."""
-        await self._in_thread(lambda: self._write(self._path(entry.id), msgspec.json.encode(entry)))
+        content = msgspec.json.encode(msgspec.structs.replace(entry, queues=self._queues))
+        await self._in_thread(lambda: self._write(self._path(entry.id), content))
 
     async def forget(self, entry_id: str) -> None:
         """Remove an entry: its response is with the broker."""
         await self._in_thread(lambda: self._path(entry_id).unlink(missing_ok=True))
 
-    async def adopt(self) -> list[Entry]:
-        """Take over the entries of services that ended, the oldest first. They are this service's own then."""
-        return await self._in_thread(lambda: sorted(self._adopt(), key=lambda entry: entry.id))
+    async def adopt(self, is_served: Callable[[Entry], bool] = lambda _: True) -> list[Entry]:
+        """Take over the entries of services that ended, the oldest first. They are this service's own then.
+
+        Those of other queues, and those that are not ``is_served`` here, are left alone; a line in the log says so.
+        """
+        return await self._in_thread(lambda: sorted(self._adopt(is_served), key=lambda entry: entry.id))
 
     async def deaths(self, fingerprint: str) -> int:
         """How many deaths of services are counted for a suspect."""
@@ -139,7 +150,7 @@ class Journal:
             raise
         _sync_directory(path.parent)
 
-    def _adopt(self) -> Iterator[Entry]:
+    def _adopt(self, is_served: Callable[[Entry], bool]) -> Iterator[Entry]:
         for directory in sorted(self._directory.iterdir()):
             if directory in {self._own, self._suspects, self._set_aside} or not directory.is_dir():
                 continue
@@ -150,23 +161,46 @@ class Journal:
             if lock is None:
                 continue
             try:
-                for path in sorted(directory.glob("*.json")):
-                    path.rename(self._own / path.name)
-                    yield from self._read(self._own / path.name)
-                _sync_directory(self._own)
-                self._remove_tree(directory)
+                yield from self._adopt_from(directory, is_served)
             except OSError as error:  # what was taken so far is ours now, and has to be served
                 log.error("a journal can't be taken over yet", directory=str(directory), error=str(error))
             finally:
                 lock.release()
 
-    def _read(self, path: Path) -> Iterator[Entry]:
+    def _adopt_from(self, directory: Path, is_served: Callable[[Entry], bool]) -> Iterator[Entry]:
+        for path in sorted(directory.glob("*.json")):
+            if path in self._left_alone or (entry := self._read(path)) is None:
+                continue
+            if why := self._why_not_ours(entry, is_served):
+                self._left_alone.add(path)
+                log.error(
+                    "journal_entry_left_alone",
+                    file=str(path),
+                    reason=why,
+                    remedy="start the service that it belongs to in this directory; to give the request up, delete it",
+                )
+                continue
+            path.rename(self._own / path.name)
+            yield entry
+        _sync_directory(self._own)
+        if not any(directory.glob("*.json")):
+            self._remove_tree(directory)
+
+    def _why_not_ours(self, entry: Entry, is_served: Callable[[Entry], bool]) -> str | None:
+        if entry.queues not in (None, self._queues):
+            return f"it belongs to {entry.queues}, and this service serves {self._queues}"
+        if entry.response is None and not is_served(entry):
+            return "its request is none that this service is configured for"
+        return None
+
+    def _read(self, path: Path) -> Entry | None:
         try:
-            yield msgspec.json.decode(path.read_bytes(), type=Entry)
+            return msgspec.json.decode(path.read_bytes(), type=Entry)
         except msgspec.MsgspecError as error:  # a disk's fault: our own writes are whole
             aside = self._set_aside / path.name
             path.rename(aside)
             log.error("a journal entry can't be read and is set aside", file=str(aside), error=str(error))
+            return None
 
     def _remove_if_empty(self) -> None:
         if not any(self._own.glob("*.json")):

@@ -9,7 +9,6 @@ Generic: knows nothing of the sections. A settings type is a tree of ``msgspec.S
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 import types
@@ -22,6 +21,7 @@ import msgspec
 import yaml
 
 from simple_queue_server.errors import SettingsError
+from simple_queue_server.nearest import hint
 
 T = TypeVar("T", bound=msgspec.Struct)
 
@@ -100,7 +100,7 @@ def _fill_in(value: Any, wanted: Any, path: str, environ: Mapping[str, str]) -> 
     for key, item in value.items():
         here = f"{path}.{key}" if path else str(key)
         if fields is not None and key not in fields:
-            raise SettingsError(f"{here}: unknown key{_nearest(str(key), fields)}")
+            raise SettingsError(f"{here}: unknown key{hint(str(key), fields, repr)}")
         if fields is None and not isinstance(key, str):
             raise SettingsError(f"{here}: a name must be text, not a {_kind(key)}; put it in quotes")
         if fields is None:
@@ -163,18 +163,23 @@ def _value_type(wanted: Any) -> Any:
     return None
 
 
-def _nearest(key: str, known: Mapping[str, Any]) -> str:
-    near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-    return f"; did you mean {near[0]!r}?" if near else f"; known here: {', '.join(sorted(known))}"
-
-
 def allowed_values(wanted: Any, path: str) -> str:
     """``; it must be one of: a, b`` where the type ``wanted`` allows these at a ``path`` (``log.level``); else ""."""
-    for name in path.split("."):
-        wanted = (_fields(wanted) or {}).get(name, _value_type(wanted))
-    literals = [one for one in _alternatives(wanted) if typing.get_origin(one) is typing.Literal]
+    alternatives = _alternatives(_type_at(wanted, path))
+    literals = [one for one in alternatives if typing.get_origin(one) is typing.Literal]
     values = [str(value) for literal in literals for value in typing.get_args(literal)]
     return f"; it must be one of: {', '.join(values)}" if values else ""
+
+
+def fields_at(wanted: Any, path: str) -> list[str]:
+    """The keys that the type ``wanted`` takes at a ``path``."""
+    return list(_fields(_type_at(wanted, path)) or {})
+
+
+def _type_at(wanted: Any, path: str) -> Any:
+    for name in path.split("."):
+        wanted = (_fields(wanted) or {}).get(name, _value_type(wanted))
+    return wanted
 
 
 def _readable(error: msgspec.ValidationError, wanted: Any, path: str = "") -> str:

@@ -41,6 +41,8 @@ class ServerSection(Section, frozen=True):
     """The journal takes a request over from the broker after so many seconds; unset: what suits the broker."""
     progress_interval_s: Annotated[float, Meta(gt=0)] = 5
     """How often a request that takes longer tells its progress, where there is a ``progress_queue``."""
+    unknown_parameters: Literal["refuse", "ignore"] = "refuse"
+    """What becomes of parameters that an action doesn't know; ``ignore``: its response lists them as ``ignored``."""
     sleep_on_empty: float | None = None
     """Read for compatibility. Nothing sleeps here: a request is taken when it comes."""
 

@@ -1,0 +1,17 @@
+"""One "did you mean" for keys of the configuration, parameters of requests and arguments of the client."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterable
+from typing import Final
+
+LONGEST: Final = 64
+"""Characters of a name that is compared: a longer one is no slip of the pen, and comparing takes its time."""
+
+
+def hint(name: str, known: Iterable[str], quote: Callable[[str], str] = str) -> str:
+    """``; did you mean host?`` for an unknown name, or ``; known here: host, port`` when none is near."""
+    names = sorted(known)
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5) if len(name) <= LONGEST else []
+    return f"; did you mean {quote(near[0])}?" if near else f"; known here: {', '.join(names)}"

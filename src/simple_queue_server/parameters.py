@@ -1,0 +1,44 @@
+"""Parameters that an action doesn't know: refused, or, where the configuration says so, ignored and listed."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from typing import Any, Final, TypeAlias
+
+from simple_queue_server.errors import Failure
+from simple_queue_server.messages import Request, Success
+from simple_queue_server.nearest import hint
+
+Handler: TypeAlias = Callable[[Request], Awaitable[Success | Mapping[str, Any]]]
+"""Serves one action: returns the response's parameters, or raises :class:`Failure`."""
+
+MOST_LISTED: Final = 100
+"""Names of ignored parameters in a response."""
+LONGEST_SHOWN: Final = 100
+"""Characters of an unknown name in a message."""
+
+
+def refuse_unknown(parameters: Mapping[str, Any], known: Collection[str]) -> None:
+    """Raise Failure for the first parameter that isn't ``known``, naming the nearest that is."""
+    name = next((name for name in parameters if name not in known), None)
+    if name is not None:
+        raise Failure(f"the parameter {name[:LONGEST_SHOWN]} is unknown{hint(name, known)}")
+
+
+def ignoring_unknown(handler: Handler, known: Collection[str]) -> Handler:
+    """The handler, which never gets a parameter that isn't ``known``; its response lists them as ``ignored``."""
+
+    async def handle(request: Request) -> Success | Mapping[str, Any]:
+        kept = {name: value for name, value in request.parameters.items() if name in known}
+        if len(kept) == len(request.parameters):
+            return await handler(request)
+        ignored = [name for name in request.parameters if name not in known][:MOST_LISTED]
+        try:
+            result = await handler(dataclasses.replace(request, parameters=kept))
+        except Failure as failure:
+            raise Failure(failure.message, **failure.fields, ignored=ignored) from failure
+        success = result if isinstance(result, Success) else Success(result)
+        return dataclasses.replace(success, fields={**success.fields, "ignored": ignored})
+
+    return handle
