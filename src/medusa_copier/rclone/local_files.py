@@ -14,7 +14,12 @@ _KINDS: Final = {
 }
 _EARLIEST_NS: Final = -(1 << 63)
 _LATEST_NS: Final = (1 << 63) - 1
-"""Times that fit into a signed 64-bit number of nanoseconds, as rclone counts them: 1677 to 2262."""
+"""Times that fit into a signed 64-bit number of nanoseconds, as rclone counts them."""
+EARLIEST_YEAR: Final = 1677
+LATEST_YEAR: Final = 2262
+NO_SUCH_TIME: Final = (
+    "has a modification time that rclone can't carry, before 1677 or after 2262, and would replace by another"
+)
 
 
 def special_kind(mode: int) -> str | None:
@@ -28,10 +33,7 @@ def why_not_copied(source: os.stat_result) -> str | None:
     if kind := special_kind(source.st_mode):
         return f"is {kind}; only regular files are copied"
     if not _EARLIEST_NS <= source.st_mtime_ns <= _LATEST_NS:
-        return (
-            "has a modification time that rclone can't carry, before 1677 or after 2262, and would replace by another; "
-            "set it with touch"
-        )
+        return f"{NO_SUCH_TIME}; set it with touch"
     return None
 
 

@@ -26,6 +26,9 @@ class Pair:
     source_hashes_all: bool
     """Whether the source computes its hashes from the content when asked, so that no file lacks one. Other storages
     keep hashes from the upload, and lack them for some objects: S3 for those uploaded in parts, WebDAV for many."""
+    target_hashes_all: bool = True
+    source_has_ranges: bool = True
+    """Whether the storage is of a kind that couldn't do without ranges: buckets."""
 
     @property
     def hash_guards_all(self) -> bool:
@@ -33,12 +36,20 @@ class Pair:
         return bool(self.hashes) and self.source_hashes_all
 
     @property
+    def hash_guards_some(self) -> bool:
+        """Whether a file of the source is guarded by its hash if it has one.
+
+        Not where the target has only the hash that it was told, as S3 has for an object uploaded in parts.
+        """
+        return bool(self.hashes) and (self.target_hashes_all or self.source_has_ranges)
+
+    @property
     def reads_are_safe(self) -> bool:
         """Whether wrong bytes from the source can't pass unnoticed: it is this machine's disk, or hashes guard it.
 
         If not, a server that ignores ranges, or answers with less than it announced, makes wrong content that
         rclone calls copied. Then transfer in one piece (``ONE_PIECE``), and compare the size that was seen before with
-        the size at the target. A file that has a hash of one of the types in ``hashes`` is safe all the same.
+        the size at the target; but for a file with a hash where ``hash_guards_some``.
         """
         return self.source_is_local or self.hash_guards_all
 

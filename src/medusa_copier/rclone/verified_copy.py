@@ -13,6 +13,7 @@ import msgspec
 
 from medusa_copier.rclone.errors import NotFound, RcloneError, WrongKind
 from medusa_copier.rclone.rcd.client import Client, Item, Location
+from medusa_copier.rclone.rcd.seen_copy import OtherSize
 
 READ_HASH: Final = "sha256"
 """What is compared when files are read, and the client didn't say."""
@@ -67,7 +68,7 @@ async def copy_proven(client: Client, source: Location, target: Location, terms:
     there = None if terms.overwrite == "always" else await client.stat(target, files_only=True)
     plan = await _plan(client, source, target, terms)
     if not terms.compares and (there is None or terms.overwrite != "never"):
-        await client.copyto(source, target, always=terms.overwrite == "always")
+        await _copy(client, source, target, terms, always=terms.overwrite == "always")
         return Verified("default")
     wanted = await _content(client, source, plan)
     _require_expected(wanted, terms)
@@ -77,10 +78,19 @@ async def copy_proven(client: Client, source: Location, target: Location, terms:
             return _verified(terms, wanted, found)
         if terms.overwrite == "never":
             raise RcloneError("other content is at the target, and overwrite is never")
-    await client.copyto(source, target, always=True)
+    await _copy(client, source, target, terms, always=True)
     found = await _target_content(client, target, plan)
     _require_same(wanted, found, terms)
     return _verified(terms, wanted, found)
+
+
+async def _copy(client: Client, source: Location, target: Location, terms: Terms, *, always: bool) -> None:
+    try:
+        await client.copyto(source, target, always=always)
+    except OtherSize as error:
+        if terms.overwrite == "never":  # the next attempt would find the target taken
+            raise RcloneError(error.reason) from None
+        raise
 
 
 async def _require_file(client: Client, source: Location) -> Item:

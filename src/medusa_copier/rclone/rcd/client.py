@@ -24,6 +24,7 @@ from medusa_copier.rclone.errors import NotFound, RcloneError, WrongKind, classi
 from medusa_copier.rclone.pair import NO_TIMES_NS, Pair
 from medusa_copier.rclone.partials import Partials, copy_id
 from medusa_copier.rclone.rcd.http import QUICK_S, Connection
+from medusa_copier.rclone.rcd.seen_copy import copy_seen
 from medusa_copier.rclone.stats import Groups, GroupStats
 
 HASH_GROUP: Final = "hashes"
@@ -102,6 +103,8 @@ class Item(msgspec.Struct, frozen=True, rename="pascal"):
     size: int
     mod_time: str
     is_dir: bool
+    hashes: dict[str, str] = msgspec.field(default_factory=dict)
+    """By type, if they were asked for and the storage has them."""
 
 
 class _Features(msgspec.Struct, frozen=True, rename="pascal"):
@@ -118,6 +121,11 @@ class _FsInfo(msgspec.Struct, frozen=True, rename="pascal"):
     hashes: list[str] = msgspec.field(default_factory=list)
     precision: int = 0
     """In nanoseconds."""
+
+    @property
+    def hashes_all(self) -> bool:
+        """Whether it computes the hash of any file from its content."""
+        return self.features.is_local or self.string.startswith(SFTP)
 
 
 class _Hash(msgspec.Struct):
@@ -212,6 +220,14 @@ class Client:
         """
         if await self._is_same_place(source, target) and await self.stat(source, files_only=True) is None:
             raise NotFound  # rclone calls it done without looking
+        pair = await self.pair(source.fs, target.fs)
+        if pair.reads_are_safe and pair.has_times:
+            await self.copy_unseen(source, target, {"IgnoreTimes": True} if always else {})
+        else:
+            await copy_seen(self, source, target, pair, always=always)
+
+    async def copy_unseen(self, source: Location, target: Location, config: Mapping[str, Any]) -> None:
+        """Copy one file as rclone does by itself, with ``config`` over its global options."""
         arguments = {
             "srcFs": source.fs,
             "srcRemote": source.remote,
@@ -219,8 +235,9 @@ class Client:
             "dstRemote": target.remote,
         }
         with self._groups.file() as group, self.partials.suffix(copy_id(target.joined)) as suffix:
-            config = {"PartialSuffix": suffix} | ({"IgnoreTimes": True} if always else {})
-            await self._copy("operations/copyfile", arguments | {"_config": config}, group)
+            await self._copy(
+                "operations/copyfile", {**arguments, "_config": {"PartialSuffix": suffix, **config}}, group
+            )
 
     async def copy_directory(self, source: Location, target: Location) -> None:
         """Copy what is below ``source`` to below ``target``, and leave other things there alone.
@@ -267,9 +284,14 @@ class Client:
                 with suppress(NotFound):
                     await self._rc.call("operations/deletefile", {"fs": target.fs, "remote": path})
 
-    async def stat(self, location: Location, *, files_only: bool = False) -> Item | None:
+    async def stat(
+        self, location: Location, *, files_only: bool = False, hash_types: Sequence[str] = ()
+    ) -> Item | None:
         """What is at ``location``, or None. Only ``files_only`` is cheap for a place in a large directory."""
-        arguments = {"fs": location.fs, "remote": location.remote, "opt": {"filesOnly": files_only}}
+        options: dict[str, Any] = {"filesOnly": files_only}
+        if hash_types:
+            options |= {"showHash": True, "hashTypes": hash_types}
+        arguments = {"fs": location.fs, "remote": location.remote, "opt": options}
         try:
             return (await self._rc.ask("operations/stat", arguments, _Stat)).item
         except (NotFound, WrongKind):  # below a file there is nothing
@@ -295,7 +317,9 @@ class Client:
             hashes=tuple(hash_type for hash_type in source.hashes if hash_type in target.hashes),
             has_times=max(source.precision, target.precision) < NO_TIMES_NS,
             source_is_local=source.features.is_local,
-            source_hashes_all=source.features.is_local or source.string.startswith(SFTP),
+            source_hashes_all=source.hashes_all,
+            target_hashes_all=target.hashes_all,
+            source_has_ranges=source.features.bucket_based,
         )
 
     async def local_directory(self, fs: str) -> str | None:

@@ -1,0 +1,79 @@
+"""Copy one file where rclone takes something on trust: look at it before, and at the target afterwards.
+
+rclone believes a source of which no hash is known: that it gives the range that was asked for, and that what it gives
+is all. Its HTTP and S3 backends even correct the size that they saw by that of the answer. And where a storage or a
+file has no times, rclone takes a file of the same size for unchanged.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from medusa_copier.rclone.errors import NotFound, RcloneError
+from medusa_copier.rclone.local_files import EARLIEST_YEAR, LATEST_YEAR, NO_SUCH_TIME
+from medusa_copier.rclone.pair import ONE_PIECE, Pair
+
+if TYPE_CHECKING:
+    from medusa_copier.rclone.rcd.client import Client, Item, Location
+
+NO_TIME: Final = ("1970-01-01T00:00:00", "0001-01-01T00:00:00")
+"""How the time of a file that has none begins."""
+
+
+class OtherSize(RcloneError):
+    """The target isn't as large as the source was before the copy."""
+
+
+async def copy_seen(client: Client, source: Location, target: Location, pair: Pair, *, always: bool) -> None:
+    """Copy a file between two storages whose reads aren't safe, or that have no times.
+
+    Raises NotFound when there is no such file, OtherSize for a target that is not as large as the source was.
+    """
+    hash_types = pair.hashes[:1]
+    seen = await client.stat(source, files_only=True, hash_types=hash_types)
+    if seen is None:
+        raise NotFound
+    if pair.has_times and not EARLIEST_YEAR <= int(seen.mod_time[:4]) <= LATEST_YEAR and not _has_no_time(seen):
+        raise RcloneError(f"the source {NO_SUCH_TIME}")
+    config: dict[str, Any] = {}
+    if not always and not _can_compare_times(seen, pair):
+        if await _is_the_same_by_hash(client, target, seen, hash_types):
+            return
+        always = True
+    if always:
+        config["IgnoreTimes"] = True
+    if pair.source_is_local or pair.hash_guards_all or (pair.hash_guards_some and _has_hash(seen)):
+        await client.copy_unseen(source, target, config)
+        return
+    await client.copy_unseen(source, target, config | ONE_PIECE)
+    await _require_size(client, target, seen.size)
+
+
+def _can_compare_times(seen: Item, pair: Pair) -> bool:
+    return pair.has_times and seen.size >= 0 and not _has_no_time(seen)
+
+
+def _has_no_time(item: Item) -> bool:
+    return item.mod_time.startswith(NO_TIME)
+
+
+def _has_hash(item: Item) -> bool:
+    return any(item.hashes.values())
+
+
+async def _is_the_same_by_hash(client: Client, target: Location, seen: Item, hash_types: tuple[str, ...]) -> bool:
+    if not _has_hash(seen):
+        return False
+    there = await client.stat(target, files_only=True, hash_types=hash_types)
+    return there is not None and (there.size, there.hashes) == (seen.size, seen.hashes)
+
+
+async def _require_size(client: Client, target: Location, size: int) -> None:
+    there = await client.stat(target, files_only=True)
+    if there is None:
+        raise RcloneError("the target went away after it was copied", transient=True)
+    if there.size != size and min(there.size, size) >= 0:
+        raise OtherSize(
+            f"the source had {size} bytes before the copy, but the target has {there.size} now; it was left as it is",
+            transient=True,
+        )
