@@ -25,7 +25,7 @@ from simple_queue_server import load_settings
 from simple_queue_server.brokers import client_for
 
 AT_A_TIME: Final = 500
-FINISHED: Final = b'"request finished"'
+FINISHED: Final = b'"request_finished"'
 PARAMETERS: Final = ("source_root", "source_key", "target_root", "target_key")
 
 
@@ -75,7 +75,7 @@ def fill(world: World, service: Service, jobs: Iterable[Job]) -> None:
 def served(world: World, service: Service, total: int, on_look: Callable[[Sample], None] | None = None) -> list[Sample]:
     """Wait until ``total`` requests are answered: by the length of the outgoing queue, or by the log file.
 
-    The embedded queue tells nobody its length, so the lines of the log that say ``request finished`` are counted.
+    The embedded queue tells nobody its length, so the lines of the log that say ``request_finished`` are counted.
     """
     if service.kind == "amqp":
         return asyncio.run(queues.watch(world.amqp_url, service.outgoing, total, on_look))

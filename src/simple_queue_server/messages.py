@@ -45,6 +45,7 @@ class Request:
 
     A handler may call ``progress(source)``: while the request runs, ``source`` is awaited every
     ``server.progress_interval_s`` and what it returns is told on the progress queue; without one it is never called.
+    What it puts into ``log_fields`` is on the log line ``request_finished``.
     """
 
     action: Any
@@ -53,6 +54,7 @@ class Request:
     id: str = ""
     attempt: int = 1
     progress: Callable[[ProgressSource], None] = field(default=_untold, repr=False, compare=False)
+    log_fields: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def pass_through(self) -> Any:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from typing import Any, Final
 
 import structlog
 
@@ -18,6 +19,9 @@ from simple_queue_server.messages import InvalidRequest, Request
 from simple_queue_server.parameters import Handler
 from simple_queue_server.settings.sections import LogSection
 
+LONGEST_FIELD: Final = 400
+"""Characters of what a client sent, in a field of a log line. The middle of what is longer is left out."""
+
 log = structlog.stdlib.get_logger("simple_queue_server")
 
 
@@ -27,11 +31,17 @@ async def serve(delivery: Delivery, handlers: Mapping[str, Handler], show: LogSe
     started = time.monotonic()
     if show.show_requests:
         log.info("request", body=_text(delivery.body))
-    response = await respond(delivery, handlers)
+    request = messages.parse_request(delivery.body, delivery.request_id, delivery.attempt)
+    about = _about(request)
+    log.info("request_started", **about)
+    response = await respond(request, handlers)
     if show.show_responses:
         log.info("response", body=_text(response))
     await delivery.answer(response)
-    log.info("request finished", seconds=round(time.monotonic() - started, 4))
+    if isinstance(request, Request):
+        about |= {name: _bounded(value) for name, value in request.log_fields.items()}
+    state = messages.outcome(response)["status"]
+    log.info("request_finished", **about, state=state, seconds=round(time.monotonic() - started, 4))
 
 
 async def give_up(delivery: Delivery, reason: str) -> None:
@@ -49,11 +59,11 @@ async def cancel(delivery: Delivery) -> None:
     if isinstance(request, Request):  # no other can be cancelled
         log.warning("request cancelled by its client", request_id=delivery.request_id, action=request.action)
         await delivery.answer(messages.failure(request, messages.CANCELLED, {"cancelled": True}))
+        log.info("request_finished", request_id=delivery.request_id, **_about(request), state="cancelled")
 
 
-async def respond(delivery: Delivery, handlers: Mapping[str, Handler]) -> bytes:
+async def respond(request: Request | InvalidRequest, handlers: Mapping[str, Handler]) -> bytes:
     """The response to a request: whatever happens in here, there is one."""
-    request = messages.parse_request(delivery.body, delivery.request_id, delivery.attempt)
     if isinstance(request, InvalidRequest):
         log.error("invalid request", reason=request.reason)
         return messages.invalid(request)
@@ -77,6 +87,29 @@ async def _handle(request: Request, handler: Handler) -> bytes:
         log.warning("request failed", action=request.action, message=failure.message, **failure.fields)
         return messages.failure(request, failure.message, failure.fields)
     return messages.success(request, result)
+
+
+def _about(request: Request | InvalidRequest) -> dict[str, Any]:
+    """What the log lines of a request begin with."""
+    if isinstance(request, InvalidRequest):
+        return {"action": None}
+    about = {"action": _bounded(request.action)}
+    pass_through = request.pass_through_json
+    if pass_through != messages.NO_PASS_THROUGH:
+        about["pass_through"] = (
+            f"{_text(pass_through[:LONGEST_FIELD])}{'…' if len(pass_through) > LONGEST_FIELD else ''}"
+        )
+    return about
+
+
+def _bounded(value: Any) -> Any:
+    """A value for a log line, which a client can't make as long as it likes."""
+    if value is None or isinstance(value, float) or (isinstance(value, int) and abs(value) < 2**63):
+        return value
+    if isinstance(value, int):  # as text it may be too long to be made
+        return "a large number"
+    text = value if isinstance(value, str) else repr(value)
+    return text if len(text) <= LONGEST_FIELD else f"{text[: LONGEST_FIELD // 2]}…{text[-LONGEST_FIELD // 2 :]}"
 
 
 def _text(body: bytes) -> str:

@@ -110,7 +110,7 @@ def test_submit_names_the_requests_without_a_response_when_the_time_is_over(worl
     assert said == ("Error: the time is over. No response yet to these requests; they are still the service's:")
     assert [len(request_id) for request_id in ids] == [32, 32]
     with world.service():
-        eventually(lambda: [entry["event"] for entry in world.log()].count("request finished") == 2)
+        eventually(lambda: [entry["event"] for entry in world.log()].count("request_finished") == 2)
         served = {entry["request_id"] for entry in world.log() if "request_id" in entry}
     assert served == set(ids)
     assert all((world.dst / str(i)).exists() for i in range(2))
@@ -231,8 +231,8 @@ def test_logs_go_to_stdout_as_json_when_asked(world: World) -> None:
     with world.service():
         assert world.command("submit", "src:a.txt", "dst:b.txt", "--wait").returncode == 0
     events = [json.loads(line) for line in output(world.directory).splitlines()]
-    of_request = [e for e in events if e["event"] in {"request", "response", "request finished"}]
-    assert [e["event"] for e in of_request] == ["request", "response", "request finished"]
+    of_request = [e for e in events if e["event"] in {"request", "response", "request_finished"}]
+    assert [e["event"] for e in of_request] == ["request", "response", "request_finished"]
     assert len({e["request_id"] for e in of_request}) == 1
     assert '"copyto"' in of_request[0]["body"]
     assert not (world.directory / "log").exists()

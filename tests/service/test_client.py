@@ -167,7 +167,7 @@ async def test_submit_does_not_wait_and_the_log_has_the_id_that_it_returns(world
     async with world.client() as other:
         response = json.loads(await other.take_response(30) or b"{}")
     assert (response["status"], response["pass_through"]) == ("success", {"n": 1})
-    finished = eventually(lambda: [e for e in world.log() if e["event"] == "request finished"])
+    finished = eventually(lambda: [e for e in world.log() if e["event"] == "request_finished"])
     assert [event["request_id"] for event in finished] == [request_id]
 
 

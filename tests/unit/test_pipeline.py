@@ -285,16 +285,69 @@ async def test_every_log_line_of_a_request_carries_its_id(world: World) -> None:
         await world.client.send(b'{"action":"talks"}', message_id="id-2")
         for _ in range(2):
             assert await world.client.take_response(5) is not None
-        while sum(entry["event"] == "request finished" for entry in logs) < 2:
+        while sum(entry["event"] == "request_finished" for entry in logs) < 2:
             await asyncio.sleep(0)
     events = [(entry["event"], entry.get("request_id")) for entry in logs]
     for request_id in ("id-1", "id-2"):
         assert [event for event, its_id in events if its_id == request_id] == [
             "request",
+            "request_started",
             "inside",
             "response",
-            "request finished",
+            "request_finished",
         ]
+
+
+async def finished(world: World, body: bytes, handler: Handler = echo) -> dict[str, Any]:
+    """The log line at the end of a request."""
+    with capture_logs() as logs:
+        world.serve({"echo": handler})
+        await world.client.send(body)
+        assert await world.client.take_response(5) is not None
+        while not (found := [dict(entry) for entry in logs if entry["event"] == "request_finished"]):
+            await asyncio.sleep(0)
+    started = next(entry for entry in logs if entry["event"] == "request_started")
+    assert (started["action"], started.get("pass_through")) == (found[0]["action"], found[0].get("pass_through"))
+    return found[0]
+
+
+async def test_the_log_says_what_a_request_was_and_how_it_ended(world: World) -> None:
+    async def fails(request: Request) -> dict[str, Any]:
+        request.log_fields.update({"source": "src:" + "x" * 1000, "bytes": 5})
+        raise Failure("no")
+
+    line = await finished(world, b'{"action":"echo","pass_through":{"ticket":7}}', fails)
+    assert (line["action"], line["state"], line["bytes"], line["pass_through"]) == (
+        "echo",
+        "failure",
+        5,
+        '{"ticket":7}',
+    )
+    assert line["source"].startswith("src:xxx")
+    assert len(line["source"]) <= 401
+    assert line["seconds"] >= 0
+
+
+async def test_the_log_says_of_a_success_that_it_was_one(world: World) -> None:
+    line = await finished(world, b'{"action":"echo"}')
+    assert (line["state"], line["action"]) == ("success", "echo")
+    assert "pass_through" not in line
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"action":"%s"}' % (b"x" * 9999),
+        b'{"pass_through":"%s"}' % (b"x" * 9999),
+        b"none",
+        b'{"action":[1]}',
+        b'{"action":%s}' % (b"9" * 5000),
+    ],
+)
+async def test_no_client_makes_a_log_line_long(world: World, body: bytes) -> None:
+    line = await finished(world, body)
+    assert line["state"] == "failure"
+    assert len(str(line)) < 1000
 
 
 def test_an_action_has_one_handler() -> None:

@@ -5,6 +5,13 @@ from __future__ import annotations
 from medusa_copier.contract.parameters import CopyParameters, CopytoParameters
 from medusa_copier.rclone.errors import NotFound, RcloneError
 from medusa_copier.roots.locate import shown
+from simple_queue_server import Request
+
+
+def log_places(request: Request, asked: CopytoParameters | CopyParameters) -> None:
+    """Have the log say what was copied where."""
+    request.log_fields["source"] = shown(asked.source_root, asked.source_key)
+    request.log_fields["target"] = shown(asked.target_root, asked.target_key)
 
 
 def places(asked: CopytoParameters | CopyParameters) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from medusa_copier import manifest
-from medusa_copier.actions.common import copying_failed, places
+from medusa_copier.actions.common import copying_failed, log_places, places
 from medusa_copier.contract.parameters import CopyParameters, ManifestParameters, Overwrite, decode, given
 from medusa_copier.rclone.directory.copy import DirectoryCopy
 from medusa_copier.rclone.directory.lazy_ledger import LazyLedger
@@ -40,6 +40,7 @@ def copy(roots: Mapping[str, RootSection], rclone: Rclone, access: Access) -> Ha
 
     async def handle(request: Request) -> Success:
         asked = decode(request.parameters, CopyParameters)
+        log_places(request, asked)
         said = given(request.parameters, CopyParameters)
         source = _directory(roots, asked.source_root, asked.source_key, "source_")
         target = _directory(roots, asked.target_root, asked.target_key, "target_")
@@ -58,8 +59,10 @@ def copy(roots: Mapping[str, RootSection], rclone: Rclone, access: Access) -> Ha
                     await _note_manifest(rclone, work, ledger, listing, again=request.attempt > 1)
             except RcloneError as error:
                 account = await asyncio.to_thread(_account, ledger, asked)
+                request.log_fields["bytes"] = account["copied"]["bytes"]
                 raise Failure(_message(asked, error), rclone_status=error.exit_status, **account) from None
             account = await asyncio.to_thread(_account, ledger, asked)
+            request.log_fields["bytes"] = account["copied"]["bytes"]
             if account["failed"]["files"]:
                 raise Failure(_partly(asked, account), rclone_status=_exit_status(ledger), **account)
             return account

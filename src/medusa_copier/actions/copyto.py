@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from medusa_copier.actions.common import copying_failed
+from medusa_copier.actions.common import copying_failed, log_places
 from medusa_copier.contract.parameters import CopytoParameters, decode, given
 from medusa_copier.rclone.errors import RcloneError
 from medusa_copier.rclone.facade import Rclone
@@ -28,6 +28,7 @@ def copyto(roots: Mapping[str, RootSection], rclone: Rclone, access: Access) -> 
 
     async def handle(request: Request) -> Success:
         asked = decode(request.parameters, CopytoParameters)
+        log_places(request, asked)
         source = locate(roots, asked.source_root, asked.source_key, "source_")
         target = locate(roots, asked.target_root, asked.target_key, "target_")
         said = given(request.parameters, CopytoParameters)
