@@ -764,6 +764,7 @@ async def test_a_message_id_that_is_not_utf_8_is_taken_as_it_is(stage: Stage) ->
     await stage.send(b"request", message_id="not UTF-8")
     (delivery,) = await receive(broker)
     assert delivery.request_id == "\\xff\\xfe\\xff UTF-8"
+    assert delivery.reply.correlation_id == "\udcff\udcfe\udcff UTF-8"
     await soon(delivery.answer(b"response"))
     await eventually(stage.has_no_requests)
 

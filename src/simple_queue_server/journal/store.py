@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import json
 import os
 import secrets
 from collections.abc import Callable, Iterator
@@ -85,7 +86,7 @@ class Journal:
 
     async def keep(self, entry: Entry) -> None:
         """Write an entry, or write it anew; when this returns, it outlives a power failure."""
-        content = msgspec.json.encode(msgspec.structs.replace(entry, queues=self._queues))
+        content = _encode(msgspec.structs.replace(entry, queues=self._queues))
         await self._in_thread(lambda: self._write(self._path(entry.id), content))
 
     async def forget(self, entry_id: str) -> None:
@@ -115,7 +116,7 @@ class Journal:
     async def set_aside(self, entry: Entry) -> Path:
         """Keep a request that was given up, with its response; returns the file."""
         path = self._set_aside / f"{entry.id}.json"
-        await self._in_thread(lambda: self._write(path, msgspec.json.format(msgspec.json.encode(entry))))
+        await self._in_thread(lambda: self._write(path, msgspec.json.format(_encode(entry))))
         return path
 
     async def close(self) -> None:
@@ -195,8 +196,8 @@ class Journal:
 
     def _read(self, path: Path) -> Entry | None:
         try:
-            return msgspec.json.decode(path.read_bytes(), type=Entry)
-        except msgspec.MsgspecError as error:  # a disk's fault: our own writes are whole
+            return msgspec.convert(json.loads(path.read_bytes()), Entry)
+        except (msgspec.MsgspecError, ValueError) as error:  # a disk's fault: our own writes are whole
             aside = self._set_aside / path.name
             path.rename(aside)
             log.error("a journal entry can't be read and is set aside", file=str(aside), error=str(error))
@@ -216,6 +217,11 @@ class Journal:
             return await asyncio.to_thread(work)
         except OSError as error:
             raise JournalError(f"the journal in {self._directory} can't be used: {error}") from error
+
+
+def _encode(entry: Entry) -> bytes:
+    """Escaped, since ids of clients need not be UTF-8: their bytes are surrogate escapes, which msgspec refuses."""
+    return json.dumps(msgspec.to_builtins(entry)).encode()
 
 
 def _sync_directory(directory: Path) -> None:

@@ -16,6 +16,7 @@ from aiormq.abc import DeliveredMessage
 from simple_queue_server.brokers.amqp.broadcast import Control
 from simple_queue_server.brokers.amqp.connection import Link
 from simple_queue_server.brokers.amqp.driver import Channel, Connection, LinkDownError, make_queue
+from simple_queue_server.brokers.amqp.properties import legible
 from simple_queue_server.brokers.amqp.publisher import ProgressPublisher, Publisher
 from simple_queue_server.brokers.amqp.unsettled import AmqpDelivery, InHand, is_redelivered
 from simple_queue_server.brokers.base import Hear, ReplyAddress
@@ -90,7 +91,7 @@ class AmqpBroker:
         raise BrokerGaveUp(self._ended)
 
     async def publish(self, response: bytes, reply: ReplyAddress) -> None:
-        await self._publish(response, reply, reply.correlation_id)
+        await self._publish(response, reply, legible(reply.correlation_id or "") or None)
 
     async def broadcast(self, body: bytes) -> bool:
         while True:
@@ -153,10 +154,12 @@ class AmqpBroker:
 
     async def _put(self, response: bytes, reply: ReplyAddress, request_id: str | None) -> None:
         properties = {"correlation_id": reply.correlation_id, "headers": {REQUEST_ID_HEADER: request_id}}
-        if reply.reply_to is not None:
+        if reply.reply_to == self._settings.incoming_queue:
+            log.warning("response is not put on the incoming queue that reply_to names", request_id=request_id)
+        elif reply.reply_to is not None:
             if await self._publisher.put(reply.reply_to, response, **properties):
                 return
-            log.warning("reply queue is gone or full", reply_to=reply.reply_to, request_id=request_id)
+            log.warning("reply queue is gone or full", reply_to=legible(reply.reply_to), request_id=request_id)
         if self._settings.outgoing_queue is not None:
             await self._publisher.insist(self._settings.outgoing_queue, response, **properties)
         elif reply.reply_to is not None:

@@ -16,9 +16,9 @@ import aiormq
 import aiormq.abc
 import pamqp.exceptions
 import structlog
-from pamqp import decode
 from yarl import URL
 
+from simple_queue_server.brokers.amqp import properties
 from simple_queue_server.errors import BrokerError
 from simple_queue_server.settings.amqp import Endpoint, Target
 
@@ -41,6 +41,13 @@ _HOPELESS: Final = (
 log = structlog.stdlib.get_logger("simple_queue_server")
 
 
+class _AnyQueue(aiormq.spec.Queue.Declare):
+    """Declares a queue of any name; the library refuses some that RabbitMQ makes, such as a direct reply-to's."""
+
+    def validate(self) -> None:
+        """Leave it to the broker."""
+
+
 class LinkDownError(BrokerError):
     """The connection or the channel broke under an operation. Its cause is the library's error."""
 
@@ -54,7 +61,7 @@ async def connect(target: Target, purpose: str) -> tuple[Connection, Channel]:
 
     The channel confirms what is published, and raises for a message that can't be routed.
     """
-    decode.METHODS["shortstr"] = _short_string
+    properties.install()
     errors: dict[Endpoint, BrokerError] = {}
     for endpoint in target.endpoints:
         try:
@@ -139,6 +146,17 @@ async def make_queue(connection: Connection, name: str) -> None:
     await channel.close()
 
 
+async def queue_exists(connection: Connection, name: str) -> bool:
+    """Whether there is such a queue, or still a client behind a direct reply-to."""
+    channel = cast("Channel", await connection.channel(publisher_confirms=False))
+    try:
+        await channel.rpc(_AnyQueue(queue=name, passive=True))
+    except aiormq.ChannelNotFoundEntity:  # which has closed the channel
+        return False
+    await channel.close()
+    return True
+
+
 async def close(connection: Connection, channel: Channel | None = None) -> None:
     """Close what may be broken or stuck already. Closing the channel waits for all that was sent on it."""
     for each in (channel, connection):
@@ -158,9 +176,3 @@ def _url(target: Target, endpoint: Endpoint) -> URL:
         path=f"/{target.vhost}",
         query={"heartbeat": str(target.heartbeat_s), "auth": "external" if target.external_auth else "plain"},
     )
-
-
-def _short_string(value: bytes) -> tuple[int, str]:
-    """Decode a property as pamqp does, but take any bytes: else one odd message id would end every connection."""
-    length = value[0]
-    return length + 1, value[1 : length + 1].decode("utf-8", "backslashreplace")

@@ -12,7 +12,7 @@ import aiormq
 import structlog
 
 from simple_queue_server.brokers.amqp.connection import Link
-from simple_queue_server.brokers.amqp.driver import Channel, Connection, LinkDownError, make_queue
+from simple_queue_server.brokers.amqp.driver import Channel, Connection, LinkDownError, make_queue, queue_exists
 from simple_queue_server.errors import BrokerError, MessageTooLarge
 from simple_queue_server.settings.amqp import Target
 
@@ -20,6 +20,8 @@ FIRST_PAUSE_S: Final = 0.1
 LAST_PAUSE_S: Final = 10.0
 TRANSIENT: Final = 1
 PERSISTENT: Final = 2
+DIRECT_REPLY_TO: Final = "amq.rabbitmq.reply-to."
+"""What the name begins with that RabbitMQ puts in the place of a client's ``amq.rabbitmq.reply-to``."""
 JSON: Final = "application/json"
 
 log = structlog.stdlib.get_logger("simple_queue_server")
@@ -53,18 +55,22 @@ class Publisher:
     async def put(self, queue: str, body: bytes, **properties: Any) -> bool:
         """Put a message on a queue: True when it is there, durably; False when there is none, or it is full.
 
-        Waits while the broker is away. ``properties`` are those of AMQP (``correlation_id``, ``headers``…).
-        Raises BrokerGaveUp, and MessageTooLarge.
+        A direct reply-to (``amq.rabbitmq.reply-to.…``) is asked for before, since the broker returns what it routed
+        there as unroutable. Waits while the broker is away. ``properties`` are those of AMQP (``correlation_id``,
+        ``headers``…). Raises BrokerGaveUp, and MessageTooLarge.
         """
+        is_direct = queue.startswith(DIRECT_REPLY_TO)
         while True:
             channel = await self._link.channel()
             try:
-                async with self._link.operation(channel):
+                async with self._link.operation(channel) as connection:
+                    if is_direct and not await queue_exists(connection, queue):
+                        return False
                     await channel.basic_publish(
                         body,
                         routing_key=queue,
                         properties=_properties(properties),
-                        mandatory=True,
+                        mandatory=not is_direct,
                         wait=False,
                     )
             except LinkDownError as error:

@@ -13,6 +13,7 @@ from typing import Final, NamedTuple, Protocol
 
 from aiormq.abc import AbstractChannel, DeliveredMessage
 
+from simple_queue_server.brokers.amqp.properties import legible
 from simple_queue_server.brokers.base import ReplyAddress
 
 ANSWERED_KEPT: Final = 10_000
@@ -58,7 +59,7 @@ class AmqpDelivery:
         self.handle: Handle | None = Handle(message.channel, message.delivery_tag or 0)
         self.message_id = properties.message_id or None
         self.reply = ReplyAddress(properties.reply_to or None, correlation_id)
-        self.request_id = self.message_id or correlation_id or uuid.uuid4().hex[:12]
+        self.request_id = legible(self.message_id or correlation_id or "") or uuid.uuid4().hex[:12]
         self.attempt = _attempt(message)
         self.answered = False
 

@@ -89,7 +89,7 @@ class SqsBroker:
         self._settings = settings
         self._link = SqsLink(settings)
         self.in_hand: Final = InHand(max_in_flight, ordered=settings.incoming_queue.endswith(".fifo"))
-        self.outbox: Final = Outbox(self._link, settings.outgoing_queue)
+        self.outbox: Final = Outbox(self._link, settings.outgoing_queue, incoming=settings.incoming_queue)
         self._intake = Intake(
             self._link,
             settings.incoming_queue,

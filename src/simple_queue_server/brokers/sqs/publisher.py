@@ -24,10 +24,14 @@ log = structlog.stdlib.get_logger("simple_queue_server")
 
 
 class Outbox:
-    """``outgoing``: the name of the queue for responses without a queue of their own; None: there is none."""
+    """``outgoing``: the name of the queue for responses without a queue of their own; None: there is none.
 
-    def __init__(self, link: SqsLink, outgoing: str | None) -> None:
+    Nothing is put on the queue ``incoming``, where it would be served as a request.
+    """
+
+    def __init__(self, link: SqsLink, outgoing: str | None, *, incoming: str | None = None) -> None:
         self._link = link
+        self._incoming = incoming
         self._outgoing = outgoing
         self._batcher: Batcher | None = None
 
@@ -44,7 +48,9 @@ class Outbox:
 
         Waits while SQS is away. Raises BrokerGaveUp when closed, SqsError when SQS refuses even a short one.
         """
-        if reply.reply_to is not None and await self._put_on_reply_queue(reply.reply_to, response, reply):
+        if reply.reply_to is not None and reply.reply_to == self._incoming:
+            log.warning("response_not_put_on_incoming_queue", correlation_id=reply.correlation_id)
+        elif reply.reply_to is not None and await self._put_on_reply_queue(reply.reply_to, response, reply):
             return
         if self._outgoing is None:
             log.error("response_has_no_queue", correlation_id=reply.correlation_id, reply_to=reply.reply_to)
