@@ -33,6 +33,7 @@ import msgspec
 
 from medusa_copier.contract.parameters import Overwrite, Verify
 from medusa_copier.settings import CopierSettings, RootSection
+from simple_queue_server import logs
 from simple_queue_server.brokers import client_for
 from simple_queue_server.brokers.base import Client
 from simple_queue_server.errors import BrokerError, QueueServerError, SettingsError
@@ -94,6 +95,9 @@ class CopyFailed(QueueServerError):
         reason = response.get("reason")  # what was wrong with an Invalid Request
         super().__init__(f"{self.message}: {reason}" if reason else self.message)
 
+    def __reduce__(self) -> tuple[type[Self], tuple[Mapping[str, Any]]]:
+        return type(self), (self.response,)  # its text is not what it is made of
+
 
 class ResponseTimeout(TimeoutError):
     """No response came in time. The request may be served all the same; its response goes to the outgoing queue."""
@@ -101,6 +105,10 @@ class ResponseTimeout(TimeoutError):
     def __init__(self, request_id: str, timeout_s: float) -> None:
         super().__init__(f"no response to the request {request_id} within {timeout_s:g} s; it may still be served")
         self.request_id = request_id
+        self.timeout_s = timeout_s
+
+    def __reduce__(self) -> tuple[type[Self], tuple[str, float]]:
+        return type(self), (self.request_id, self.timeout_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +146,9 @@ class CopyClient:
     """
 
     def __init__(self, broker: Settings | Client) -> None:
-        self._client = client_for(broker) if isinstance(broker, Settings) else broker
+        logs.use_standard_logging_by_default()
+        self._broker_client = client_for(broker) if isinstance(broker, Settings) else broker
+        self._is_entered = False
 
     @classmethod
     def from_config(cls, path: str | Path) -> Self:
@@ -167,11 +177,19 @@ class CopyClient:
         return cls(ClientSettings(embedded=EmbeddedSection(path=Path(path))))
 
     async def __aenter__(self) -> Self:
-        await self._client.__aenter__()
+        await self._broker_client.__aenter__()
+        self._is_entered = True
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
-        await self._client.__aexit__(*exc_info)
+        self._is_entered = False
+        await self._broker_client.__aexit__(*exc_info)
+
+    @property
+    def _client(self) -> Client:
+        if not self._is_entered:
+            raise RuntimeError("the client is not connected: use it within `async with CopyClient(…) as client:`")
+        return self._broker_client
 
     @_checked
     async def copyto(

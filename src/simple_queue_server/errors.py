@@ -14,6 +14,7 @@ Errors of the libraries underneath are translated into these where they enter.
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 
@@ -32,6 +33,9 @@ class Failure(QueueServerError):
         super().__init__(message)
         self.message = message
         self.fields = fields
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return functools.partial(type(self), **self.fields), (self.message,)
 
 
 class SettingsError(QueueServerError):
@@ -52,3 +56,6 @@ class MessageTooLarge(BrokerError):
     def __init__(self, message: str, limit_bytes: int) -> None:
         super().__init__(message)
         self.limit_bytes = limit_bytes
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (str(self), self.limit_bytes)

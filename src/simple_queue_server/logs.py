@@ -45,6 +45,25 @@ def configure_for_command(*, quiet: bool = False) -> None:
     _send_to(_Lines(sys.stderr), logging.CRITICAL if quiet else logging.WARNING, readable=True)
 
 
+def use_standard_logging_by_default() -> None:
+    """For a library in somebody's program: unless that has configured structlog, lines go to ``logging``'s loggers.
+
+    structlog's own default is standard output, which is the program's.
+    """
+    if structlog.is_configured():
+        return
+    structlog.configure(
+        processors=[
+            structlog.stdlib.filter_by_level,
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.format_exc_info,
+            structlog.processors.KeyValueRenderer(key_order=["event"], drop_missing=True),
+        ],
+        wrapper_class=structlog.stdlib.BoundLogger,
+        logger_factory=structlog.stdlib.LoggerFactory(),
+    )
+
+
 def _send_to(handler: _Lines, level: int, *, readable: bool = False, echo: Sequence[Any] = ()) -> None:
     on_terminal = readable or (handler.stream is not None and handler.stream.isatty())
     shared: list[Any] = [

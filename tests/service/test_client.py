@@ -5,6 +5,7 @@ import contextlib
 import dataclasses
 import inspect
 import json
+import pickle
 import subprocess
 import sys
 import uuid
@@ -28,6 +29,8 @@ from medusa_copier.contract.parameters import CopyParameters, CopytoParameters
 from medusa_copier.settings import CopierSettings
 from simple_queue_server import Failure, Handler, Request, Success, load_settings, pipeline
 from simple_queue_server.brokers.memory import MemoryBroker, MemoryClient, MemoryQueue
+from simple_queue_server.brokers.sqs.errors import SqsError
+from simple_queue_server.errors import MessageTooLarge
 from simple_queue_server.settings.sections import LogSection
 from tests.support.contract import soon
 from tests.support.service import World
@@ -281,3 +284,46 @@ def test_importing_the_client_imports_no_rclone_and_no_broker() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+FAILED = {"status": "failure", "message": "Invalid Request", "reason": "why", "rclone_status": 3, "cancelled": True}
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        CopyFailed(FAILED),
+        ResponseTimeout("id", 2.5),
+        BrokerError("away"),
+        MessageTooLarge("too large", 7),
+        Failure("no", rclone_status=1),
+        SqsError("away", "Code", "text"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_errors_come_out_of_a_pickle_as_they_went_in(error: Exception) -> None:
+    back = pickle.loads(pickle.dumps(error))
+    assert (type(back), str(back), vars(back)) == (type(error), str(error), vars(error))
+
+
+async def test_a_client_that_is_not_entered_says_so() -> None:
+    client = CopyClient(MemoryClient(MemoryQueue()))
+    with pytest.raises(RuntimeError, match="use it within `async with"):
+        await client.submit("copyto")
+    async with client:
+        await client.submit("copyto")
+    with pytest.raises(RuntimeError, match="use it within `async with"):
+        await client.request("copyto")
+
+
+@pytest.mark.parametrize("level", ["WARNING", "DEBUG"])
+def test_a_program_finds_what_the_client_logs_with_logging_and_not_on_its_standard_output(level: str) -> None:
+    code = (
+        "import logging, structlog; from medusa_copier.client import CopyClient\n"
+        f"logging.basicConfig(level='{level}'); CopyClient.embedded('q.db')\n"
+        "log = structlog.stdlib.get_logger('simple_queue_server'); log.info('news', a=1); log.warning('bad', a=1)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == ""
+    assert "WARNING:simple_queue_server:event='bad' a=1" in done.stderr
+    assert ("event='news' a=1" in done.stderr) == (level == "DEBUG")

@@ -1,12 +1,16 @@
 """What the documentation says is so: its example runs, its table of options is complete, its links lead somewhere."""
 
 import asyncio
+import configparser
 import json
+import os
 import re
 import shlex
+import subprocess
 import sys
 import types
 import typing
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +20,11 @@ import pytest
 import yaml
 
 from medusa_copier.settings import CopierSettings
+from simple_queue_server.brokers.amqp.broker import AmqpBroker
+from simple_queue_server.brokers.amqp.client import AmqpClient
 from simple_queue_server.brokers.embedded.broker import EmbeddedClient
-from simple_queue_server.settings.sections import EmbeddedSection
+from simple_queue_server.settings.amqp import AmqpConnection
+from simple_queue_server.settings.sections import AmqpSection, EmbeddedSection
 from tests.support.processes import output, running
 from tests.support.rabbitmq import RabbitNode
 
@@ -71,7 +78,9 @@ async def test_the_example_server_runs_on_rabbitmq_and_answers_rpc_clients(
     assert output(tmp_path) == ""
 
 
-def test_rabbitmq_takes_the_policies_and_permissions_that_are_advised(rabbitmq: RabbitNode) -> None:
+@pytest.fixture
+def advised_user(rabbitmq: RabbitNode) -> Iterator[AmqpSection]:
+    """The queues of the docs, with the policies there, for a user with exactly the permissions there."""
     page = (DOCS / "operations.md").read_text().replace("\\\n", " ")
     commands = [shlex.split(line)[1:] for line in re.findall(r"^rabbitmqctl .*$", page, flags=re.MULTILINE)]
     policies = {command[1]: json.loads(command[3]) for command in commands if command[0] == "set_policy"}
@@ -82,10 +91,58 @@ def test_rabbitmq_takes_the_policies_and_permissions_that_are_advised(rabbitmq: 
             rabbitmq.rabbitmqctl(*command)
         listed = json.loads(rabbitmq.rabbitmqctl("list_policies", "--formatter", "json"))
         assert {each["name"]: json.loads(each["definition"]) for each in listed} == policies
+        connection = AmqpConnection(host="127.0.0.1", port=rabbitmq.port, user="copier", password="secret")
+        yield AmqpSection(incoming_queue="medusa_to_copier", outgoing_queue="copier_to_medusa", connection=connection)
     finally:
         for name in policies:
             rabbitmq.rabbitmqctl("clear_policy", name)
         rabbitmq.rabbitmqctl("delete_user", "copier")
+        for queue in ("medusa_to_copier", "copier_to_medusa"):
+            rabbitmq.rabbitmqctl("delete_queue", queue)
+
+
+async def test_the_permissions_that_are_advised_suffice_for_a_service_its_cancels_and_a_client_that_waits(
+    advised_user: AmqpSection,
+) -> None:
+    broker = AmqpBroker(advised_user, max_in_flight=1)
+    async with asyncio.timeout(30), AmqpClient(advised_user) as client:
+        await broker.open()
+        try:
+            assert await broker.broadcast(b"word") is True
+            call = asyncio.create_task(client.call(REQUEST))
+            await (await broker.receive()).answer(b"response")
+            assert await call == b"response"
+            await client.send(REQUEST)
+            await (await broker.receive()).answer(b"another")
+            assert await client.take_response(20) == b"another"
+        finally:
+            await broker.close()
+
+
+def test_the_example_of_a_test_runs(tmp_path: Path) -> None:
+    """As it stands in server.md, beside the example server."""
+    section = (DOCS / "server.md").read_text().partition("## In tests")[2]
+    (example,) = re.findall(r"```python\n(.*?)```", section, flags=re.DOTALL)
+    done = subprocess.run(
+        [sys.executable, "-c", example],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(DOCS / "examples")},
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "9" in done.stdout
+
+
+def test_the_unit_of_systemd_starts_at_boot_and_after_a_failure() -> None:
+    (unit,) = re.findall(r"```ini\n(.*?)```", (DOCS / "operations.md").read_text(), flags=re.DOTALL)
+    parser = configparser.ConfigParser()
+    parser.read_string(unit)
+    assert parser["Service"]["Restart"] == "on-failure"
+    assert parser["Install"]["WantedBy"] == "multi-user.target"
+    assert "network-online.target" in parser["Unit"]["After"]
 
 
 def options(section: Any, path: str = "") -> dict[str, list[str]]:

@@ -19,6 +19,8 @@ from simple_queue_server.settings.sections import AmqpSection
 
 log = structlog.stdlib.get_logger("simple_queue_server")
 
+LONGEST_NAME_BYTES: Final = 255
+"""What the protocol can say."""
 LATE_GRACE_S: Final = 5.0
 """A client that closes waits so long for responses that it is putting on the outgoing queue."""
 
@@ -99,7 +101,7 @@ class AmqpClient:
         await channel.basic_qos(prefetch_count=1)
 
     async def _consume_replies(self, _: Connection, channel: Channel) -> None:
-        declared = await channel.queue_declare(exclusive=True, auto_delete=True)
+        declared = await channel.queue_declare(_reply_queue_name(self._incoming), exclusive=True, auto_delete=True)
         self._reply_queue = str(declared.queue)
         await channel.basic_consume(self._reply_queue, self._on_reply, no_ack=True)
 
@@ -124,6 +126,12 @@ class AmqpClient:
         for response in self._calls.values():
             if not response.done():
                 response.set_exception(BrokerError("the connection was lost before the response came"))
+
+
+def _reply_queue_name(incoming: str) -> str:
+    """One that the permissions for the services' own queues cover; the broker's choice where that would be too long."""
+    name = f"{incoming}.control.replies.{uuid.uuid4().hex}"
+    return name if len(name.encode()) <= LONGEST_NAME_BYTES else ""
 
 
 async def _take(channel: Channel, queue: str, timeout_s: float) -> bytes | None:

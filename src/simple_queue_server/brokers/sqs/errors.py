@@ -63,6 +63,9 @@ class SqsError(BrokerError):
         self.kind: Final = kind
         self.code: Final = code
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.kind, self.code, str(self))
+
 
 def read_error(error: Exception) -> tuple[Kind, str, str]:
     """The kind, code and text of an error of botocore, aiohttp or the system."""
