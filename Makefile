@@ -16,7 +16,7 @@ demo: $(VENV)/.runtime
 	$(BIN)/python demo/demo.py
 
 test: $(VENV)/.dev test-tools check
-	$(BIN)/pytest
+	$(BIN)/pytest -n 4 --dist worksteal
 
 chaos: $(VENV)/.dev test-tools
 	$(BIN)/python -m chaos $(ARGS)

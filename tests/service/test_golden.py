@@ -7,7 +7,7 @@ import asyncio
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import aio_pika
 import pytest
@@ -45,6 +45,30 @@ def world(tmp_path_factory: pytest.TempPathFactory, rabbitmq: RabbitNode, s3: St
         yield world
 
 
+class Recorded(NamedTuple):
+    """The responses to all recorded requests, by case, and what was at the targets after the last one."""
+
+    responses: dict[str, Any]
+    in_dst: dict[str, bytes]
+    in_bucket: dict[str, bytes]
+
+
+@pytest.fixture(scope="module")
+def recorded(world: World, s3: StorageServer, rabbitmq: RabbitNode) -> Recorded:
+    async def ask_all() -> dict[str, Any]:
+        return {case["case"]: await ask(rabbitmq, body_of(case["request"])) for case in CASES}
+
+    return Recorded(asyncio.run(ask_all()), files_in(world.dst), files_in(s3.directory / "golden"))
+
+
+def body_of(request: Any) -> bytes:
+    return (request if isinstance(request, str) else json.dumps(request)).encode()
+
+
+def files_in(directory: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(directory)): path.read_bytes() for path in directory.rglob("*") if path.is_file()}
+
+
 async def ask(node: RabbitNode, body: bytes) -> Any:
     connection = await aio_pika.connect(f"amqp://guest:guest@127.0.0.1:{node.port}/")
     async with connection:
@@ -61,9 +85,9 @@ async def ask(node: RabbitNode, body: bytes) -> Any:
 
 
 @pytest.mark.parametrize("case", CASES, ids=[case["case"] for case in CASES])
-async def test_a_recorded_request_is_answered_as_recorded(world: World, rabbitmq: RabbitNode, case: Any) -> None:
+def test_a_recorded_request_is_answered_as_recorded(recorded: Recorded, case: Any) -> None:
     request = case["request"]
-    response = await ask(rabbitmq, (request if isinstance(request, str) else json.dumps(request)).encode())
+    response = recorded.responses[case["case"]]
     expected = dict(case["reference"])
     if "answer_instead" in case:
         expected = {key: value for key, value in case["answer_instead"].items() if key != "why"}
@@ -92,9 +116,8 @@ def check_message(message: str, parameters: dict[str, str], case: str) -> None:
         assert f"{parameters['target_root']}:{parameters['target_key']}" in message
 
 
-def test_the_content_of_the_recorded_copies_is_there_to_the_byte(world: World, s3: StorageServer) -> None:
-    in_dst = {str(path.relative_to(world.dst)): path.read_bytes() for path in world.dst.rglob("*") if path.is_file()}
-    assert in_dst == {
+def test_the_content_of_the_recorded_copies_is_there_to_the_byte(recorded: Recorded) -> None:
+    assert recorded.in_dst == {
         "b.txt": A,
         "n/e/w/2": TWO,
         "zero.bin": b"",
@@ -104,11 +127,10 @@ def test_the_content_of_the_recorded_copies_is_there_to_the_byte(world: World, s
         "lead.txt": A,
         "np.txt": A,
     }
-    bucket = s3.directory / "golden"
-    in_bucket = {str(path.relative_to(bucket)): path.read_bytes() for path in bucket.rglob("*") if path.is_file()}
-    assert in_bucket == {"k/a.txt": A}
+    assert recorded.in_bucket == {"k/a.txt": A}
 
 
+@pytest.mark.usefixtures("recorded")  # whose response this command must not take
 def test_the_command_line_works_over_rabbitmq_beside_it(world: World) -> None:
     done = world.command("submit", "src:a.txt", "bucket:by/hand.txt", "--wait", "--pass-through", "[1.0]")
     assert (done.returncode, done.stderr) == (0, "")
