@@ -457,6 +457,8 @@ async def test_checksum_names_the_hash_or_says_that_there_is_none(
     answer = await copier.copy("src:", "remote:", verify="checksum")
     if "webdav" in request.node.name:
         assert "share no kind of hash" in answer["message"]
+        assert (await copier.copy("src:missing", "remote:", verify="checksum"))["rclone_status"] == 3
+        assert (await copier.copy("remote:missing", "dst:", verify="checksum"))["rclone_status"] == 3
         return
     assert answer["verified"] == {"method": "checksum", "hash": "md5", "files": 4}
 

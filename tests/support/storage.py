@@ -51,8 +51,8 @@ class StorageServer:
 
 
 @contextlib.contextmanager
-def serving(kind: Kind, directory: Path, *flags: str) -> Iterator[StorageServer]:
-    """Serve ``directory`` until the block ends. Its log is beside it, in ``NAME.KIND.log``.
+def serving(kind: Kind, directory: Path, *flags: str, user: str | None = None) -> Iterator[StorageServer]:
+    """Serve ``directory`` until the block ends, as another ``user`` if given. Its log, ``NAME.KIND.log``, is beside it.
 
     For the main thread: the server dies with the thread that called this.
     """
@@ -63,7 +63,7 @@ def serving(kind: Kind, directory: Path, *flags: str) -> Iterator[StorageServer]
     command = [RCLONE, "serve", kind, *own, *login, *flags, str(directory)]
     with log.open("wb") as output:
         process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, preexec_fn=die_with_us()
+            command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, preexec_fn=die_with_us(), user=user
         )
     try:
         yield StorageServer(kind, directory, eventually(lambda: _port(log)))

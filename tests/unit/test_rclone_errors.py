@@ -42,6 +42,7 @@ TEMPORARY_OTHER = [
 ]
 
 PERMANENT = [
+    'failed to open source object: Object in GLACIER, restore first: bucket="b", key="k"',
     s3(403, "Forbidden: Forbidden"),
     s3(403, "SignatureDoesNotMatch: The request signature we calculated does not match"),
     s3(403, "InvalidAccessKeyId: The Access Key Id you provided does not exist in our records."),
@@ -151,9 +152,31 @@ def test_a_reason_is_one_line_of_a_reasonable_length() -> None:
     page = "failed: <!DOCTYPE HTML>\n<html>\n" + "<p>no</p>\n" * 50 + "</html>: 501 Unsupported"
     assert one_line(page) == "failed: (an HTML page): 501 Unsupported"
     assert one_line("open /mnt/new\nline: is gone\r\n") == "open /mnt/new line: is gone"
-    assert len(one_line("x" * 10_000)) == LONGEST_REASON
+    assert len(one_line("x " * 10_000)) == LONGEST_REASON
 
 
 def test_the_reason_of_a_panic_is_what_it_panicked_about() -> None:
     text = 'panic received: fatal error: Failed to load config file "/c": unable to decrypt configuration'
     assert one_line(text) == 'Failed to load config file "/c": unable to decrypt configuration'
+
+
+DEEP = "/".join(["d" * 250] * 18)
+
+
+@pytest.mark.parametrize(
+    ("text", "beginning", "end"),
+    [
+        (f"lstat /mnt/{DEEP}/file: file name too long", "lstat /mnt/ddd", "ddd/file: file name too long"),
+        (f"rename {DEEP}.partial {DEEP}: no space left on device", "rename ddd", "ddd: no space left on device"),
+        (f"open {'a name ' * 500}: permission denied", "open a name", "name : permission denied"),
+        ("quota exceeded: " + "details, " * 500, "quota exceeded: details,", "details,"),
+        (f"Failed to copy {DEEP}: permission denied: {DEEP}", "Failed to copy ddd", "ddd"),
+    ],
+)
+def test_a_long_reason_keeps_its_cause_and_loses_the_middle_of_its_paths(text: str, beginning: str, end: str) -> None:
+    reason = one_line(text)
+    assert len(reason) <= LONGEST_REASON
+    assert reason.startswith(beginning)
+    assert reason.endswith(end)
+    if "permission denied" in text:
+        assert "permission denied" in reason

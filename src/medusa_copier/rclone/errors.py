@@ -23,6 +23,8 @@ DIRECTORY_NOT_FOUND: Final = 3
 TEMPORARY_ERROR: Final = 5
 
 LONGEST_REASON: Final = 1000
+LONGEST_WORD: Final = 200
+"""Of a reason that is longer than that: paths are shortened first, in their middle."""
 
 
 class RcloneError(Exception):
@@ -85,6 +87,7 @@ _PERMANENT: Final = re.compile(
     r"|unable to authenticate|no supported authentication|no such host|certificate|is it obscured"
     r"|file name too long|not a directory|is a directory|not a file|not a regular file|incompatible remotes"
     r"|no space left on device|file too big for remaining disk|quota ?exceeded|file too large"
+    r"|InvalidObjectState|in GLACIER, restore first"
     r"|read-only file ?system|operation not (permitted|supported)|invalid argument|invalid characters"
     r"|couldn't find method",
     re.IGNORECASE,
@@ -151,8 +154,19 @@ def one_line(text: str) -> str:
     text = _QUERY.sub(r"\1", text)
     text = _SECRET_PARAMETER.sub(r"\1***", text)
     text = _SECRET_FLAG.sub(r"\1***", text)
-    text = " ".join(text.split())
-    return text if len(text) <= LONGEST_REASON else text[: LONGEST_REASON - 1] + "…"
+    return _of_length(" ".join(text.split()))
+
+
+def _of_length(text: str) -> str:
+    """``text`` without the middle of its paths, if it is too long: the cause is at its beginning or its end."""
+    if len(text) > LONGEST_REASON:
+        text = " ".join(_without_middle(word, LONGEST_WORD) for word in text.split(" "))
+    return _without_middle(text, LONGEST_REASON)
+
+
+def _without_middle(text: str, longest: int) -> str:
+    half = longest // 2
+    return text if len(text) <= longest else f"{text[: longest - half - 1]}…{text[-half:]}"
 
 
 def _compact_s3(match: re.Match[str]) -> str:

@@ -107,6 +107,7 @@ class DirectoryCopy:
         if self._choice.verify == "checksum":
             here, there = [await self._hash_types(place) for place in (self._source, self._target)]
             if not here & there:
+                await self._require_source()
                 has = f"the source has {_shown(here)}, the target {_shown(there)}"
                 raise RcloneError(f"verify checksum: source and target share no kind of hash ({has}); use download")
         client = self._rclone.client
@@ -145,7 +146,8 @@ class DirectoryCopy:
         )
         if log_parser.SAME_PLACE in outcome.complaint:
             raise WrongKind("source and target are the same place")
-        await asyncio.to_thread(self._raise_for, outcome, of_failed=of_failed)
+        if not reasons.are_of_times_only(outcome):
+            await asyncio.to_thread(self._raise_for, outcome, of_failed=of_failed)
 
     def _raise_for(self, outcome: Outcome, *, of_failed: bool) -> None:
         """Raise unless all that went wrong is files that won't come right by another try."""

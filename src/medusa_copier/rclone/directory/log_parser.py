@@ -11,7 +11,7 @@ from medusa_copier.rclone.directory.lazy_ledger import LazyLedger
 from medusa_copier.rclone.directory.ledger import FileOutcome, Note
 from medusa_copier.rclone.errors import one_line
 from medusa_copier.rclone.partials import may_be_cut
-from medusa_copier.rclone.process.commands import Entry, Known
+from medusa_copier.rclone.process.commands import Entry, Known, Outcome
 
 IMMUTABLE: Final = "immutable file modified"
 SAME_PLACE: Final = "source and destination are the same"
@@ -19,6 +19,12 @@ SAME_PLACE: Final = "source and destination are the same"
 OTHER_CONTENT: Final = "other content is there already"
 LASTING: Final = re.compile(rf"^{OTHER_CONTENT}|^\w+ differ$|^file not in ")
 """The reasons that stay as they are, beside those of ``errors``."""
+_TIME_NOT_SET: Final = "Failed to set modification time: "
+"""Of a file whose content was compared by its hash, and is the same."""
+_DIRECTORY_TIME_NOT_SET: Final = re.compile(
+    r"(Failed to copy: )?chtimes .*: (operation not permitted|permission denied)", re.DOTALL
+)
+"""Of a directory, of which nothing else is said."""
 _HASH: Final = re.compile(r"(?!size)(\w+) = (\S+) OK")
 _LINE: Final = (
     r'^{"time":"[^"\n]*","level":"%s","msg":"%s,"object":"([^"\\\n]+)",'
@@ -41,6 +47,17 @@ class Reasons:
     def __init__(self, ledger: LazyLedger, partial: str) -> None:
         self._ledger = ledger
         self._partial = re.compile(rf"(.*)\.[0-9a-f]{{8}}{re.escape(partial)}", re.DOTALL)
+        self._times = 0
+        self._others = 0
+
+    def are_of_times_only(self, outcome: Outcome) -> bool:
+        """Whether a command failed for nothing but times that it could not set: the content is the same or copied.
+
+        A copy by the remote control is no failure then either.
+        """
+        is_of_directory = bool(_DIRECTORY_TIME_NOT_SET.fullmatch(outcome.last_words))
+        failed_as_usual = outcome.exit_status == 1 and not outcome.complaint
+        return failed_as_usual and not self._others and (self._times > 0 or is_of_directory)
 
     def take(self, entries: list[Entry]) -> None:
         """Note what was copied, and why something wasn't."""
@@ -56,6 +73,10 @@ class Reasons:
     def _note(self, entry: Entry, path: str) -> Note | None:
         if not entry.is_error:
             return None
+        if entry.message.startswith(_TIME_NOT_SET):
+            self._times += 1
+            return None
+        self._others += 1
         if match := self._partial.fullmatch(path):
             path = match[1]
             if may_be_cut(path):
