@@ -57,7 +57,8 @@ def run(config: Path) -> None:
     with _clear_errors():
         from medusa_copier import service  # noqa: PLC0415
         from medusa_copier.settings import CopierSettings  # noqa: PLC0415
-        from simple_queue_server import load_settings  # noqa: PLC0415
+        from simple_queue_server.secrets import masked
+from simple_queue_server import load_settings  # noqa: PLC0415
 
         service.run(load_settings(config, CopierSettings))
 
@@ -133,6 +134,6 @@ def _clear_errors() -> Iterator[None]:
     try:
         yield
     except (QueueServerError, RcloneError) as error:
-        raise click.ClickException(str(error)) from None
+        raise click.ClickException(masked(str(error))) from None
     except KeyboardInterrupt:
         sys.exit(130)

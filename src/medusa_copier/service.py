@@ -59,6 +59,7 @@ def open_rclone(settings: CopierSettings) -> Rclone:
         binary=settings.rclone.path,
         config=settings.rclone_config_path,
         flags=settings.rclone.flags,
+        hand_on=settings.rclone.environment,
         attempts=settings.rclone.attempts,
         run_directory=Path("run"),
     )

@@ -42,6 +42,8 @@ class RcloneSection(Section, frozen=True):
     """Another rclone binary than the one that is installed with this service."""
     flags: dict[str, Flag] = msgspec.field(default_factory=dict)
     """Any of rclone's global flags by its own name, for example ``bwlimit: 50M`` or ``transfers: 8``."""
+    environment: list[str] = msgspec.field(default_factory=list)
+    """Variables of the service's environment that rclone gets beside the usual ones: ``VAULT_*``."""
     attempts: Count = 3
     """How often a copy is tried when the reason of its failure is temporary."""
 

@@ -13,6 +13,7 @@ import logging
 import logging.handlers
 import math
 import os
+import stat
 import sys
 import time
 from collections.abc import MutableMapping, Sequence
@@ -23,9 +24,14 @@ import msgspec
 import structlog
 
 from simple_queue_server.errors import SettingsError
+from simple_queue_server.secrets import masked
 from simple_queue_server.settings.sections import LogSection
 
 LIBRARIES = ("aio_pika", "aiormq", "aiohttp", "aiobotocore", "botocore", "asyncio")
+
+
+LOG_MODE: Final = 0o640
+"""The most that anybody may do with a log file."""
 
 
 def configure(section: LogSection, name: str) -> None:
@@ -71,6 +77,7 @@ def _send_to(handler: _Lines, level: int, *, readable: bool = False, echo: Seque
         structlog.stdlib.add_logger_name,
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=not on_terminal),
+        _mask,
         *echo,
     ]
     renderer = [_readable(handler.stream)] if on_terminal else _json_renderer()
@@ -98,6 +105,15 @@ def _send_to(handler: _Lines, level: int, *, readable: bool = False, echo: Seque
 
 def _readable(stream: Any) -> structlog.dev.ConsoleRenderer:
     return structlog.dev.ConsoleRenderer(colors=stream.isatty() and "NO_COLOR" not in os.environ)
+
+
+def _mask(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Take secrets out of the texts of an event that something is wrong: others are of our own making."""
+    if event.get("level") not in {"debug", "info"}:
+        for key, value in event.items():
+            if isinstance(value, str) and key != "timestamp":
+                event[key] = masked(value)
+    return event
 
 
 def _echo(logger: Any, level: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
@@ -181,6 +197,19 @@ class _LogFile(_Lines, logging.handlers.WatchedFileHandler):
         if self._missing is not None:
             raise self._missing
 
+    def _open(self) -> io.TextIOWrapper:
+        """Open the file, which no other users of the machine may read, whatever the umask and who made it."""
+
+        def opener(path: str, flags: int) -> int:
+            descriptor = os.open(path, flags, LOG_MODE)
+            mode = stat.S_IMODE(os.fstat(descriptor).st_mode)
+            if mode & ~LOG_MODE:
+                with contextlib.suppress(PermissionError):  # it is another user's
+                    os.fchmod(descriptor, mode & LOG_MODE)
+            return descriptor
+
+        return open(self.baseFilename, self.mode, encoding=self.encoding, errors=self.errors, opener=opener)
+
     def _reopen(self) -> None:
         self.reopenIfNeeded()
         if self.stream is None:  # it could not be opened the last time, and the base class leaves it so
@@ -204,6 +233,7 @@ def _handler(destination: str | None, name: str) -> _Lines:
 def _json_renderer() -> list[Any]:
     return [
         structlog.processors.format_exc_info,
+        _mask,  # the lines of the exception
         structlog.processors.EventRenamer("event"),
         structlog.processors.JSONRenderer(serializer=_to_json),
     ]

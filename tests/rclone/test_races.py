@@ -15,7 +15,7 @@ import pytest
 from medusa_copier.actions.copy import copy
 from medusa_copier.actions.copyto import copyto
 from medusa_copier.rclone.facade import Rclone
-from medusa_copier.rclone.process.process import FlagValue
+from medusa_copier.rclone.process.environment import FlagValue
 from medusa_copier.roots.policy import Access
 from medusa_copier.settings import RootSection
 from simple_queue_server import Failure, Handler, Request, Success

@@ -19,7 +19,7 @@ import structlog
 
 from medusa_copier.rclone.errors import RcloneError, RcloneStopped, RcloneUnusable
 from medusa_copier.rclone.partials import copy_id
-from medusa_copier.rclone.process.process import FlagValue
+from medusa_copier.rclone.process.environment import FlagValue
 from medusa_copier.rclone.rcd import orphans
 from medusa_copier.rclone.rcd.daemon import Daemon, Timing
 from medusa_copier.rclone.retry import with_retries
@@ -157,12 +157,18 @@ async def test_a_flood_of_log_lines_doesnt_stop_rclone(world: storage.Places) ->
 @pytest.mark.parametrize(
     ("flags", "reason"),
     [
-        ({"nosuch": 1}, "rclone can't start: unknown flag: --nosuch"),
-        ({"transfers": "many"}, 'rclone can\'t start: invalid argument "many" for "--transfers" flag'),
+        (
+            {"bwlimits": 1},
+            "the rclone flag 'bwlimits' can't be set: rclone has no flag of this name; did you mean bwlimit?",
+        ),
+        (
+            {"transfers": "many"},
+            'rclone can\'t start: Failed to load "main" default values',
+        ),
         ({"dry_run": True}, "the rclone flag 'dry_run' can't be set"),
     ],
 )
-async def test_a_wrong_flag_is_told_in_rclones_own_words(flags: dict[str, FlagValue], reason: str) -> None:
+async def test_a_wrong_flag_is_named(flags: dict[str, FlagValue], reason: str) -> None:
     with pytest.raises(RcloneUnusable) as caught:
         await Daemon(RCLONE, flags=flags).start()
     assert caught.value.reason.startswith(reason)
@@ -210,7 +216,7 @@ async def test_an_encrypted_config_without_its_password_is_told_and_not_asked_fo
 
 async def test_a_failed_start_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    daemon = Daemon(RCLONE, flags={"nosuch": True}, run_directory=tmp_path / "run")
+    daemon = Daemon(RCLONE, flags={"transfers": "many"}, run_directory=tmp_path / "run")
     with pytest.raises(RcloneUnusable):
         await daemon.start()
     assert [path.name for path in tmp_path.rglob("*")] == ["run"]

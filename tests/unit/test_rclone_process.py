@@ -12,31 +12,52 @@ import pytest
 import structlog
 
 from medusa_copier.rclone.errors import RcloneUnusable
-from medusa_copier.rclone.process.process import FlagValue, command_line, end, flag_arguments, spawn
+from medusa_copier.rclone.process.environment import (
+    FlagValue,
+    flag_arguments,
+    flag_variables,
+    for_rclone,
+    ignored_variables,
+)
+from medusa_copier.rclone.process.process import command_line, end, spawn
 from medusa_copier.rclone.rcd import orphans
 from medusa_copier.rclone.rcd.log import LONGEST_LINE, LogLines
 from tests.support.waiting import eventually
 
 
-def test_flags_are_written_by_rclones_own_names() -> None:
+def test_flags_go_by_variables_which_other_users_of_the_machine_cannot_read() -> None:
     flags: dict[str, FlagValue] = {
         "bwlimit": "50M",
         "transfers": 8,
         "fast_list": True,
         "check-first": False,
         "--tpslimit": 2.5,
-        "header": ["a: b", "c: d"],
-        "exclude": [],
+        "header": ["a: b", "X-Auth-Token: c"],
+        "ca_cert": ["/a,b", "/c"],
+        "s3-session-token": "secret",
+        "metadata-set": [],
     }
-    assert flag_arguments(flags) == [
-        "--bwlimit=50M",
-        "--transfers=8",
-        "--fast-list",
-        "--check-first=false",
-        "--tpslimit=2.5",
-        "--header=a: b",
-        "--header=c: d",
-    ]
+    assert flag_variables(flags) == {
+        "RCLONE_BWLIMIT": "50M",
+        "RCLONE_TRANSFERS": "8",
+        "RCLONE_FAST_LIST": "true",
+        "RCLONE_CHECK_FIRST": "false",
+        "RCLONE_TPSLIMIT": "2.5",
+        "RCLONE_HEADER": "X-Auth-Token: c",
+        "RCLONE_CA_CERT": '"/a,b",/c',
+        "RCLONE_S3_SESSION_TOKEN": "secret",
+    }
+    assert flag_arguments(flags) == ["--header=a: b"]
+
+
+def test_a_second_secret_in_one_flag_is_refused() -> None:
+    with pytest.raises(RcloneUnusable, match="'header' can't have more than one value with a secret"):
+        flag_arguments({"header": ["Cookie: a", "Authorization: b"]})
+
+
+def test_a_list_for_a_flag_that_takes_one_value_is_refused() -> None:
+    with pytest.raises(RcloneUnusable, match="'bwlimit' takes one value, not a list of 2"):
+        flag_variables({"bwlimit": ["1M", "2M"]})
 
 
 @pytest.mark.parametrize(
@@ -62,11 +83,11 @@ def test_flags_are_written_by_rclones_own_names() -> None:
 )
 def test_a_flag_that_breaks_what_is_promised_is_refused_by_name(name: str) -> None:
     with pytest.raises(RcloneUnusable, match=f"the rclone flag '{name}' can't be set: "):
-        flag_arguments({name: True})
+        flag_variables({name: True})
 
 
 def test_the_remote_control_is_on_the_socket_only() -> None:
-    command = command_line(Path("/rclone"), Path("/private/s"), None, {})
+    command = command_line(Path("/rclone"), Path("/private/s"), None)
     assert [part for part in command if part.startswith("--rc-addr")] == ["--rc-addr=unix:///private/s"]
 
 
@@ -176,18 +197,48 @@ async def test_a_run_directory_that_can_not_be_written_is_named(tmp_path: Path) 
         orphans.Record(tmp_path / "run").write(1, tmp_path / "s")
 
 
-async def test_the_remote_control_variables_of_the_environment_dont_reach_rclone(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setenv("RCLONE_RC", "true")
-    monkeypatch.setenv("RCLONE_RC_ADDR", "127.0.0.1:5572")
-    monkeypatch.setenv("RCLONE_TRANSFERS", "7")
-    process = await spawn(["/bin/sh", "-c", "env >&2"])
-    assert process.stderr is not None
-    environment = (await process.stderr.read()).decode()
+async def environment_of_a_process(environment: dict[str, str]) -> dict[str, str]:
+    process = await spawn(["/usr/bin/env"], environment=environment, stdout=asyncio.subprocess.PIPE)
+    assert process.stdout is not None
+    printed = (await process.stdout.read()).decode()
     await process.wait()
-    assert "RCLONE_RC" not in environment
-    assert "RCLONE_TRANSFERS=7" in environment
+    return dict(line.split("=", 1) for line in printed.splitlines())
+
+
+async def test_rclone_gets_of_the_environment_only_what_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    dropped = {
+        "MQ_PASSWORD": "x",
+        "RCLONE_RC": "true",
+        "RCLONE_RC_ADDR": "127.0.0.1:5572",
+        "RCLONE_FILTER": "- *",
+        "RCLONE_COMBINED": "/tmp/x",
+        "RCLONE_ONE_WAY": "true",
+        "RCLONE_S3_VERSIONS": "true",
+        "RCLONE_NO_SUCH": "1",
+        "RCLONE_CONFIG_S_GLOBAL.SIZE_ONLY": "true",
+        "RCLONE_CONFIG_S_OVERRIDE.IGNORE_CHECKSUM": "true",
+    }
+    kept = {
+        "RCLONE_TRANSFERS": "7",
+        "RCLONE_CONFIG_S_SECRET_ACCESS_KEY": "x",
+        "RCLONE_CONFIG_S_OVERRIDE.TRANSFERS": "7",
+        "RCLONE_CONFIG_PASS": "x",
+        "RCLONE_S3_REGION": "eu",
+        "AWS_PROFILE": "p",
+        "https_proxy": "http://proxy",
+        "VAULT_ADDR": "v",
+    }
+    for name, value in (dropped | kept | {"RCLONE_LOG_LEVEL": "DEBUG"}).items():
+        monkeypatch.setenv(name, value)
+    found = await environment_of_a_process(for_rclone({"bwlimit": "1M", "verbose": 1}, ["VAULT_*"]))
+    assert dropped.keys() & found.keys() == set()
+    assert kept.items() <= found.items()
+    assert found["RCLONE_BWLIMIT"] == "1M"
+    assert {"RCLONE_VERBOSE", "RCLONE_LOG_LEVEL"} & found.keys() == set(), "a command's output is read"
+    resident = for_rclone({"verbose": 1}, resident=True)
+    assert resident["RCLONE_VERBOSE"] == "1"
+    assert resident["RCLONE_LOG_LEVEL"] == "DEBUG"
+    assert set(ignored_variables()) == {name for name in dropped if name.startswith("RCLONE_")}
 
 
 async def test_a_process_that_ignores_sigterm_is_killed_with_its_children() -> None:

@@ -14,6 +14,7 @@ from medusa_copier.service import open_rclone
 from medusa_copier.settings import CopierSettings
 from simple_queue_server import BrokerError, SettingsError, load_settings, logs
 from simple_queue_server.brokers import client_for, describe
+from simple_queue_server.secrets import masked
 
 BROKER_TIMEOUT_S: Final = 20
 
@@ -68,5 +69,5 @@ async def _broker(settings: CopierSettings) -> Row:
 
 def _print(row: Row) -> bool:
     state = click.style("ok    ", fg="green") if row.ok else click.style("FAILED", fg="red")
-    click.echo(f"{row.what:<20} {state}  {row.note}")
+    click.echo(f"{row.what:<20} {state}  {masked(row.note)}")
     return row.ok

@@ -18,6 +18,8 @@ from __future__ import annotations
 import re
 from typing import Final
 
+from simple_queue_server.secrets import masked
+
 OTHER_ERROR: Final = 1
 DIRECTORY_NOT_FOUND: Final = 3
 TEMPORARY_ERROR: Final = 5
@@ -35,8 +37,8 @@ class RcloneError(Exception):
     """
 
     def __init__(self, reason: str, *, exit_status: int = OTHER_ERROR, transient: bool = False) -> None:
-        super().__init__(reason)
-        self.reason = reason
+        self.reason = masked(reason)
+        super().__init__(self.reason)
         self.exit_status = exit_status
         self.transient = transient
 
@@ -136,13 +138,6 @@ _S3: Final = re.compile(
 )
 _WRAPPING: Final = re.compile(r"^(panic received: (fatal error: )?|error in ListJSON: )")
 _HTML: Final = re.compile(r"<!doctype html.*?</html>|<html.*?</html>", re.DOTALL | re.IGNORECASE)
-_USER_INFO: Final = re.compile(r"(\w://)[^/\s@\"]+@")
-_QUERY: Final = re.compile(r"(\w://[^\s?\"]+)\?[^\s\"]*")
-_SECRET_PARAMETER: Final = re.compile(
-    r"([,?&](?:\w*(?:secret|password|token|credentials)\w*|pass|key|sas_url)=)(\"[^\"]*\"|'[^']*'|[^,:&\s]*)",
-    re.IGNORECASE,
-)
-_SECRET_FLAG: Final = re.compile(r"(\"--[\w-]*(?:secret|pass|token|key|credentials)[\w-]*=)[^\"]*", re.IGNORECASE)
 
 
 def one_line(text: str) -> str:
@@ -150,10 +145,7 @@ def one_line(text: str) -> str:
     text = _WRAPPING.sub("", text)
     text = _HTML.sub("(an HTML page)", text)
     text = _S3.sub(_compact_s3, text)
-    text = _USER_INFO.sub(r"\1", text)
-    text = _QUERY.sub(r"\1", text)
-    text = _SECRET_PARAMETER.sub(r"\1***", text)
-    text = _SECRET_FLAG.sub(r"\1***", text)
+    text = masked(text)
     return _of_length(" ".join(text.split()))
 
 

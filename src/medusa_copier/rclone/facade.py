@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
@@ -15,7 +15,7 @@ from medusa_copier.rclone.errors import NotFound, RcloneError, WrongKind
 from medusa_copier.rclone.partials import copy_id
 from medusa_copier.rclone.process.binary import find_binary
 from medusa_copier.rclone.process.commands import Commands
-from medusa_copier.rclone.process.process import FlagValue
+from medusa_copier.rclone.process.environment import FlagValue
 from medusa_copier.rclone.rcd.client import Client, Location, Place
 from medusa_copier.rclone.rcd.daemon import Daemon
 from medusa_copier.rclone.retry import with_retries
@@ -36,7 +36,7 @@ class Rclone:
     """``async with Rclone(…) as rclone: await rclone.copyto(source, target)``. Every call raises RcloneError.
 
     ``binary`` and ``config`` are None for the defaults; ``attempts`` is how often a copy is tried when its failure
-    is transient.
+    is transient, ``hand_on`` names variables of our environment that rclone needs beside the usual ones.
     """
 
     def __init__(
@@ -45,12 +45,14 @@ class Rclone:
         binary: Path | None = None,
         config: Path | None = None,
         flags: Mapping[str, FlagValue] | None = None,
+        hand_on: Sequence[str] = (),
         attempts: int = 3,
         run_directory: Path | None = None,
     ) -> None:
         self._binary = binary
         self._config = config
-        self._flags = flags
+        self._flags = flags or {}
+        self._hand_on = hand_on
         self.attempts = attempts
         self.run_directory = run_directory
         self._progress = Progress(self._group_stats)
@@ -58,7 +60,13 @@ class Rclone:
 
     async def __aenter__(self) -> Self:
         self.path = await find_binary(self._binary)
-        self._daemon = Daemon(self.path, config=self._config, flags=self._flags, run_directory=self.run_directory)
+        self._daemon = Daemon(
+            self.path,
+            config=self._config,
+            flags=self._flags,
+            hand_on=self._hand_on,
+            run_directory=self.run_directory,
+        )
         await self._daemon.start()
         return self
 
@@ -83,7 +91,7 @@ class Rclone:
     @property
     def commands(self) -> Commands:
         """rclone's commands, each a process of its own, with the configuration and the flags of this one."""
-        return Commands(self.path, config=self._config, flags=self._flags or {})
+        return Commands(self.path, config=self._config, flags=self._flags, hand_on=self._hand_on)
 
     async def ready(self) -> None:
         """Return when the resident rclone answers."""

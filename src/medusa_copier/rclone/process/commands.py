@@ -16,18 +16,14 @@ import msgspec
 import structlog
 
 from medusa_copier.rclone.errors import RcloneError, RcloneStopped, classify, one_line
+from medusa_copier.rclone.process.connection_string import hidden
+from medusa_copier.rclone.process.environment import FlagValue, flag_arguments, for_rclone
 from medusa_copier.rclone.process.pipe import Pipe
-from medusa_copier.rclone.process.process import FlagValue, end, flag_arguments, spawn
+from medusa_copier.rclone.process.process import end, spawn
 from medusa_copier.rclone.stats import GroupStats
 
 STOP_PATIENCE_S: Final = 5.0
 """How long a command that is told to stop may take to remove its partial files."""
-
-_OURS: Final = frozenset(
-    {"verbose", "v", "quiet", "q", "progress", "P", "log-level", "stats", "use-json-log", "absolute", "csv", "format"}
-    | {"dest-after", "differ", "error", "match", "missing-on-dst", "missing-on-src", "output-file", "base64"}
-)
-"""Flags that would change what a command writes, or that rclone takes only without ours."""
 
 _FIXED: Final = ("--use-json-log", "--ask-password=false", "--retries=1", "--dry-run=false")
 _STATS: Final = ("--stats=1s", "--stats-log-level=INFO")
@@ -124,9 +120,11 @@ class Commands:
     A command dies with this process, and when the coroutine is cancelled.
     """
 
-    def __init__(self, binary: Path, *, config: Path | None, flags: Mapping[str, FlagValue]) -> None:
-        flags = {name: value for name, value in flags.items() if name.lstrip("-").replace("_", "-") not in _OURS}
+    def __init__(
+        self, binary: Path, *, config: Path | None, flags: Mapping[str, FlagValue], hand_on: Sequence[str] = ()
+    ) -> None:
         self._beginning = [str(binary), *flag_arguments(flags)]
+        self._environment = for_rclone(flags, hand_on)
         self._end = [*_FIXED, *([f"--config={config}"] if config else [])]
 
     async def run(
@@ -144,7 +142,8 @@ class Commands:
         Raises RcloneUnusable when it can't be started.
         """
         told = _STATS if stats else ("--stats=0",)
-        command = [*self._beginning, *arguments, *self._end, *told, f"--log-level={log_level}"]
+        shown, remotes = hidden(arguments)
+        command = [*self._beginning, *shown, *self._end, *told, f"--log-level={log_level}"]
         outcome = Outcome(0)
 
         def take_printed(batch: str) -> None:
@@ -154,7 +153,7 @@ class Commands:
         def take_log(batch: str) -> None:
             _take_log(_without(known, batch) if known else batch, outcome, entries, stats)
 
-        outcome.exit_status = await _run(command, take_printed, take_log)
+        outcome.exit_status = await _run(command, self._environment | remotes, take_printed, take_log)
         return outcome
 
     async def run_well(self, *arguments: str, lines: TakeLines | None = None) -> None:
@@ -170,10 +169,15 @@ class Commands:
             raise outcome.error()
 
 
-async def _run(command: Sequence[str], take_printed: Callable[[str], None], take_log: Callable[[str], None]) -> int:
+async def _run(
+    command: Sequence[str],
+    environment: Mapping[str, str],
+    take_printed: Callable[[str], None],
+    take_log: Callable[[str], None],
+) -> int:
     """Run ``command``, hand on what it writes, some whole lines at a time; returns its exit status."""
     with Pipe() as printed, Pipe() as logged:
-        process = await spawn(command, stdout=printed.writer, stderr=logged.writer, unset=_OURS)
+        process = await spawn(command, stdout=printed.writer, stderr=logged.writer, environment=environment)
         ended = asyncio.ensure_future(process.wait())
         try:
             async with asyncio.TaskGroup() as readers:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -17,7 +17,8 @@ from typing import Final, Self, cast
 import structlog
 
 from medusa_copier.rclone.errors import RcloneError, RcloneStopped, RcloneUnusable
-from medusa_copier.rclone.process.process import FlagValue, command_line, end, spawn
+from medusa_copier.rclone.process.environment import FlagValue, flag_arguments, for_rclone, ignored_variables
+from medusa_copier.rclone.process.process import command_line, end, spawn
 from medusa_copier.rclone.rcd import orphans
 from medusa_copier.rclone.rcd.client import Client
 from medusa_copier.rclone.rcd.log import LogLines
@@ -56,8 +57,8 @@ class Daemon:
     """``async with Daemon(binary, config=…, flags=…) as daemon: await daemon.client.copyto(…)``.
 
     ``config`` is rclone's configuration file (None: rclone's default), ``flags`` are global flags by rclone's
-    own names. ``run_directory``, of this service alone, gets a record by which a later start finds an rclone
-    that outlived its service.
+    own names, ``hand_on`` variables of our environment that it needs beside the usual ones. ``run_directory``, of this
+    service alone, gets a record by which a later start finds an rclone that outlived its service.
     """
 
     client: Client
@@ -68,12 +69,14 @@ class Daemon:
         *,
         config: Path | None = None,
         flags: Mapping[str, FlagValue] | None = None,
+        hand_on: Sequence[str] = (),
         run_directory: Path | None = None,
         timing: Timing | None = None,
     ) -> None:
         self._binary = binary
         self._config = config
         self._flags = flags or {}
+        self._hand_on = hand_on
         self._run_directory = run_directory
         self._record = orphans.Record(run_directory) if run_directory else None
         self._timing = timing or Timing()
@@ -102,6 +105,8 @@ class Daemon:
         """Start rclone and return when it answers. Raises RcloneUnusable with rclone's own reason."""
         if self._config and not self._config.is_file():
             raise RcloneUnusable(f"there is no rclone configuration file {self._config}; see rclone_config_path")
+        if ignored := ignored_variables():
+            log.warning("rclone.variables_ignored", variables=ignored)
         if self._run_directory:
             await orphans.end_stale(self._run_directory)
         self._directory = _make_socket_directory()
@@ -147,7 +152,8 @@ class Daemon:
 
     async def _launch(self) -> None:
         self._socket.unlink(missing_ok=True)
-        process = await spawn(command_line(self._binary, self._socket, self._config, self._flags))
+        command = command_line(self._binary, self._socket, self._config, flag_arguments(self._flags))
+        process = await spawn(command, environment=for_rclone(self._flags, self._hand_on, resident=True))
         lines = LogLines(cast("asyncio.StreamReader", process.stderr))
         reader = asyncio.create_task(lines.read(), name="rclone log")
         self._running = _Running(process, lines, reader)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from collections.abc import AsyncIterator
 from typing import Final
 
@@ -14,6 +15,9 @@ from medusa_copier.rclone.errors import one_line
 
 LONGEST_LINE: Final = 64 * 1024
 """In bytes; what is longer is cut."""
+
+_COMPLAINT: Final = re.compile(r"(?:Error:|[\d/]+ [\d:]+ (?:CRITICAL|ERROR)\S*) (.*)")
+"""A line before rclone knows that it is to write JSON."""
 
 _LEVELS: Final = {
     "debug": logging.DEBUG,
@@ -72,8 +76,8 @@ class LogLines:
 
     def _take_text(self, line: str) -> None:
         text = one_line(line)
-        if text.startswith("Error: "):
-            self.complaint = text.removeprefix("Error: ")
+        if match := _COMPLAINT.match(text):
+            self.complaint = match[1]
         if text:
             log.log(logging.WARNING if self.serving else logging.DEBUG, "rclone.log", text=text)
 

@@ -1,0 +1,157 @@
+"""The environment of an rclone process: its flags, and of the service's own variables only those that it needs.
+
+Flags go this way because arguments can be read by every user of the machine, and some of them are secrets.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
+from typing import Final, TypeAlias
+
+from medusa_copier.rclone.errors import RcloneUnusable
+from medusa_copier.rclone.process.flags import RESIDENT_ONLY, flag_name, refusal
+from simple_queue_server.secrets import is_secret_name
+
+FlagValue: TypeAlias = bool | int | float | str | Sequence[str]
+
+GARBAGE_PERCENT: Final = "200"
+"""How much garbage may gather in rclone before it is collected, in percent of what is in use. By Go's default of 100
+small files take a sixth more of its time. GOGC in the environment wins.
+"""
+
+_WORDS: Final = """
+    PATH HOME USER LOGNAME SHELL LANG LANGUAGE LC_* TZ TMPDIR TMP TEMP XDG_* LD_LIBRARY_PATH DYLD_*
+    HTTP_PROXY HTTPS_PROXY NO_PROXY ALL_PROXY http_proxy https_proxy no_proxy all_proxy SSL_CERT_* GO*
+    AWS_* AZURE_* GOOGLE_* CLOUDSDK_* OCI_* OS_* ST_* MSI_* IDENTITY_* IMDS_* HADOOP_* KRB5* SSH_AUTH_SOCK
+    """
+HANDED_ON: Final = tuple(_WORDS.split())
+"""The variables that rclone and its libraries look at, beside RCLONE_*."""
+
+_CSV: Final = re.compile(
+    r"ca-cert|metadata-(exclude|filter|include)(-from)?|cloudinary-media-extensions|internetarchive-item-metadata"
+)
+"""Flags that rclone reads as a list with commas from its environment."""
+_ONE_IN_ENVIRONMENT: Final = frozenset({"header", "header-download", "header-upload", "metadata-set"})
+"""Flags that may be repeated, but of which the environment holds one."""
+
+_CONFIGURATION: Final = ("RCLONE_CONFIG", "RCLONE_CONFIG_PASS", "RCLONE_CONFIG_DIR")
+_OF_REMOTE: Final = "RCLONE_CONFIG_"
+_OVERRIDING: Final = re.compile(r"_(?:GLOBAL|OVERRIDE)\.(\w+)$")
+
+
+def flag_variables(flags: Mapping[str, FlagValue]) -> dict[str, str]:
+    """``{"bwlimit": "50M", "fast_list": True}`` → ``{"RCLONE_BWLIMIT": "50M", "RCLONE_FAST_LIST": "true"}``.
+
+    Raises RcloneUnusable for a flag that can't be set.
+    """
+    variables = {}
+    for name, value in flags.items():
+        flag = flag_name(name)
+        if reason := refusal(flag, value):
+            raise RcloneUnusable(f"the rclone flag {name!r} can't be set: {reason}")
+        if values := _values(value):
+            variables[_variable(flag)] = _in_environment(name, flag, values)
+    return variables
+
+
+def flag_arguments(flags: Mapping[str, FlagValue]) -> list[str]:
+    """What the environment can't hold: the second and further values of a flag that is repeated.
+
+    Raises RcloneUnusable when one of them is a secret.
+    """
+    arguments = []
+    for name, value in flags.items():
+        flag = flag_name(name)
+        if flag not in _ONE_IN_ENVIRONMENT:
+            continue
+        for one in _secrets_first(_values(value))[1:]:
+            if _is_secret(one):
+                raise RcloneUnusable(
+                    f"the rclone flag {name!r} can't have more than one value with a secret: all but one can be read "
+                    "in the list of processes; set headers for the one remote that needs them"
+                )
+            arguments.append(f"--{flag}={one}")
+    return arguments
+
+
+def for_rclone(
+    flags: Mapping[str, FlagValue] | None = None, hand_on: Sequence[str] = (), *, resident: bool = False
+) -> dict[str, str]:
+    """The environment of a process that gets these flags.
+
+    ``hand_on`` names further variables of the service that it needs, with ``*`` for any characters. Unless it is
+    ``resident`` it gets no flag that would change what a command prints.
+    """
+    flags = flags or {}
+    if not resident:
+        flags = {name: value for name, value in flags.items() if flag_name(name) not in RESIDENT_ONLY}
+    patterns = (*HANDED_ON, *hand_on)
+    inherited = {
+        name: value
+        for name, value in os.environ.items()
+        if (_is_for_rclone(name, resident=resident) if name.startswith("RCLONE_") else _matches(name, patterns))
+    }
+    return {"GOGC": GARBAGE_PERCENT, **inherited, **flag_variables(flags)}
+
+
+def ignored_variables() -> dict[str, str]:
+    """The variables of this service's environment that are meant for rclone and don't reach it, with the reason."""
+    return {
+        name: _variable_refusal(name) or ""
+        for name in sorted(os.environ)
+        if name.startswith("RCLONE_") and _variable_refusal(name)
+    }
+
+
+def _values(value: FlagValue) -> list[bool | int | float | str]:
+    return [value] if isinstance(value, (str, bool, int, float)) else [*value]
+
+
+def _variable(flag: str) -> str:
+    return "RCLONE_" + flag.upper().replace("-", "_")
+
+
+def _in_environment(name: str, flag: str, values: Sequence[bool | float | str]) -> str:
+    if _CSV.fullmatch(flag):
+        return ",".join(_quoted(str(value)) for value in values)
+    if flag in _ONE_IN_ENVIRONMENT:
+        return str(_secrets_first(values)[0])
+    if len(values) > 1:
+        raise RcloneUnusable(f"the rclone flag {name!r} takes one value, not a list of {len(values)}")
+    return str(values[0]).lower() if isinstance(values[0], bool) else str(values[0])
+
+
+def _secrets_first(values: Sequence[bool | float | str]) -> list[str]:
+    return sorted(map(str, values), key=lambda value: not _is_secret(value))
+
+
+def _is_secret(value: str) -> bool:
+    """Whether ``NAME: VALUE`` or ``NAME=VALUE`` is one by its name."""
+    return is_secret_name(re.split(r"[:=]", value, maxsplit=1)[0].strip())
+
+
+def _quoted(value: str) -> str:
+    return '"' + value.replace('"', '""') + '"' if re.search(r'[,"\n\r]|^\s', value) else value
+
+
+def _is_for_rclone(name: str, *, resident: bool) -> bool:
+    if _variable_refusal(name):
+        return False
+    return resident or flag_name(name.removeprefix("RCLONE_")) not in RESIDENT_ONLY
+
+
+def _variable_refusal(name: str) -> str | None:
+    if name in _CONFIGURATION:
+        return None
+    if name.startswith(_OF_REMOTE):
+        overriding = _OVERRIDING.search(name)
+        return refusal(flag_name(overriding[1])) if overriding else None
+    flag = flag_name(name.removeprefix("RCLONE_"))
+    return refusal(flag, os.environ.get(name))
+
+
+def _matches(name: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)

@@ -1,0 +1,185 @@
+"""Which of rclone's flags an operator may set, in ``rclone.flags``, in the environment, or for one remote.
+
+Every global flag of rclone is decided here by name. The flags of the backends are listed in ``backend_flags.txt``, and
+those that aren't named or matched here are allowed. A flag in neither list is refused: it may change what counts as
+copied, and rclone ignores a name that it doesn't know in its environment.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Final
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+ALLOWED: Final = _words(
+    """
+    auto-confirm bind buffer-size bwlimit bwlimit-file ca-cert cache-dir check-first checkers client-cert client-key
+    client-pass color contimeout disable disable-http-keep-alives disable-http2 dscp expect-continue-timeout fast-list
+    fs-cache-expire-duration fs-cache-expire-interval header header-download header-upload http-proxy kv-lock-time
+    list-cutoff low-level-retries max-backlog max-buffer-memory max-connections metadata metadata-exclude
+    metadata-exclude-from metadata-filter metadata-filter-from metadata-include metadata-include-from metadata-mapper
+    metadata-set multi-thread-chunk-size multi-thread-cutoff multi-thread-streams multi-thread-write-buffer-size
+    no-check-certificate no-console no-gzip-encoding no-traverse no-update-dir-modtime no-update-modtime order-by
+    password-command retries retries-sleep server-side-across-configs streaming-upload-cutoff temp-dir timeout tpslimit
+    tpslimit-burst transfers use-cookies use-mmap user-agent
+    """
+)
+"""Flags for speed, the network and metadata: none changes which content is copied, or what counts as copied."""
+
+RESIDENT_ONLY: Final = _words(
+    """
+    cpuprofile human-readable log-level max-stats-groups memprofile progress progress-terminal-title quiet stats
+    stats-file-name-length stats-log-level stats-one-line stats-one-line-date stats-one-line-date-format stats-unit
+    verbose
+    """
+)
+"""Flags that reach the resident rclone but not the commands of ``copy``, whose output is read."""
+
+REFUSED: Final[Mapping[str, str]] = {
+    "other content at the target would be called copied; requests and roots say by overwrite what is to stay": """
+        ignore-existing ignore-size size-only update""",
+    "what is in another place would be called copied, or taken from there": "compare-dest copy-dest",
+    "storages that share no hash would be compared by size alone; let requests say verify: checksum": "checksum",
+    "a damaged copy would be called a success": "ignore-checksum",
+    "another time than that of the file's content would decide what is unchanged": """
+        default-time modify-window refresh-times use-server-modtime""",
+    "requests and roots say by overwrite what is replaced": "ignore-times immutable no-check-dest",
+    "names are compared and written as they are stored": """
+        fix-case ignore-case-sync name-transform no-unicode-normalization""",
+    "symbolic links would be made at the target, and stand there under other names": "links local-links",
+    "files would be left out without a word; requests say include, exclude and max_depth": """
+        exclude exclude-from exclude-if-present files-from files-from-raw files-from0 filter filter-from hash-filter
+        ignore-case include include-from max-age max-depth max-size min-age min-size one-file-system skip-links
+        skip-specials""",
+    "a copy would end before all is copied; bwlimit makes it slower instead": """
+        cutoff-mode max-duration max-transfer""",
+    "a copy that finds everything in place would be called a failure": "error-on-no-transfer",
+    "what is replaced would be moved to where no root allows it": "backup-dir suffix suffix-keep-extension",
+    "the service deletes and moves nothing at the target": """
+        delete-after delete-before delete-during delete-excluded ignore-errors max-delete max-delete-size track-renames
+        track-renames-strategy""",
+    "files would be written through symbolic links at the target, and be seen half done": "inplace",
+    "each copy has its own": "partial-suffix",
+    "every copy would be called a success without being made": "dry-run",
+    "nobody is there to answer; give the password in RCLONE_CONFIG_PASS": "ask-password",
+    "nobody is there to answer": "interactive",
+    "set rclone_config_path instead": "config",
+    "secrets of the storages would be in the log": "dump dump-bodies dump-headers",
+    "rclone's log lines go into the service's log": """
+        log-file log-file-compress log-file-max-age log-file-max-backups log-file-max-size log-format log-systemd syslog
+        syslog-facility use-json-log""",
+}
+"""Reason → the flags that are refused for it."""
+
+REFUSED_PATTERNS: Final[Mapping[str, str]] = {
+    "the service controls rclone by itself": r"(rc|metrics)(-.*)?",
+    "other names would be read and written than those stored; set it for the one remote that needs it": (
+        r".*-encoding|local-(unicode-normalization|case-(in)?sensitive)|smb-case-insensitive"
+        r"|crypt-(.*encryption|suffix|show-mapping)|drive-(.*formats|allow-import-name-change)|dropbox-export-formats"
+        r"|http-(no-slash|no-escape)|cloudinary-adjust-.*|pikpak-no-media-link"
+    ),
+    "files would be left out without a word": (
+        r".*-(skip-(links|gdocs|shortcuts|dangling-shortcuts|exports|project-folders|.*-folders))"
+        r"|.*-(trashed-only|starred-only|shared-with-me|auth-owner-only|owned-by|only-signed|start-year)"
+        r"|dropbox-shared-(files|folders)|webdav-owncloud-exclude-.*"
+    ),
+    "older or deleted content would be copied as if it were the present one": (
+        r"(b2|imagekit|s3)-versions|.*-(version-at|version-deleted)"
+    ),
+    "another time than that of the file's content would decide what is unchanged": (
+        r"local-time-type|drive-use-(created|shared)-date"
+    ),
+    "sizes or hashes would be taken on trust, or not be those of what is stored": (
+        r".*-decompress|.*-no-head-object|http-no-head|drive-size-as-quota|drive-skip-checksum-.*|ftp-no-check-upload"
+        r"|internxt-skip-hash-validation|local-zero-size-links|protondrive-original-file-size"
+    ),
+    "a file that changes while it is copied would be called copied": "local-no-check-updated",
+    "damaged content would be copied as if it were whole": "crypt-pass-bad-blocks",
+    "the copy would be the same file as its source": "sftp-copy-is-hardlink",
+}
+"""Reason → what the whole name of a flag matches that is refused for it."""
+
+FEATURES: Final = _words(
+    """
+    about changenotify cleanup copy dirmove dirsetmodtime disconnect listp listr mergedirs mkdirmetadata move
+    openchunkwriter openwriterat publiclink purge putstream putunchecked serversideacrossconfigs userinfo
+    """
+)
+"""What the flag ``disable`` may turn off: ways of doing something, for which rclone has another."""
+
+_COMPILED: Final = {reason: re.compile(pattern) for reason, pattern in REFUSED_PATTERNS.items()}
+_REASONS: Final = {name: reason for reason, names in REFUSED.items() for name in names.split()}
+
+
+def flag_name(name: str) -> str:
+    """A flag as rclone's manual writes it, without dashes before: ``fast_list`` → ``fast-list``."""
+    return name.lstrip("-").lower().replace("_", "-")
+
+
+def refusal(flag: str, value: object = None) -> str | None:
+    """Why ``flag`` (as by flag_name) can't be set, to this ``value``; None when it can."""
+    if flag in ALLOWED:
+        return _feature_refusal(value) if flag == "disable" else None
+    if flag in RESIDENT_ONLY:
+        return None
+    if reason := _REASONS.get(flag):
+        return reason
+    for reason, pattern in _COMPILED.items():
+        if pattern.fullmatch(flag):
+            return reason
+    return None if flag in backend_flags() else f"rclone has no flag of this name{_nearest(flag)}"
+
+
+def is_known(flag: str) -> bool:
+    """Whether ``flag`` was decided here, one way or the other."""
+    named = flag in ALLOWED | RESIDENT_ONLY or flag in _REASONS or flag in backend_flags()
+    return named or any(pattern.fullmatch(flag) for pattern in _COMPILED.values())
+
+
+@cache
+def backend_flags() -> frozenset[str]:
+    """All flags of rclone's backends."""
+    return frozenset(Path(__file__).with_name("backend_flags.txt").read_text("ascii").split())
+
+
+def _feature_refusal(value: object) -> str | None:
+    features = [] if value is None else [part.strip().lower() for part in str(value).split(",")]
+    if wrong := sorted(set(features) - FEATURES):
+        return f"of rclone's features only these can be disabled, not {wrong[0]!r}: {', '.join(sorted(FEATURES))}"
+    return None
+
+
+def _nearest(flag: str) -> str:
+    found = difflib.get_close_matches(flag, [*ALLOWED, *RESIDENT_ONLY, *backend_flags()], 1)
+    return f"; did you mean {found[0]}?" if found else ""
+
+
+def table() -> str:
+    """The decisions for a reader: a table in Markdown."""
+    rows = [
+        ("allowed", _shown(ALLOWED) + "; of the backends' all that aren't below"),
+        ("allowed, for the resident rclone alone", _shown(RESIDENT_ONLY)),
+    ]
+    for reason in sorted({*REFUSED, *REFUSED_PATTERNS}):
+        pattern = _COMPILED.get(reason)
+        names = {name for name in backend_flags() if pattern and pattern.fullmatch(name)}
+        names -= set(_REASONS)
+        if reason == "the service controls rclone by itself":
+            names = {"rc", "rc-…", "metrics-…"}
+        rows.append((reason, _shown({*REFUSED.get(reason, "").split(), *names})))
+    lines = ["| | flags |", "| --- | --- |", *(f"| {reason} | {names} |" for reason, names in rows)]
+    return "\n".join(lines)
+
+
+def _shown(names: set[str] | frozenset[str]) -> str:
+    """``*-encoding`` stands for the sixty of them."""
+    short = {"…-encoding" if name.endswith("-encoding") else name for name in names}
+    return ", ".join(f"`{name}`" for name in sorted(short))
