@@ -57,8 +57,7 @@ def run(config: Path) -> None:
     with _clear_errors():
         from medusa_copier import service  # noqa: PLC0415
         from medusa_copier.settings import CopierSettings  # noqa: PLC0415
-        from simple_queue_server.secrets import masked
-from simple_queue_server import load_settings  # noqa: PLC0415
+        from simple_queue_server import load_settings  # noqa: PLC0415
 
         service.run(load_settings(config, CopierSettings))
 
@@ -130,6 +129,7 @@ def _clear_errors() -> Iterator[None]:
     """Errors that name the thing and the remedy are shown as they are; others keep their traceback."""
     from medusa_copier.rclone.errors import RcloneError  # noqa: PLC0415
     from simple_queue_server.errors import QueueServerError  # noqa: PLC0415
+    from simple_queue_server.secrets import masked  # noqa: PLC0415
 
     try:
         yield

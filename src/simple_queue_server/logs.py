@@ -18,7 +18,7 @@ import sys
 import time
 from collections.abc import MutableMapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 import structlog
@@ -199,16 +199,12 @@ class _LogFile(_Lines, logging.handlers.WatchedFileHandler):
 
     def _open(self) -> io.TextIOWrapper:
         """Open the file, which no other users of the machine may read, whatever the umask and who made it."""
-
-        def opener(path: str, flags: int) -> int:
-            descriptor = os.open(path, flags, LOG_MODE)
-            mode = stat.S_IMODE(os.fstat(descriptor).st_mode)
-            if mode & ~LOG_MODE:
-                with contextlib.suppress(PermissionError):  # it is another user's
-                    os.fchmod(descriptor, mode & LOG_MODE)
-            return descriptor
-
-        return open(self.baseFilename, self.mode, encoding=self.encoding, errors=self.errors, opener=opener)
+        descriptor = os.open(self.baseFilename, os.O_WRONLY | os.O_CREAT | os.O_APPEND, LOG_MODE)
+        status = os.fstat(descriptor)
+        if stat.S_ISREG(status.st_mode) and status.st_mode & 0o777 & ~LOG_MODE:
+            with contextlib.suppress(PermissionError):  # it is another user's
+                os.fchmod(descriptor, status.st_mode & LOG_MODE)
+        return io.TextIOWrapper(os.fdopen(descriptor, "ab"), encoding=self.encoding, errors=self.errors)
 
     def _reopen(self) -> None:
         self.reopenIfNeeded()

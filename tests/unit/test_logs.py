@@ -3,6 +3,7 @@
 import json
 import os
 import pty
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -124,3 +125,39 @@ def test_a_log_file_that_was_moved_away_is_opened_anew(tmp_path: Path) -> None:
     )
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, timeout=30)
     assert [json.loads(line)["event"] for line in (tmp_path / "a.log").read_text().splitlines()] == ["after", "theirs"]
+
+
+def test_a_log_file_is_not_for_other_users_whatever_the_umask_and_its_mode_before(tmp_path: Path) -> None:
+    log = tmp_path / "log" / "copier.log"
+    log.parent.mkdir()
+    log.touch()
+    log.chmod(0o666)
+    logged(tmp_path)
+    assert stat.S_IMODE(log.stat().st_mode) == 0o640
+    log.unlink()
+    before = os.umask(0)
+    try:
+        logged(tmp_path)
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(log.stat().st_mode) == 0o640
+
+
+SECRETS = """
+import logging, structlog
+from simple_queue_server import logs
+from simple_queue_server.settings.sections import LogSection
+logs.configure(LogSection(), "copier")
+secret = "s3,secret_access_key=hunter2:bucket"
+structlog.get_logger("ours").warning("no", reason=f"failed for {secret}")
+logging.getLogger("library").error("lost amqp://user:hunter2@host/")
+try: raise ValueError(secret)
+except ValueError: structlog.get_logger("ours").exception("broken")
+"""
+
+
+def test_a_warning_and_the_lines_of_an_exception_hold_no_secret(tmp_path: Path) -> None:
+    subprocess.run([sys.executable, "-c", SECRETS], cwd=tmp_path, check=True)
+    text = (tmp_path / "log" / "copier.log").read_text()
+    assert len(text.splitlines()) == 3
+    assert "hunter2" not in text
