@@ -174,6 +174,7 @@ class Client:
         self._rc = Connection(socket)
         self._fs_infos: dict[str, _FsInfo] = {}
         self._roots: dict[str, Place] = {}
+        self._pairs: dict[tuple[str, str], Pair] = {}
         self._groups = Groups()
         self.partials = Partials()
 
@@ -312,6 +313,11 @@ class Client:
 
     async def pair(self, source_fs: str, target_fs: str) -> Pair:
         """What guards transfers between the two, and what can be compared. Asked of rclone once for each fs."""
+        if (source_fs, target_fs) not in self._pairs:
+            self._pairs[source_fs, target_fs] = await self._pair(source_fs, target_fs)
+        return self._pairs[source_fs, target_fs]
+
+    async def _pair(self, source_fs: str, target_fs: str) -> Pair:
         source, target = await self._fs_info(source_fs), await self._fs_info(target_fs)
         return Pair(
             hashes=tuple(hash_type for hash_type in source.hashes if hash_type in target.hashes),
