@@ -117,6 +117,21 @@ def submit(config: Path, requests: Any, wait: bool, timeout_s: float | None, **a
 
 
 @main.command()
+@config_option
+@click.option("--follow", is_flag=True, help="Go on waiting for more, until Ctrl-C.")
+def responses(config: Path, follow: bool) -> None:
+    """Take the responses off the outgoing queue and print each as a line of JSON.
+
+    Responses that nobody reads stay on that queue: those to requests that were submitted without --wait, and those
+    whose client went away. What is printed is off the queue.
+    """
+    with _clear_errors():
+        from medusa_copier.commands.responses import responses as command  # noqa: PLC0415
+
+        command(config, follow=follow)
+
+
+@main.command()
 def schema() -> None:
     """Print the JSON Schema of requests and responses."""
     from importlib import resources  # noqa: PLC0415

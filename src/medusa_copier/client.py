@@ -32,7 +32,7 @@ from typing import Any, Final, ParamSpec, Self, TypeVar
 import msgspec
 
 from medusa_copier.contract.parameters import Overwrite, Verify
-from medusa_copier.settings import CopierSettings, RootSection
+from medusa_copier.settings import CopierSettings, RootSection, for_client
 from simple_queue_server import logs
 from simple_queue_server.brokers import client_for
 from simple_queue_server.brokers.base import Client
@@ -152,8 +152,11 @@ class CopyClient:
 
     @classmethod
     def from_config(cls, path: str | Path) -> Self:
-        """From the service's file, or one with only the broker's section. Raises SettingsError."""
-        return cls(load(Path(path), ClientSettings))
+        """From the service's file, or one with only the broker's section. Raises SettingsError.
+
+        A relative path of the embedded queue is where the service has made the queue; see docs/client.md.
+        """
+        return cls(for_client(load(Path(path), ClientSettings), Path(path)))
 
     @classmethod
     def amqp(cls, url: str, *, incoming_queue: str, outgoing_queue: str | None = None) -> Self:
@@ -290,6 +293,10 @@ class CopyClient:
             if timeout_s is None or not limit.expired():
                 raise
             raise ResponseTimeout(request_id, timeout_s) from None
+
+    async def take_response(self, timeout_s: float) -> bytes | None:
+        """Take the oldest response off the outgoing queue; None when none came in ``timeout_s`` seconds."""
+        return await self._client.take_response(timeout_s)
 
     async def _copy(
         self,

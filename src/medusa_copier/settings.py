@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias, TypeVar
 
 import msgspec
 from msgspec import Meta
 
-from simple_queue_server.settings.sections import Count, Section, Settings
+from simple_queue_server.errors import SettingsError
+from simple_queue_server.settings.sections import Count, EmbeddedSection, Section, Settings
 
 Flag: TypeAlias = bool | int | float | str | list[str]
 
@@ -55,3 +56,37 @@ class CopierSettings(Settings, frozen=True, kw_only=True):
     rclone: RcloneSection = RcloneSection()
     rclone_config_path: Path | None = None
     """The rclone configuration file; unset: rclone's default."""
+
+
+S = TypeVar("S", bound=Settings)
+
+
+def for_client(settings: S, config: Path) -> S:
+    """The settings of the file ``config``, as a client needs them: the embedded queue, if it is used, by its full path.
+
+    To the service a relative path is one below the directory that it runs in, which a client can't know. It is where
+    the queue is: in this directory, in that of ``config``, or in the one above a directory ``config/``. Raises
+    SettingsError when there is none, or more than one.
+    """
+    if settings.amqp is not None or settings.sqs is not None:
+        return settings
+    section = settings.embedded or EmbeddedSection()
+    path = section.path if section.path.is_absolute() else _queue_file(section.path, config)
+    return msgspec.structs.replace(settings, embedded=msgspec.structs.replace(section, path=path))
+
+
+def _queue_file(path: Path, config: Path) -> Path:
+    here, beside = Path.cwd(), config.absolute().parent.resolve()
+    places = [beside, beside.parent] if beside.name == "config" else [beside]
+    files = dict.fromkeys((directory / path).resolve() for directory in [here, *places])
+    found = [file for file in files if file.exists()]
+    if len(found) == 1:
+        return found[0]
+    if not found and here.resolve() in places:  # no service has run yet
+        return (here / path).resolve()
+    names = ", ".join(map(str, found or files))
+    what = f"there are several queues that it may mean: {names}" if found else f"there is no queue yet at {names}"
+    raise SettingsError(
+        f"{config}: embedded.path: {path} is relative to the directory that the service runs in, and {what}; "
+        "write the path from / down, or start the service first"
+    )

@@ -23,7 +23,7 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from simple_queue_server.brokers.base import Client
+from simple_queue_server.brokers.base import Client, ReplyAddress
 from simple_queue_server.brokers.embedded import database
 from simple_queue_server.brokers.embedded import path as queue_path
 from simple_queue_server.brokers.embedded.broker import EmbeddedBroker, EmbeddedClient
@@ -665,3 +665,20 @@ async def test_an_operation_that_fails_does_not_fail_those_committed_with_it(tmp
         assert database.execute("SELECT body FROM requests").fetchall() == [(b"good",), (b"good",)]
     with pytest.raises(BrokerGaveUp, match="closed"):
         await store.run(put)
+
+
+async def test_the_outgoing_queue_keeps_the_newest_responses_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("simple_queue_server.brokers.embedded.broker.TRIM_EVERY", 5)
+    section = EmbeddedSection(path=tmp_path / "queue.db", max_responses=3)
+    broker = EmbeddedBroker(section, max_in_flight=1)
+    await broker.open()
+    with capture_logs() as logs:
+        for number in range(10):
+            await broker.publish(str(number).encode(), ReplyAddress())
+    async with EmbeddedClient(section) as client:
+        assert [await client.take_response(1) for _ in range(3)] == [b"7", b"8", b"9"]
+        assert await client.take_response(0) is None
+    await broker.close()
+    assert [line["responses"] for line in logs if line["event"] == "responses_dropped"] == [2, 5]

@@ -207,6 +207,57 @@ def test_check_reports_an_unreachable_broker_and_a_missing_root(world: World) ->
     assert "hunter2" not in done.stdout + done.stderr
 
 
+def submit_from(directory: Path, config: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    directory.mkdir(exist_ok=True)
+    command = [COPIER, "submit", *arguments, "--config", str(config)]
+    return subprocess.run(command, cwd=directory, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_submit_finds_the_queue_of_the_service_from_any_directory(served: World, tmp_path: Path) -> None:
+    (served.src / "a.txt").write_text("hello")
+    eventually((tmp_path / "run" / "queue.db").exists)
+    done = submit_from(tmp_path / "elsewhere", tmp_path / "copier.yaml", "src:a.txt", "dst:b.txt", "--wait")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (served.dst / "b.txt").read_text() == "hello"
+    assert not list((tmp_path / "elsewhere").iterdir())
+
+
+def test_submit_finds_the_queue_where_the_configuration_is_in_a_directory_of_its_own(
+    served: World, tmp_path: Path
+) -> None:
+    """As in the readme: ``config/medusa_copier.yaml``, and the service runs in the directory above."""
+    (served.src / "a.txt").write_text("hello")
+    eventually((tmp_path / "run" / "queue.db").exists)
+    (tmp_path / "config").mkdir()
+    config = tmp_path / "config" / "copier.yaml"
+    config.write_text((tmp_path / "copier.yaml").read_text())
+    for directory in ("elsewhere", "config"):
+        assert submit_from(tmp_path / directory, config, "src:a.txt", "dst:b.txt", "--wait").returncode == 0
+
+
+def test_submit_makes_no_queue_that_no_service_may_look_at(world: World, tmp_path: Path) -> None:
+    done = submit_from(tmp_path / "elsewhere", tmp_path / "copier.yaml", "src:a.txt", "dst:b.txt")
+    assert done.returncode == 1
+    assert f"no queue yet at {tmp_path}/elsewhere/run/queue.db, {tmp_path}/run/queue.db" in done.stderr
+    assert "write the path from / down, or start the service first" in done.stderr
+    for directory in (tmp_path, tmp_path / "elsewhere"):
+        (directory / "run").mkdir()
+        (directory / "run" / "queue.db").touch()
+    done = submit_from(tmp_path / "elsewhere", tmp_path / "copier.yaml", "src:a.txt", "dst:b.txt")
+    assert "several queues that it may mean" in done.stderr
+
+
+def test_responses_takes_what_waits_on_the_outgoing_queue(served: World) -> None:
+    (served.src / "a.txt").write_text("hello")
+    for number in range(3):
+        served.command("submit", "src:a.txt", f"dst:{number}", "--pass-through", str(number))
+    eventually(lambda: [entry["event"] for entry in served.log()].count("request_finished") == 3)
+    done = served.command("responses")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert sorted(json.loads(line)["pass_through"] for line in done.stdout.splitlines()) == [0, 1, 2]
+    assert served.command("responses").stdout == ""
+
+
 def test_run_serves_the_other_roots_when_a_root_has_no_remote(served: World) -> None:
     (served.src / "a.txt").write_text("hello")
     assert served.command("submit", "src:a.txt", "dst:b.txt", "--wait").returncode == 0

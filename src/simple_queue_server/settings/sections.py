@@ -98,6 +98,8 @@ class EmbeddedSection(Section, frozen=True):
     path: Path = Path("run/queue.db")
     incoming_queue: Name = "incoming"
     outgoing_queue: Name | None = "outgoing"
+    max_responses: Count = 200_000
+    """How many responses the outgoing queue keeps; beyond that the oldest are dropped."""
     progress_queue: Name | None = None
     """Events of each request go there. Unset: there are none."""
 

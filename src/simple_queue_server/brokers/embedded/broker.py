@@ -26,6 +26,8 @@ from simple_queue_server.settings.sections import EmbeddedSection
 __all__ = ["EmbeddedBroker", "EmbeddedClient", "EmbeddedDelivery"]
 
 GIVE_BACK_PATIENCE_S: Final = 5.0
+TRIM_EVERY: Final = 1000
+"""Responses between two looks at how many there are, because a look takes some milliseconds."""
 EVENTS_KEPT: Final = 10_000
 """On the progress queue, if nobody takes them: the file must not grow for ever."""
 
@@ -69,6 +71,7 @@ class EmbeddedBroker:
         self._may_have_more = True
         self._receivers = 0
         self._ended: BrokerGaveUp | None = None
+        self._put = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._feeder: asyncio.Task[None] | None = None
         self._hear: Hear | None = None
@@ -129,7 +132,13 @@ class EmbeddedBroker:
 
     def put(self, tables: Tables, response: bytes, reply: ReplyAddress) -> None:
         """Within a transaction: put a response where it belongs."""
-        tables.put_response(self._settings.outgoing_queue, response, reply.reply_to, reply.correlation_id)
+        outgoing, keep = self._settings.outgoing_queue, self._settings.max_responses
+        tables.put_response(outgoing, response, reply.reply_to, reply.correlation_id)
+        self._put += 1
+        if outgoing is not None and self._put % TRIM_EVERY == 0 and (dropped := tables.trim(outgoing, keep)):
+            log.error(
+                "responses_dropped", queue=outgoing, responses=dropped, kept=keep, remedy="read the outgoing queue"
+            )
 
     async def finish(self, row: RequestRow, also: Callable[[Tables], None]) -> None:
         """Take a request off its queue and do ``also``, both or neither."""

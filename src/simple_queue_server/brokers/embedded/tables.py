@@ -186,12 +186,16 @@ class Tables:
         """Put events on a queue as responses, and remove the oldest but ``keep``: perhaps nobody reads them."""
         for body in bodies:
             self._execute("INSERT INTO responses (queue, body) VALUES (?, ?)", (queue, body))
-        self._execute(
+        self.trim(queue, keep)
+        self.filled.add(queue)
+
+    def trim(self, queue: str, keep: int) -> int:
+        """Remove the oldest responses on a queue but ``keep``; returns how many."""
+        return self._execute(
             "DELETE FROM responses WHERE queue = ? AND id <="
             " (SELECT id FROM responses WHERE queue = ? ORDER BY id DESC LIMIT 1 OFFSET ?)",
             (queue, queue, keep),
-        )
-        self.filled.add(queue)
+        ).rowcount
 
     def add_owner(self, owner: OwnerRow) -> None:
         """Make an owner known. From here on it can be given requests and responses."""
