@@ -43,6 +43,7 @@ TEMPORARY_OTHER = [
 
 PERMANENT = [
     'failed to open source object: Object in GLACIER, restore first: bucket="b", key="k"',
+    'failed to open source object: Object in GLACIER, restore first: bucket="b", key="film/1.mov"',
     s3(403, "Forbidden: Forbidden"),
     s3(403, "SignatureDoesNotMatch: The request signature we calculated does not match"),
     s3(403, "InvalidAccessKeyId: The Access Key Id you provided does not exist in our records."),
@@ -180,3 +181,10 @@ def test_a_long_reason_keeps_its_cause_and_loses_the_middle_of_its_paths(text: s
     assert reason.endswith(end)
     if "permission denied" in text:
         assert "permission denied" in reason
+
+
+def test_an_archived_object_is_no_case_for_another_try_and_says_what_to_do() -> None:
+    error = classify('failed to open source object: Object in GLACIER, restore first: bucket="b", key="film/1.mov"')
+    assert not error.transient
+    assert "film/1.mov is in an archive class of bucket b" in error.reason
+    assert error.reason.endswith("restore it, then ask again")

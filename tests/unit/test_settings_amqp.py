@@ -107,6 +107,10 @@ def test_every_name_of_a_thing_means_it(key: str, value: Any, attribute: str, ex
     [
         ("verify", False, "verify", False),
         ("verify_ssl", False, "verify", False),
+        ("verify", "verify_none", "verify", False),
+        ("verify", "verify_peer", "verify", True),
+        ("verify_ssl", "verify_none", "verify", False),
+        ("fail_if_no_peer_cert", True, "verify", True),
         ("tls_ca_certificates", ["a", "b"], "ca", ("a", "b")),
         ("ssl_ca_certificates", "a", "ca", ("a",)),
         ("cacertfile", "a", "ca", ("a",)),

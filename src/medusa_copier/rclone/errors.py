@@ -91,7 +91,7 @@ _PERMANENT: Final = re.compile(
     r"|no space left on device|file too big for remaining disk|quota ?exceeded|file too large"
     r"|InvalidObjectState|in GLACIER, restore first"
     r"|read-only file ?system|operation not (permitted|supported)|invalid argument|invalid characters"
-    r"|couldn't find method",
+    r"|couldn't find method|GLACIER, restore first",
     re.IGNORECASE,
 )
 
@@ -137,6 +137,7 @@ _S3: Final = re.compile(
     re.DOTALL,
 )
 _WRAPPING: Final = re.compile(r"^(panic received: (fatal error: )?|error in ListJSON: )")
+_ARCHIVED: Final = re.compile(r"Object in GLACIER, restore first: bucket=\"(.*?)\", key=\"(.*?)\"$")
 _HTML: Final = re.compile(r"<!doctype html.*?</html>|<html.*?</html>", re.DOTALL | re.IGNORECASE)
 
 
@@ -144,6 +145,9 @@ def one_line(text: str) -> str:
     """``text`` as one line that a person can read: no line breaks, no credentials, no S3 ceremony."""
     text = _WRAPPING.sub("", text)
     text = _HTML.sub("(an HTML page)", text)
+    text = _ARCHIVED.sub(
+        r"\2 is in an archive class of bucket \1 (GLACIER, restore first); restore it, then ask again", text
+    )
     text = _S3.sub(_compact_s3, text)
     text = masked(text)
     return _of_length(" ".join(text.split()))

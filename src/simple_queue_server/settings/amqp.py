@@ -24,6 +24,7 @@ DEFAULT_TIMEOUT_S: Final = 30.0
 Hosts: TypeAlias = str | list[str] | None
 Seconds: TypeAlias = Annotated[float, Meta(gt=0)] | None
 Heartbeat: TypeAlias = Annotated[int, Meta(ge=0, lt=65535)] | Literal["server"] | None
+VerifyPeer: TypeAlias = bool | Literal["verify_peer", "verify_none"] | None
 TlsVersion: TypeAlias = Literal["TLSv1", "TLSv1_1", "TLSv1_2", "TLSv1_3"] | None
 
 
@@ -35,6 +36,7 @@ class _BunnyTuning(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     channel_max: Any = None
     client_properties: Any = None
     continuation_timeout: Any = None
+    fail_if_no_peer_cert: Any = None
     frame_max: Any = None
     keepalive: Any = None
     locale: Any = None
@@ -85,10 +87,10 @@ class AmqpConnection(_BunnyTuning, frozen=True, kw_only=True, forbid_unknown_fie
     """Default: TLS when the port is 5671."""
     ssl: bool | None = None
 
-    verify_peer: bool | None = None
-    """Whether the broker's certificate must be valid and name its host. Default true."""
-    verify: bool | None = None
-    verify_ssl: bool | None = None
+    verify_peer: VerifyPeer = None
+    """Whether the broker's certificate must be valid and name its host; ``verify_none`` means false. Default true."""
+    verify: VerifyPeer = None
+    verify_ssl: VerifyPeer = None
 
     tls_ca_certificates: Hosts = None
     """Files (or PEM text) of the authorities to trust. Default: those of the system."""
@@ -255,11 +257,18 @@ def _tls(connection: AmqpConnection) -> Tls | None:
 def _one(connection: AmqpConnection, thing: str) -> Any:
     """What the keys of one thing say; None when none is set. Raises ValueError when two of them differ."""
     given = {key: value for key in _SAME[thing] if (value := getattr(connection, key)) is not None}
-    values = [value[0] if isinstance(value, list) and len(value) == 1 else value for value in given.values()]
+    values = [_plain(value) for value in given.values()]
     if any(value != values[0] for value in values):
         keys = " and ".join(key.rstrip("_") for key in given)
         raise ValueError(f"{keys} are names of the same thing and differ; keep one of them")
     return values[0] if values else None
+
+
+def _plain(value: Any) -> Any:
+    """A value in one spelling: a list of one is its item, and the words of Ruby's OpenSSL are booleans."""
+    if isinstance(value, list) and len(value) == 1:
+        return value[0]
+    return value == "verify_peer" if value in ("verify_peer", "verify_none") else value
 
 
 def _list(value: Hosts) -> list[str]:
@@ -291,8 +300,6 @@ def _from_url(url: str) -> AmqpConnection:
     credentials, _, hosts = parts.netloc.rpartition("@")
     user, _, password = credentials.partition(":")
     keys: dict[str, Any] = dict(parse_qsl(parts.query))
-    if keys.get("verify") in ("verify_peer", "verify_none"):
-        keys["verify"] = keys["verify"] == "verify_peer"
     keys |= {"tls": scheme == "amqps", "hosts": hosts.split(",") if hosts else None}
     keys |= {"user": unquote(user) or None, "pass": unquote(password) or None}
     keys |= {"vhost": unquote(parts.path[1:]) or None}

@@ -5,6 +5,7 @@ Generic: knows nothing of the sections. A settings type is a tree of ``msgspec.S
 - Ruby symbols are read as what they name: ``:port: 5672`` is ``port: 5672``, ``level: :info`` is ``level: info``.
 - ``${NAME}`` in a string value is replaced by that environment variable. ``$${`` stands for a plain ``${``.
 - An empty value (``key:`` or ``key: ~``) means the default.
+- ERB (``<%= … %>``), which the Ruby service evaluated, is an error that names ``${NAME}`` as the remedy.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ T = TypeVar("T", bound=msgspec.Struct)
 
 _SYMBOL = re.compile(r":\"?[A-Za-z_]\w*[?!]?\"?$")
 _VARIABLE = re.compile(r"\$(\$\{)|\$\{([A-Za-z_]\w*)\}")
+_ERB = re.compile(r"<%.*?%>", re.DOTALL)
+_ERB_VARIABLE = re.compile(r"\bENV(?:\.fetch\(|\[)\s*(?:\"(\w+)\"|'(\w+)')")
 
 
 def load(path: Path, settings_type: type[T], environ: Mapping[str, str] = os.environ) -> T:
@@ -45,7 +48,7 @@ def parse(text: str, settings_type: type[T], *, source: str, environ: Mapping[st
     try:
         tree = yaml.load(text, _Loader)  # noqa: S506 - _Loader is a SafeLoader
     except yaml.YAMLError as error:
-        raise SettingsError(f"{source}: is not YAML: {' '.join(str(error).split())}") from None
+        raise SettingsError(f"{source}: is not YAML: {' '.join(str(error).split())}{_erb_in_file(text)}") from None
     if tree is None:
         tree = {}
     if not isinstance(tree, dict):
@@ -76,7 +79,7 @@ def _mapping(loader: _Loader, node: yaml.Node) -> dict[Any, Any]:
             raise yaml.constructor.ConstructorError(None, None, "a key must be plain text", key_node.start_mark)
         key = loader.construct_object(key_node, deep=True)
         if key in result:
-            raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} stands twice", key_node.start_mark)
+            raise yaml.constructor.ConstructorError(None, None, f"duplicate key {key!r}", key_node.start_mark)
         result[key] = loader.construct_object(value_node, deep=True)
     return result
 
@@ -90,6 +93,7 @@ _Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping
 def _fill_in(value: Any, wanted: Any, path: str, environ: Mapping[str, str]) -> Any:
     """Walk the tree beside its type: replace variables, drop empty values, refuse unknown keys."""
     if isinstance(value, str):
+        _refuse_erb(value, path)
         return _VARIABLE.sub(lambda match: _variable(match, path, environ), value)
     if isinstance(value, list):
         return [_fill_in(item, None, f"{path}[{i}]", environ) for i, item in enumerate(value)]
@@ -99,6 +103,7 @@ def _fill_in(value: Any, wanted: Any, path: str, environ: Mapping[str, str]) -> 
     result = {}
     for key, item in value.items():
         here = f"{path}.{key}" if path else str(key)
+        _refuse_erb(str(key), path or "the file")
         if fields is not None and key not in fields:
             raise SettingsError(f"{here}: unknown key{hint(str(key), fields, repr)}")
         if fields is None and not isinstance(key, str):
@@ -128,6 +133,23 @@ def _convert(wanted: type[Any], value: Any) -> Any:
     if wanted is Path and isinstance(value, str) and value:
         return Path(value).expanduser()
     raise ValueError(f"expected {'the path of a file' if wanted is Path else wanted.__name__}, got {value!r}")
+
+
+def _refuse_erb(text: str, path: str) -> None:
+    """Ruby's ERB would be taken literally: as a wrong password, and nobody would see why."""
+    if tag := _ERB.search(text):
+        raise SettingsError(f"{path}: {_erb_remedy(tag[0])}")
+
+
+def _erb_in_file(text: str) -> str:
+    tag = _ERB.search(text)
+    return f"; line {text.count(chr(10), 0, tag.start()) + 1}: {_erb_remedy(tag[0])}" if tag else ""
+
+
+def _erb_remedy(tag: str) -> str:
+    name = _ERB_VARIABLE.search(tag)
+    remedy = f"write ${{{name[1] or name[2]}}}" if name else "write ${NAME} for the environment variable NAME"
+    return f"has ERB ({tag.split(maxsplit=1)[0]} … %>), which isn't evaluated; {remedy}"
 
 
 def _variable(match: re.Match[str], path: str, environ: Mapping[str, str]) -> str:
