@@ -613,6 +613,60 @@ async def test_a_manifest_that_can_not_be_written_is_a_failure(copier: Copier) -
     assert "manifest.root 'no' is not configured" in answer["message"]
 
 
+@pytest.fixture
+def timeless(copier: Copier, tmp_path: Path) -> Iterator[Path]:
+    """The directory behind a root ``timeless``: WebDAV that keeps neither times nor hashes."""
+    place = tmp_path / "timeless" / "all"
+    place.mkdir(parents=True)
+    with storage.serving("webdav", place.parent, "--dir-cache-time=50ms") as server:
+        copier.world.add(server.section("no-times", vendor="other"))
+        copier.roots["timeless"] = RootSection("no-times:all")
+        yield place
+
+
+@pytest.mark.parametrize("action", [{}, {"overwrite": "never"}, {"verify": "download"}])
+async def test_the_same_size_says_nothing_where_no_times_are_kept(
+    copier: Copier, timeless: Path, action: dict[str, Any]
+) -> None:
+    for name in ("same", "other"):
+        (copier.world.src / name).write_text("content of it")
+        (timeless / name).write_text("content of it" if name == "same" else "OLD content..")
+    answer = await copier.copy("src:", "timeless:", **action)
+    if action.get("overwrite") == "never":
+        assert counts(answer) == (0, 1, 1)
+        assert answer["failed"]["first"][0]["key"] == "other"
+        assert "other content is there already" in answer["message"]
+        assert (timeless / "other").read_text() == "OLD content.."
+        return
+    assert answer["failed"]["files"] == 0
+    assert sum(counts(answer)) == 2
+    assert (timeless / "other").read_text() == "content of it"
+
+
+async def test_without_a_hash_in_common_the_size_of_the_first_look_must_arrive(
+    copier: Copier, timeless: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As from a server that announces more than it gives, and then says that it is all."""
+    for name in ("whole", "short"):
+        (timeless / name).write_text("announced" if name == "whole" else "more than that")
+    expect = DirectoryCopy._expect_sizes
+
+    async def changed(work: DirectoryCopy) -> None:
+        await expect(work)
+        (timeless / "short").write_text("less")
+        await asyncio.sleep(0.2)  # until the server has forgotten its directory
+
+    monkeypatch.setattr(DirectoryCopy, "_expect_sizes", changed)
+    choices: list[dict[str, Any]] = [{}, {"verify": "download"}]
+    for options in choices:
+        (timeless / "short").write_text("more than that")
+        await asyncio.sleep(0.2)
+        answer = await copier.copy("timeless:", "dst:", **options)
+        assert answer["failed"]["first"] == [
+            {"key": "short", "reason": "the target has 4 bytes, but the source had 14 before the copy"}
+        ]
+
+
 async def test_s3_that_rclone_did_not_write_is_copied_to_and_verified(copier: Copier, moto_server: SqsServer) -> None:
     files = fill(copier.world.src)
     login = {"access_key_id": "test", "secret_access_key": "test", "endpoint": moto_server.endpoint}

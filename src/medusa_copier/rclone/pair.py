@@ -56,4 +56,7 @@ class Pair:
 
 ONE_PIECE: Final = {"MultiThreadStreams": 0, "LowLevelRetries": 1}
 """For the ``_config`` of a call: no part of a file is asked for by a range. rclone resumes a stream that was cut by
-one, as long as it has low-level retries left. For commands: ``--multi-thread-streams=0 --low-level-retries=1``."""
+one, as long as it has low-level retries left."""
+
+ONE_PIECE_FLAGS: Final = ["--multi-thread-streams=0", "--low-level-retries=1"]
+"""The same for a command."""

@@ -6,7 +6,7 @@ import asyncio
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import ExitStack, asynccontextmanager, suppress
-from typing import Any
+from typing import Any, Final
 
 from medusa_copier.rclone.directory import log_parser
 from medusa_copier.rclone.directory.lazy_ledger import LazyLedger
@@ -14,10 +14,14 @@ from medusa_copier.rclone.directory.ledger import FileOutcome, Note, in_run_dire
 from medusa_copier.rclone.directory.options import Choice
 from medusa_copier.rclone.errors import NotFound, RcloneError, WrongKind, classify, one_line
 from medusa_copier.rclone.facade import Rclone
+from medusa_copier.rclone.pair import ONE_PIECE_FLAGS, Pair
 from medusa_copier.rclone.partials import copy_id
 from medusa_copier.rclone.process.commands import Entry, Outcome
 from medusa_copier.rclone.rcd.client import Location
 from medusa_copier.rclone.stats import GroupStats, directory_figures
+
+_SIZES: Final = ("--recursive", "--files-only", "--no-mimetype", "--no-modtime")
+"""What lsjson is asked for."""
 
 
 class DirectoryCopy:
@@ -60,6 +64,11 @@ class DirectoryCopy:
             return
         if self._choice.verify != "default":
             await self._verify()
+        elif self._choice.overwrite == "never" and not (await self._pair()).has_times:
+            await self._read_unchanged()
+        if await self._is_unguarded():
+            await self._see_sizes()
+            await asyncio.to_thread(self._ledger.fail_unlike_expected)
 
     async def describe(self, kind: str | None) -> str:
         """Put the size and the ``kind`` of hash that each file has at the target into the ledger; returns the kind.
@@ -117,10 +126,24 @@ class DirectoryCopy:
         if await client.stat(self._source, files_only=True):
             raise WrongKind("the source is a file; the action copyto copies files")
 
+    async def _pair(self) -> Pair:
+        return await self._rclone.retried(lambda: self._rclone.client.pair(self._source.fs, self._target.fs))
+
+    async def _is_unguarded(self) -> bool:
+        """Whether other bytes than the source's could arrive unnoticed, because no hash of them is compared."""
+        pair = await self._pair()
+        return not pair.hashes and not pair.source_is_local
+
     async def _copy_all(self, *, again: bool) -> None:
+        one_piece = []
+        if await self._is_unguarded():
+            one_piece = ONE_PIECE_FLAGS
+            await self._rclone.retried(self._expect_sizes)
+        comparison = self._choice.comparison(has_times=(await self._pair()).has_times)
+
         async def copy() -> None:
             await asyncio.to_thread(self._ledger.begin_again)
-            await self._copy(*self._filters, *self._choice.comparison)
+            await self._copy(*self._filters, *comparison, *one_piece)
 
         with suppress(_FilesFailed):
             await self._swept(copy, again=again)
@@ -170,6 +193,20 @@ class DirectoryCopy:
         await asyncio.to_thread(self._ledger.fail_pending, "it appeared while the directory was copied")
         await asyncio.to_thread(self._ledger.fail_unverified, reason)
 
+    async def _read_unchanged(self) -> None:
+        """Compare what was there already by reading it, because neither a time nor a hash says that it is the same."""
+
+        async with self._only(self._ledger.unchanged) as only:
+
+            async def check() -> None:
+                await asyncio.to_thread(self._ledger.forget_reasons_of_unverified)
+                await self._check("--download", *only)
+
+            if only:
+                with suppress(_FilesFailed):
+                    await self._rclone.retried(check)
+                await asyncio.to_thread(self._ledger.fail_unverified_unchanged, log_parser.OTHER_CONTENT)
+
     async def _compare_all(self, compare: str) -> None:
         async def check() -> None:
             await asyncio.to_thread(self._ledger.forget_reasons)
@@ -198,9 +235,11 @@ class DirectoryCopy:
             yield [f"--files-from-raw={file.name}"] if file.tell() else []
 
     async def _repair_only(self, only: str) -> None:
+        one_piece = ONE_PIECE_FLAGS if await self._is_unguarded() else []
+
         async def copy() -> None:
             await asyncio.to_thread(self._ledger.begin_pending_again)
-            await self._copy(only, "--ignore-times", of_failed=False)
+            await self._copy(only, "--ignore-times", *one_piece, of_failed=False)
 
         async def check() -> None:
             await asyncio.to_thread(self._ledger.forget_reasons_of_unverified)
@@ -252,28 +291,34 @@ class DirectoryCopy:
         if not found and await self._rclone.client.is_bare_prefix(self._source):
             raise NotFound("directory not found")
 
+    async def _expect_sizes(self) -> None:
+        """Note how large the files at the source are before any is read; a server may say something else then."""
+        outcome = await self._rclone.commands.run(
+            "lsjson",
+            *(self._source.joined, *_SIZES, *self._filters),
+            lines=lambda lines: self._ledger.note_expected(log_parser.sizes(lines)),
+        )
+        if outcome.stopped:  # the copy itself comes upon what else is wrong
+            raise outcome.error()
+
     async def _see_sizes(self) -> None:
         """Note how large the files at the target are, and let those fail that aren't as they were copied."""
         async with self._only(self._ledger.arrived) as only:
 
             async def look() -> None:
                 await asyncio.to_thread(self._ledger.forget_seen)
-                await self._list_sizes(self._target, self._ledger.note_seen, *only)
+                await self._rclone.commands.run_well(
+                    "lsjson",
+                    *(self._target.joined, *_SIZES, *only),
+                    lines=lambda lines: self._ledger.note_seen(log_parser.sizes(lines)),
+                )
 
             if only:
-                await self._rclone.retried(look)
+                try:
+                    await self._rclone.retried(look)
+                except NotFound as error:  # which would be taken for a missing source
+                    raise RcloneError(f"the target went away: {error.reason}") from None
         await asyncio.to_thread(self._ledger.fail_unlike_seen)
-
-    async def _list_sizes(
-        self, place: Location, note: Callable[[list[tuple[int, str]]], None], *arguments: str
-    ) -> None:
-        options = ("--recursive", "--files-only", "--no-mimetype", "--no-modtime")
-        try:
-            await self._rclone.commands.run_well(
-                "lsjson", *(place.joined, *options, *arguments), lines=lambda lines: note(log_parser.sizes(lines))
-            )
-        except NotFound as error:
-            raise RcloneError(f"{place.joined} went away: {error.reason}") from None
 
     async def _sum(self, kind: str, *arguments: str) -> None:
         """Note the hashes of the files at the target that have none in the ledger yet."""

@@ -26,6 +26,7 @@ CREATE TABLE files (
     hash TEXT
 ) WITHOUT ROWID
 """
+_EXPECTED: Final = "CREATE TABLE IF NOT EXISTS expected (path TEXT PRIMARY KEY, size INTEGER NOT NULL) WITHOUT ROWID"
 _NOTE: Final = """
 INSERT INTO files (path, outcome, size, reason) VALUES (?, ?, ?, ?) ON CONFLICT (path) DO UPDATE
 SET outcome = max(outcome, excluded.outcome),
@@ -114,6 +115,12 @@ class Ledger:
         """Take down what was said. The first reason of a file stays."""
         self._many(_NOTE, notes)
 
+    def note_expected(self, sizes: Iterable[tuple[int, str]]) -> None:
+        """Take down (size at the source, path) before anything is copied; -1 for an unknown size."""
+        with kept(), self._at_work:
+            self._database.execute(_EXPECTED)
+        self._many("INSERT OR REPLACE INTO expected (size, path) VALUES (?, ?)", sizes)
+
     def note_seen(self, sizes: Iterable[tuple[int, str]]) -> None:
         """Take down (size at the target, path) of files that are here already; -1 for an unknown size."""
         self._before_rows()
@@ -171,6 +178,12 @@ class Ledger:
             reason,
         )
 
+    def fail_unverified_unchanged(self, reason: str) -> None:
+        """What was there already but was not found the same has failed."""
+        self._change(
+            "UPDATE files SET outcome = 3, reason = coalesce(reason, ?) WHERE outcome = 1 AND NOT verified", reason
+        )
+
     def count(self, outcome: FileOutcome) -> int:
         """How many files have this outcome."""
         return self._number("count(*)", "outcome = ?", outcome)
@@ -205,9 +218,23 @@ class Ledger:
         for (reason,) in self._execute(query, 3 if of_failed else 2):
             yield reason
 
+    def fail_unlike_expected(self) -> None:
+        """After the target was looked at: what isn't as large as the source was before the copy has failed."""
+        self._change(_EXPECTED)
+        self._change(
+            "UPDATE files SET outcome = 3, reason ="
+            " 'the target has ' || seen || ' bytes, but the source had ' || expected.size || ' before the copy'"
+            " FROM expected WHERE expected.path = files.path AND outcome IN (1, 2)"
+            " AND expected.size >= 0 AND seen >= 0 AND seen <> expected.size"
+        )
+
     def arrived(self) -> Iterator[str]:
         """The paths of the files that are at the target."""
         return self._paths("outcome IN (1, 2)")
+
+    def unchanged(self) -> Iterator[str]:
+        """The paths of the files that were at the target already."""
+        return self._paths("outcome = 1")
 
     def unhashed(self) -> Iterator[str]:
         """The paths of the files that arrived of which no hash is known."""

@@ -65,16 +65,19 @@ class Choice:
         rules = [f"- {pattern}" for pattern in self.exclude] + [f"+ {pattern}" for pattern in self.include]
         return [*rules, "- **"] if self.include else rules
 
-    @property
-    def comparison(self) -> list[str]:
-        """The arguments that say when a target that is there already stays as it is."""
+    def comparison(self, *, has_times: bool) -> list[str]:
+        """The arguments that say when a target that is there already stays as it is. Where no times are kept, nothing
+        but its content says that it is the same.
+        """
         if self.overwrite == "always":
             return ["--ignore-times"]
-        if self.overwrite == "never" and self.verify == "default":
-            return ["--immutable", "--no-update-modtime"]  # else a file of another time is other content
         if self.overwrite == "never":
+            if self.verify == "default" and has_times:
+                return ["--immutable", "--no-update-modtime"]  # else a file of another time is other content
             return ["--ignore-existing"]  # what is there is compared afterwards
-        return ["--checksum"] if self.verify == "checksum" else []
+        if self.verify == "checksum":
+            return ["--checksum"]
+        return [] if has_times or self.verify == "download" else ["--ignore-times"]
 
 
 def _fits_in_file(pattern: str) -> bool:
