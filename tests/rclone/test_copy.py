@@ -388,6 +388,27 @@ async def test_never_with_a_comparison_finds_other_content_of_the_same_size_and_
     assert (copier.world.dst / "a.txt").read_text() != "hello"
 
 
+@pytest.mark.parametrize("targets", [("dst:d", "dst:d"), ("dst:", "dst:d"), ("dst:d/sub", "plain:")])
+async def test_two_copies_that_may_replace_nothing_do_not_replace_each_other(
+    world: storage.Places, tmp_path: Path, targets: tuple[str, str]
+) -> None:
+    sources = [world.src / name for name in "AB"]
+    deep = ["d/sub/f", "sub/f", "f"]
+    for source in sources:
+        for name in deep:
+            (source / name).parent.mkdir(parents=True, exist_ok=True)
+            (source / name).write_bytes(source.name.encode() * 400_000)
+    async with started(world, tmp_path, bwlimit="2M") as copier:
+        copier.roots["plain"] = RootSection(f"{world.dst}/d")
+        copies = [
+            copier.copy(f"src:{name}", target, overwrite="never") for name, target in zip("AB", targets, strict=True)
+        ]
+        answers = await asyncio.gather(*copies)
+    assert sum(answer["failed"]["files"] for answer in answers) >= 1
+    written = [answer["copied"]["files"] for answer in answers]
+    assert sum(written) == len([path for path in world.dst.rglob("*") if path.is_file()])
+
+
 async def test_always_copies_what_is_unchanged(copier: Copier) -> None:
     files = fill(copier.world.src)
     await copier.copy("src:", "dst:")

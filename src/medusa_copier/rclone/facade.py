@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
-from weakref import WeakValueDictionary
 
 import structlog
 
 from medusa_copier.rclone.errors import NotFound, RcloneError, WrongKind
 from medusa_copier.rclone.partials import copy_id
+from medusa_copier.rclone.place_locks import PlaceLocks
 from medusa_copier.rclone.process.binary import find_binary
 from medusa_copier.rclone.process.commands import Commands
 from medusa_copier.rclone.process.environment import FlagValue
@@ -56,7 +57,7 @@ class Rclone:
         self.attempts = attempts
         self.run_directory = run_directory
         self._progress = Progress(self._group_stats)
-        self._targets: WeakValueDictionary[Place, asyncio.Lock] = WeakValueDictionary()
+        self._targets = PlaceLocks()
 
     async def __aenter__(self) -> Self:
         self.path = await find_binary(self._binary)
@@ -151,6 +152,16 @@ class Rclone:
         finally:
             await sweep(all_attempts=again)
 
+    @asynccontextmanager
+    async def alone_below(self, target: Location) -> AsyncIterator[None]:
+        """In the block no copy of this service that looks first at what is there writes to ``target`` or below it."""
+
+        async def look() -> Place:
+            return await self.client.place(target)
+
+        async with self._targets.held(await self.retried(look), is_tree=True):
+            yield
+
     async def progress(self, watch: Watch) -> dict[str, Any] | None:
         """How far the work in ``watch`` is: see :meth:`Progress.of`. Never raises for what rclone does."""
         return await self._progress.of(watch)
@@ -160,7 +171,7 @@ class Rclone:
 
     async def _copy_proven(self, source: Location, target: Location, terms: Terms) -> Verified:
         """One at a time to a target: between the look at what is there and the copy nobody here writes to it."""
-        async with self._targets.setdefault(await self.client.place(target), asyncio.Lock()):
+        async with self._targets.held(await self.client.place(target)):
             return await copy_proven(self.client, source, target, terms)
 
     async def _sweep(self, target: Location, named: str, *, all_attempts: bool) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
-from contextlib import ExitStack, asynccontextmanager, suppress
+from contextlib import ExitStack, asynccontextmanager, nullcontext, suppress
 from typing import Any, Final
 
 from medusa_copier.rclone.directory import log_parser
@@ -56,6 +56,11 @@ class DirectoryCopy:
         Raises NotFound when there is no source, WrongKind when a file is in its place, BadFilter.
         """
         await self._rclone.retried(self._look_first)
+        alone = self._rclone.alone_below(self._target) if self._choice.overwrite == "never" else nullcontext()
+        async with alone:
+            await self._run(again=again)
+
+    async def _run(self, *, again: bool) -> None:
         await self._copy_all(again=again)
         await asyncio.to_thread(self._ledger.fail_pending, "rclone did not say what became of it")
         if not await asyncio.to_thread(self._ledger.count_arrived):

@@ -1,0 +1,48 @@
+"""Turns at places: who looks at a target and copies then must be alone there until the copy is done."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+from medusa_copier.rclone.rcd.client import Place
+
+
+@dataclass(slots=True, eq=False)
+class _Claim:
+    place: Place
+    is_tree: bool
+    released: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def excludes(self, other: _Claim) -> bool:
+        return self.place == other.place or self._contains(other) or other._contains(self)
+
+    def _contains(self, other: _Claim) -> bool:
+        return self.is_tree and other.place.path_below(self.place) is not None
+
+
+class PlaceLocks:
+    """Locks on files, and on directories with all that is below them.
+
+    Whoever comes first has a place first. Nobody waits in a ring, because each waits for earlier ones only; don't take
+    a second lock while holding one.
+    """
+
+    def __init__(self) -> None:
+        self._claims: dict[_Claim, None] = {}
+
+    @asynccontextmanager
+    async def held(self, place: Place, *, is_tree: bool = False) -> AsyncIterator[None]:
+        """The block has ``place`` for itself, and all that is below it if ``is_tree``."""
+        claim = _Claim(place, is_tree)
+        earlier = [each for each in self._claims if each.excludes(claim)]
+        self._claims[claim] = None
+        try:
+            for each in earlier:
+                await each.released.wait()
+            yield
+        finally:
+            del self._claims[claim]
+            claim.released.set()
