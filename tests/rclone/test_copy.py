@@ -9,6 +9,7 @@ import json
 import os
 import signal
 from collections.abc import AsyncIterator, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -886,3 +887,19 @@ async def test_every_command_of_a_copy_that_is_killed_is_started_again(
     assert counts(answer) == (3, 0, 0)
     assert len((world.dst / "list").read_text().splitlines()) == 3
     assert len(list(world.dst.iterdir())) == 4
+
+
+async def test_a_time_that_rclone_would_replace_fails_for_that_file_alone(copier: Copier) -> None:
+    fill(copier.world.src)
+    late = copier.world.src / "sub/b.txt"
+    for year in (2261, 2300):
+        seconds = int(datetime(year, 1, 1, tzinfo=UTC).timestamp())
+        os.utime(late, (seconds, seconds))
+        answer = await copier.copy("src:", "dst:", exclude=["*.none"], verify="download")
+        assert counts(answer) == ((4, 0, 0) if year == 2261 else (0, 3, 1))
+        assert (copier.world.dst / "sub/b.txt").stat().st_mtime < 9_200_000_000
+    (failed,) = answer["failed"]["first"]
+    assert failed["key"] == "sub/b.txt"
+    assert "modification time that rclone can't carry" in failed["reason"]
+    answer = await copier.copy("src:", "dst:", exclude=["b.txt"])
+    assert counts(answer) == (0, 3, 0)

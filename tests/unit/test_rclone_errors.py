@@ -42,7 +42,6 @@ TEMPORARY_OTHER = [
 ]
 
 PERMANENT = [
-    'failed to open source object: Object in GLACIER, restore first: bucket="b", key="k"',
     'failed to open source object: Object in GLACIER, restore first: bucket="b", key="film/1.mov"',
     s3(403, "Forbidden: Forbidden"),
     s3(403, "SignatureDoesNotMatch: The request signature we calculated does not match"),

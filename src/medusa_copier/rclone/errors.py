@@ -89,7 +89,6 @@ _PERMANENT: Final = re.compile(
     r"|unable to authenticate|no supported authentication|no such host|certificate|is it obscured"
     r"|file name too long|not a directory|is a directory|not a file|not a regular file|incompatible remotes"
     r"|no space left on device|file too big for remaining disk|quota ?exceeded|file too large"
-    r"|InvalidObjectState|in GLACIER, restore first"
     r"|read-only file ?system|operation not (permitted|supported)|invalid argument|invalid characters"
     r"|couldn't find method|GLACIER, restore first",
     re.IGNORECASE,

@@ -14,6 +14,7 @@ from medusa_copier.rclone.directory.ledger import FileOutcome, Note, in_run_dire
 from medusa_copier.rclone.directory.options import Choice
 from medusa_copier.rclone.errors import NotFound, RcloneError, WrongKind, classify, one_line
 from medusa_copier.rclone.facade import Rclone
+from medusa_copier.rclone.local_files import NO_SUCH_TIME, TOO_LATE, has_late_times
 from medusa_copier.rclone.pair import ONE_PIECE_FLAGS, Pair
 from medusa_copier.rclone.partials import copy_id
 from medusa_copier.rclone.process.commands import Entry, Outcome
@@ -61,8 +62,12 @@ class DirectoryCopy:
             await self._run(again=again)
 
     async def _run(self, *, again: bool) -> None:
+        late = await self._leave_out_late()
         await self._copy_all(again=again)
         await asyncio.to_thread(self._ledger.fail_pending, "rclone did not say what became of it")
+        await asyncio.to_thread(
+            self._ledger.note, [Note(path, FileOutcome.FAILED, reason=NO_SUCH_TIME) for path in late]
+        )
         if not await asyncio.to_thread(self._ledger.count_arrived):
             if not await asyncio.to_thread(self._ledger.count, FileOutcome.FAILED):
                 await self._rclone.retried(self._require_source)
@@ -138,6 +143,17 @@ class DirectoryCopy:
         """Whether other bytes than the source's could arrive unnoticed, because no hash of them is compared."""
         pair = await self._pair()
         return not pair.hashes and not pair.source_is_local
+
+    async def _leave_out_late(self) -> list[str]:
+        """Leave out of all that follows the files of a local source whose times rclone would replace; returns them."""
+        top = await self._rclone.client.local_directory(self._source.fs)
+        if top is None or not await asyncio.to_thread(has_late_times, f"{top}/{self._source.path}"):
+            return []
+        late: list[str] = []
+        only = ("--recursive", "--files-only", f"--max-age={TOO_LATE}", *self._filters)
+        await self._rclone.commands.run_well("lsf", self._source.joined, *only, lines=late.extend)
+        self._filters = (*self._filters, f"--min-age={TOO_LATE}")
+        return late
 
     async def _copy_all(self, *, again: bool) -> None:
         one_piece = []
