@@ -42,15 +42,13 @@ class Events:
 
     def accepted(self, custody: Custody) -> None:
         """A request was taken."""
-        request = messages.parse_request(custody.body, custody.request_id)
-        self._notify(messages.event("accepted", _now(), custody.request_id, request))
+        self._notify(messages.event("accepted", _now(), custody.request_id, custody.request))
 
     def finished(self, custody: Custody) -> None:
         """A response is out."""
         if custody.response is not None:
-            request = messages.parse_request(custody.body, custody.request_id)
             fields = messages.outcome(custody.response)
-            self._notify(messages.event("finished", _now(), custody.request_id, request, fields))
+            self._notify(messages.event("finished", _now(), custody.request_id, custody.request, fields))
 
     def telling(self, handlers: Mapping[str, Handler]) -> dict[str, Handler]:
         """The handlers, telling what they do."""

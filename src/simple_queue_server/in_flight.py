@@ -23,6 +23,11 @@ from simple_queue_server.parameters import refuse_unknown
 CANCEL: Final = "cancel"
 """The name of the action."""
 
+LARGEST_COMPARED_BYTES: Final = 10_000
+"""A larger pass_through is compared with nothing: there may be thousands of requests."""
+LONGEST_INTEGER: Final = 1000
+"""Digits of a number that is compared by its value."""
+
 log = structlog.stdlib.get_logger("simple_queue_server")
 
 
@@ -55,8 +60,8 @@ class Cancellation:
     """Which requests to cancel: the one with this ``request_id``, or all with this ``pass_through``."""
 
     request_id: str | None
-    pass_through: str | None
-    """In a form that is the same for equal JSON values."""
+    pass_through: Any
+    """As :func:`_comparable` has it."""
 
     NAMES: ClassVar[Sequence[str]] = ("request_id", "pass_through")
 
@@ -71,16 +76,19 @@ class Cancellation:
             raise Failure("the parameter request_id must be a string that is not empty")
         if pass_through == json.loads(NO_PASS_THROUGH):
             raise Failure("an empty pass_through names no request: every request without one has it")
-        return cls(request_id, None if pass_through is None else _canonical(pass_through))
+        wanted = None if pass_through is None else _comparable(json.dumps(pass_through).encode())
+        if pass_through is not None and wanted is None:
+            raise Failure(f"a pass_through of more than {LARGEST_COMPARED_BYTES} bytes is not compared; use request_id")
+        return cls(request_id, wanted)
 
     def means(self, custody: Custody) -> bool:
         """Whether this request is to be cancelled. Never one that is there to cancel others."""
         if self.request_id is not None and custody.request_id != self.request_id:
             return False
-        request = messages.parse_request(custody.body)
+        request = custody.request
         if not isinstance(request, Request) or request.action == CANCEL:
             return False
-        return self.pass_through is None or _canonical(request.pass_through) == self.pass_through
+        return self.pass_through is None or _comparable(request.pass_through_json) == self.pass_through
 
 
 class Canceller:
@@ -109,5 +117,19 @@ class Canceller:
         return sum(taken.cancel() for taken in self._in_flight() if which.means(taken.custody))
 
 
-def _canonical(value: Any) -> str:
-    return json.dumps(value, sort_keys=True)
+def _comparable(text: bytes) -> Any:
+    """A JSON value in a form that is equal for equal values, and for no others; None for one that is too large.
+
+    Python's own ``1 == 1.0 == True``, so numbers are tuples. Those with thousands of digits stay text.
+    """
+    if len(text) > LARGEST_COMPARED_BYTES:
+        return None
+    return json.loads(text, parse_int=_integer, parse_float=_number, parse_constant=_number)
+
+
+def _integer(digits: str) -> tuple[str, int | str]:
+    return "integer", digits if len(digits) > LONGEST_INTEGER else int(digits)
+
+
+def _number(digits: str) -> tuple[str, float]:
+    return "number", float(digits)

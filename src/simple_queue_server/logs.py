@@ -24,6 +24,7 @@ import msgspec
 import structlog
 
 from simple_queue_server.errors import SettingsError
+from simple_queue_server.printable import escaped, escaped_json
 from simple_queue_server.secrets import masked
 from simple_queue_server.settings.sections import LogSection
 
@@ -80,7 +81,7 @@ def _send_to(handler: _Lines, level: int, *, readable: bool = False, echo: Seque
         _mask,
         *echo,
     ]
-    renderer = [_readable(handler.stream)] if on_terminal else _json_renderer()
+    renderer = [_harmless, _readable(handler.stream)] if on_terminal else _json_renderer()
     structlog.configure(
         processors=[*shared, *renderer],
         wrapper_class=structlog.make_filtering_bound_logger(level),
@@ -235,9 +236,14 @@ def _json_renderer() -> list[Any]:
     ]
 
 
+def _harmless(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """What a terminal gets; tracebacks are added later."""
+    return {name: escaped(value) if isinstance(value, str) else value for name, value in event.items()}
+
+
 def _to_json(event: Any, **_: Any) -> str:
     try:
-        return msgspec.json.encode(event, enc_hook=repr).decode("utf-8")
+        return escaped_json(msgspec.json.encode(event, enc_hook=repr).decode("utf-8"))
     except UnicodeEncodeError:  # a file name that isn't Unicode: as escapes
         return json.dumps(event, default=repr)
 

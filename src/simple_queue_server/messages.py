@@ -14,6 +14,8 @@ from typing import Any, Final, TypeAlias
 
 import msgspec
 
+from simple_queue_server.printable import escaped
+
 SUCCESS: Final = "success"
 FAILURE: Final = "failure"
 INVALID_REQUEST: Final = "Invalid Request"
@@ -23,6 +25,12 @@ CANCELLED: Final = "cancelled at the request of a client"
 
 NO_PASS_THROUGH: Final = b"{}"
 """What comes back when a request has no ``pass_through``, or null."""
+
+LARGEST_PARAMETERS_BYTES: Final = 2**19
+"""Decoding larger ones would keep all other requests waiting."""
+SPARE_LEVELS: Final = 400
+"""A request must leave so many levels of nesting free where it is parsed: then nothing that is called later, from a
+deeper stack, can run out of them. Some 500 levels remain."""
 
 STANDARD_FIELDS: Final = frozenset({"action", "status", "message", "parameters", "pass_through", "raw_request"})
 
@@ -39,8 +47,9 @@ def _untold(_: ProgressSource) -> None:
 class Request:
     """A well-formed request, as a handler gets it.
 
-    ``action`` is a str, except when the client sent something else (then no handler is registered for it).
-    ``parameters`` is a dict: a request with any other value reaches no handler; ``{}`` when absent or null.
+    ``action`` is a str, except when the client sent something else: then no handler is registered for it, and arrays
+    and objects are not decoded. ``parameters`` is a dict: a request with any other value reaches no handler; ``{}``
+    when absent or null; not decoded when larger than LARGEST_PARAMETERS_BYTES.
     ``id`` names the request in the log. ``attempt`` is 1, or more when it may have been begun before.
 
     A handler may call ``progress(source)``: while the request runs, ``source`` is awaited every
@@ -79,7 +88,7 @@ class Success:
 
 
 class _Envelope(msgspec.Struct):
-    action: Any = None
+    action: msgspec.Raw = msgspec.Raw(b"null")
     parameters: msgspec.Raw = msgspec.Raw(b"null")
     pass_through: msgspec.Raw = msgspec.Raw(b"null")
 
@@ -91,6 +100,7 @@ class _Outcome(msgspec.Struct):
 
 
 _decoder = msgspec.json.Decoder(_Envelope)
+_raw_decoder = msgspec.json.Decoder(msgspec.Raw)
 _outcome_decoder = msgspec.json.Decoder(_Outcome)
 
 
@@ -98,7 +108,9 @@ def parse_request(body: bytes, request_id: str = "", attempt: int = 1) -> Reques
     """Parse the body of a message. Never raises for what a client can send."""
     try:
         envelope = _decoder.decode(body.decode("utf-8"))
-        parameters = json.loads(bytes(envelope.parameters))
+        _require_shallow(body)
+        parameters = _parameters(envelope.parameters)
+        action = _action(envelope.action)
     except UnicodeDecodeError as error:
         return InvalidRequest(body, f"the body is not UTF-8 (byte {error.start})")
     except msgspec.ValidationError as error:
@@ -109,12 +121,27 @@ def parse_request(body: bytes, request_id: str = "", attempt: int = 1) -> Reques
         return InvalidRequest(body, f"the body can't be read: {error}")
     pass_through = bytes(envelope.pass_through)
     return Request(
-        action=envelope.action,
+        action=action,
         parameters={} if parameters is None else parameters,
         pass_through_json=NO_PASS_THROUGH if pass_through == b"null" else pass_through,
         id=request_id,
         attempt=attempt,
     )
+
+
+def _require_shallow(body: bytes) -> None:
+    """Raise RecursionError for a body that is nested too deeply."""
+    if body.count(b"[") + body.count(b"{") > SPARE_LEVELS:
+        _raw_decoder.decode(b"[" * SPARE_LEVELS + body + b"]" * SPARE_LEVELS)
+
+
+def _parameters(raw: msgspec.Raw) -> Any:
+    return raw if len(bytes(raw)) > LARGEST_PARAMETERS_BYTES else json.loads(bytes(raw))
+
+
+def _action(raw: msgspec.Raw) -> Any:
+    """The action; what no action can be stays as it was written, so that it can be answered without decoding it."""
+    return json.loads(bytes(raw)) if bytes(raw)[:1] == b'"' else None if bytes(raw) == b"null" else raw.copy()
 
 
 def success(request: Request, result: Success | Mapping[str, Any]) -> bytes:
@@ -130,7 +157,7 @@ def success(request: Request, result: Success | Mapping[str, Any]) -> bytes:
 def failure(request: Request, message: str, fields: Mapping[str, Any] | None = None) -> bytes:
     """The response to a request that failed, with ``fields`` at the top level."""
     return _encode(
-        _extra(fields or {}) | {"action": request.action, "status": FAILURE, "message": message},
+        _extra(fields or {}) | {"action": request.action, "status": FAILURE, "message": escaped(message)},
         request.pass_through_json,
     )
 

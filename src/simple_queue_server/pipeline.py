@@ -10,6 +10,7 @@ import time
 from collections.abc import Mapping
 from typing import Any, Final
 
+import msgspec
 import structlog
 
 from simple_queue_server import messages
@@ -57,7 +58,7 @@ async def cancel(delivery: Delivery) -> None:
     """Answer a request that its client has cancelled."""
     request = messages.parse_request(delivery.body, delivery.request_id)
     if isinstance(request, Request):  # no other can be cancelled
-        log.warning("request cancelled by its client", request_id=delivery.request_id, action=request.action)
+        log.warning("request cancelled by its client", request_id=delivery.request_id, action=_bounded(request.action))
         await delivery.answer(messages.failure(request, messages.CANCELLED, {"cancelled": True}))
         log.info("request_finished", request_id=delivery.request_id, **_about(request), state="cancelled")
 
@@ -69,22 +70,21 @@ async def respond(request: Request | InvalidRequest, handlers: Mapping[str, Hand
         return messages.invalid(request)
     handler = handlers.get(request.action) if isinstance(request.action, str) else None
     if handler is None:
-        log.error("unrecognized action", action=request.action, known=sorted(handlers))
+        log.error("unrecognized action", action=_bounded(request.action), known=sorted(handlers))
         return messages.failure(request, messages.UNRECOGNIZED_ACTION)
     try:
         return await _handle(request, handler)
     except Exception:
-        log.exception("the handler crashed", action=request.action)
+        log.exception("the handler crashed", action=_bounded(request.action))
         return messages.failure(request, messages.UNKNOWN_FAILURE)
 
 
 async def _handle(request: Request, handler: Handler) -> bytes:
     try:
-        if not isinstance(request.parameters, dict):
-            raise Failure("parameters must be a JSON object")  # noqa: TRY301 - it is answered like any other
+        _require_object(request.parameters)
         result = await handler(request)
     except Failure as failure:
-        log.warning("request failed", action=request.action, message=failure.message, **failure.fields)
+        log.warning("request failed", action=_bounded(request.action), message=failure.message, **failure.fields)
         return messages.failure(request, failure.message, failure.fields)
     return messages.success(request, result)
 
@@ -104,12 +104,22 @@ def _about(request: Request | InvalidRequest) -> dict[str, Any]:
 
 def _bounded(value: Any) -> Any:
     """A value for a log line, which a client can't make as long as it likes."""
+    if isinstance(value, msgspec.Raw):
+        value = _text(bytes(value))
     if value is None or isinstance(value, float) or (isinstance(value, int) and abs(value) < 2**63):
         return value
     if isinstance(value, int):  # as text it may be too long to be made
         return "a large number"
     text = value if isinstance(value, str) else repr(value)
     return text if len(text) <= LONGEST_FIELD else f"{text[: LONGEST_FIELD // 2]}…{text[-LONGEST_FIELD // 2 :]}"
+
+
+def _require_object(parameters: Any) -> None:
+    if isinstance(parameters, msgspec.Raw):
+        size, limit = len(bytes(parameters)), messages.LARGEST_PARAMETERS_BYTES
+        raise Failure(f"the parameters have {size} bytes; {limit} are the most that can be")
+    if not isinstance(parameters, dict):
+        raise Failure("parameters must be a JSON object")
 
 
 def _text(body: bytes) -> str:

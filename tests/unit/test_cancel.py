@@ -265,3 +265,19 @@ async def test_an_application_may_have_an_action_cancel_of_its_own(world: World)
 
     world.serve().action("cancel")(mine)
     assert (await world.cancel())["parameters"] == {"mine": True}
+
+
+async def test_a_number_of_thousands_of_digits_in_one_request_lets_others_be_cancelled(world: World) -> None:
+    world.serve()
+    (one,) = await world.hanging("one", pass_through=[1, 1.5, True])
+    odd = b'{"action": "hang", "pass_through": ' + b"9" * 5000 + b"}"
+    calls = [
+        asyncio.create_task(world.client.call(odd)),
+        asyncio.create_task(world.client.call(b'{"action": "hang", "pass_through": 1e400}')),
+    ]
+    for _ in calls:
+        await soon(world.begun.get())
+    assert (await world.cancel(pass_through=[1, 1.5, True]))["parameters"]["cancelled"] == 1
+    assert (await soon(one))["cancelled"] is True
+    world.let_go.set()
+    await soon(asyncio.gather(*calls))

@@ -7,6 +7,7 @@ takes it over when the broker's patience ends, or when the response is there and
 from __future__ import annotations
 
 import asyncio
+import functools
 import random
 import time
 from collections.abc import Coroutine
@@ -15,8 +16,10 @@ from typing import Any, Final, Self
 import msgspec
 import structlog
 
+from simple_queue_server import messages
 from simple_queue_server.brokers.base import Broker, Delivery
 from simple_queue_server.journal.store import Entry, Journal, JournalError
+from simple_queue_server.messages import InvalidRequest, Request
 
 LATE_S: Final = 2.0
 """A response that the broker hasn't taken after so long is written to the journal."""
@@ -69,6 +72,11 @@ class Custody:
     def of_entry(cls, journal: Journal, broker: Broker, entry: Entry) -> Self:
         """For a request that the journal has."""
         return cls(journal, broker, entry, None)
+
+    @functools.cached_property
+    def request(self) -> Request | InvalidRequest:
+        """The request, parsed when it is first asked for."""
+        return messages.parse_request(self.body, self.request_id, self.attempt)
 
     @property
     def fingerprint(self) -> str:

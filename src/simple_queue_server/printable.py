@@ -1,0 +1,29 @@
+"""Text of clients made harmless for terminals and logs: what moves the cursor or turns text around is escaped."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+_CONTROLS: Final = "\x00-\x1f\x7f-\x9f"
+_SEPARATORS_AND_BIDI: Final = "\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069"
+_HARMFUL: Final = re.compile(f"[{_CONTROLS}{_SEPARATORS_AND_BIDI}\ud800-\udfff]")
+_HARMFUL_IN_JSON: Final = re.compile(f"[\x7f-\x9f{_SEPARATORS_AND_BIDI}\ud800-\udfff]")
+_SHORT: Final = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
+
+
+def escaped(text: str) -> str:
+    r"""The text on one line: control characters (C0, C1), line separators, bidirectional marks and overrides, and half
+    surrogate pairs as ``\xNN`` or ``\uNNNN``.
+    """
+    return _HARMFUL.sub(_escape, text)
+
+
+def escaped_json(text: str) -> str:
+    r"""JSON with the same value, in which these are written as ``\uNNNN``. JSON itself escapes C0."""
+    return _HARMFUL_IN_JSON.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
+
+
+def _escape(match: re.Match[str]) -> str:
+    code = ord(match[0])
+    return _SHORT.get(match[0]) or (f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}")
