@@ -64,16 +64,27 @@ def run(config: Path) -> None:
 
 @main.command()
 @config_option
-def check(config: Path) -> None:
+@click.option(
+    "--timeout",
+    "timeout_s",
+    metavar="SECONDS",
+    type=click.FloatRange(min=0, min_open=True),
+    default=10,
+    show_default=True,
+    help="How long to wait for the broker, and for each root.",
+)
+@click.option("--no-write", is_flag=True, help="Don't try to write; only list the roots.")
+def check(config: Path, timeout_s: float, no_write: bool) -> None:
     """See whether all that the configuration names can be reached.
 
-    Loads the configuration, reaches the broker and rclone, and lists every root once. Prints a table; the exit
-    status is 0 when all is well. Takes no request from the queue.
+    Loads the configuration, reaches the broker and rclone, lists every root once, and writes a small file, which is
+    removed at once, into those that requests may write to. Prints a table; the exit status is 0 when all is well.
+    Takes no request from the queue and leaves nothing behind.
     """
     with _clear_errors():
         from medusa_copier.commands.check import check as run_check  # noqa: PLC0415
 
-        sys.exit(0 if run_check(config) else 1)
+        sys.exit(0 if run_check(config, timeout_s=timeout_s, writes=not no_write) else 1)
 
 
 @main.command()

@@ -53,15 +53,15 @@ async def _copying(server: Server, settings: CopierSettings) -> AsyncIterator[No
         yield
 
 
-def open_rclone(settings: CopierSettings) -> Rclone:
-    """The rclone that the settings mean, not yet started."""
+def open_rclone(settings: CopierSettings, run_directory: Path | None = Path("run")) -> Rclone:
+    """The rclone that the settings mean, not yet started; without a ``run_directory`` it leaves nothing behind."""
     return Rclone(
         binary=settings.rclone.path,
         config=settings.rclone_config_path,
         flags=settings.rclone.flags,
         hand_on=settings.rclone.environment,
         attempts=settings.rclone.attempts,
-        run_directory=Path("run"),
+        run_directory=run_directory,
     )
 
 

@@ -15,9 +15,9 @@ import msgspec
 import pytest
 from structlog.testing import capture_logs
 
-from simple_queue_server.brokers.base import ReplyAddress
+from simple_queue_server.brokers.base import QueueState, ReplyAddress
 from simple_queue_server.brokers.sqs.broker import SqsBroker, SqsDelivery
-from simple_queue_server.brokers.sqs.client import REPLY_QUEUE_PREFIX, SqsClient
+from simple_queue_server.brokers.sqs.client import REPLY_QUEUE_PREFIX, SqsClient, look
 from simple_queue_server.brokers.sqs.connection import Queue, SqsLink
 from simple_queue_server.brokers.sqs.unsettled import Heartbeat
 from simple_queue_server.errors import BrokerError, BrokerGaveUp
@@ -641,6 +641,14 @@ def bare(bench: Bench, region: str | None) -> SqsSection:
 
 
 # Queues
+
+
+async def test_a_look_makes_no_queue_and_cannot_know_who_receives(bench: Bench) -> None:
+    section = msgspec.structs.replace(bench.section(), incoming_queue="looked-at")
+    for _ in range(2):
+        assert await look(section) == QueueState(exists=False, services=0)
+    async with SqsClient(section):
+        assert await look(section) == QueueState(exists=True, services=None)
 
 
 async def test_missing_queues_are_made_even_by_two_services_at_once(bench: Bench) -> None:

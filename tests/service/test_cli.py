@@ -4,8 +4,10 @@ import importlib.metadata
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +15,7 @@ import pytest
 
 from tests.support.processes import COPIER, output
 from tests.support.service import World, copyto
+from tests.support.storage import section, serving
 from tests.support.waiting import eventually
 
 
@@ -205,6 +208,54 @@ def test_check_reports_an_unreachable_broker_and_a_missing_root(world: World) ->
     failed = [line[:20].strip() for line in done.stdout.splitlines() if "FAILED" in line]
     assert failed == ["broker", "root dst", "root ghost"]
     assert "hunter2" not in done.stdout + done.stderr
+
+
+def test_check_leaves_nothing_behind(world: World, tmp_path: Path) -> None:
+    before = sorted(tmp_path.rglob("*"))
+    world.write_config(roots={"dst": {"rclone_config": "dst"}, "src": {"rclone_config": "src", "access": "read"}})
+    done = world.command("check")
+    lines = {line[:20].strip(): line[21:] for line in done.stdout.splitlines()}
+    assert (done.returncode, sorted(tmp_path.rglob("*"))) == (0, before)
+    assert "the service makes it" in lines["broker"]
+    assert "(read-write, written)" in lines["root dst"]
+    assert lines["root src"].endswith("(read)")
+    assert "written" not in world.command("check", "--no-write").stdout
+
+
+def test_check_says_that_a_root_can_not_be_written(world: World, tmp_path: Path) -> None:
+    """``ro`` is a web server: it can be read, and rclone can't write it."""
+    with serving("http", tmp_path / "web") as web:
+        with (tmp_path / "rclone.conf").open("a") as config:
+            config.write(web.section("ro"))
+        world.write_config(roots={"ro": {"rclone_config": "ro:"}})
+        done = world.command("check")
+        assert done.returncode == 1
+        assert "can't be written" in done.stdout
+        assert "set access: read" in done.stdout
+        world.write_config(roots={"ro": {"rclone_config": "ro:", "access": "read"}})
+        assert world.command("check").returncode == 0
+
+
+def test_check_waits_for_all_roots_at_once_and_no_longer_than_the_timeout(world: World, tmp_path: Path) -> None:
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        names = [f"dead{number}" for number in range(4)]
+        with (tmp_path / "rclone.conf").open("a") as config:
+            config.writelines(section(name, type="webdav", url=url, vendor="other") for name in names)
+        world.write_config(roots={name: {"rclone_config": f"{name}:"} for name in ["dst", *names]})
+        started = time.monotonic()
+        done = world.command("check", "--timeout", "2")
+    assert time.monotonic() - started < 20
+    assert done.returncode == 1
+    assert done.stdout.count("no answer within 2 s") == 4
+    assert "(read-write, written)" in done.stdout
+
+
+def test_check_tells_whether_a_service_runs(served: World) -> None:
+    eventually(lambda: "server started" in [entry["event"] for entry in served.log()])
+    assert "1 service runs" in served.command("check").stdout
 
 
 def submit_from(directory: Path, config: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

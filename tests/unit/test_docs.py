@@ -20,11 +20,13 @@ import pytest
 import yaml
 
 from medusa_copier.settings import CopierSettings
+from simple_queue_server.brokers import look
 from simple_queue_server.brokers.amqp.broker import AmqpBroker
 from simple_queue_server.brokers.amqp.client import AmqpClient
+from simple_queue_server.brokers.base import QueueState
 from simple_queue_server.brokers.embedded.broker import EmbeddedClient
 from simple_queue_server.settings.amqp import AmqpConnection
-from simple_queue_server.settings.sections import AmqpSection, EmbeddedSection
+from simple_queue_server.settings.sections import AmqpSection, EmbeddedSection, ServerSection, Settings
 from tests.support.processes import output, running
 from tests.support.rabbitmq import RabbitNode
 
@@ -105,10 +107,13 @@ async def test_the_permissions_that_are_advised_suffice_for_a_service_its_cancel
     advised_user: AmqpSection,
 ) -> None:
     broker = AmqpBroker(advised_user, max_in_flight=1)
+    settings = Settings(server=ServerSection(name="test"), amqp=advised_user)
+    assert await look(settings) == QueueState(exists=False, services=0)
     async with asyncio.timeout(30), AmqpClient(advised_user) as client:
         await broker.open()
         try:
             assert await broker.broadcast(b"word") is True
+            assert await look(settings) == QueueState(exists=True, services=1)
             call = asyncio.create_task(client.call(REQUEST))
             await (await broker.receive()).answer(b"response")
             assert await call == b"response"

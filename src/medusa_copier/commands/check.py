@@ -3,68 +3,112 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import secrets
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 import click
 
 from medusa_copier.rclone.errors import RcloneError
+from medusa_copier.rclone.facade import Rclone
 from medusa_copier.service import open_rclone
-from medusa_copier.settings import CopierSettings
+from medusa_copier.settings import CopierSettings, RootSection, for_client
 from simple_queue_server import BrokerError, SettingsError, load_settings, logs
-from simple_queue_server.brokers import client_for, describe
+from simple_queue_server.brokers import describe, look
+from simple_queue_server.brokers.base import QueueState
 from simple_queue_server.secrets import masked
-
-BROKER_TIMEOUT_S: Final = 20
 
 
 class Row(NamedTuple):
-    """One line of the table. ``note`` is what was found, or why it failed."""
+    """One line of the table. ``note`` is what was found, or why it failed and what would help."""
 
     what: str
     ok: bool
     note: str
 
 
-def check(path: Path) -> bool:
-    """Check all, print a table as it grows, and return whether everything is well."""
+def check(path: Path, *, timeout_s: float, writes: bool) -> bool:
+    """Check all, print a table as it grows, and return whether everything is well. It leaves nothing behind.
+
+    Broker and roots have ``timeout_s`` each. ``writes``: put a small file into each root that may be written, and
+    remove it.
+    """
     logs.configure_for_command(quiet=True)  # the table says it all
     try:
-        settings = load_settings(path, CopierSettings)
+        settings = for_client(load_settings(path, CopierSettings), path)
     except SettingsError as error:
         return _print(Row("config", ok=False, note=str(error)))
     _print(Row("config", ok=True, note=str(path)))
-    return asyncio.run(_check_all(settings))
+    return asyncio.run(_check_all(settings, timeout_s, writes=writes))
 
 
-async def _check_all(settings: CopierSettings) -> bool:
-    return all([_print(row) async for row in _rows(settings)])
+async def _check_all(settings: CopierSettings, timeout_s: float, *, writes: bool) -> bool:
+    return all([_print(row) async for row in _rows(settings, timeout_s, writes=writes)])
 
 
-async def _rows(settings: CopierSettings) -> AsyncIterator[Row]:
-    yield await _broker(settings)
+async def _rows(settings: CopierSettings, timeout_s: float, *, writes: bool) -> AsyncIterator[Row]:
+    yield await _broker(settings, timeout_s)
     try:
-        async with open_rclone(settings) as rclone:
-            yield Row("rclone", ok=True, note=f"{await rclone.client.version()} {rclone.path}")
-            for name, root in settings.roots.items():
-                try:
-                    await rclone.client.check_root(root.fs)
-                    yield Row(f"root {name}", ok=True, note=root.fs)
-                except RcloneError as error:
-                    yield Row(f"root {name}", ok=False, note=f"{root.fs} {error.reason}")
+        with _small_file() as file:
+            async with open_rclone(settings, run_directory=None) as rclone:
+                yield Row("rclone", ok=True, note=f"{await rclone.client.version()} {rclone.path}")
+                roots = [
+                    asyncio.create_task(_root(rclone, name, root, file if writes else None, timeout_s))
+                    for name, root in settings.roots.items()
+                ]
+                for each in roots:
+                    yield await each
     except RcloneError as error:
         yield Row("rclone", ok=False, note=str(error))
 
 
-async def _broker(settings: CopierSettings) -> Row:
+@contextmanager
+def _small_file() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="medusa-copier-check-") as directory:
+        file = Path(directory, f".medusa-copier-check-{secrets.token_hex(8)}")
+        file.write_text("Written by medusa-copier check, which removes it at once.\n")
+        yield file
+
+
+async def _root(rclone: Rclone, name: str, root: RootSection, file: Path | None, timeout_s: float) -> Row:
+    """``file`` is what to write into the root; None: only list it."""
+    what, step, remedy = f"root {name}", "", ""
     try:
-        async with asyncio.timeout(BROKER_TIMEOUT_S), client_for(settings):
-            return Row("broker", ok=True, note=describe(settings))
+        async with asyncio.timeout(timeout_s):
+            await rclone.client.check_root(root.fs)
+            if file is not None and "write" in root.access:
+                step = f" can't be written and cleaned up ({file.name}):"
+                remedy = "; let this user write and delete there, or set access: read"
+                await rclone.client.try_to_write(root.fs, file)
+    except RcloneError as error:
+        return Row(what, ok=False, note=f"{root.fs}{step} {error.reason}{remedy}")
+    except TimeoutError:
+        reason = f"no answer within {timeout_s:g} s; is it reachable? --timeout waits longer"
+        return Row(what, ok=False, note=f"{root.fs}{step} {reason}")
+    return Row(what, ok=True, note=f"{root.fs} ({root.access}{', written' if step else ''})")
+
+
+async def _broker(settings: CopierSettings, timeout_s: float) -> Row:
+    try:
+        async with asyncio.timeout(timeout_s):
+            state = await look(settings)
     except BrokerError as error:
         return Row("broker", ok=False, note=str(error))
     except TimeoutError:
-        return Row("broker", ok=False, note=f"{describe(settings)} did not answer in {BROKER_TIMEOUT_S} s")
+        note = f"{describe(settings)}: no answer within {timeout_s:g} s; is it reachable? --timeout waits longer"
+        return Row("broker", ok=False, note=note)
+    return Row("broker", ok=True, note=f"{describe(settings)} ({_served(state)})")
+
+
+def _served(state: QueueState) -> str:
+    if not state.exists:
+        return "no incoming queue yet, the service makes it"
+    if state.services is None:
+        return "whether it is served can't be known"
+    return {0: "no service runs", 1: "1 service runs"}.get(state.services, f"{state.services} services run")
 
 
 def _print(row: Row) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from urllib.parse import urlsplit
 
-from simple_queue_server.brokers.base import Broker, Client
+from simple_queue_server.brokers.base import Broker, Client, QueueState
 from simple_queue_server.settings.amqp import target
 from simple_queue_server.settings.sections import EmbeddedSection, Settings
 
@@ -38,6 +38,21 @@ def client_for(settings: Settings) -> Client:
     from simple_queue_server.brokers.embedded.client import EmbeddedClient  # noqa: PLC0415
 
     return EmbeddedClient(settings.embedded or EmbeddedSection())
+
+
+async def look(settings: Settings) -> QueueState:
+    """See whether the incoming queue is there and served; nothing is made or taken. Raises BrokerError."""
+    if settings.amqp is not None:
+        from simple_queue_server.brokers.amqp import client as amqp  # noqa: PLC0415
+
+        return await amqp.look(settings.amqp)
+    if settings.sqs is not None:
+        from simple_queue_server.brokers.sqs import client as sqs  # noqa: PLC0415
+
+        return await sqs.look(settings.sqs)
+    from simple_queue_server.brokers.embedded import client as embedded  # noqa: PLC0415
+
+    return await embedded.look(settings.embedded or EmbeddedSection())
 
 
 def describe(settings: Settings) -> str:

@@ -25,6 +25,15 @@ class ReplyAddress:
     correlation_id: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class QueueState:
+    """The incoming queue, as somebody saw it who neither made nor took anything."""
+
+    exists: bool
+    services: int | None
+    """How many services take requests from it; None where that can't be known."""
+
+
 class Delivery(Protocol):
     """One request, lent by the broker until :meth:`answer`, :meth:`ack` or :meth:`requeue` ends the loan.
 

@@ -379,6 +379,15 @@ class Client:
         options = {"dirsOnly": True, "noModTime": True, "noMimeType": True}
         await self._rc.call("operations/list", {"fs": fs, "remote": "", "opt": options})
 
+    async def try_to_write(self, fs: str, file: Path) -> None:
+        """Copy the local ``file`` to ``fs`` and remove it there. When cancelled, it is removed all the same."""
+        try:
+            await self.copy_unseen(Location(str(file.parent), file.name), Location(fs, file.name), {})
+        finally:
+            with suppress(NotFound):
+                async with asyncio.timeout(QUICK_S):
+                    await self._rc.call("operations/deletefile", {"fs": fs, "remote": file.name})
+
     async def list_remotes(self) -> list[str]:
         """The names of the configured remotes, without the colon."""
         return (await self._rc.ask("config/listremotes", {}, _Remotes, timeout_s=QUICK_S)).remotes or []

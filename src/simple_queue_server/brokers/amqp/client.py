@@ -6,13 +6,23 @@ import asyncio
 import uuid
 from typing import Final, Self
 
+import aiormq
 import structlog
 from aiormq import spec
 from aiormq.abc import DeliveredMessage
 
 from simple_queue_server.brokers.amqp.connection import Link
-from simple_queue_server.brokers.amqp.driver import Channel, Connection, LinkDownError, make_queue
+from simple_queue_server.brokers.amqp.driver import (
+    Channel,
+    Connection,
+    LinkDownError,
+    close,
+    connect,
+    make_queue,
+    translated,
+)
 from simple_queue_server.brokers.amqp.publisher import Publisher
+from simple_queue_server.brokers.base import QueueState
 from simple_queue_server.errors import BrokerError
 from simple_queue_server.settings.amqp import target
 from simple_queue_server.settings.sections import AmqpSection
@@ -126,6 +136,21 @@ class AmqpClient:
         for response in self._calls.values():
             if not response.done():
                 response.set_exception(BrokerError("the connection was lost before the response came"))
+
+
+async def look(settings: AmqpSection) -> QueueState:
+    """See :func:`simple_queue_server.brokers.look`."""
+    connection, channel = await connect(target(settings.connection), "check")
+    try:
+        with translated():
+            declared = await channel.queue_declare(settings.incoming_queue, passive=True)
+    except LinkDownError as error:
+        if isinstance(error.__cause__, aiormq.ChannelNotFoundEntity):
+            return QueueState(exists=False, services=0)
+        raise
+    finally:
+        await close(connection)
+    return QueueState(exists=True, services=declared.consumer_count or 0)
 
 
 def _reply_queue_name(incoming: str) -> str:

@@ -8,8 +8,10 @@ from typing import Self
 
 import structlog
 
+from simple_queue_server.brokers.base import QueueState
+from simple_queue_server.brokers.embedded.path import require_place
 from simple_queue_server.brokers.embedded.session import Member, is_set_within
-from simple_queue_server.brokers.embedded.tables import ResponseRow
+from simple_queue_server.brokers.embedded.tables import ResponseRow, Tables
 from simple_queue_server.errors import BrokerError, BrokerGaveUp
 from simple_queue_server.settings.sections import EmbeddedSection
 
@@ -127,3 +129,17 @@ class EmbeddedClient:
 def _log_error(done: asyncio.Future[None]) -> None:
     if error := done.exception():
         log.error("a response could not be put back", error=str(error))
+
+
+async def look(settings: EmbeddedSection) -> QueueState:
+    """See :func:`simple_queue_server.brokers.look`."""
+    if not settings.path.exists():
+        require_place(settings.path)
+        return QueueState(exists=False, services=0)
+    member = Member(settings, listens=None, on_wake=lambda: None)
+    await member.open()
+    try:
+        owners = await member.run(Tables.owners)
+    finally:
+        await member.close()
+    return QueueState(exists=True, services=sum(owner.listens == settings.incoming_queue for owner in owners))

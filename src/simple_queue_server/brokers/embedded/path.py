@@ -42,6 +42,15 @@ def prepare(path: Path) -> Path:
     return real_path
 
 
+def require_place(path: Path) -> None:
+    """Raise BrokerError where :func:`prepare` could not make the file. Makes nothing."""
+    real_path = path.resolve()
+    _refuse_network(real_path)
+    parent = next(each for each in real_path.parents if each.exists())
+    if not (parent.is_dir() and os.access(parent, os.W_OK | os.X_OK)):
+        raise BrokerError(f"the queue's file {path} can't be made: this user may not write {parent}")
+
+
 def is_network(file_system: str) -> bool:
     """Whether a mount's type, such as ``nfs4`` or ``fuse.sshfs``, is a network file system."""
     return file_system.removeprefix("fuse.") in NETWORK_FILE_SYSTEMS

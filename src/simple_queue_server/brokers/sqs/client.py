@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 import structlog
 
+from simple_queue_server.brokers.base import QueueState
 from simple_queue_server.brokers.sqs.batcher import Batcher
 from simple_queue_server.brokers.sqs.connection import Queue, SqsLink
 from simple_queue_server.brokers.sqs.errors import SqsError
@@ -189,3 +190,18 @@ class SqsClient:
         return await self._link.patiently(
             lambda: self._link.queue(name, create=True), kinds=["away"], attempts=ATTEMPTS
         )
+
+
+async def look(settings: SqsSection) -> QueueState:
+    """See :func:`simple_queue_server.brokers.look`. SQS doesn't know who receives."""
+    link = SqsLink(settings)
+    await link.open()
+    try:
+        await link.queue(settings.incoming_queue)
+    except SqsError as error:
+        if error.kind != "gone":
+            raise
+        return QueueState(exists=False, services=0)
+    finally:
+        await link.close()
+    return QueueState(exists=True, services=None)
