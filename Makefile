@@ -1,6 +1,7 @@
 # make demo   run the main job on real input with the embedded queue; needs no server
 # make test   install what the tests need, then check everything; what CI runs
 # make chaos  minutes of kills, cut connections and full disks, and nothing may be lost: make chaos ARGS='--seed 7'
+# make proof  minutes of damage at rest, on the wire and under way, and no response may be untrue: make proof ARGS='--seed 7'
 # make bench  a quarter of an hour of measurements beside the alternatives, in memory; writes docs/benchmarks.md
 # make check  lint, types and the import contract only
 # make lock   compile requirements/*.txt anew from pyproject.toml
@@ -10,7 +11,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: demo test chaos bench check format lock test-tools clean
+.PHONY: demo test chaos proof bench check format lock test-tools clean
 
 demo: $(VENV)/.runtime
 	$(BIN)/python demo/demo.py
@@ -20,6 +21,9 @@ test: $(VENV)/.dev test-tools check
 
 chaos: $(VENV)/.dev test-tools
 	$(BIN)/python -m chaos $(ARGS)
+
+proof: $(VENV)/.dev
+	$(BIN)/python -m proof $(ARGS)
 
 bench: $(VENV)/.bench test-tools
 	$(BIN)/python -m benchmarks $(ARGS)

@@ -80,7 +80,7 @@ def main(*, seed: int | None, broker: str, requests: int, minutes: float, writes
     if len(verdicts) > 1:
         click.echo(f"\n{table(verdicts)}\n")
     if writes:
-        write(DOCUMENT, _block(seed, verdicts))
+        write(DOCUMENT, "chaos", _block(seed, verdicts))
     sys.exit(0 if all(verdict.is_good for verdict in verdicts) else 1)
 
 

@@ -4,12 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
 
 from chaos.verdict import Verdict
-
-BEGIN: Final = "<!-- chaos:begin -->"
-END: Final = "<!-- chaos:end -->"
 
 
 def table(verdicts: Sequence[Verdict]) -> str:
@@ -22,19 +18,25 @@ def table(verdicts: Sequence[Verdict]) -> str:
     rows += [(f"*{name}*", [verdict.faults[name] or "" for verdict in verdicts]) for name in faults]
     rows.append(("seconds", [round(verdict.seconds) for verdict in verdicts]))
     lines = [["", *(verdict.broker for verdict in verdicts)], *([name, *map(str, cells)] for name, cells in rows)]
+    return markdown(lines)
+
+
+def markdown(lines: Sequence[Sequence[str]]) -> str:
+    """A table, the first of its lines being the head; its first column is text, the others are numbers."""
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
     return "\n".join(_line(line, widths) for line in (lines[0], rule, *lines[1:]))
 
 
-def write(document: Path, block: str) -> None:
-    """Replace what stands between the two markers. Raises ValueError when they aren't there."""
+def write(document: Path, name: str, block: str) -> None:
+    """Replace what stands between the two markers of ``name``. Raises ValueError when they aren't there."""
     text = document.read_text()
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise ValueError(f"{document} has no {BEGIN} … {END}")
-    document.write_text(f"{before}{BEGIN}\n{block}\n{END}{after}")
+    begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
+    before, found, rest = text.partition(begin)
+    _, found_too, after = rest.partition(end)
+    if not found or not found_too:
+        raise ValueError(f"{document} has no {begin} … {end}")
+    document.write_text(f"{before}{begin}\n{block}\n{end}{after}")
 
 
 def _duplicates(verdict: Verdict) -> str:

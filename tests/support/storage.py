@@ -44,7 +44,7 @@ class StorageServer:
             return {"type": "s3", "provider": "Rclone", "endpoint": url} | keys
         if self.kind == "http":
             return {"type": "http", "url": f"http://{USER}:{SECRET}@127.0.0.1:{self.port}"}
-        login = {"user": USER, "pass": _obscured(SECRET)}
+        login = {"user": USER, "pass": obscured(SECRET)}
         if self.kind == "webdav":
             return {"type": "webdav", "url": url, "vendor": "rclone"} | login
         return {"type": "sftp", "host": "127.0.0.1", "port": str(self.port)} | login
@@ -125,7 +125,8 @@ def rclone(config: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=60, env=environ, check=False)
 
 
-def _obscured(secret: str) -> str:
+def obscured(secret: str) -> str:
+    """A password as an rclone.conf has it."""
     return subprocess.run(
         [RCLONE, "obscure", secret], capture_output=True, text=True, timeout=20, check=True
     ).stdout.strip()

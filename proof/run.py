@@ -1,0 +1,117 @@
+"""READ FIRST: from an empty directory to a verdict."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final
+
+from chaos.stage import Service
+from medusa_copier.client import CopyClient, ResponseTimeout
+from proof.cases import Case, draw
+from proof.scene import Scene, files
+from proof.storages import Storages, storages
+from proof.verdict import Response, Verdict, judge
+
+IN_FLIGHT: Final = 24
+RESPONSE_S: Final = 120.0
+RCLONE: Final = {
+    "attempts": 2,
+    "flags": {
+        "low-level-retries": 2,
+        "contimeout": "5s",
+        "timeout": "20s",
+        "multi-thread-cutoff": "1M",  # so that a file needn't be large to be read in ranges side by side
+        "multi-thread-chunk-size": "1M",
+    },
+}
+
+
+async def run(directory: Path, seed: int, count: int) -> Verdict:
+    """Draw ``count`` cases from the seed, have one service serve them, many at a time, and judge each."""
+    started = time.monotonic()
+    rng = random.Random(seed)  # noqa: S311 - no secret hangs on it
+    verdict = Verdict()
+    async with storages(directory) as world:
+        service = Service(directory / "service", _config(world))
+        await service.start()
+        try:
+            async with CopyClient.embedded(directory / "service" / "run" / "queue.db") as client:
+                await _serve(world, client, [_scene(world, case) for case in draw(rng, count)], verdict)
+        finally:
+            await service.stop()
+        verdict.findings += [f"the service ended: {exit_}" for exit_ in service.bad_exits]
+    verdict.seconds = time.monotonic() - started
+    return verdict
+
+
+async def _serve(world: Storages, client: CopyClient, scenes: Iterable[Scene], verdict: Verdict) -> None:
+    slots = asyncio.Semaphore(IN_FLIGHT)
+    hidden: list[tuple[Scene, Response | None]] = []
+
+    async def one(scene: Scene) -> None:
+        async with slots:
+            if scene.case.source != "crypt":
+                await asyncio.to_thread(scene.lay)
+            response = await _ask(world, client, scene)
+            if scene.case.target == "crypt":
+                hidden.append((scene, response))
+            else:
+                await asyncio.to_thread(_judge, world, scene, response, verdict)
+
+    scenes = list(scenes)
+    for scene in scenes:
+        scene.lay_directories()
+        if scene.case.source == "crypt":
+            scene.lay()
+    await asyncio.to_thread(world.encrypt)
+    async with asyncio.TaskGroup() as tasks:
+        for scene in scenes:
+            tasks.create_task(one(scene))
+    plain = await asyncio.to_thread(world.decrypt)
+    for scene, response in hidden:
+        scene.target = plain / scene.target.relative_to(world.directories["crypt"])
+        _judge(world, scene, response, verdict)
+
+
+async def _ask(world: Storages, client: CopyClient, scene: Scene) -> Response | None:
+    case = scene.case
+    deed = scene.deed()
+    for name in {case.source, case.target} & world.wires.keys():
+        world.wires[name].deeds[case.name] = deed
+    action = "copy" if case.mode.action == "copy" else "copyto"
+    try:
+        return await client.request(action, scene.parameters(), timeout_s=RESPONSE_S)
+    except ResponseTimeout:
+        return None
+
+
+def _judge(world: Storages, scene: Scene, response: Response | None, verdict: Verdict) -> None:
+    verdict.add(scene.case, *judge(scene, response, files(scene.target), _listing(world, scene)))
+
+
+def _listing(world: Storages, scene: Scene) -> bytes | None:
+    if scene.listing is None:
+        return None
+    root, key = scene.listing
+    path = world.directories["lists"] / key if root == "lists" else scene.target.parent / Path(key).name
+    return path.read_bytes() if path.exists() else None
+
+
+def _scene(world: Storages, case: Case) -> Scene:
+    is_bag = (case.mode.manifest or "").startswith("bagit")
+    target = world.directories[case.target] / case.name / "t" / ("data" if is_bag else "")
+    rng = random.Random(case.seed)  # noqa: S311
+    return Scene(case, world.directories[case.source] / case.name / "s", target, rng)
+
+
+def _config(world: Storages) -> dict[str, object]:
+    return {
+        "server": {"name": "proof", "max_in_flight": IN_FLIGHT},
+        "rclone_config_path": str(world.config),
+        "roots": world.roots(),
+        "rclone": RCLONE,
+    }
