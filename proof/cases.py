@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, TypeAlias
 
-from proof.names import ODD, PLAIN, TOO_LONG_ENCRYPTED, TRANSLATED, is_text
+from proof.names import ODD, PLAIN, SHOWN_BY_SYMBOLS, TOO_LONG_ENCRYPTED, TRANSLATED, is_text
 from proof.storages import KINDS, SHARE_HASH
 
 Action: TypeAlias = Literal["copyto", "copyto of a directory", "copy"]
@@ -31,7 +31,7 @@ class Mode:
     @property
     def compares(self) -> bool:
         """Whether the content is compared, so that no damage may pass for success."""
-        return bool(self.expects or self.manifest) or self.parameters.get("verify", "default") != "default"
+        return bool(self.expects) or self.parameters.get("verify", "default") != "default"
 
     @property
     def overwrite(self) -> str:
@@ -135,6 +135,7 @@ def draw(rng: random.Random, count: int) -> Iterator[Case]:
     number = 0
     while number < count:
         (source, target), mode, trouble, oddity = (deck.next() for deck in decks)
+        source, target = _where_names_fit(source, target, oddity)
         if fits(source, target, mode, trouble, oddity):
             yield Case(number, source, target, mode, trouble, oddity, _paths(rng, mode, oddity), rng.getrandbits(32))
             number += 1
@@ -156,15 +157,19 @@ class _Deck:
 
 def fits(source: str, target: str, mode: Mode, trouble: str, oddity: str) -> bool:
     """Whether such a case can be made, and its outcome be read from disk."""
-    return _names_fit(source, target, mode, oddity) and _trouble_fits(source, target, mode, trouble)
+    return (_are_text(oddity) or mode.action != "copyto") and _trouble_fits(source, target, mode, trouble)
 
 
-def _names_fit(source: str, target: str, mode: Mode, oddity: str) -> bool:
+def _where_names_fit(source: str, target: str, oddity: str) -> tuple[str, str]:
+    """Local storage, where a server would have the names otherwise than its disk."""
     if oddity in TRANSLATED:
-        return source == target == "local"
-    if oddity in TOO_LONG_ENCRYPTED and source == "crypt":
-        return False
-    return all(map(is_text, ODD.get(oddity, ()))) or (mode.action != "copyto" and source == "local")
+        return "local", "local"
+    is_changed = oddity in SHOWN_BY_SYMBOLS or not _are_text(oddity)
+    return ("local" if is_changed or (oddity in TOO_LONG_ENCRYPTED and source == "crypt") else source), target
+
+
+def _are_text(oddity: str) -> bool:
+    return all(map(is_text, ODD.get(oddity, ())))
 
 
 def _trouble_fits(source: str, target: str, mode: Mode, trouble: str) -> bool:
@@ -173,7 +178,7 @@ def _trouble_fits(source: str, target: str, mode: Mode, trouble: str) -> bool:
     if trouble == "special files":
         return source == "local" and mode.action != "copyto"
     if trouble in UNDER_WAY:
-        return KINDS[source].wire or KINDS[target].wire
+        return KINDS[target].wire or (KINDS[source].wire and trouble != "the target is replaced")
     on_wire = {**dict.fromkeys(ON_READING, source), **dict.fromkeys(ON_WRITING, target)}
     return trouble not in on_wire or KINDS[on_wire[trouble]].wire
 

@@ -49,6 +49,8 @@ TRANSLATED: Final = frozenset({"fullwidth slash", "fullwidth dots", "quoting mar
 """What rclone writes in place of characters that a storage lacks: a server that is rclone itself reads it as those."""
 
 
+SHOWN_BY_SYMBOLS: Final = frozenset({"control characters", "line break", "carriage return", "tab"})
+"""A server that is rclone itself gives these another name than the disk has."""
 TOO_LONG_ENCRYPTED: Final = frozenset({"very long", "long in two bytes each"})
 
 

@@ -11,7 +11,7 @@ from typing import Final
 
 from chaos.stage import Service
 from medusa_copier.client import CopyClient, ResponseTimeout
-from proof.cases import Case, draw
+from proof.cases import Case
 from proof.scene import Scene, files
 from proof.storages import Storages, storages
 from proof.verdict import Response, Verdict, judge
@@ -30,17 +30,16 @@ RCLONE: Final = {
 }
 
 
-async def run(directory: Path, seed: int, count: int) -> Verdict:
-    """Draw ``count`` cases from the seed, have one service serve them, many at a time, and judge each."""
+async def run(directory: Path, cases: Iterable[Case]) -> Verdict:
+    """Have one service serve the cases, many at a time, and judge each."""
     started = time.monotonic()
-    rng = random.Random(seed)  # noqa: S311 - no secret hangs on it
     verdict = Verdict()
     async with storages(directory) as world:
         service = Service(directory / "service", _config(world))
         await service.start()
         try:
             async with CopyClient.embedded(directory / "service" / "run" / "queue.db") as client:
-                await _serve(world, client, [_scene(world, case) for case in draw(rng, count)], verdict)
+                await _serve(world, client, [_scene(world, case) for case in cases], verdict)
         finally:
             await service.stop()
         verdict.findings += [f"the service ended: {exit_}" for exit_ in service.bad_exits]

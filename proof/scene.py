@@ -112,7 +112,8 @@ class Scene:
         """What the wire does."""
         trouble = self.case.trouble
         half_way = self.happen if trouble in UNDER_WAY else None
-        return Deed(self.rng, ON_READING.get(trouble, ""), ON_WRITING.get(trouble, ""), half_way)
+        to_target = trouble == "the target is replaced"
+        return Deed(self.rng, ON_READING.get(trouble, ""), ON_WRITING.get(trouble, ""), half_way, to_target)
 
     def happen(self) -> None:
         """What happens under way, once."""

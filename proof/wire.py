@@ -29,13 +29,14 @@ class Deed:
 
     ``read`` to what comes of its source: ``flip``, ``cut once``, ``cut``, ``ignore range``, ``cut once, ignore range``,
     ``shorten``, ``log in``. ``write`` to what goes to its target: ``flip``, ``cut``, ``lose``. ``half_way`` is called
-    once, in a thread, when half of the first of its files has passed.
+    once, in a thread, when half of the first of its files has passed; on its way to the target if that is what it says.
     """
 
     rng: random.Random
     read: str = ""
     write: str = ""
     half_way: Callable[[], None] | None = None
+    half_way_to_target: bool = False
     cut: set[str] = field(default_factory=set)
 
     def cuts(self, path: str) -> bool:
@@ -103,7 +104,7 @@ class Wire:
             return web.Response(headers={"ETag": f'"{etag}"'})
         size = request.content_length or 0
         pieces = request.content.iter_any()
-        return await self._pass(request, _marred(pieces, size, deed, deed.write, cuts=deed.write == "cut"))
+        return await self._pass(request, _marred(pieces, size, deed, is_writing=True, cuts=deed.write == "cut"))
 
     async def _pass(
         self, request: web.BaseRequest, body: AsyncIterator[bytes], deed: Deed | None = None, path: str = ""
@@ -123,7 +124,7 @@ class Wire:
                 size = answer.content_length or 0
                 if deed.read == "shorten":
                     size = back.content_length = size // 3
-                pieces = _marred(pieces, size, deed, deed.read, cuts=deed.cuts(path))
+                pieces = _marred(pieces, size, deed, is_writing=False, cuts=deed.cuts(path))
             await back.prepare(request)
             if request.method != "HEAD":
                 async for piece in pieces:
@@ -132,10 +133,13 @@ class Wire:
             return back
 
 
-async def _marred(pieces: AsyncIterator[bytes], size: int, deed: Deed, how: str, *, cuts: bool) -> AsyncIterator[bytes]:
-    """The first ``size`` bytes of what comes: a bit flipped if that is ``how``, or cut in the middle."""
+async def _marred(
+    pieces: AsyncIterator[bytes], size: int, deed: Deed, *, is_writing: bool, cuts: bool
+) -> AsyncIterator[bytes]:
+    """The first ``size`` bytes of what comes: a bit flipped, or cut in the middle, as the deed says."""
     half = size // 2
-    flipped_at = deed.rng.randrange(size) if how == "flip" and size else -1
+    flips = (deed.write if is_writing else deed.read) == "flip"
+    flipped_at = deed.rng.randrange(size) if flips and size else -1
     passed = 0
     async for piece in pieces:
         chunk = bytearray(piece[: size - passed])
@@ -145,7 +149,8 @@ async def _marred(pieces: AsyncIterator[bytes], size: int, deed: Deed, how: str,
             yield bytes(chunk[: half - passed])
             if cuts:
                 raise Cut
-            await _at_half_way(deed)
+            if is_writing or not deed.half_way_to_target:
+                await _at_half_way(deed)
             del chunk[: half - passed]
             passed = half
         yield bytes(chunk)
