@@ -119,11 +119,6 @@ class Case:
         """Whether source and target have a kind of hash in common."""
         return {self.source, self.target} <= SHARE_HASH
 
-    @property
-    def keeps_times(self) -> bool:
-        """Whether the time of a file is the same at both."""
-        return KINDS[self.source].times and KINDS[self.target].times
-
     def __str__(self) -> str:
         return f"{self.name} {self.source} → {self.target}, {self.mode.name}; {self.trouble}; {self.oddity} names"
 

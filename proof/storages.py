@@ -19,10 +19,9 @@ FRESH: Final = ("--dir-cache-time", f"{CACHED_S}s", "--no-unicode-normalization"
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """What a storage can tell of a file. ``wire``: it speaks HTTP, so that the proof can stand in between."""
+    """``hashes``: it can tell one of a file. ``wire``: it speaks HTTP, so that the proof can stand in between."""
 
     hashes: bool = True
-    times: bool = True
     wire: bool = False
 
 
@@ -33,7 +32,7 @@ KINDS: Final[dict[str, Kind]] = {
     "sftp-bare": Kind(hashes=False),
     "webdav": Kind(wire=True),
     "webdav-times": Kind(hashes=False, wire=True),
-    "webdav-bare": Kind(hashes=False, times=False, wire=True),
+    "webdav-bare": Kind(hashes=False, wire=True),
     "crypt": Kind(hashes=False),
 }
 

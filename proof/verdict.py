@@ -90,11 +90,8 @@ def is_promised(case: Case) -> bool:
     if case.mode.compares:
         return True
     if case.trouble == "rotted: same size, same time":
-        return (
-            case.mode.overwrite == "always"
-            or (case.mode.overwrite == "never" and case.mode.action == "copyto")
-            or (not case.keeps_times)
-        )
+        overwrite = case.mode.overwrite
+        return overwrite == "always" or (overwrite == "never" and case.mode.action == "copyto")
     if case.trouble.startswith("flipped"):
         return case.shares_hash
     return case.trouble != "the target is replaced"
