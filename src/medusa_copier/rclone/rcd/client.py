@@ -128,6 +128,23 @@ class _FsInfo(msgspec.Struct, frozen=True, rename="pascal"):
         return self.features.is_local or self.string.startswith(SFTP)
 
 
+class _KnownPair(NamedTuple):
+    source: _FsInfo
+    target: _FsInfo
+    pair: Pair
+
+
+def _pair(source: _FsInfo, target: _FsInfo) -> Pair:
+    return Pair(
+        hashes=tuple(hash_type for hash_type in source.hashes if hash_type in target.hashes),
+        has_times=max(source.precision, target.precision) < NO_TIMES_NS,
+        source_is_local=source.features.is_local,
+        source_hashes_all=source.hashes_all,
+        target_hashes_all=target.hashes_all,
+        source_has_ranges=source.features.bucket_based,
+    )
+
+
 class _Hash(msgspec.Struct):
     hash: str
 
@@ -174,7 +191,7 @@ class Client:
         self._rc = Connection(socket)
         self._fs_infos: dict[str, _FsInfo] = {}
         self._roots: dict[str, Place] = {}
-        self._pairs: dict[tuple[str, str], Pair] = {}
+        self._pairs: dict[tuple[str, str], _KnownPair] = {}
         self._groups = Groups()
         self.partials = Partials()
 
@@ -313,20 +330,11 @@ class Client:
 
     async def pair(self, source_fs: str, target_fs: str) -> Pair:
         """What guards transfers between the two, and what can be compared. Asked of rclone once for each fs."""
-        if (source_fs, target_fs) not in self._pairs:
-            self._pairs[source_fs, target_fs] = await self._pair(source_fs, target_fs)
-        return self._pairs[source_fs, target_fs]
-
-    async def _pair(self, source_fs: str, target_fs: str) -> Pair:
         source, target = await self._fs_info(source_fs), await self._fs_info(target_fs)
-        return Pair(
-            hashes=tuple(hash_type for hash_type in source.hashes if hash_type in target.hashes),
-            has_times=max(source.precision, target.precision) < NO_TIMES_NS,
-            source_is_local=source.features.is_local,
-            source_hashes_all=source.hashes_all,
-            target_hashes_all=target.hashes_all,
-            source_has_ranges=source.features.bucket_based,
-        )
+        known = self._pairs.get((source_fs, target_fs))
+        if known is None or known.source is not source or known.target is not target:
+            known = self._pairs[source_fs, target_fs] = _KnownPair(source, target, _pair(source, target))
+        return known.pair
 
     async def local_directory(self, fs: str) -> str | None:
         """The directory of this machine that ``fs`` is, by whatever chain of aliases; None for other storage."""
