@@ -20,7 +20,7 @@ from medusa_copier.actions.copyto import copyto
 from medusa_copier.rclone.facade import Rclone
 from medusa_copier.rclone.rcd.client import Location
 from medusa_copier.roots.policy import Access, Use
-from medusa_copier.roots.symlinks import first_way_out_below, found_at
+from medusa_copier.roots.symlinks import found_at, look_below
 from medusa_copier.settings import RootSection
 from simple_queue_server import Failure, Handler, Request, Success
 from tests.support import storage
@@ -215,6 +215,23 @@ async def test_only_regular_files_are_read_and_written(world: storage.Places, ki
     assert not (world.dst / "special").is_file()
 
 
+async def test_a_directory_is_not_copied_over_a_special_file(world: storage.Places) -> None:
+    for directory in (world.src, world.dst):
+        (directory / "tree/sub").mkdir(parents=True)
+    (world.src / "tree/sub/f").write_text("content")
+    os.mkfifo(world.dst / "tree/sub/f")
+    os.mkfifo(world.dst / "tree/other")
+    async with action(world) as handler:
+        assert await refusal(handler, "src:tree", "dst:tree") == (
+            "dst:tree/sub/f is a FIFO, socket or device; only regular files are written"
+        )
+        assert (world.dst / "tree/sub/f").is_fifo()
+        (world.dst / "tree/sub/f").unlink()
+        await ask(handler, "src:tree", "dst:tree")
+    assert (world.dst / "tree/sub/f").read_text() == "content"
+    assert (world.dst / "tree/other").is_fifo()
+
+
 async def test_devices_are_refused_in_a_root_of_devices(world: storage.Places) -> None:
     async with action(world, devices={"rclone_config": "/dev"}) as handler:
         assert "is a character device" in await refusal(handler, "devices:zero", "dst:x")
@@ -399,8 +416,9 @@ def test_a_look_at_any_path_is_an_answer(tmp_path_factory: pytest.TempPathFactor
 def test_links_below_a_directory_are_found_and_those_that_stay_are_not(tmp_path: Path) -> None:
     (tmp_path / "root/a/b").mkdir(parents=True)
     (tmp_path / "root/a/b/stays").symlink_to("../..")
-    assert first_way_out_below(str(tmp_path / "root"), "a") is None
-    assert first_way_out_below(str(tmp_path / "root"), "missing") is None
+    (tmp_path / "root/a/b/loop").symlink_to("loop")
+    assert look_below(str(tmp_path / "root"), "a").way_out is None
+    assert look_below(str(tmp_path / "root"), "missing").way_out is None
     (tmp_path / "root/a/b/leaves").symlink_to("../../..")
-    assert first_way_out_below(str(tmp_path / "root"), "a") == "a/b/leaves"
-    assert first_way_out_below(str(tmp_path / "root"), "") == "a/b/leaves"
+    assert look_below(str(tmp_path / "root"), "a").way_out == "a/b/leaves"
+    assert look_below(str(tmp_path / "root"), "").way_out == "a/b/leaves"

@@ -54,7 +54,7 @@ def copy(roots: Mapping[str, RootSection], rclone: Rclone, access: Access) -> Ha
             request.progress(work.progress)
             try:
                 async with access.granted(*uses):
-                    await access.refuse_links_below(writing)
+                    await access.refuse_links_below(writing, source)
                     await work.run(again=request.attempt > 1)
                     await _note_manifest(rclone, work, ledger, listing, again=request.attempt > 1)
             except RcloneError as error:

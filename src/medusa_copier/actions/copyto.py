@@ -40,7 +40,7 @@ def copyto(roots: Mapping[str, RootSection], rclone: Rclone, access: Access) -> 
                     source,
                     target,
                     terms=terms,
-                    before_directory=partial(access.refuse_links_below, writing),
+                    before_directory=partial(access.refuse_links_below, writing, source),
                     target_is_directory=asked.target_key.endswith("/"),
                     again=request.attempt > 1,
                 )

@@ -4,6 +4,7 @@ device."""
 from __future__ import annotations
 
 import asyncio
+import posixpath
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Final, Literal, NamedTuple, TypeVar
@@ -71,17 +72,22 @@ class Access:
             verb = {"read": "copied from", "write": "copied to"}[use.purpose]
             raise Failure(f"the root {use.root} can't be {verb}: it has access: {access}")
 
-    async def refuse_links_below(self, use: Use) -> None:
+    async def refuse_links_below(self, use: Use, source: Location) -> None:
         """For a directory that is to be written to: raise Failure when below it is a symbolic link that leads out of
-        the root and that rclone would follow. It takes one listing of all that is below.
+        the root and that rclone would follow, or a FIFO, socket or device in the place of a file of the ``source``.
+        It takes one listing of all that is below.
         """
         lookout = await self._lookout(use)
-        if (
-            lookout
-            and not lookout.follow
-            and (way_out := await lookout.first_way_out_below(use.location.path)) is not None
-        ):
-            raise _refusal(use.root, way_out)
+        if lookout is None or lookout.follow:
+            return
+        below = await lookout.look_below(use.location.path)
+        if below.way_out is not None:
+            raise _refusal(use.root, below.way_out)
+        for path in below.special:
+            named = posixpath.relpath(path, use.location.path or ".")
+            place = Location(source.fs, posixpath.join(source.path, named))
+            if await self._rclone.client.stat(place, files_only=True):
+                raise Failure(f"{shown(use.root, path)} is a FIFO, socket or device; only regular files are written")
 
     async def _refuse_unfit(self, uses: Iterable[Use]) -> None:
         """Raise Failure for a link that leads out of a local root, and for a file in it that rclone must not get."""

@@ -7,6 +7,7 @@ import math
 import os
 import stat
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -39,6 +40,15 @@ class Found(NamedTuple):
     """Of what is there, where links lead; None when nothing is, when it can't be looked at, and outside."""
 
 
+class Below(NamedTuple):
+    """What a look below a directory found, as paths below the directory of the root."""
+
+    way_out: str | None
+    """A symbolic link that rclone would follow out of it."""
+    special: list[str]
+    """FIFOs, sockets and devices."""
+
+
 class Lookout:
     """Tells what is at paths below a ``directory``, and where they lead, unless links may be followed anywhere.
 
@@ -66,10 +76,10 @@ class Lookout:
         answer.set_result(self._look(path))
         return answer
 
-    async def first_way_out_below(self, path: str) -> str | None:
-        """The first link below ``path`` that rclone would follow out of the directory. Lists all that is there."""
+    async def look_below(self, path: str) -> Below:
+        """What is below ``path`` that rclone must not write to. Lists all that is there."""
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._threads, first_way_out_below, self.directory, path)
+        return await loop.run_in_executor(self._threads, look_below, self.directory, path)
 
     def _look(self, path: str) -> Found:
         started = time.monotonic()
@@ -120,19 +130,40 @@ def _found_by_link(directory: str, path: str) -> Found:
     return Found(leads_out, None if leads_out else os.stat(place))  # noqa: PTH116
 
 
-def first_way_out_below(directory: str, path: str) -> str | None:
-    """The first link below ``path`` that leads out of the ``directory``, as a path below that.
+def look_below(directory: str, path: str) -> Below:
+    """What is below ``path`` that rclone must not write to, up to the first link that leads out of the ``directory``.
 
     Links to files don't count, because rclone replaces them, but for those that are ``WRITTEN_THROUGH``.
     """
     top = os.path.realpath(directory)
-    start = f"{top}/{path}".rstrip("/")
-    for here, directories, files in os.walk(start):
-        for name in [*directories, *(name for name in files if name.endswith(WRITTEN_THROUGH))]:
-            place = f"{here}/{name}"
-            if os.path.islink(place) and not _is_within(top, os.path.realpath(place)):  # noqa: PTH114
-                return place[len(top) :].lstrip("/")
-    return None
+    special: list[str] = []
+    for entry in _entries_below(f"{top}/{path}".rstrip("/")):
+        place = entry.path[len(top) :].lstrip("/")
+        if entry.is_symlink():
+            if _is_followed(entry) and not _is_within(top, os.path.realpath(entry.path)):
+                return Below(place, special)
+        elif not entry.is_file(follow_symlinks=False):
+            special.append(place)
+    return Below(None, special)
+
+
+def _is_followed(link: os.DirEntry[str]) -> bool:
+    return link.name.endswith(WRITTEN_THROUGH) or os.path.isdir(link.path)  # noqa: PTH112 - no error for a loop
+
+
+def _entries_below(start: str) -> Iterator[os.DirEntry[str]]:
+    """All but the directories. What can't be listed has none."""
+    directories = [start]
+    while directories:
+        try:
+            with os.scandir(directories.pop()) as entries:
+                for entry in entries:
+                    if entry.is_dir(follow_symlinks=False):
+                        directories.append(entry.path)
+                    else:
+                        yield entry
+        except OSError:
+            continue
 
 
 def _is_within(directory: str, place: str) -> bool:
