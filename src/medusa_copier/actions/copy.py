@@ -19,6 +19,7 @@ from medusa_copier.rclone.errors import OTHER_ERROR, NotFound, RcloneError, clas
 from medusa_copier.rclone.facade import Rclone
 from medusa_copier.rclone.process.commands import BadFilter
 from medusa_copier.rclone.rcd.client import Location, spoken
+from medusa_copier.rclone.scratch import scratch_file
 from medusa_copier.rclone.verified_copy import Terms
 from medusa_copier.roots.locate import is_empty, locate, shown
 from medusa_copier.roots.policy import Access, Use
@@ -167,13 +168,9 @@ async def _note_manifest(
     if await _is_incomplete(ledger, listing):
         return
     run_directory = (rclone.run_directory or Path(tempfile.gettempdir())).absolute()
-    with (
-        in_run_directory("the manifest"),
-        tempfile.TemporaryDirectory(dir=run_directory, prefix="manifest-") as directory,
-    ):
-        path = Path(directory) / "manifest"
-        await asyncio.to_thread(_write, path, ledger, listing.asked.format, kind)
-        written = Location(str(run_directory), str(path.relative_to(run_directory)))
+    with in_run_directory("the manifest"), scratch_file(run_directory, "manifest") as file:
+        await asyncio.to_thread(_write, Path(file.name), ledger, listing.asked.format, kind)
+        written = Location(str(run_directory), Path(file.name).name)
         try:
             await rclone.copyto(written, listing.use.location, terms=listing.terms, again=again)
         except RcloneError as error:

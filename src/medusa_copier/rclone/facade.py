@@ -20,6 +20,7 @@ from medusa_copier.rclone.process.environment import FlagValue
 from medusa_copier.rclone.rcd.client import Client, Location, Place
 from medusa_copier.rclone.rcd.daemon import Daemon
 from medusa_copier.rclone.retry import with_retries
+from medusa_copier.rclone.scratch import remove_abandoned
 from medusa_copier.rclone.stats import GroupStats, Progress, Watch
 from medusa_copier.rclone.verified_copy import Terms, Verified, copy_proven
 
@@ -61,6 +62,8 @@ class Rclone:
 
     async def __aenter__(self) -> Self:
         self.path = await find_binary(self._binary)
+        if self.run_directory:
+            await asyncio.to_thread(remove_abandoned, self.run_directory)
         self._daemon = Daemon(
             self.path,
             config=self._config,

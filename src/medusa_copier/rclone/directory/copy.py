@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import ExitStack, asynccontextmanager, nullcontext, suppress
 from typing import Any, Final
@@ -19,6 +18,7 @@ from medusa_copier.rclone.pair import ONE_PIECE_FLAGS, Pair
 from medusa_copier.rclone.partials import copy_id
 from medusa_copier.rclone.process.commands import Entry, Outcome
 from medusa_copier.rclone.rcd.client import Location
+from medusa_copier.rclone.scratch import scratch_file
 from medusa_copier.rclone.stats import GroupStats, directory_figures
 
 _SIZES: Final = ("--recursive", "--files-only", "--no-mimetype", "--no-modtime")
@@ -248,9 +248,7 @@ class DirectoryCopy:
         """Arguments by which a command does nothing but these paths, in the block; none if there are no paths."""
         with ExitStack() as stack:
             with in_run_directory("a list of files"):
-                file = stack.enter_context(
-                    tempfile.NamedTemporaryFile("w", dir=self._rclone.run_directory, prefix="files-")
-                )
+                file = stack.enter_context(scratch_file(self._rclone.run_directory, "files"))
                 await asyncio.to_thread(lambda: file.writelines(f"{path}\n" for path in paths()))
                 file.flush()
             yield [f"--files-from-raw={file.name}"] if file.tell() else []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Final, Literal, TypeAlias
 
 from medusa_copier.rclone.directory.ledger import in_run_directory
+from medusa_copier.rclone.scratch import scratch_file
 
 Overwrite: TypeAlias = Literal["always", "if_different", "never"]
 Verify: TypeAlias = Literal["default", "checksum", "download"]
@@ -42,9 +42,7 @@ class Choice:
             return
         with ExitStack() as stack:
             with in_run_directory("the list of filters"):
-                file = stack.enter_context(
-                    tempfile.NamedTemporaryFile("w", encoding="utf-8", newline="\n", dir=directory, prefix="filters-")
-                )
+                file = stack.enter_context(scratch_file(directory, "filters"))
                 file.writelines(f"{rule}\n" for rule in self._rules)
                 file.flush()
             yield [f"--filter-from={file.name}", *depth]
