@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from medusa_copier.rclone.pair import Pair
 from medusa_copier.rclone.rcd.client import Client
 from tests.support import storage
 
@@ -48,3 +49,22 @@ async def test_what_guards_a_transfer(
     pair = await client.pair(source, target)
     hash_type = pair.hashes[0] if pair.hashes else None
     assert (hash_type, pair.has_times, pair.hash_guards_all, pair.reads_are_safe) == known
+
+
+@pytest.mark.parametrize(
+    ("target_hashes_all", "source_has_ranges", "guards"),
+    [(True, True, True), (True, False, True), (False, True, True), (False, False, False)],
+)
+def test_a_hash_that_the_target_was_only_told_guards_nothing(
+    target_hashes_all: bool, source_has_ranges: bool, guards: bool
+) -> None:
+    pair = Pair(
+        hashes=("md5",),
+        has_times=True,
+        source_is_local=False,
+        source_hashes_all=False,
+        target_hashes_all=target_hashes_all,
+        source_has_ranges=source_has_ranges,
+    )
+    assert pair.hash_guards_some is guards
+    assert not pair.reads_are_safe
