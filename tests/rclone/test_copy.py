@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import hashlib
 import json
@@ -85,9 +86,9 @@ def remote(request: pytest.FixtureRequest, copier: Copier, tmp_path: Path) -> It
 
 
 @contextlib.contextmanager
-def served(copier: Copier, kind: storage.Kind, root: str, place: Path) -> Iterator[None]:
+def served(copier: Copier, kind: storage.Kind, root: str, place: Path, *flags: str) -> Iterator[None]:
     """A ``root`` that is the directory ``place``, behind a server of its own that remembers nothing of it."""
-    with storage.serving(kind, place.parent) as server:
+    with storage.serving(kind, place.parent, *flags) as server:
         copier.world.add(server.section(f"{root}-{kind}"))
         copier.roots[root] = RootSection(f"{root}-{kind}:{place.name}")
         yield
@@ -127,6 +128,7 @@ async def test_a_directory_is_copied_and_counted(copier: Copier, remote: Path) -
         "copied": {"files": 4, "bytes": 14},
         "unchanged": {"files": 0},
         "failed": {"files": 0, "first": []},
+        "skipped": {"files": 0, "first": []},
     }
     assert content_of(remote / "in/here") == files
     again = await copier.copy("src:", "remote:in/here")
@@ -740,7 +742,7 @@ async def test_a_run_directory_that_can_not_be_written_is_a_clear_failure(copier
     assert answer["rclone_status"] == 1
 
 
-@pytest.mark.parametrize("pages", [1, 2])
+@pytest.mark.parametrize("pages", [1, 5])
 async def test_a_run_directory_that_is_full_is_a_clear_failure(
     copier: Copier, monkeypatch: pytest.MonkeyPatch, pages: int
 ) -> None:
@@ -760,7 +762,7 @@ async def test_a_copy_that_has_nothing_to_tell_makes_no_rows(
     for number in range(300):
         (copier.world.src / f'"{number}"\n').write_text("x")
     await copier.copy("src:sub", "dst:sub")
-    monkeypatch.setattr(ledger, "_TABLE", f"PRAGMA max_page_count = 2; {ledger._TABLE}")  # no room for them
+    monkeypatch.setattr(ledger, "_TABLE", f"PRAGMA max_page_count = 5; {ledger._TABLE}")  # no room for them
     answer = await copier.copy("src:", "dst:", verify=verify)
     assert counts(answer) == (302, 2, 0)
     assert answer["copied"]["bytes"] == 305
@@ -872,7 +874,7 @@ async def test_rclone_killed_while_it_repairs_is_started_again(world: storage.Pl
     assert [path.name for path in world.dst.iterdir()] == ["big"]
 
 
-@pytest.mark.parametrize("command", [b"check", b"lsjson", b"hashsum"])
+@pytest.mark.parametrize("command", [b"check", b"lsf", b"hashsum"])
 async def test_every_command_of_a_copy_that_is_killed_is_started_again(
     world: storage.Places, tmp_path: Path, command: bytes
 ) -> None:
@@ -903,3 +905,169 @@ async def test_a_time_that_rclone_would_replace_fails_for_that_file_alone(copier
     assert "modification time that rclone can't carry" in failed["reason"]
     answer = await copier.copy("src:", "dst:", exclude=["b.txt"])
     assert counts(answer) == (0, 3, 0)
+
+
+TWINS = ["caf\u00e9.txt", "cafe\u0301.txt"]
+
+
+def fill_names(directory: Path, names: list[str]) -> dict[str, bytes]:
+    """Files of these names, each with a content of its own; a lone surrogate is a byte that is not UTF-8."""
+    files = {name: b"content of " + os.fsencode(name) for name in names}
+    for name, content in files.items():
+        (directory / name).parent.mkdir(parents=True, exist_ok=True)
+        (directory / name).write_bytes(content)
+    return files
+
+
+def bytes_of(directory: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(directory)): path.read_bytes() for path in directory.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("verify", ["default", "checksum", "download"])
+async def test_names_that_differ_by_unicode_normalisation_alone_are_two_names(copier: Copier, verify: str) -> None:
+    files = fill_names(copier.world.src, [*TWINS, *(f"{twin}.d/sub/file" for twin in TWINS)])
+    assert counts(await copier.copy("src:", "dst:", verify=verify)) == (4, 0, 0)
+    assert bytes_of(copier.world.dst) == files
+    assert counts(await copier.copy("src:", "dst:", verify=verify)) == (0, 4, 0)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_both_names_go_to_other_storage_and_back(copier: Copier, tmp_path: Path, kind: storage.Kind) -> None:
+    files = fill_names(copier.world.src, [*TWINS, *(f"{twin}.d/sub/file" for twin in TWINS)])
+    place = tmp_path / "remote/all"
+    place.mkdir(parents=True)
+    with served(copier, kind, "remote", place, "--no-unicode-normalization"):  # else the server itself merges them
+        for source, target in (("src:", "remote:"), ("remote:", "dst:")):
+            assert counts(await copier.copy(source, target)) == (4, 0, 0)
+    assert bytes_of(place) == bytes_of(copier.world.dst) == files
+
+
+async def test_a_file_of_the_other_spelling_at_the_target_is_another_file(copier: Copier) -> None:
+    fill_names(copier.world.src, TWINS[:1])
+    fill_names(copier.world.dst, TWINS[1:])
+    assert counts(await copier.copy("src:", "dst:")) == (1, 0, 0)
+    assert bytes_of(copier.world.dst) == {name: b"content of " + name.encode() for name in TWINS}
+
+
+async def test_a_bag_has_both_names_that_differ_by_unicode_normalisation(copier: Copier) -> None:
+    fill_names(copier.world.src, TWINS)
+    place = {"root": "dst", "key": "manifest-md5.txt", "format": "bagit-md5"}
+    assert counts(await copier.copy("src:", "dst:data", verify="checksum", manifest=place)) == (2, 0, 0)
+    listed = (copier.world.dst / "manifest-md5.txt").read_text().splitlines()
+    assert sorted(line.partition("  ")[2] for line in listed) == sorted(f"data/{name}" for name in TWINS)
+
+
+async def test_names_alike_to_a_target_that_folds_case_fail_by_name(copier: Copier) -> None:
+    copier.world.add(storage.section("folding", type="local", case_insensitive="true"))
+    copier.roots["folding"] = RootSection(f"folding:{copier.world.dst}")
+    fill_names(copier.world.src, ["a.txt", "A.txt", "b.txt"])
+    answer = await copier.copy("src:", "folding:")
+    assert counts(answer) == (2, 0, 1)
+    assert [one["key"].lower() for one in answer["failed"]["first"]] == ["a.txt"]
+    assert "has the same name for the target" in answer["failed"]["first"][0]["reason"]
+
+
+LATIN_1 = ["caf\udce9.txt", "caf\udce8.txt", "cut\udce2\udc82.txt", "\udcff/\udcff", "rep\ufffd", 'quo"te\n\udce9']
+
+
+@pytest.mark.parametrize("verify", ["default", "checksum", "download"])
+async def test_names_that_are_not_utf8_are_copied_and_counted_one_by_one(copier: Copier, verify: str) -> None:
+    files = fill_names(copier.world.src, LATIN_1)
+    answer = await copier.copy("src:", "dst:", verify=verify)
+    assert counts(answer) == (len(LATIN_1), 0, 0)
+    assert answer.get("verified", {"files": len(LATIN_1)})["files"] == len(LATIN_1)
+    assert bytes_of(copier.world.dst) == files
+    assert counts(await copier.copy("src:", "dst:", verify=verify)) == (0, len(LATIN_1), 0)
+
+
+async def test_names_that_are_not_utf8_go_to_s3_and_back(copier: Copier) -> None:
+    files = fill_names(copier.world.src, LATIN_1)
+    for source, target in (("src:", "bucket:in"), ("bucket:in", "dst:")):
+        answer = await copier.copy(source, target, verify="download")
+        assert (counts(answer), answer["verified"]["files"]) == ((len(files), 0, 0), len(files))
+    assert bytes_of(copier.world.dst) == files
+
+
+@pytest.mark.parametrize("name", LATIN_1, ids=ascii)
+async def test_a_name_that_is_not_utf8_is_repaired_and_named(copier: Copier, name: str) -> None:
+    files = fill_names(copier.world.src, LATIN_1)
+    await copier.copy("src:", "dst:")
+    corrupt(copier.world.dst / name)
+    answer = await copier.copy("src:", "dst:", verify="download")
+    assert counts(answer) == (1, len(files) - 1, 0)
+    assert answer["verified"]["files"] == len(files)
+    assert answer["repaired"]["files"] == 1
+    (repaired,) = answer["repaired"]["first"]
+    assert base64.b64decode(repaired.get("key_base64", "")) in {os.fsencode(name), b""}
+    assert repaired["key"] == os.fsencode(name).decode(errors="backslashreplace")
+    assert bytes_of(copier.world.dst) == files
+
+
+async def test_a_failed_file_whose_name_is_not_utf8_is_named_to_the_byte(copier: Copier) -> None:
+    fill_names(copier.world.src, LATIN_1)
+    (copier.world.dst / LATIN_1[0] / "in the way").mkdir(parents=True)
+    answer = await copier.copy("src:", "dst:", manifest={"root": "bucket", "key": "list"})
+    assert counts(answer) == (len(LATIN_1) - 1, 0, 1)
+    (failed,) = answer["failed"]["first"]
+    assert failed["key"] == r"caf\xe9.txt"
+    assert base64.b64decode(failed["key_base64"]) == b"caf\xe9.txt"
+    entries = [json.loads(line) for line in (copier.world.bucket / "list").read_text().splitlines()]
+    listed = {base64.b64decode(entry["path_base64"]): entry["size"] for entry in entries if "path_base64" in entry}
+    names = [os.fsencode(name) for name in LATIN_1 if name != "rep\ufffd"]
+    assert listed == {name: len(b"content of " + name) for name in names} | {b"caf\xe9.txt": None}
+
+
+async def test_a_bag_with_a_name_that_is_not_utf8_fails_by_name(copier: Copier) -> None:
+    fill_names(copier.world.src, LATIN_1)
+    place = {"root": "dst", "key": "manifest-md5.txt", "format": "bagit-md5"}
+    answer = await copier.copy("src:", "dst:data", manifest=place)
+    assert (
+        r"a bag's manifest can't name \xff/\xff, which is not UTF-8" in answer["message"] or "caf" in answer["message"]
+    )
+    assert counts(answer) == (len(LATIN_1), 0, 0)
+    assert not (copier.world.dst / "manifest-md5.txt").exists()
+
+
+async def test_links_and_special_files_of_the_source_are_skipped_by_name(copier: Copier) -> None:
+    fill(copier.world.src)
+    os.mkfifo(copier.world.src / "sub/fifo")
+    (copier.world.src / "link").symlink_to("a.txt")
+    (copier.world.src / "link to dir").symlink_to("sub")
+    os.mkfifo(copier.world.src / "caf\udce9")
+    (copier.world.src / "left out").symlink_to("a.txt")
+    (copier.world.dst / "not at the source").symlink_to("a.txt")
+    answer = await copier.copy("src:", "dst:", exclude=["left out"])
+    assert counts(answer) == (4, 0, 0)
+    special, link = "neither a file nor a directory", "a symbolic link"
+    assert answer["skipped"] == {
+        "files": 4,
+        "first": [
+            {"key": r"caf\xe9", "key_base64": base64.b64encode(b"caf\xe9").decode(), "reason": special},
+            {"key": "link", "reason": link},
+            {"key": "link to dir", "reason": link},
+            {"key": "sub/fifo", "reason": special},
+        ],
+    }
+
+
+async def test_links_that_are_followed_are_not_skipped(world: storage.Places, tmp_path: Path) -> None:
+    fill(world.src)
+    (world.src / "link").symlink_to("a.txt")
+    async with started(world, tmp_path, copy_links=True) as copier:
+        answer = await copier.copy("src:", "dst:")
+    assert counts(answer) == (5, 0, 0)
+    assert answer["skipped"]["files"] == 0
+
+
+async def test_the_message_names_a_failed_file_below_the_target_key(copier: Copier) -> None:
+    fill(copier.world.src)
+    (copier.world.dst / "in/here/a.txt/in the way").mkdir(parents=True)
+    answer = await copier.copy("src:", "dst:/in/here/")
+    assert "the first one is dst:in/here/a.txt: " in answer["message"]
+
+
+async def test_a_failed_key_is_the_stored_name(copier: Copier) -> None:
+    fill_names(copier.world.src, ["\u201bquoted", "\u240a symbol", "plain"])
+    answer = await copier.copy("src:", "dst:")
+    assert [one["key"] for one in answer["failed"]["first"]] == ["\u201bquoted"]
+    assert sorted(bytes_of(copier.world.dst)) == ["plain", "\u240a symbol"]

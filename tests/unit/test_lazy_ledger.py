@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -15,14 +16,17 @@ from hypothesis import strategies as st
 
 from medusa_copier.rclone.directory import log_parser, spool
 from medusa_copier.rclone.directory.lazy_ledger import OUTCOMES, LazyLedger
-from medusa_copier.rclone.directory.ledger import FileOutcome, Ledger, Note
+from medusa_copier.rclone.directory.ledger import ALIKE, FileOutcome, Ledger, Note
 from medusa_copier.rclone.directory.spool import Spool, Tally, are_distinct
 from medusa_copier.rclone.errors import RcloneError
+from medusa_copier.rclone.names import all_as_logged, as_logged, escaped
 from medusa_copier.rclone.process import commands
 from medusa_copier.rclone.process.pipe import CAPACITY, Pipe
 
 PATHS = ["a", "b/c", "d e", "new\nline", 'q"\\', "ü", "\u2028", "z" * 300]
-paths = st.sampled_from(PATHS)
+ODD_PATHS = ["caf\udce9", "caf\udce8", "caf\ufffd", "cut\udce2\udc82", "\udcff/\udcff"]
+paths = st.sampled_from([*PATHS, *ODD_PATHS])
+logged_paths = paths.map(as_logged)
 
 
 class Eager(Ledger):
@@ -32,11 +36,11 @@ class Eager(Ledger):
         self.note(Note(line[2:], OUTCOMES[line[0]]) for line in lines if line[:1] in OUTCOMES)
 
     def note_copied(self, sizes: Sequence[str], paths: Sequence[str]) -> None:
-        self.note(Note(path, FileOutcome.COPIED, size=int(size)) for size, path in zip(sizes, paths, strict=True))
+        copied = zip(sizes, paths, strict=True)
+        self.note_logged(Note(path, FileOutcome.COPIED, size=int(size)) for size, path in copied)
 
     def note_same(self, paths: Sequence[str], hashes: Sequence[str] = ()) -> None:
-        self.note_hashes(zip(hashes, paths, strict=bool(hashes)))
-        self._many("UPDATE files SET verified = 1 WHERE path = ?", ((path,) for path in paths))
+        self._note_same(zip(hashes or [""] * len(paths), paths, strict=True))
 
 
 Either = Eager | LazyLedger
@@ -50,13 +54,14 @@ def account(ledger: Either) -> dict[str, Any]:
         "arrived": ledger.count_arrived(),
         "verified": ledger.count_verified(),
         "failed": [(row.path, row.reason) for row in ledger.first_failed(10)],
+        "repaired": (ledger.count_repaired(), [row.path for row in ledger.first_repaired(10)]),
     }
 
 
 def rows(ledger: Either) -> list[object]:
     """The rows, which the lazy one makes now. The hash of a file that failed is nobody's business."""
     found = [row if row.outcome < FileOutcome.FAILED else row._replace(hash=None) for row in ledger.rows()]
-    has = [ledger.has(path) for path in PATHS]
+    has = [ledger.has(path) for path in [*PATHS, *ODD_PATHS]]
     return [*found, *has, ledger.count_unhashed(), *sorted(ledger.reasons(of_failed=True))]
 
 
@@ -77,7 +82,11 @@ def same(path: str, value: str) -> Step:
 
 
 def problem(path: str, reason: str) -> Step:
-    return lambda ledger: ledger.note([Note(path, FileOutcome.PENDING, reason=reason)])
+    return lambda ledger: ledger.note_logged([Note(path, FileOutcome.PENDING, reason=reason)])
+
+
+def differs(path: str, reason: str) -> Step:
+    return lambda ledger: ledger.note_logged([Note(path, FileOutcome.PENDING, reason=reason)], comparing=True)
 
 
 def repair(*steps: Callable[[str], Step]) -> Step:
@@ -101,18 +110,22 @@ def noted(ledger: Either, *steps: Step) -> Either:
 reasons = st.sampled_from(["md5 differ", "it broke"])
 odd_copying = st.one_of(
     st.builds(listed, st.sampled_from("=+*!-x"), paths),
-    st.builds(copied, paths, st.integers(0, 9)),
-    st.builds(problem, paths, reasons),
+    st.builds(copied, logged_paths, st.integers(0, 9)),
+    st.builds(problem, logged_paths, reasons),
 )
-odd_checking = st.one_of(st.builds(same, paths, st.sampled_from(["", "ab"])), st.builds(problem, paths, reasons))
+odd_checking = st.one_of(
+    st.builds(same, logged_paths, st.just("ab")),
+    st.builds(same, paths, st.just("")),
+    st.builds(differs, logged_paths, reasons),
+)
 seldom: st.SearchStrategy[list[Step]] = st.one_of(st.just([]), st.just([]), st.lists(odd_copying, max_size=3))
 
 
 REPAIRING: list[Callable[[str], Step]] = [
     lambda path: listed("*", path),
-    lambda path: copied(path, 5),
+    lambda path: copied(as_logged(path), 5),
     lambda path: same(path, ""),
-    lambda path: problem(path, "it broke"),
+    lambda path: problem(as_logged(path), "it broke"),
 ]
 
 
@@ -123,7 +136,7 @@ def copying(draw: st.DrawFn) -> list[Step]:
     unchanged = draw(st.integers(0, len(names)))
     steps = [listed("=", name) for name in names[:unchanged]]
     for name in names[unchanged:]:
-        steps += [listed(draw(st.sampled_from("+*")), name), copied(name, draw(st.integers(0, 9)))]
+        steps += [listed(draw(st.sampled_from("+*")), name), copied(as_logged(name), draw(st.integers(0, 9)))]
     return draw(st.permutations(steps + draw(seldom)))
 
 
@@ -134,7 +147,7 @@ def flows(draw: st.DrawFn) -> list[Step]:
     stages: list[list[Step]] = [[lambda ledger: ledger.begin_again(), *draw(copying())] for _ in attempts]
     stages.append([lambda ledger: ledger.fail_pending("nothing was said")])
     for _ in range(draw(st.integers(0, 2))):
-        whole = st.just([same(path, "ab") for path in PATHS])
+        whole = st.just([same(as_logged(path), "ab") for path in [*PATHS, *ODD_PATHS]])
         checking = draw(st.one_of(whole, st.lists(odd_checking)))
         stages.append([lambda ledger: ledger.forget_reasons(), *draw(st.permutations(checking))])
         if draw(st.booleans()):
@@ -173,6 +186,7 @@ def test_when_all_is_well_no_row_is_made() -> None:
             "arrived": 3,
             "verified": 3,
             "failed": [],
+            "repaired": (0, []),
         }
         assert list(ledger.differing()) == []
         assert rows_made(ledger) == 0
@@ -330,8 +344,8 @@ async def test_the_usual_lines_are_not_decoded() -> None:
     assert taken == ["a", "a", "a", "a"]
 
 
-async def test_what_is_not_utf8_is_replaced_and_the_last_line_may_have_no_end() -> None:
-    assert await batches_of(b"+ a\xff\n", b"+ b\xe2\x80\n+ c") == ["+ a\ufffd\n", "+ b\ufffd\n", "+ c\n"]
+async def test_what_is_not_utf8_is_kept_and_the_last_line_may_have_no_end() -> None:
+    assert await batches_of(b"+ a\xff\n", b"+ b\xe2\x80\n+ c") == ["+ a\udcff\n", "+ b\udce2\udc80\n", "+ c\n"]
     assert await batches_of(b"a", b"b", b"\n\nc\n") == ["ab\n\nc\n"]
     assert await batches_of() == []
 
@@ -355,7 +369,7 @@ async def test_a_pipe_gives_all_that_was_written_however_much() -> None:
 
 
 def test_a_spool_gives_back_what_was_put_in_order(tmp_path: Path) -> None:
-    lines = [f"{number} new\nline \u2028 ü \0 {number}" for number in range(50_000)]
+    lines = [f"{number} new\nline \u2028 ü \udcff {number}" for number in range(50_000)]
     with_end = Spool(tmp_path)
     with_end.put(lines[:10])
     with_end.put([])
@@ -387,3 +401,49 @@ def test_a_tally_tells_lots_of_names_apart() -> None:
     assert Tally().plus(names) == Tally().plus(["c"]).plus_all(Tally().plus(["b", "a"]))
     for others in (["a", "b"], ["a", "b", "b"], ["a", "b", "c", "c"], ["a", "b", "d"]):
         assert Tally().plus(others) != Tally().plus(names)
+
+
+def test_a_spool_refuses_what_would_not_come_back(tmp_path: Path) -> None:
+    with contextlib.closing(Spool(tmp_path)) as refusing, pytest.raises(OSError, match="NUL"):
+        refusing.put(["a", "b\0c"])
+
+
+TWINS = [listed("+", "caf\udce9"), listed("+", "caf\udce8")]
+
+
+def test_names_that_the_log_shows_alike_have_arrived_when_it_shows_them_as_often() -> None:
+    with LazyLedger(None) as ledger:
+        noted(ledger, *TWINS, copied("caf\ufffd", 3), copied("caf\ufffd", 4))
+        ledger.fail_pending("nothing was said")
+        assert ledger.count(FileOutcome.COPIED) == 2
+        assert rows_made(ledger) == 0
+        noted(ledger, same("caf\ufffd", "ab"))
+        ledger.fail_unverified("not the same")
+        assert [row.path for row in ledger.first_failed(10)] == ["caf\udce8", "caf\udce9"]
+
+
+def test_names_that_the_log_shows_alike_have_failed_when_one_is_missing() -> None:
+    with LazyLedger(None) as ledger:
+        noted(ledger, *TWINS, copied("caf\ufffd", 3))
+        ledger.fail_pending("nothing was said")
+        assert [(row.path, row.reason) for row in ledger.first_failed(10)] == [
+            ("caf\udce8", ALIKE),
+            ("caf\udce9", ALIKE),
+        ]
+
+
+def test_one_of_the_names_that_the_log_shows_alike_is_known_to_have_failed() -> None:
+    with LazyLedger(None) as ledger:
+        noted(ledger, *TWINS, copied("caf\ufffd", 3), listed("!", "caf\udce9"), problem("caf\ufffd", "it broke"))
+        ledger.fail_pending("nothing was said")
+        assert account(ledger)["counts"] == [0, 0, 1, 1]
+        assert [(row.path, row.reason) for row in ledger.first_failed(10)] == [("caf\udce9", "it broke")]
+
+
+@given(st.binary())
+def test_bytes_that_are_not_utf8_are_shown_one_by_one(name: bytes) -> None:
+    """As Go does it: each byte that begins no character is U+FFFD."""
+    path = name.replace(b"\0", b"").decode(errors="surrogateescape")
+    assert len(as_logged(path)) == len(path)
+    assert all_as_logged([path, "b"]) == [as_logged(path), "b"]
+    assert escaped(path).encode() == escaped(path).encode(errors="strict")

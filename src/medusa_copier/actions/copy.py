@@ -9,16 +9,17 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from medusa_copier import manifest
-from medusa_copier.actions.common import copying_failed, log_places, places
+from medusa_copier.actions.account import account, exit_status, partly
+from medusa_copier.actions.common import copying_failed, log_places
 from medusa_copier.contract.parameters import CopyParameters, ManifestParameters, Overwrite, decode, given
 from medusa_copier.rclone.directory.copy import DirectoryCopy
 from medusa_copier.rclone.directory.lazy_ledger import LazyLedger
 from medusa_copier.rclone.directory.ledger import FileOutcome, in_run_directory
 from medusa_copier.rclone.directory.options import LONGEST_IN_FILE_BYTES, MOST_AS_ARGUMENTS_BYTES, Choice
-from medusa_copier.rclone.errors import OTHER_ERROR, NotFound, RcloneError, classify
+from medusa_copier.rclone.errors import RcloneError
 from medusa_copier.rclone.facade import Rclone
 from medusa_copier.rclone.process.commands import BadFilter
-from medusa_copier.rclone.rcd.client import Location, spoken
+from medusa_copier.rclone.rcd.client import Location
 from medusa_copier.rclone.scratch import scratch_file
 from medusa_copier.rclone.verified_copy import Terms
 from medusa_copier.roots.locate import is_empty, locate, shown
@@ -26,8 +27,6 @@ from medusa_copier.roots.policy import Access, Use
 from medusa_copier.settings import RootSection
 from simple_queue_server import Failure, Handler, Request, Success
 
-FIRST_FAILED: Final = 10
-"""How many of the files that failed a response names."""
 SHOWN: Final = 100
 """How many characters of a filter."""
 
@@ -59,14 +58,14 @@ def copy(roots: Mapping[str, RootSection], rclone: Rclone, access: Access) -> Ha
                     await work.run(again=request.attempt > 1)
                     await _note_manifest(rclone, work, ledger, listing, again=request.attempt > 1)
             except RcloneError as error:
-                account = await asyncio.to_thread(_account, ledger, asked)
-                request.log_fields["bytes"] = account["copied"]["bytes"]
-                raise Failure(_message(asked, error), rclone_status=error.exit_status, **account) from None
-            account = await asyncio.to_thread(_account, ledger, asked)
-            request.log_fields["bytes"] = account["copied"]["bytes"]
-            if account["failed"]["files"]:
-                raise Failure(_partly(asked, account), rclone_status=_exit_status(ledger), **account)
-            return account
+                counts = await asyncio.to_thread(account, ledger, asked.verify)
+                request.log_fields["bytes"] = counts["copied"]["bytes"]
+                raise Failure(_message(asked, error), rclone_status=error.exit_status, **counts) from None
+            counts = await asyncio.to_thread(account, ledger, asked.verify)
+            request.log_fields["bytes"] = counts["copied"]["bytes"]
+            if counts["failed"]["files"]:
+                raise Failure(partly(asked, counts), rclone_status=exit_status(ledger), **counts)
+            return counts
 
         try:
             with LazyLedger(rclone.run_directory) as ledger, choice.filters(rclone.run_directory) as filters:
@@ -118,39 +117,12 @@ def _choice(asked: CopyParameters, overwrite: Overwrite) -> Choice:
     return choice
 
 
-def _account(ledger: LazyLedger, asked: CopyParameters) -> dict[str, Any]:
-    """The counts of a response."""
-    first = [{"key": spoken(row.path), "reason": row.reason} for row in ledger.first_failed(FIRST_FAILED)]
-    account: dict[str, Any] = {
-        "copied": {"files": ledger.count(FileOutcome.COPIED), "bytes": ledger.count_bytes(FileOutcome.COPIED)},
-        "unchanged": {"files": ledger.count(FileOutcome.UNCHANGED)},
-        "failed": {"files": ledger.count(FileOutcome.FAILED), "first": first},
-    }
-    if asked.verify != "default":
-        verified = {"method": asked.verify, "hash": ledger.hash_kind, "files": ledger.count_verified()}
-        account["verified"] = verified
-    return account
-
-
 def _message(asked: CopyParameters, error: RcloneError) -> str:
     if isinstance(error, BadFilter):
         filters = {"include": asked.include, "exclude": asked.exclude}
         named = [name for name, patterns in filters.items() if any(pattern in error.reason for pattern in patterns)]
         return f"the parameter {' or '.join(named or filters)} is no filter that rclone can read: {error.reason}"
     return copying_failed(asked, error)
-
-
-def _partly(asked: CopyParameters, account: Mapping[str, Any]) -> str:
-    failed, first = account["failed"]["files"], account["failed"]["first"][0]
-    arrived = account["copied"]["files"] + account["unchanged"]["files"]
-    example = f"{shown(asked.target_root, first['key'])}: {first['reason']}"
-    return f"Copying {places(asked)} failed for {failed} of {failed + arrived} files; the first one is {example}"
-
-
-def _exit_status(ledger: LazyLedger) -> int:
-    """That of the first failure; a file that vanished is no missing source."""
-    error = classify(ledger.first_failed(1)[0].reason or "")
-    return OTHER_ERROR if isinstance(error, NotFound) else error.exit_status
 
 
 async def _note_manifest(

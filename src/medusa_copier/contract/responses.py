@@ -55,11 +55,18 @@ class CopiedFiles(Files, kw_only=True):
     bytes: int
 
 
-class FailedFile(msgspec.Struct):
-    """A file that was not copied."""
+class NamedFile(msgspec.Struct, kw_only=True):
+    """A file of a directory."""
 
     key: str
-    """Its path below the source's."""
+    """Its path below the source's, as it is stored; bytes that are not UTF-8 as \\xNN."""
+    key_base64: str | UnsetType = UNSET
+    """Its bytes, where they are not UTF-8."""
+
+
+class FailedFile(NamedFile, kw_only=True):
+    """A file that was not copied."""
+
     reason: str | None
 
 
@@ -67,6 +74,25 @@ class FailedFiles(Files, kw_only=True):
     """A count of the files that failed, and the first of them."""
 
     first: list[FailedFile]
+
+
+class SkippedFile(NamedFile, kw_only=True):
+    """Something that is no file to copy."""
+
+    reason: str
+    """What it is."""
+
+
+class SkippedFiles(Files, kw_only=True):
+    """A count of symbolic links and special files at the source, and the first of them."""
+
+    first: list[SkippedFile]
+
+
+class RepairedFiles(Files, kw_only=True):
+    """A count of files whose content differed in spite of the same size and time, and the first of them."""
+
+    first: list[NamedFile]
 
 
 class VerifiedFiles(Files, kw_only=True):
@@ -83,7 +109,9 @@ class DirectoryCopied(Copied, kw_only=True):
     copied: CopiedFiles
     unchanged: Files
     failed: FailedFiles
+    skipped: SkippedFiles
     verified: VerifiedFiles | UnsetType = UNSET
+    repaired: RepairedFiles | UnsetType = UNSET
 
 
 class Cancelled(msgspec.Struct):
@@ -119,7 +147,9 @@ class Failure(msgspec.Struct, kw_only=True):
     copied: CopiedFiles | UnsetType = UNSET
     unchanged: Files | UnsetType = UNSET
     failed: FailedFiles | UnsetType = UNSET
+    skipped: SkippedFiles | UnsetType = UNSET
     verified: VerifiedFiles | UnsetType = UNSET
+    repaired: RepairedFiles | UnsetType = UNSET
 
 
 class InvalidRequest(msgspec.Struct, kw_only=True):

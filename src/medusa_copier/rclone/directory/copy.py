@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import ExitStack, asynccontextmanager, nullcontext, suppress
+from pathlib import Path
 from typing import Any, Final
 
 from medusa_copier.rclone.directory import log_parser
 from medusa_copier.rclone.directory.lazy_ledger import LazyLedger
 from medusa_copier.rclone.directory.ledger import FileOutcome, Note, in_run_directory
 from medusa_copier.rclone.directory.options import Choice
+from medusa_copier.rclone.directory.skipped import at_source
 from medusa_copier.rclone.errors import NotFound, RcloneError, WrongKind, classify, one_line
 from medusa_copier.rclone.facade import Rclone
 from medusa_copier.rclone.local_files import NO_SUCH_TIME, TOO_LATE, has_late_times
@@ -21,7 +23,7 @@ from medusa_copier.rclone.rcd.client import Location
 from medusa_copier.rclone.scratch import scratch_file
 from medusa_copier.rclone.stats import GroupStats, directory_figures
 
-_SIZES: Final = ("--recursive", "--files-only", "--no-mimetype", "--no-modtime")
+_SIZES: Final = ("--recursive", "--files-only", "--format=sp")
 """What lsjson is asked for."""
 
 
@@ -63,8 +65,13 @@ class DirectoryCopy:
 
     async def _run(self, *, again: bool) -> None:
         late = await self._leave_out_late()
-        await self._copy_all(again=again)
+        try:
+            await self._copy_all(again=again)
+        except RcloneError as error:
+            await asyncio.to_thread(self._ledger.fail_pending, error.reason)
+            raise await asyncio.to_thread(self._in_mid_copy, error) from None
         await asyncio.to_thread(self._ledger.fail_pending, "rclone did not say what became of it")
+        await self._look_at_skipped()
         await asyncio.to_thread(
             self._ledger.note, [Note(path, FileOutcome.FAILED, reason=NO_SUCH_TIME) for path in late]
         )
@@ -115,6 +122,24 @@ class DirectoryCopy:
     async def progress(self) -> dict[str, Any] | None:
         """How far the copying is, as ``Progress.of`` tells it; None while nothing is copied."""
         return None if self._stats is None else directory_figures(self._stats)
+
+    def _in_mid_copy(self, error: RcloneError) -> RcloneError:
+        """The ``error`` that ended the copy; a source from which something was copied isn't missing."""
+        if isinstance(error, NotFound) and self._ledger.count_arrived():
+            return RcloneError(f"the source went away while it was copied ({error.reason})")
+        return error
+
+    async def _look_at_skipped(self) -> None:
+        """Keep of what rclone says it skipped what is at the source: it also says so of what it meets at the target."""
+        if not await asyncio.to_thread(self._ledger.count_skipped):
+            return
+        client = self._rclone.client
+        source, target = [await client.local_directory(place.fs) for place in (self._source, self._target)]
+        if source is not None:
+            top = str(Path(source) / self._source.path)
+            await asyncio.to_thread(self._ledger.look_at_skipped, lambda one: at_source(top, one))
+        elif target is not None:
+            await asyncio.to_thread(self._ledger.look_at_skipped, lambda _: [])
 
     def _note_stats(self, stats: GroupStats) -> None:
         self._stats = stats
@@ -277,7 +302,8 @@ class DirectoryCopy:
 
         def take(entries: list[Entry]) -> None:
             problems = [(entry.path, entry.message) for entry in entries if entry.is_error and entry.path]
-            self._ledger.note(Note(path, FileOutcome.PENDING, reason=self._told(message)) for path, message in problems)
+            notes = (Note(path, FileOutcome.PENDING, reason=self._told(message)) for path, message in problems)
+            self._ledger.note_logged(notes, comparing=True)
             if by_hash:
                 hashes.take(entries)
 
@@ -313,7 +339,7 @@ class DirectoryCopy:
     async def _expect_sizes(self) -> None:
         """Note how large the files at the source are before any is read; a server may say something else then."""
         outcome = await self._rclone.commands.run(
-            "lsjson",
+            "lsf",
             *(self._source.joined, *_SIZES, *self._filters),
             lines=lambda lines: self._ledger.note_expected(log_parser.sizes(lines)),
         )
@@ -327,7 +353,7 @@ class DirectoryCopy:
             async def look() -> None:
                 await asyncio.to_thread(self._ledger.forget_seen)
                 await self._rclone.commands.run_well(
-                    "lsjson",
+                    "lsf",
                     *(self._target.joined, *_SIZES, *only),
                     lines=lambda lines: self._ledger.note_seen(log_parser.sizes(lines)),
                 )

@@ -15,6 +15,7 @@ from typing import Final
 from medusa_copier.rclone.directory.ledger import FileOutcome, Ledger, Note, Row, kept
 from medusa_copier.rclone.directory.spool import Spool, Tally, are_distinct
 from medusa_copier.rclone.errors import RcloneError
+from medusa_copier.rclone.names import all_as_logged
 
 OUTCOMES: Final = {
     "=": FileOutcome.UNCHANGED,
@@ -23,9 +24,6 @@ OUTCOMES: Final = {
     "!": FileOutcome.FAILED,
 }
 """What the marks of ``--combined`` say before anything is copied; ``-`` is a file of the target alone."""
-
-
-_NOTE_SAME: Final = "UPDATE files SET verified = 1, hash = coalesce(nullif(?, ''), hash) WHERE path = ?"
 
 
 class LazyLedger(Ledger):
@@ -55,19 +53,19 @@ class LazyLedger(Ledger):
         lines = [line for line in lines if line[:1] in OUTCOMES]
         with self._keeping():
             self._listed.put(lines)
-        self._unchanged = self._unchanged.plus([line[2:] for line in lines if line[0] == "="])
-        self._to_copy = self._to_copy.plus([line[2:] for line in lines if line[0] in "+*"])
+        self._unchanged = self._unchanged.plus(all_as_logged([line[2:] for line in lines if line[0] == "="]))
+        self._to_copy = self._to_copy.plus(all_as_logged([line[2:] for line in lines if line[0] in "+*"]))
 
     def note_copied(self, sizes: Sequence[str], paths: Sequence[str]) -> None:
-        """Take down what was copied."""
+        """Take down what was copied, by the names that the log has."""
         self._put(self._copied, sizes, paths)
         self._arrived = self._arrived.plus(paths)
         self._bytes += sum(map(int, sizes))
 
     def note_same(self, paths: Sequence[str], hashes: Sequence[str] = ()) -> None:
-        """Take down the paths whose source and target are the same, with their hash if that is how it is known."""
+        """Take down the paths whose source and target are the same. With their hash they are as the log has them."""
         self._put(self._same, hashes or [""] * len(paths), paths)
-        self._verified = self._verified.plus(paths)
+        self._verified = self._verified.plus(all_as_logged(paths))
 
     def _put(self, spool: Spool, values: Sequence[str], paths: Sequence[str]) -> None:
         with self._keeping():
@@ -80,10 +78,11 @@ class LazyLedger(Ledger):
             with self._keeping():
                 super().note(notes)
 
-    def begin_again(self) -> None:
-        """Before another attempt: what failed may yet come right."""
-        if not self._is_plain():
-            super().begin_again()
+    def _keep_logged(self, rows: Iterable[tuple[str, int, int | None, str | None, str | None]]) -> None:
+        if rows := list(rows):
+            self._has_rows = True
+            with self._keeping():
+                super()._keep_logged(rows)
 
     def fail_pending(self, reason: str) -> None:
         """At the end: what isn't known to have arrived has not. ``reason`` is for files without one."""
@@ -103,6 +102,14 @@ class LazyLedger(Ledger):
     def differing(self) -> Iterator[str]:
         """The paths that arrived, as was thought, but were not found the same."""
         return iter(()) if self._is_plain() else super().differing()
+
+    def count_repaired(self) -> int:
+        """How many files were copied once more because their content differed, and are the same now."""
+        return 0 if self._is_plain() else super().count_repaired()
+
+    def first_repaired(self, limit: int) -> list[Row]:
+        """The first of them, by name."""
+        return [] if self._is_plain() else super().first_repaired(limit)
 
     def count(self, outcome: FileOutcome) -> int:
         """How many files have this outcome."""
@@ -155,24 +162,29 @@ class LazyLedger(Ledger):
         spools = (self._listed, self._copied, self._same)
         if self._broken:
             raise self._broken
-        if not any(spool.count for spool in spools):
-            return
-        self._has_rows = True
-        with self._at_work, self._keeping():
-            super().note(Note(line[2:], OUTCOMES[line[0]]) for line in self._poured(self._listed))
-            copied = (line.partition(" ") for line in self._poured(self._copied))
-            super().note(Note(path, FileOutcome.COPIED, size=int(size)) for size, _, path in copied)
-            same = (line.partition(" ") for line in self._poured(self._same))
-            self._many(_NOTE_SAME, ((value, path) for value, _, path in same))
-            for spool in spools:
-                spool.clear()
-            self._count_anew()
+        if any(spool.count for spool in spools):
+            self._has_rows = True
+            with self._at_work, self._keeping():
+                self._pour()
+                for spool in spools:
+                    spool.clear()
+                self._count_anew()
+        super()._before_rows()
 
-    def _poured(self, spool: Spool) -> Iterator[str]:
+    def _pour(self) -> None:
+        for lines in self._poured(self._listed):
+            super().note(Note(line[2:], OUTCOMES[line[0]]) for line in lines)
+        for lines in self._poured(self._copied):
+            copied = (line.partition(" ") for line in lines)
+            super().note_logged(Note(path, FileOutcome.COPIED, size=int(size)) for size, _, path in copied)
+        for lines in self._poured(self._same):
+            self._note_same((value, path) for value, _, path in (line.partition(" ") for line in lines))
+
+    def _poured(self, spool: Spool) -> Iterator[list[str]]:
         for lines in spool.batches():
             if self._closing:
                 raise RcloneError("the copy was given up")
-            yield from lines
+            yield lines
 
     @contextmanager
     def _keeping(self) -> Iterator[None]:

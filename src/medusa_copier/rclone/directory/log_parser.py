@@ -5,10 +5,8 @@ from __future__ import annotations
 import re
 from typing import Final
 
-import msgspec
-
 from medusa_copier.rclone.directory.lazy_ledger import LazyLedger
-from medusa_copier.rclone.directory.ledger import FileOutcome, Note
+from medusa_copier.rclone.directory.ledger import FileOutcome, Note, Skipped
 from medusa_copier.rclone.errors import one_line
 from medusa_copier.rclone.partials import may_be_cut
 from medusa_copier.rclone.process.commands import Entry, Known, Outcome
@@ -17,7 +15,8 @@ IMMUTABLE: Final = "immutable file modified"
 SAME_PLACE: Final = "source and destination are the same"
 """How rclone words it."""
 OTHER_CONTENT: Final = "other content is there already"
-LASTING: Final = re.compile(rf"^{OTHER_CONTENT}|^\w+ differ$|^file not in ")
+DUPLICATE: Final = "another file or directory at the source has the same name for the target; one of them was left out"
+LASTING: Final = re.compile(rf"^{OTHER_CONTENT}|^\w+ differ$|^file not in |^{DUPLICATE}$| - ignoring$")
 """The reasons that stay as they are, beside those of ``errors``."""
 _TIME_NOT_SET: Final = "Failed to set modification time: "
 """Of a file whose content was compared by its hash, and is the same."""
@@ -33,12 +32,12 @@ _LINE: Final = (
 """A line of the log about a file whose path is written as it is: without escapes."""
 _COPIED: Final = re.compile(_LINE % ("info", r'Copied \([^"\\\n]*","size":(\d{1,15})'), re.MULTILINE)
 _COMPARED: Final = re.compile(_LINE % ("debug", r'(?:(?!size)(\w+) = ([^\s"\\]+) OK|size = \d+ OK|OK)"'), re.MULTILINE)
+_DUPLICATE: Final = re.compile(r"Duplicate \w+ found in source - ignoring")
+_SKIPPED: Final = {
+    "Can't follow symlink without -L/--copy-links": "a symbolic link",
+    "Can't transfer non file/directory": "neither a file nor a directory",
+}
 _SUM: Final = re.compile(r"([0-9a-f]+)  (.*)", re.DOTALL)
-
-
-class _Listed(msgspec.Struct, rename="pascal"):
-    path: str
-    size: int
 
 
 class Reasons:
@@ -63,7 +62,9 @@ class Reasons:
         """Note what was copied, and why something wasn't."""
         copied = [entry for entry in entries if entry.path and entry.level == "info" and "Copied (" in entry.message]
         self._ledger.note_copied([str(max(entry.size, 0)) for entry in copied], [entry.object for entry in copied])
-        self._ledger.note(note for entry in entries if entry.path and (note := self._note(entry, entry.path)))
+        self._ledger.note_logged(note for entry in entries if entry.path and (note := self._note(entry, entry.path)))
+        skipped = ((entry.path, _SKIPPED.get(entry.message)) for entry in entries if entry.level == "notice")
+        self._ledger.note_skipped(Skipped(path, reason) for path, reason in skipped if path and reason)
 
     @property
     def known(self) -> Known:
@@ -71,6 +72,8 @@ class Reasons:
         return Known(_COPIED, lambda groups: self._ledger.note_copied(*groups))
 
     def _note(self, entry: Entry, path: str) -> Note | None:
+        if _DUPLICATE.fullmatch(entry.message):
+            return Note(path, FileOutcome.FAILED, reason=DUPLICATE)
         if not entry.is_error:
             return None
         if entry.message.startswith(_TIME_NOT_SET):
@@ -114,6 +117,6 @@ def sums(lines: list[str]) -> list[tuple[str, str]]:
 
 
 def sizes(lines: list[str]) -> list[tuple[int, str]]:
-    """The lines of lsjson, as (size, path); -1 for an unknown size."""
-    listed = (msgspec.json.decode(line.rstrip(","), type=_Listed) for line in lines if line.startswith("{"))
-    return [(file.size, file.path) for file in listed]
+    """The lines of ``lsf --format=sp``, as (size, path); -1 for an unknown size."""
+    listed = (line.partition(";") for line in lines)
+    return [(int(size), path) for size, separator, path in listed if separator]

@@ -1,4 +1,7 @@
-"""Lines put by in a file without a name, and tallies that say whether two lots of names are the same."""
+"""Lines put by in a file without a name, and tallies that say whether two lots of names are the same.
+
+Bytes of names that are not UTF-8 are lone surrogates in the text (PEP 383), and are kept.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +12,8 @@ from tempfile import TemporaryFile
 from typing import Final, NamedTuple
 
 READ_AT_ONCE: Final = 1 << 20
-_END: Final = "\udcff"
-"""What ends a line: it is written as a byte that no text has, so that a line may have line breaks."""
+_END: Final = "\0"
+"""What ends a line: the one character that neither a file system nor rclone's spelling of a name can hold."""
 NAMES_A_PASS: Final = 250_000
 """How many names are compared with each other at a time: each takes some 64 bytes meanwhile."""
 
@@ -43,7 +46,10 @@ class Spool:
     def put(self, lines: Sequence[str]) -> None:
         """Write down ``lines``."""
         if lines:
-            self._file.write((_END.join(lines) + _END).encode(errors="surrogateescape"))
+            text = _END.join(lines) + _END
+            if text.count(_END) != len(lines):
+                raise OSError("the name of a file has a NUL character")
+            self._file.write(text.encode(errors="surrogateescape"))
             self._file.flush()
             self.count += len(lines)
 
@@ -52,7 +58,7 @@ class Spool:
         self._file.seek(0)
         rest = b""
         while chunk := self._file.read(READ_AT_ONCE):
-            complete, end, rest = (rest + chunk).rpartition(b"\xff")
+            complete, end, rest = (rest + chunk).rpartition(b"\0")
             if end:
                 yield complete.decode(errors="surrogateescape").split(_END)
 

@@ -16,6 +16,7 @@ import msgspec
 import structlog
 
 from medusa_copier.rclone.errors import RcloneError, RcloneStopped, classify, one_line
+from medusa_copier.rclone.names import escaped
 from medusa_copier.rclone.process.connection_string import hidden
 from medusa_copier.rclone.process.environment import FlagValue, flag_arguments, for_rclone
 from medusa_copier.rclone.process.pipe import Pipe
@@ -25,7 +26,13 @@ from medusa_copier.rclone.stats import GroupStats
 STOP_PATIENCE_S: Final = 5.0
 """How long a command that is told to stop may take to remove its partial files."""
 
-_FIXED: Final = ("--use-json-log", "--ask-password=false", "--retries=1", "--dry-run=false")
+_FIXED: Final = (
+    "--use-json-log",
+    "--ask-password=false",
+    "--retries=1",
+    "--dry-run=false",
+    "--no-unicode-normalization",  # else it takes one of two names that differ by that alone, and ignores the other
+)
 _STATS: Final = ("--stats=1s", "--stats-log-level=INFO")
 _FAILED_TO: Final = re.compile(r"Failed to \w+: ")
 _CRASH: Final = re.compile(r"(fatal error|panic|runtime|SIG[A-Z]+): ")
@@ -217,9 +224,10 @@ def _take_log(
     for line in _lines(batch):
         try:
             entry = _decoder.decode(line)
-        except msgspec.MsgspecError:  # before it knows that it is to write JSON
-            entry = Entry("critical" if "CRITICAL: " in line or line.startswith("Error: ") else "notice", line)
-            outcome.crash = outcome.crash or (line if _CRASH.match(line) else "")
+        except (msgspec.MsgspecError, UnicodeError):  # before it knows that it is to write JSON
+            level = "critical" if "CRITICAL: " in line or line.startswith("Error: ") else "notice"
+            entry = Entry(level, escaped(line))
+            outcome.crash = outcome.crash or (entry.message if _CRASH.match(line) else "")
         if entry.stats is not None:
             if stats:
                 stats(entry.stats)

@@ -56,17 +56,20 @@ class Pipe:
         self._writer = -1
 
     async def batches(self, ended: asyncio.Future[int]) -> AsyncIterator[str]:
-        """What is written, some whole lines at a time, each with its end. ``ended`` is done when the process is."""
+        """What is written, some whole lines at a time, each with its end. ``ended`` is done when the process is.
+
+        Bytes that are not UTF-8 become lone surrogates (PEP 383).
+        """
         rest = b""
         pause_s = SHORTEST_PAUSE_S
         while chunk := await self._read():
             complete, end, rest = (rest + chunk).rpartition(b"\n")
             if end:
-                yield complete.decode("utf-8", "replace") + "\n"
+                yield complete.decode(errors="surrogateescape") + "\n"
             pause_s = _next_pause_s(pause_s, len(chunk) / self._capacity)
             await asyncio.wait({ended}, timeout=pause_s)
         if rest:
-            yield rest.decode("utf-8", "replace") + "\n"
+            yield rest.decode(errors="surrogateescape") + "\n"
 
     async def _read(self) -> bytes:
         while True:

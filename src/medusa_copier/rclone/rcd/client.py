@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import os
 import posixpath
-import re
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ import msgspec
 
 from medusa_copier.rclone import partials
 from medusa_copier.rclone.errors import NotFound, RcloneError, WrongKind, classify
+from medusa_copier.rclone.names import SPELLING, spoken
 from medusa_copier.rclone.pair import NO_TIMES_NS, Pair
 from medusa_copier.rclone.partials import Partials, copy_id
 from medusa_copier.rclone.rcd.http import QUICK_S, Connection
@@ -46,14 +46,6 @@ SFTP: Final = "sftp://"
 RCLONES_DOT: Final = "\uff0e"
 """What rclone calls the directory that it runs in."""
 
-_CONTROLS: Final = {code: chr(0x2400 + code) for code in range(1, 32)} | {0x7F: "\u2421"}
-_SPELLING: Final = _CONTROLS | {ord(symbol): "\u201b" + symbol for symbol in _CONTROLS.values()}
-"""rclone writes a control character as its symbol (``␊``), and quotes a symbol that is really there. Unless they
-are spelled so it finds nothing in an S3 prefix with the one, and another file for the other."""
-
-_SPOKEN: Final = {symbol: chr(code) for code, symbol in _CONTROLS.items()}
-_SPELT: Final = re.compile("\u201b?[" + "".join(_SPOKEN) + "]")
-
 
 @dataclass(frozen=True, slots=True)
 class Location:
@@ -68,7 +60,7 @@ class Location:
     @property
     def remote(self) -> str:
         """``path`` as rclone spells it."""
-        return self.path.translate(_SPELLING)
+        return self.path.translate(SPELLING)
 
     @property
     def joined(self) -> str:
@@ -503,11 +495,6 @@ def _explained(no_file: RcloneError, no_directory: RcloneError) -> RcloneError:
     return no_file
 
 
-def spoken(remote: str) -> str:
-    """A path as it is stored, from rclone's spelling of it."""
-    return _SPELT.sub(lambda match: _SPOKEN.get(match[0], match[0][-1]), remote)
-
-
 async def _real_path(remote: str) -> str:
     """The path of this machine with all links seen through, in rclone's spelling as it is given."""
-    return (await asyncio.to_thread(os.path.realpath, spoken(remote))).translate(_SPELLING)
+    return (await asyncio.to_thread(os.path.realpath, spoken(remote))).translate(SPELLING)

@@ -1,0 +1,59 @@
+"""The part of a response that says what became of each file of a directory."""
+
+from __future__ import annotations
+
+import base64
+import os
+from collections.abc import Mapping
+from typing import Any, Final
+
+from medusa_copier.actions.common import places
+from medusa_copier.contract.parameters import CopyParameters, CopytoParameters, Verify
+from medusa_copier.rclone.directory.lazy_ledger import LazyLedger
+from medusa_copier.rclone.directory.ledger import FileOutcome
+from medusa_copier.rclone.errors import OTHER_ERROR, NotFound, classify
+from medusa_copier.rclone.names import escaped, is_utf8, spoken
+from medusa_copier.roots.locate import shown
+
+FIRST: Final = 10
+"""How many of the files that failed, were skipped or repaired a response names."""
+
+
+def account(ledger: LazyLedger, verify: Verify) -> dict[str, Any]:
+    """The counts of a response, and the first files of each kind that a person may have to look at."""
+    failed = [_named(row.path, reason=row.reason) for row in ledger.first_failed(FIRST)]
+    skipped = [_named(path, reason=reason) for path, reason in ledger.first_skipped(FIRST)]
+    counts: dict[str, Any] = {
+        "copied": {"files": ledger.count(FileOutcome.COPIED), "bytes": ledger.count_bytes(FileOutcome.COPIED)},
+        "unchanged": {"files": ledger.count(FileOutcome.UNCHANGED)},
+        "failed": {"files": ledger.count(FileOutcome.FAILED), "first": failed},
+        "skipped": {"files": ledger.count_skipped(), "first": skipped},
+    }
+    if verify != "default":
+        counts["verified"] = {"method": verify, "hash": ledger.hash_kind, "files": ledger.count_verified()}
+    if verify == "download":
+        repaired = [_named(row.path) for row in ledger.first_repaired(FIRST)]
+        counts["repaired"] = {"files": ledger.count_repaired(), "first": repaired}
+    return counts
+
+
+def partly(asked: CopytoParameters | CopyParameters, counts: Mapping[str, Any]) -> str:
+    """The message of a copy by which some files did not arrive."""
+    failed, first = counts["failed"]["files"], counts["failed"]["first"][0]
+    arrived = counts["copied"]["files"] + counts["unchanged"]["files"]
+    key = f"{asked.target_key.strip('/')}/{first['key']}".lstrip("/")
+    example = f"{shown(asked.target_root, key)}: {first['reason']}"
+    return f"Copying {places(asked)} failed for {failed} of {failed + arrived} files; the first one is {example}"
+
+
+def exit_status(ledger: LazyLedger) -> int:
+    """That of the first failure; a file that vanished is no missing source."""
+    error = classify(ledger.first_failed(1)[0].reason or "")
+    return OTHER_ERROR if isinstance(error, NotFound) else error.exit_status
+
+
+def _named(path: str, **more: str | None) -> dict[str, Any]:
+    """A file by its name as it is stored; where that isn't UTF-8, its bytes as well."""
+    name = spoken(path)
+    exact = {} if is_utf8(name) else {"key_base64": base64.b64encode(os.fsencode(name)).decode()}
+    return {"key": escaped(name), **exact, **more}
