@@ -12,6 +12,7 @@ from medusa_copier.actions.copy import copy
 from medusa_copier.actions.copyto import copyto
 from medusa_copier.actions.watched import watched
 from medusa_copier.contract.parameters import CopyParameters, CopytoParameters, fields_of
+from medusa_copier.rclone.errors import RcloneUnusable
 from medusa_copier.rclone.facade import Rclone
 from medusa_copier.roots.policy import Access
 from medusa_copier.settings import CopierSettings
@@ -46,6 +47,9 @@ def named_roots(request: Request) -> set[str]:
 async def _copying(server: Server, settings: CopierSettings) -> AsyncIterator[None]:
     """While the block runs, there is an rclone, and the server has the actions that copy with it."""
     async with open_rclone(settings) as rclone:
+        for name, root in settings.roots.items():
+            if reason := rclone.configuration.refusal(root.fs):
+                raise RcloneUnusable(f"the root {name} can't be used: {reason}")
         await _warn_of_unknown_remotes(settings, rclone)
         access = Access(settings.roots, rclone)
         server.action("copyto", fields_of(CopytoParameters))(watched(copyto(settings.roots, rclone, access), rclone))

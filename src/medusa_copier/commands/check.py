@@ -78,6 +78,7 @@ async def _root(rclone: Rclone, name: str, root: RootSection, file: Path | None,
     what, step, remedy = f"root {name}", "", ""
     try:
         async with asyncio.timeout(timeout_s):
+            rclone.configuration.require_usable(root.fs)
             await rclone.client.check_root(root.fs)
             if file is not None and "write" in root.access:
                 step = f" can't be written and cleaned up ({file.name}):"

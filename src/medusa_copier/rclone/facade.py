@@ -11,6 +11,7 @@ from typing import Any, Final, Self, TypeVar
 
 import structlog
 
+from medusa_copier.rclone.configuration import Configuration
 from medusa_copier.rclone.errors import NotFound, RcloneError, WrongKind
 from medusa_copier.rclone.partials import copy_id
 from medusa_copier.rclone.place_locks import PlaceLocks
@@ -26,6 +27,9 @@ from medusa_copier.rclone.verified_copy import Terms, Verified, copy_proven
 
 SWEEP_S: Final = 60.0
 """How long to look for what was left of a copy that was cut off."""
+
+CHANGES: Final = 5
+"""How often a call is made again because rclone.conf changed under it, beside the attempts."""
 
 RCLONES_TERMS: Final = Terms()
 
@@ -72,6 +76,12 @@ class Rclone:
             run_directory=self.run_directory,
         )
         await self._daemon.start()
+        self.configuration = Configuration(lambda: self.client, self._config)
+        try:
+            await self.configuration.begin()
+        except BaseException:
+            await self._daemon.stop()
+            raise
         return self
 
     async def __aexit__(
@@ -129,8 +139,20 @@ class Rclone:
         return await self.swept(copy, target, again=again)
 
     async def retried(self, call: Callable[[], Awaitable[T]]) -> T:
-        """What ``call`` returns, tried again while its RcloneError is transient."""
-        return await with_retries(call, attempts=self.attempts, daemon_ready=self.ready)
+        """What ``call`` returns, tried again while its RcloneError is transient, or rclone.conf has just changed."""
+
+        async def attempt() -> T:
+            for _ in range(CHANGES):
+                before = await self.configuration.current()
+                try:
+                    return await call()
+                except RcloneError as error:
+                    if await self.configuration.look() == before:
+                        raise
+                    log.info("rclone.configuration_changed_meanwhile", reason=error.reason)
+            return await call()
+
+        return await with_retries(attempt, attempts=self.attempts, daemon_ready=self.ready)
 
     async def swept(
         self, copy: Callable[[], Awaitable[T]], target: Location, *, again: bool, named: str | None = None

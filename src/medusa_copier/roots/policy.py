@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Final, Literal, NamedTuple, TypeVar
 
+from medusa_copier.rclone.errors import RcloneUnusable
 from medusa_copier.rclone.facade import Rclone
 from medusa_copier.rclone.local_files import why_not_copied, why_not_written
 from medusa_copier.rclone.rcd.client import Location
@@ -38,6 +39,8 @@ class Access:
         self._roots = roots
         self._rclone = rclone
         self._lookouts: dict[str, Lookout | None] = {}
+        self._generation = -1
+        self._unusable: dict[str, str] = {}
         self._free = {name: asyncio.Semaphore(root.max_in_flight) for name, root in roots.items() if root.max_in_flight}
 
     @asynccontextmanager
@@ -45,13 +48,14 @@ class Access:
         """The block may use these places; it begins when there is a free place in each root.
 
         Raises Failure, naming the root and its policy, when a use is against it. Raises RcloneError when rclone
-        can't tell what a root is.
+        can't tell what a root is, and RcloneUnusable where rclone.conf makes it unusable.
         """
         for use in uses:
             self._require_purpose(use)
         async with AsyncExitStack() as held:
             for root in sorted({use.root for use in uses} & self._free.keys()):  # in one order: nobody waits in a ring
                 await held.enter_async_context(self._free[root])
+            await self._follow_configuration(uses)
             await self._refuse_unfit(uses)
             yield
 
@@ -99,6 +103,20 @@ class Access:
                 raise _refusal(use.root, use.location.path)
             if status and (unfit := _UNFIT[use.purpose](status)):
                 raise Failure(f"{shown(use.root, use.location.path)} {unfit}")
+
+    async def _follow_configuration(self, uses: Iterable[Use]) -> None:
+        """Forget what a root was by another rclone.conf. Raises RcloneUnusable for one that this makes unusable."""
+        configuration = self._rclone.configuration
+        await configuration.current()
+        if self._generation != configuration.generation:
+            self._generation = configuration.generation
+            self._lookouts.clear()
+            self._unusable = {
+                name: reason for name, root in self._roots.items() if (reason := configuration.refusal(root.fs))
+            }
+        for use in uses:
+            if reason := self._unusable.get(use.root):
+                raise RcloneUnusable(reason)
 
     async def _lookout(self, use: Use) -> Lookout | None:
         """Who looks at the files in the root; None where it isn't of this machine."""

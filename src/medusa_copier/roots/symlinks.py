@@ -14,11 +14,6 @@ from typing import Final, NamedTuple
 
 from simple_queue_server.system import mounts
 
-LOCAL_FILE_SYSTEMS: Final = frozenset(
-    {"bcachefs", "btrfs", "ext2", "ext3", "ext4", "f2fs", "jfs", "overlay", "ramfs", "tmpfs", "xfs", "zfs"}
-)
-"""Types of mounts that this machine itself answers for."""
-
 MOUNTS_S: Final = 5.0
 """How long it is believed that nothing was mounted."""
 SLOW_S: Final = 0.005
@@ -101,7 +96,7 @@ def is_local(mountinfo: str | None, directory: str) -> bool:
     if mountinfo is None:
         return False
     path = Path(directory)
-    return {mounts.mount_type(mountinfo, path), *mounts.types_below(mountinfo, path)} <= LOCAL_FILE_SYSTEMS
+    return {mounts.mount_type(mountinfo, path), *mounts.types_below(mountinfo, path)} <= mounts.LOCAL_FILE_SYSTEMS
 
 
 def found_at(directory: str, path: str, *, follow: bool = False) -> Found:

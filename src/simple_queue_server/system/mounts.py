@@ -9,6 +9,11 @@ from typing import Final
 
 MOUNTINFO: Final = Path("/proc/self/mountinfo")
 
+LOCAL_FILE_SYSTEMS: Final = frozenset(
+    {"bcachefs", "btrfs", "ext2", "ext3", "ext4", "f2fs", "jfs", "overlay", "ramfs", "tmpfs", "xfs", "zfs"}
+)
+"""Types of mounts that this machine itself answers for."""
+
 
 def read() -> str | None:
     """The mounts as they are now; None where they can't be told, as on macOS."""

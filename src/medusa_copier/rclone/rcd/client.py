@@ -157,6 +157,10 @@ class _Remotes(msgspec.Struct):
     remotes: list[str] | None = None
 
 
+class _Paths(msgspec.Struct):
+    config: str
+
+
 class _Version(msgspec.Struct):
     version: str
 
@@ -388,6 +392,20 @@ class Client:
                 async with asyncio.timeout(QUICK_S):
                     await self._rc.call("operations/deletefile", {"fs": fs, "remote": file.name})
 
+    async def configuration_path(self) -> str:
+        """The path of the rclone.conf that is used."""
+        return (await self._rc.ask("config/paths", {}, _Paths, timeout_s=QUICK_S)).config
+
+    async def configuration(self) -> dict[str, dict[str, str]]:
+        """The keys of each remote of rclone.conf, decrypted. rclone reads the file for it, if it changed."""
+        return await self._rc.ask("config/dump", {}, dict[str, dict[str, str]], timeout_s=QUICK_S)
+
+    async def forget(self) -> None:
+        """Open all storages anew from now on; running copies go on with those that they have."""
+        await self._rc.call("fscache/clear", {}, timeout_s=QUICK_S)
+        self._fs_infos = {}  # new ones: a call that is under way puts what it learns into the old
+        self._roots = {}
+
     async def list_remotes(self) -> list[str]:
         """The names of the configured remotes, without the colon."""
         return (await self._rc.ask("config/listremotes", {}, _Remotes, timeout_s=QUICK_S)).remotes or []
@@ -469,18 +487,18 @@ class Client:
         return place if place.storage else Place("", await _real_path(place.path or "/"))
 
     async def _root(self, fs: str) -> Place:
-        if fs not in self._roots:
+        if fs not in (roots := self._roots):
             info, directory = await self._fs_info(fs), await self.local_directory(fs)
             if directory is None:
-                self._roots[fs] = Place(info.name, info.root)
+                roots[fs] = Place(info.name, info.root)
             else:
-                self._roots[fs] = Place("", await _real_path(directory))
-        return self._roots[fs]
+                roots[fs] = Place("", await _real_path(directory))
+        return roots[fs]
 
     async def _fs_info(self, fs: str) -> _FsInfo:
-        if fs not in self._fs_infos:
-            self._fs_infos[fs] = await self._rc.ask("operations/fsinfo", {"fs": fs}, _FsInfo)
-        return self._fs_infos[fs]
+        if fs not in (infos := self._fs_infos):
+            infos[fs] = await self._rc.ask("operations/fsinfo", {"fs": fs}, _FsInfo)
+        return infos[fs]
 
     async def _stats(self, group: str) -> _Stats:
         return await self._rc.ask("core/stats", {"group": group, "short": True}, _Stats)

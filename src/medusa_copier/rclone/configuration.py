@@ -1,0 +1,186 @@
+"""rclone.conf as one state for all ways: the resident rclone, the commands, and what is remembered of either.
+
+rclone reads a changed file by itself, but goes on with the storages that it has open. So the file is looked at before
+each use; when it changed, and is whole again, all that was remembered is forgotten. Running copies end as they began.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import stat
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import structlog
+
+from medusa_copier.rclone.errors import RcloneUnusable
+from medusa_copier.rclone.process.flags import flag_name, refusal
+from medusa_copier.rclone.rcd.client import Client
+from simple_queue_server.system import mounts
+
+WHOLE_AFTER_S: Final = 0.3
+"""A file that stayed as it is for so long isn't being written any more."""
+PATIENCE_S: Final = 5.0
+"""How long requests wait for a file that is missing, empty, broken, or lacks a remote that it had."""
+LOOK_S: Final = 0.05
+
+_WRITTEN_BY_RCLONE: Final = frozenset(
+    {"authorization", "authorization_expiry", "client_access_token", "client_refresh_token", "client_salted_key_pass"}
+    | {"client_uid", "cookies", "token_expiry", "trust_token"}
+)
+"""Keys that rclone itself renews in the file while it runs, beside ``token``."""
+
+_ENCRYPTED: Final = "RCLONE_ENCRYPT_V0:"
+_OVERRIDING: Final = re.compile(r"(?:^|[\s,'\"])((?:global|override)\.(\w+))(?=[\s,:=]|$)")
+
+log = structlog.stdlib.get_logger("medusa_copier.rclone")
+
+Sections = Mapping[str, Mapping[str, str]]
+
+
+class Signature(NamedTuple):
+    """By what a file is known to be the same."""
+
+    modified_ns: int
+    size: int
+    inode: int
+
+
+class Configuration:
+    """``await configuration.current()`` before each use of rclone. ``path`` is None for rclone's own choice."""
+
+    def __init__(self, client: Callable[[], Client], path: Path | None) -> None:
+        self._client = client
+        self._path = path
+        self._is_local = False
+        self._seen: Signature | None = None
+        self._sections: Sections = {}
+        self._renewing = asyncio.Lock()
+        self.generation = 0
+        """Grows with each change: what was learnt under another one may be wrong."""
+
+    async def begin(self) -> None:
+        """Read it for the first time."""
+        self._path = (self._path or Path(await self._client().configuration_path())).absolute()
+        self._is_local = await asyncio.to_thread(_is_on_local_disk, self._path)
+        self._seen = await self.look()
+        self._sections = await self._client().configuration()
+
+    async def look(self) -> Signature | None:
+        """What the file is now; None when there is none. On a local disk at once, elsewhere in a thread."""
+        return self._look() if self._is_local else await asyncio.to_thread(self._look)
+
+    async def current(self) -> Signature | None:
+        """The file as rclone and all that is remembered of it have it from now on. Raises RcloneError."""
+        if await self.look() != self._seen:
+            async with self._renewing:
+                if await self.look() != self._seen:
+                    await self._renew()
+        return self._seen
+
+    def refusal(self, fs: str) -> str | None:
+        """Why ``fs`` can't be used: a key of it, or of a remote behind it, that changes what counts as copied."""
+        for name, text in self._behind(fs):
+            for key, option in _OVERRIDING.findall(text):
+                if reason := refusal(flag_name(option)):
+                    return f"{name} has {key}, which can't be set: {reason}; remove it"
+        return None
+
+    def require_usable(self, fs: str) -> None:
+        """Raises RcloneUnusable, naming the remote and the remedy, where ``fs`` has a refusal."""
+        if reason := self.refusal(fs):
+            raise RcloneUnusable(reason)
+
+    def _look(self) -> Signature | None:
+        with suppress(OSError):
+            found = os.stat(self._path or "")  # noqa: PTH116 - before each copy
+            if stat.S_ISREG(found.st_mode):
+                return Signature(found.st_mtime_ns, found.st_size, found.st_ino)
+        return None
+
+    async def _renew(self) -> None:
+        signature = await self._settled()
+        client = self._client()
+        sections = await client.configuration()
+        if _without_renewed(sections) != _without_renewed(self._sections):
+            await client.forget()
+            self.generation += 1
+            log.info("rclone.configuration_changed", path=str(self._path))
+        self._sections = sections
+        self._seen = signature
+
+    async def _settled(self) -> Signature | None:
+        """Wait until the file is whole, no longer than PATIENCE_S: then rclone is to say what is wrong with it."""
+        now = time.monotonic()
+        until, since, last = now + PATIENCE_S, now, await self.look()
+        while True:
+            signature, now = await self.look(), time.monotonic()
+            since, last = (since, last) if signature == last else (now, signature)
+            if signature and _is_old(signature, now - since) and await asyncio.to_thread(self._is_valid):
+                return signature
+            if now > until:
+                log.warning("rclone.configuration_invalid", path=str(self._path), waited_s=PATIENCE_S)
+                return signature
+            await asyncio.sleep(LOOK_S)
+
+    def _is_valid(self) -> bool:
+        """Whether the file can be read, and has the remotes that it had."""
+        try:
+            text = (self._path or Path()).read_text("utf-8", "surrogateescape")
+        except OSError:
+            return False
+        lines = [line.strip().lstrip("\ufeff") for line in text.splitlines()]
+        lines = [line for line in lines if line and line[0] not in "#;"]
+        if _ENCRYPTED in lines:
+            return len(lines) > 1
+        names = {line[1:-1].strip() for line in lines if _is_header(line)}
+        return all(_is_header(line) or "=" in line or ":" in line for line in lines) and self._sections.keys() <= names
+
+    def _behind(self, fs: str) -> list[tuple[str, str]]:
+        """The text of ``fs`` and that of each remote that it leads to, with what to call it."""
+        of_environment = " ".join(value for name, value in os.environ.items() if name.startswith("RCLONE_CONFIG_"))
+        found = [("the root", fs)]
+        names = set(self._sections)
+        for _, text in found:  # it grows
+            here = f"{text} {of_environment}"
+            reached = {name for name in names if re.search(rf"(?<![\w:/]){re.escape(name)}[:,]", here)}
+            names -= reached
+            found += [
+                (f"the remote {name} of {self._path}", _as_text(self._sections[name])) for name in sorted(reached)
+            ]
+        return found
+
+
+def _is_old(signature: Signature, seen_for_s: float) -> bool:
+    """Whether a file is as it is for long enough; its time may be another machine's."""
+    return max(seen_for_s, time.time() - signature.modified_ns / 1e9) > WHOLE_AFTER_S
+
+
+def _as_text(section: Mapping[str, str]) -> str:
+    return "\n".join(f"{key} = {value}" for key, value in section.items())
+
+
+def _is_header(line: str) -> bool:
+    return line.startswith("[") and line.endswith("]")
+
+
+def _without_renewed(sections: Sections) -> dict[str, dict[str, Any]]:
+    """The sections but for what rclone renews in them: a token of OAuth is JSON, others are the operator's."""
+    return {
+        name: {
+            key: value
+            for key, value in section.items()
+            if key not in _WRITTEN_BY_RCLONE and not (key == "token" and value.startswith("{"))
+        }
+        for name, section in sections.items()
+    }
+
+
+def _is_on_local_disk(path: Path) -> bool:
+    mountinfo = mounts.read()
+    return mountinfo is not None and mounts.mount_type(mountinfo, path.resolve()) in mounts.LOCAL_FILE_SYSTEMS

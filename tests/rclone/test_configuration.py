@@ -1,0 +1,205 @@
+"""A change of rclone.conf reaches all ways at once, harms no running copy, and a file half written no request."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from medusa_copier.rclone.errors import RcloneError, RcloneUnusable
+from medusa_copier.rclone.facade import Rclone
+from medusa_copier.rclone.process.environment import FlagValue
+from medusa_copier.rclone.rcd.client import Location
+from medusa_copier.roots.policy import Access, Use
+from medusa_copier.settings import RootSection
+from tests.support import storage
+from tests.support.storage import section
+from tests.support.storage_fixtures import at, copying, until
+
+
+@pytest.fixture
+def places(tmp_path: Path) -> Path:
+    """A directory with ``src/a`` and the directories ``old`` and ``new``, and an rclone.conf whose ``t`` is ``old``."""
+    for name in ("src", "old", "new"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "src/a").write_text("a")
+    write(tmp_path, target("old", tmp_path))
+    return tmp_path
+
+
+def target(name: str, directory: Path) -> str:
+    return section("src", type="alias", remote=str(directory / "src")) + section(
+        "t", type="alias", remote=str(directory / name)
+    )
+
+
+def write(directory: Path, text: str) -> None:
+    """As an editor does."""
+    (directory / "rclone.conf.new").write_text(text)
+    (directory / "rclone.conf.new").rename(directory / "rclone.conf")
+
+
+@asynccontextmanager
+async def started(directory: Path, **flags: FlagValue) -> AsyncIterator[Rclone]:
+    async with Rclone(config=directory / "rclone.conf", flags=flags, attempts=1) as rclone:
+        yield rclone
+
+
+async def test_a_remote_pointed_elsewhere_is_there_for_every_way(places: Path) -> None:
+    async with started(places) as rclone:
+        await rclone.copyto(at("src:a"), at("t:1"))
+        write(places, target("new", places))
+        await rclone.copyto(at("src:a"), at("t:2"))
+        await rclone.copyto(at("src:a"), Location(str(places / "old"), "plain"))  # no detour by what t was
+        assert await rclone.client.local_directory("t:") == str(places / "new")
+        await rclone.commands.run_well("copy", "src:", "t:dir")
+    assert {path.name for path in (places / "old").iterdir()} == {"1", "plain"}
+    assert {path.name for path in (places / "new").iterdir()} == {"2", "dir"}
+
+
+async def test_a_copy_that_runs_while_the_file_changes_ends_where_it_began(places: Path) -> None:
+    (places / "src/big").write_bytes(os.urandom(4_000_000))
+    async with started(places, bwlimit="2M") as rclone:
+        running = asyncio.create_task(rclone.copyto(at("src:big"), at("t:big")))
+        await until(lambda: copying(rclone.client))
+        write(places, target("new", places))
+        await rclone.copyto(at("src:a"), at("t:a"))
+        assert not running.done()
+        await running
+    assert (places / "old/big").read_bytes() == (places / "src/big").read_bytes()
+    assert (places / "new/a").exists()
+
+
+async def test_new_keys_of_a_storage_are_used_at_once(places: Path) -> None:
+    with storage.serving("s3", places / "s3") as server:
+        (server.directory / "bucket").mkdir()
+        write(places, target("old", places) + server.section("s", secret_access_key="wrong"))
+        async with started(places) as rclone:
+            with pytest.raises(RcloneError):
+                await rclone.copyto(at("src:a"), at("s:bucket/a"))
+            write(places, target("old", places) + server.section("s"))
+            await rclone.copyto(at("src:a"), at("s:bucket/a"))
+        assert (server.directory / "bucket/a").read_text() == "a"
+
+
+def remove(path: Path) -> None:
+    path.unlink()
+
+
+def empty(path: Path) -> None:
+    path.write_text("")
+
+
+def halve(path: Path) -> None:
+    path.write_text(path.read_text()[:-60])
+
+
+def garble(path: Path) -> None:
+    path.write_text("[src\nhalf of")
+
+
+@pytest.mark.parametrize("spoil", [remove, empty, halve, garble])
+async def test_a_file_that_is_being_written_fails_no_request(places: Path, spoil: Callable[[Path], None]) -> None:
+    async with started(places) as rclone:
+        await rclone.copyto(at("src:a"), at("t:1"))
+        spoil(places / "rclone.conf")
+
+        async def copy_both_ways() -> None:
+            await rclone.copyto(at("src:a"), at("t:2"))
+
+            async def command() -> None:
+                await rclone.commands.run_well("copy", "src:", "t:dir")
+
+            await rclone.retried(command)
+
+        waiting = asyncio.create_task(copy_both_ways())
+        await asyncio.sleep(0.2)
+        assert not waiting.done()
+        write(places, target("new", places))
+        await waiting
+    assert {path.name for path in (places / "new").iterdir()} == {"2", "dir"}
+
+
+async def test_a_call_under_which_the_file_changed_is_made_again(places: Path) -> None:
+    calls = 0
+    async with started(places) as rclone:
+
+        async def call() -> int:
+            nonlocal calls
+            calls += 1
+            if calls == 1:
+                write(places, target("new", places))
+                raise RcloneError("access denied")
+            return calls
+
+        assert await rclone.retried(call) == 2
+        with pytest.raises(RcloneError, match="no more"):
+            await rclone.retried(fail)
+
+
+async def fail() -> None:
+    raise RcloneError("no more")
+
+
+async def test_a_token_that_rclone_renews_is_no_change_of_the_configuration(places: Path) -> None:
+    def with_token(token: str) -> str:
+        return target("old", places) + section("cloud", type="drive", token=json.dumps({"access_token": token}))
+
+    write(places, with_token("a"))
+    async with started(places) as rclone:
+        write(places, with_token("b"))
+        await rclone.copyto(at("src:a"), at("t:1"))
+        assert rclone.configuration.generation == 0
+        write(places, with_token("b") + section("more", type="memory"))
+        await rclone.copyto(at("src:a"), at("t:2"))
+        assert rclone.configuration.generation == 1
+
+
+async def test_an_encrypted_file_may_change_too(places: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RCLONE_CONFIG_PASS", "right")
+    encrypt(places / "rclone.conf")
+    async with started(places) as rclone:
+        await rclone.copyto(at("src:a"), at("t:1"))
+        write(places, target("new", places))
+        encrypt(places / "rclone.conf")
+        await rclone.copyto(at("src:a"), at("t:2"))
+    assert (places / "new/2").exists()
+
+
+def encrypt(config: Path) -> None:
+    done = storage.rclone(config, "config", "encryption", "set", "--password-command", "echo right")
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("key", ["global.size_only", "override.ignore_checksum"])
+async def test_a_remote_that_changes_what_counts_as_copied_is_refused(places: Path, key: str) -> None:
+    bad = section("bad", type="alias", remote="t:") + f"{key} = true\n" + section("far", type="alias", remote="bad:x")
+    write(places, target("old", places) + bad)
+    async with started(places) as rclone:
+        for fs in ("bad:", "far:y", f"t,{key}=true:", f":alias,remote='t,{key}=true:':"):
+            with pytest.raises(
+                RcloneUnusable, match=rf"(the remote bad of .*/rclone\.conf|the root) has {key}, which can't"
+            ):
+                rclone.configuration.require_usable(fs)
+        for fs in ("t:", "src:", "/bad", "t,override.transfers=1:"):
+            rclone.configuration.require_usable(fs)
+
+
+async def test_a_root_that_becomes_unusable_is_refused_until_it_is_mended(places: Path) -> None:
+    async with started(places) as rclone:
+        access = Access({"t": RootSection("t")}, rclone)
+        use = Use("write", "t", at("t:a"))
+        async with access.granted(use):
+            pass
+        write(places, target("old", places) + "override.size_only = true\n")
+        with pytest.raises(RcloneUnusable, match="remote t of"):
+            async with access.granted(use):
+                pass
+        write(places, target("old", places))
+        async with access.granted(use):
+            pass
