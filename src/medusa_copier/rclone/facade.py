@@ -61,6 +61,7 @@ class Rclone:
         self._hand_on = hand_on
         self.attempts = attempts
         self.run_directory = run_directory
+        self.configuration = Configuration(lambda: self.client, config)
         self._progress = Progress(self._group_stats)
         self._targets = PlaceLocks()
 
@@ -76,7 +77,6 @@ class Rclone:
             run_directory=self.run_directory,
         )
         await self._daemon.start()
-        self.configuration = Configuration(lambda: self.client, self._config)
         try:
             await self.configuration.begin()
         except BaseException:
