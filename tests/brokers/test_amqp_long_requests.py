@@ -73,6 +73,34 @@ async def test_the_journal_takes_a_long_request_over_in_time_and_it_is_answered_
     assert not lost_connections(world)
 
 
+async def test_a_service_with_another_configuration_leaves_the_journal_of_a_killed_one_to_its_owner(
+    tmp_path: Path, impatient: RabbitNode
+) -> None:
+    amqp = await make_queues(impatient, "classic", "bound")
+    world = World(tmp_path, "", {"server": {"name": "copier", "journal_after_s": 0.5}, "rclone": SLOWLY, "amqp": amqp})
+    (world.src / "big").write_bytes(os.urandom(SIZE))
+    async with world.client() as client:
+        with world.service() as process:
+            await client.send(copyto("src:big", "dst:big"))
+            eventually(lambda: any(entry["event"] == "the journal has the request now" for entry in world.log()))
+            process.kill()
+            process.wait()
+        world.config.pop("amqp")
+        world.write_config(server={"name": "other"}, rclone={})
+        with world.service():
+            left = eventually(lambda: [line for line in log_of(tmp_path, "other") if "left_alone" in line["event"]])
+        assert left[0]["file"] == str(*(path.relative_to(tmp_path) for path in tmp_path.glob("run/journal/*-*/*.json")))
+        world.write_config(server={"name": "copier", "journal_after_s": 0.5}, amqp=amqp)
+        with world.service():
+            response = await the_only_response(client)
+    assert response["status"] == "success"
+    assert (world.dst / "big").read_bytes() == (world.src / "big").read_bytes()
+
+
+def log_of(directory: Path, name: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (directory / "log" / f"{name}.log").read_text().splitlines()]
+
+
 @pytest.mark.parametrize("kind", ["classic", "quorum"])
 async def test_a_request_that_the_broker_hands_out_again_is_joined_with_its_running_copy(
     tmp_path: Path, impatient: RabbitNode, kind: str
