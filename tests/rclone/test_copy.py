@@ -20,9 +20,10 @@ import pytest
 from medusa_copier.actions.copy import copy
 from medusa_copier.rclone.directory import ledger, spool
 from medusa_copier.rclone.directory.copy import DirectoryCopy
+from medusa_copier.rclone.errors import WrongKind
 from medusa_copier.rclone.facade import Rclone
 from medusa_copier.rclone.partials import copy_id
-from medusa_copier.rclone.rcd.client import Place
+from medusa_copier.rclone.rcd.client import Location, Place
 from medusa_copier.roots.policy import Access
 from medusa_copier.settings import RootSection
 from simple_queue_server import Failure, Request
@@ -646,6 +647,23 @@ def timeless(copier: Copier, tmp_path: Path) -> Iterator[Path]:
         copier.world.add(server.section("no-times", vendor="other"))
         copier.roots["timeless"] = RootSection("no-times:all")
         yield place
+
+
+@pytest.mark.parametrize("source", ["src:", "bucket:"])
+async def test_a_directory_on_webdav_is_not_lost_to_a_file_of_its_name(
+    copier: Copier, timeless: Path, source: str
+) -> None:
+    for place in (copier.world.src, copier.world.bucket):
+        fill(place)
+    (timeless / "sub/b.txt").mkdir(parents=True)
+    (timeless / "sub/b.txt/kept").write_text("kept")
+    reason = "the target has a directory where the source has the file 'sub/b.txt'"
+    assert reason in (await copier.copy(source, "timeless:"))["message"]
+    with pytest.raises(WrongKind, match=reason):
+        await copier.rclone.copyto(Location(source, ""), Location("no-times:all", ""))
+    with pytest.raises(WrongKind, match="the target is a directory"):
+        await copier.rclone.copyto(Location(source, "sub/b.txt"), Location("no-times:all", "sub/b.txt"))
+    assert (timeless / "sub/b.txt/kept").read_text() == "kept"
 
 
 @pytest.mark.parametrize("action", [{}, {"overwrite": "never"}, {"verify": "download"}])

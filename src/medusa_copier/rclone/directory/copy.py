@@ -156,6 +156,7 @@ class DirectoryCopy:
                 raise RcloneError(f"verify checksum: source and target share no kind of hash ({has}); use download")
         client = self._rclone.client
         await client.refuse_nesting(self._source, self._target)
+        await client.refuse_directories_in_the_way(self._source, self._target)
         if not self._source.path or await client.is_bucket(self._source):
             return
         if await client.stat(self._source, files_only=True):

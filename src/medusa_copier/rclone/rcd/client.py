@@ -223,6 +223,7 @@ class Client:
             if not (isinstance(no_file, NotFound | WrongKind) or BEING_UPDATED in no_file.reason):
                 raise
             await self.refuse_nesting(source, target)
+            await self.refuse_directories_in_the_way(source, target)
             if before_directory:
                 await before_directory()
             await self._copyto_directory(source, target, no_file)
@@ -305,11 +306,7 @@ class Client:
         options: dict[str, Any] = {"filesOnly": files_only}
         if hash_types:
             options |= {"showHash": True, "hashTypes": hash_types}
-        arguments = {"fs": location.fs, "remote": location.remote, "opt": options}
-        try:
-            return (await self._rc.ask("operations/stat", arguments, _Stat)).item
-        except (NotFound, WrongKind):  # below a file there is nothing
-            return None
+        return await self._stat(location.fs, location.remote, options)
 
     async def hash_of(self, location: Location, hash_type: str, *, read: bool) -> str | None:
         """The hash of a file in small hexadecimal digits, from the storage, or from its content if ``read``.
@@ -378,6 +375,21 @@ class Client:
         if item.is_dir:
             raise WrongKind(NESTED)
 
+    async def refuse_directories_in_the_way(self, source: Location, target: Location) -> None:
+        """Raise WrongKind when the target has a directory by the name of a file of the source.
+
+        Where rclone writes files in place, as on WebDAV, a write that fails is followed by the removal of what has the
+        name: of a directory with all that is in it. On other storages nothing is looked at.
+        """
+        features = (await self._fs_info(target.fs)).features
+        if features.partial_uploads or features.bucket_based:
+            return
+        if there := await self._directories(target):
+            there -= await self._directories(source)
+        for path in sorted(there):
+            if await self._stat(source.fs, posixpath.join(source.remote, path), {"filesOnly": True}):
+                raise WrongKind(f"the target has a directory where the source has the file {path!r}, and would lose it")
+
     async def check_root(self, fs: str) -> None:
         """List ``fs`` once. Raises NotFound when it doesn't exist, RcloneError when it can't be reached."""
         options = {"dirsOnly": True, "noModTime": True, "noMimeType": True}
@@ -434,6 +446,22 @@ class Client:
                     while (await self.group_stats([group]))[0].transferring:  # noqa: ASYNC110
                         await asyncio.sleep(STOP_LOOK_S)
             raise
+
+    async def _stat(self, fs: str, remote: str, options: Mapping[str, Any]) -> Item | None:
+        try:
+            return (await self._rc.ask("operations/stat", {"fs": fs, "remote": remote, "opt": options}, _Stat)).item
+        except (NotFound, WrongKind):  # below a file there is nothing
+            return None
+
+    async def _directories(self, location: Location) -> set[str]:
+        """The directories below ``location``, as rclone spells them."""
+        options = {"dirsOnly": True, "noModTime": True, "noMimeType": True, "recurse": True}
+        arguments = {"fs": location.fs, "remote": location.remote, "opt": options}
+        try:
+            listing = await self._rc.ask("operations/list", arguments, _Listing)
+        except (NotFound, WrongKind):  # nothing there, or a file
+            return set()
+        return {posixpath.relpath(entry.path, location.remote or ".") for entry in listing.entries}
 
     async def _partials(self, fs: str, directory: str, copy: str, *, recurse: bool) -> list[tuple[str, str, str]]:
         """The partial files of a copy: path, what their names begin with, suffix."""
