@@ -154,6 +154,25 @@ class Corrupting(Client):
             corrupt(self.target)
 
 
+class LoginPage(Client):
+    """Whatever is read is a page that has another size than the file."""
+
+    def __init__(self, client: Client, target: Path) -> None:
+        self.__dict__ |= client.__dict__
+        self.target = target
+
+    async def copyto(self, source: Location, target: Location, **how: object) -> None:
+        self.target.write_bytes(b"log in")
+
+    async def hash_of(self, location: Location, hash_type: str, *, read: bool) -> str:
+        return digest(hash_type, b"log in")
+
+
+async def test_the_same_page_for_each_reading_is_not_the_file(world: storage.Places, client: Client) -> None:
+    said = await reason(LoginPage(client, world.dst / "a"), DOWNLOAD)
+    assert said == f"the source was read as 6 bytes, but has {len(CONTENT)}; what was read was left at the target"
+
+
 @pytest.mark.parametrize("terms", [CHECKSUM, DOWNLOAD])
 async def test_a_target_that_differs_after_the_copy_fails_naming_both(
     world: storage.Places, client: Client, terms: Terms

@@ -81,7 +81,19 @@ async def copy_proven(client: Client, source: Location, target: Location, terms:
     await _copy(client, source, target, terms, always=True)
     found = await _target_content(client, target, plan)
     _require_same(wanted, found, terms)
+    if found.read:
+        await _require_size(client, target, item, terms)
     return _verified(terms, wanted, found)
+
+
+async def _require_size(client: Client, target: Location, seen: Item, terms: Terms) -> None:
+    """A server may answer each reading with the same page in place of the file: the first look knows its size."""
+    there = await client.stat(target, files_only=True)
+    if there is not None and _sizes_differ(seen, there):
+        raise RcloneError(
+            f"the source was read as {there.size} bytes, but has {seen.size}; what was read was left at the target",
+            transient=terms.overwrite != "never",
+        )
 
 
 async def _copy(client: Client, source: Location, target: Location, terms: Terms, *, always: bool) -> None:
