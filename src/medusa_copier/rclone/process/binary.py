@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import re
 import shutil
 from importlib.metadata import PackageNotFoundError, distribution
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from medusa_copier.rclone.errors import RcloneUnusable
+from medusa_copier.rclone.process.environment import for_rclone
 
 MINIMUM_VERSION: Final = (1, 70)
 """The first with ``listed`` in core/stats, by which an S3 prefix with nothing in it is noticed, and with the
@@ -53,7 +53,7 @@ def _on_path() -> Path | None:
 
 async def _version(binary: Path) -> tuple[int, ...]:
     """The version numbers that ``rclone version`` tells, for example ``(1, 75, 2)``."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("RCLONE_")}
+    environment = {name: value for name, value in for_rclone().items() if not name.startswith("RCLONE_")}
     try:
         process = await asyncio.create_subprocess_exec(
             binary,
