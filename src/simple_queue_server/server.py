@@ -26,6 +26,7 @@ from simple_queue_server.messages import Request
 from simple_queue_server.parameters import Handler, ignoring_unknown
 from simple_queue_server.settings.sections import Settings
 from simple_queue_server.system import event_loop
+from simple_queue_server.system.trouble import Trouble
 
 STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 ADOPT_INTERVAL_S: Final = 5.0
@@ -58,6 +59,7 @@ class Server:
         self._handlers: dict[str, Handler] = {}
         self._slots = asyncio.Semaphore(settings.server.max_in_flight)
         self._left = settings.server.max_total_requests
+        self._journal_trouble = Trouble(log, "the journal can't be read")
         self._adopted: deque[InFlight] = deque()
         self._running: dict[asyncio.Task[None], InFlight] = {}
         self._interruptible: asyncio.Task[None] | None = None
@@ -206,7 +208,9 @@ class Server:
                 log.info("resumed from the journal", request_id=entry.request_id, entry=entry.id)
                 self._adopted.append(InFlight(Custody.of_entry(self._journal, self._broker, entry)))
         except JournalError as error:
-            log.error("the journal can't be read", error=str(error))
+            self._journal_trouble.note(error=str(error))
+        else:
+            self._journal_trouble.over()
         while self._adopted:
             async with self._slot():
                 self._start(self._adopted.popleft())

@@ -4,6 +4,7 @@ import asyncio
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -68,6 +69,33 @@ async def test_entries_that_were_adopted_before_the_disk_failed_are_served(
     monkeypatch.setattr(Path, "rename", rename)
     assert await second.adopt() == [entry(2)]
     await second.close()
+
+
+async def test_a_journal_whose_directory_was_removed_is_made_anew(tmp_path: Path) -> None:
+    first = await opened(tmp_path / "j")
+    shutil.rmtree(tmp_path / "j")
+    await first.keep(entry(1))
+    second = await opened(tmp_path / "j")
+    assert await second.adopt() == []  # it is locked like the one before
+    await first.close()
+    assert await second.adopt() == [entry(1)]
+    await second.close()
+
+
+async def test_a_journal_without_threads_is_unusable_for_a_while(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = await opened(tmp_path / "j")
+
+    async def no_thread(_work: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(asyncio, "to_thread", no_thread)
+        with pytest.raises(JournalError, match="can't start new thread"):
+            await journal.keep(entry(1))
+    await journal.keep(entry(1))
+    await journal.close()
 
 
 async def test_entries_of_a_living_service_are_left_alone(tmp_path: Path) -> None:

@@ -135,6 +135,13 @@ class Journal:
             with contextlib.suppress(FileNotFoundError):
                 self._lock = Lock.take(self._own / LOCK, create=True)
 
+    def _restore(self) -> None:
+        """Make this service's directory anew if someone removed it: what is written from now on is found there."""
+        if self._lock is not None and not self._lock.is_at(self._own / LOCK):
+            self._lock.release()
+            self._lock = None
+            self._open()
+
     def _path(self, entry_id: str) -> Path:
         return self._own / f"{entry_id}.json"
 
@@ -213,9 +220,13 @@ class Journal:
         directory.rmdir()
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
+        def work_in_place() -> T:
+            self._restore()
+            return work()
+
         try:
-            return await asyncio.to_thread(work)
-        except OSError as error:
+            return await asyncio.to_thread(work_in_place)
+        except (OSError, RuntimeError) as error:  # RuntimeError: no thread can be started
             raise JournalError(f"the journal in {self._directory} can't be used: {error}") from error
 
 

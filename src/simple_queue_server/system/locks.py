@@ -30,6 +30,13 @@ class Lock:
             undo.pop_all()
         return cls(fd)
 
+    def is_at(self, path: Path) -> bool:
+        """Whether the file at ``path`` is still the one that is locked."""
+        try:
+            return os.path.samestat(os.fstat(self._fd), path.stat())
+        except OSError:
+            return False
+
     def release(self) -> None:
         """Idempotent."""
         if self._fd >= 0:

@@ -103,12 +103,16 @@ class QueueFile:
 
     def _check_identity(self) -> None:
         """SQLite would go on in a file that nobody else finds any more."""
-        with contextlib.suppress(OSError):
-            if os.path.samestat(self._identity, self._path.stat()):
-                return
-        raise BrokerGaveUp(
-            f"the queue {self._path} was moved, deleted or replaced while in use: put it back and start again"
-        )
+        try:
+            is_ours = os.path.samestat(self._identity, self._path.stat())
+        except OSError as error:
+            raise BrokerError(
+                f"the queue {self._path} is not there: {error.strerror}; put it back, or restart the service for an "
+                "empty one"
+            ) from error
+        if is_ours:
+            return
+        raise BrokerGaveUp(f"the queue {self._path} was replaced while in use: put it back and start again")
 
 
 def owners_directory(path: Path) -> Path:

@@ -21,6 +21,7 @@ from simple_queue_server.brokers.embedded.writer import Operation, Store
 from simple_queue_server.errors import BrokerError, BrokerGaveUp
 from simple_queue_server.settings.sections import EmbeddedSection
 from simple_queue_server.system.locks import Lock
+from simple_queue_server.system.trouble import Trouble
 
 T = TypeVar("T")
 
@@ -53,6 +54,7 @@ class Member:
         self._closing = asyncio.Event()
         self._sweep_now = asyncio.Event()
         self._trouble: str | None = None
+        self._care_trouble = Trouble(log, "the queue can't be looked after")
 
     async def open(self) -> None:
         """Open the file, become an owner, and clean up after dead ones. Raises BrokerError."""
@@ -167,7 +169,9 @@ class Member:
                 self._on_wake()  # whoever uses the file next is told
                 return
             except (BrokerError, OSError) as error:
-                log.warning("the queue can't be looked after", error=str(error))
+                self._care_trouble.note(error=str(error))
+            else:
+                self._care_trouble.over()
             self._on_wake()
             if self._on_word is not None:
                 self._on_word()
