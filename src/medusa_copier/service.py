@@ -10,6 +10,7 @@ import structlog
 
 from medusa_copier.actions.copy import copy
 from medusa_copier.actions.copyto import copyto
+from medusa_copier.actions.held import Hold
 from medusa_copier.actions.watched import watched
 from medusa_copier.contract.parameters import CopyParameters, CopytoParameters, fields_of
 from medusa_copier.rclone.errors import RcloneUnusable
@@ -52,8 +53,11 @@ async def _copying(server: Server, settings: CopierSettings) -> AsyncIterator[No
                 raise RcloneUnusable(f"the root {name} can't be used: {reason}")
         await _warn_of_unknown_remotes(settings, rclone)
         access = Access(settings.roots, rclone)
-        server.action("copyto", fields_of(CopytoParameters))(watched(copyto(settings.roots, rclone, access), rclone))
-        server.action("copy", fields_of(CopyParameters))(copy(settings.roots, rclone, access))
+        hold = Hold()
+        copying_one = hold.holding(watched(copyto(settings.roots, rclone, access), rclone))
+        server.action("copyto", fields_of(CopytoParameters))(copying_one)
+        copying_many = hold.holding(copy(settings.roots, rclone, access))
+        server.action("copy", fields_of(CopyParameters))(copying_many)
         yield
 
 

@@ -16,17 +16,20 @@ from typing import Any
 
 import bagit
 import pytest
+import structlog
 
 from medusa_copier.actions.copy import copy
+from medusa_copier.actions.held import Hold
 from medusa_copier.rclone.directory import ledger, spool
 from medusa_copier.rclone.directory.copy import DirectoryCopy
-from medusa_copier.rclone.errors import WrongKind
+from medusa_copier.rclone.errors import MachineTrouble, WrongKind
 from medusa_copier.rclone.facade import Rclone
 from medusa_copier.rclone.partials import copy_id
+from medusa_copier.rclone.process.pulse import Patience
 from medusa_copier.rclone.rcd.client import Location, Place
 from medusa_copier.roots.policy import Access
 from medusa_copier.settings import RootSection
-from simple_queue_server import Failure, Request
+from simple_queue_server import Failure, Request, Success
 from tests.support import storage
 from tests.support.sqs_servers import SqsServer
 from tests.support.storage_fixtures import until
@@ -751,25 +754,93 @@ async def test_the_environment_does_not_weaken_a_comparison(
             corrupt(world.dst / "a.txt")
 
 
-async def test_a_run_directory_that_can_not_be_written_is_a_clear_failure(copier: Copier, tmp_path: Path) -> None:
-    fill(copier.world.src)
-    copier.rclone.run_directory = tmp_path / "file"
+async def test_a_copy_is_held_while_the_run_directory_can_not_be_written(copier: Copier, tmp_path: Path) -> None:
+    files = fill(copier.world.src)
+    good, copier.rclone.run_directory = copier.rclone.run_directory, tmp_path / "file"
     copier.rclone.run_directory.touch()
-    answer = await copier.copy("src:", "dst:")
-    assert "failed: the account of the files can't be kept in the run directory: " in answer["message"]
-    assert answer["rclone_status"] == 1
+    with pytest.raises(MachineTrouble, match="the account of the files can't be kept in the run directory: "):
+        await copier.copy("src:", "dst:")
+    with structlog.testing.capture_logs() as entries:
+        held = Hold().holding(copy(copier.roots, copier.rclone, copier.access))
+        parameters = {"source_root": "src", "target_root": "dst"}
+        copying = asyncio.ensure_future(held(Request("copy", parameters, id="one")))
+
+        async def is_reported() -> bool:
+            return any(entry["event"] == "machine_trouble" for entry in entries)
+
+        await until(is_reported)
+        copier.rclone.run_directory = good
+        done = await copying
+    assert isinstance(done, Success)
+    assert done.fields["copied"]["files"] == len(files)
+    assert [entry["log_level"] for entry in entries if entry["event"] == "machine_trouble"] == ["error"]
+
+
+async def test_an_rclone_binary_that_is_away_is_no_failure_of_a_copy(copier: Copier, tmp_path: Path) -> None:
+    fill(copier.world.src)
+    there, copier.rclone.path = copier.rclone.path, tmp_path / "away"
+    with pytest.raises(MachineTrouble, match="away can't be run: No such file or directory"):
+        await copier.copy("src:", "dst:")
+    copier.rclone.path = there
+    assert counts(await copier.copy("src:", "dst:")) == (4, 0, 0)
+
+
+async def test_files_that_fail_for_want_of_descriptors_are_no_failure_of_a_copy(copier: Copier, tmp_path: Path) -> None:
+    for number in range(40):
+        (copier.world.src / f"{number}").write_text("x")
+    wrapper = tmp_path / "rclone"
+    wrapper.write_text(f'#!/bin/sh\nulimit -n 9\nexec {storage.RCLONE} "$@"\n')
+    wrapper.chmod(0o755)
+    there, copier.rclone.path = copier.rclone.path, wrapper
+    with pytest.raises(MachineTrouble, match="too many open files"):
+        await copier.copy("src:", "dst:", 2)
+    copier.rclone.path = there
+    copied, unchanged, failed = counts(await copier.copy("src:", "dst:", 2))
+    assert (copied + unchanged, failed) == (40, 0)
+    assert len(list(copier.world.dst.iterdir())) == 40
+
+
+async def test_a_process_that_is_stopped_is_killed_and_the_copy_made_again(
+    world: storage.Places, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("medusa_copier.rclone.process.commands.Patience", lambda: Patience(0.05, stopped_looks=3))
+    (world.src / "big").write_bytes(os.urandom(4_000_000))
+    async with started(world, tmp_path, bwlimit="4M") as copier:
+        copying = asyncio.create_task(copier.copy("src:", "dst:"))
+        pid = await until(lambda: copying_process(world.dst))
+        os.kill(pid, signal.SIGSTOP)
+        answer = await copying
+    assert counts(answer) == (1, 0, 0)
+    assert content_of_bytes(world.dst) == content_of_bytes(world.src)
+
+
+async def copying_process(target: Path) -> int | None:
+    """The process that copies to ``target``, once a file is in the making there."""
+    partial = next(target.glob("*.partial"), None)
+    if partial is None:
+        return None
+    suffix = partial.name[-len(".0123456.partial") :]
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if f"--partial-suffix={suffix}\0".encode() in (process / "cmdline").read_bytes():
+                return int(process.name)
+    return None
+
+
+def content_of_bytes(directory: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in directory.iterdir()}
 
 
 @pytest.mark.parametrize("pages", [1, 5])
-async def test_a_run_directory_that_is_full_is_a_clear_failure(
+async def test_a_run_directory_that_is_full_is_the_machines_trouble(
     copier: Copier, monkeypatch: pytest.MonkeyPatch, pages: int
 ) -> None:
     for number in range(300):
         (copier.world.src / f"{number}").touch()
     monkeypatch.setattr(ledger, "_TABLE", f"PRAGMA max_page_count = {pages}; {ledger._TABLE}")
     rows = {"manifest": {"root": "dst", "key": "list"}}  # what a copy that has nothing to tell makes none of
-    answer = await copier.copy("src:", "dst:data", 1, **rows)
-    assert "the account of the files can't be kept in the run directory: database or disk is full" in answer["message"]
+    with pytest.raises(MachineTrouble, match=r"the account of the files .* run directory: database or disk is full"):
+        await copier.copy("src:", "dst:data", 1, **rows)
 
 
 @pytest.mark.parametrize("verify", ["default", "checksum", "download"])
@@ -787,14 +858,13 @@ async def test_a_copy_that_has_nothing_to_tell_makes_no_rows(
     assert answer.get("verified", {}).get("files") == (None if verify == "default" else 304)
 
 
-async def test_a_run_directory_without_room_for_lists_is_a_clear_failure(
+async def test_a_run_directory_without_room_for_lists_is_the_machines_trouble(
     copier: Copier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fill(copier.world.src)
     monkeypatch.setattr(spool, "TemporaryFile", lambda **_: Path("/dev/full").open("w+b"))  # noqa: SIM115 - it closes it
-    answer = await copier.copy("src:", "dst:")
-    assert "the account of the files can't be kept in the run directory: [Errno 28]" in answer["message"]
-    assert answer["rclone_status"] == 1
+    with pytest.raises(MachineTrouble, match=r"the account of the files can't be kept in the run directory: .Errno 28"):
+        await copier.copy("src:", "dst:")
 
 
 async def test_what_may_pass_is_tried_again_and_then_given_up(copier: Copier) -> None:

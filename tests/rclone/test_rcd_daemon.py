@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 import signal
 import stat
 import subprocess
@@ -17,12 +18,13 @@ from pathlib import Path
 import pytest
 import structlog
 
-from medusa_copier.rclone.errors import RcloneError, RcloneStopped, RcloneUnusable
+from medusa_copier.rclone.errors import MachineTrouble, RcloneError, RcloneStopped, RcloneUnusable
 from medusa_copier.rclone.partials import copy_id
 from medusa_copier.rclone.process.environment import FlagValue
 from medusa_copier.rclone.rcd import orphans
 from medusa_copier.rclone.rcd.daemon import Daemon, Timing
 from medusa_copier.rclone.retry import with_retries
+from simple_queue_server.system.locks import Lock
 from tests.support import storage
 from tests.support.processes import die_with_us
 from tests.support.storage_fixtures import at, copying, until
@@ -296,6 +298,56 @@ async def test_an_rclone_that_doesnt_come_up_again_is_tried_with_growing_pauses(
             world.config.write_text(config)
             await asyncio.wait_for(daemon.ready(), 20)
             await daemon.client.ping()
+
+
+async def test_a_socket_directory_that_was_removed_is_noticed_and_made_anew(world: storage.Places) -> None:
+    (world.src / "a").write_text("content")
+    async with Daemon(RCLONE, config=world.config, timing=Timing(first_backoff_s=0.01)) as daemon:
+        shutil.rmtree(socket_directory(daemon))
+        await daemon.client._rc.close()  # idle connections would do for a while
+        client = daemon.client
+        async with asyncio.timeout(10):
+            await with_retries(lambda: client.copyto(at("src:a"), at("dst:a")), daemon_ready=daemon.ready)
+        assert daemon.restarts == 1
+        assert socket_directory(daemon).stat().st_mode & 0o777 == 0o700
+    assert (world.dst / "a").read_text() == "content"
+    assert not socket_directory_exists(daemon)
+
+
+def socket_directory_exists(daemon: Daemon) -> bool:
+    return daemon._directory is not None and daemon._directory.exists()
+
+
+async def test_a_run_directory_that_was_removed_does_not_keep_rclone_from_coming_back(
+    world: storage.Places, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    async with Daemon(RCLONE, config=world.config, run_directory=run, timing=Timing(first_backoff_s=0.01)) as daemon:
+        for stands_in_the_way in (True, False):
+            shutil.rmtree(run) if run.is_dir() else run.unlink()
+            if stands_in_the_way:
+                run.touch()
+            assert daemon.pid is not None
+            os.kill(daemon.pid, signal.SIGKILL)
+            await until(lambda: restarted(daemon, 1 if stands_in_the_way else 2))  # noqa: B023 - awaited here
+        (record,) = run.glob("rclone-*.json")
+        assert Lock.take(record, create=False) is None  # so that nobody takes this rclone for a dead service's
+
+
+async def restarted(daemon: Daemon, times: int) -> bool:
+    return daemon.restarts == times
+
+
+async def test_scarce_descriptors_do_not_make_rclone_look_hung(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with Daemon(RCLONE, timing=HASTY) as daemon:
+        first = daemon.pid
+
+        async def ping(**_: float) -> None:
+            raise MachineTrouble("there is no connection to rclone: Too many open files")
+
+        monkeypatch.setattr(daemon.client, "ping", ping)
+        await asyncio.sleep(HASTY.ping_interval_s * (HASTY.ping_misses + 2))
+        assert daemon.pid == first
 
 
 async def test_rclone_is_gone_when_its_service_is_killed(tmp_path: Path) -> None:

@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+import errno
+
 import pytest
 
-from medusa_copier.rclone.errors import LONGEST_REASON, NotFound, WrongKind, classify, one_line
+from medusa_copier.rclone.errors import (
+    LONGEST_REASON,
+    MachineTrouble,
+    NotFound,
+    WrongKind,
+    classify,
+    is_machine_trouble,
+    one_line,
+)
 
 S3 = "operation error S3: HeadObject, "
 S3_HTTP = "https response error StatusCode: {}, RequestID: {}, HostID: {}, api error {}"
@@ -187,3 +197,13 @@ def test_an_archived_object_is_no_case_for_another_try_and_says_what_to_do() -> 
     assert not error.transient
     assert "film/1.mov is in an archive class of bucket b" in error.reason
     assert error.reason.endswith("restore it, then ask again")
+
+
+def test_what_is_scarce_on_this_machine_is_told_from_failures() -> None:
+    error = classify("failed to open source object: open /srv/a: too many open files")
+    assert isinstance(error, MachineTrouble)
+    assert not isinstance(classify("open /srv/too many open files: permission denied"), MachineTrouble)
+    assert is_machine_trouble(OSError(errno.EMFILE, "Too many open files"))
+    assert is_machine_trouble(RuntimeError("can't start new thread"))
+    assert not is_machine_trouble(OSError(errno.ENOENT, "No such file"))
+    assert not is_machine_trouble(RuntimeError("dictionary changed size during iteration"))

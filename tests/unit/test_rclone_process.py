@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import structlog
 
-from medusa_copier.rclone.errors import RcloneUnusable
+from medusa_copier.rclone.errors import MachineTrouble, RcloneUnusable
 from medusa_copier.rclone.process.environment import (
     FlagValue,
     flag_arguments,
@@ -252,7 +252,7 @@ async def test_a_process_that_ignores_sigterm_is_killed_with_its_children() -> N
 
 async def test_a_program_that_isnt_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "platform", "darwin")
-    with pytest.raises(RcloneUnusable, match="/nowhere can't be run: No such file or directory"):
+    with pytest.raises(MachineTrouble, match="/nowhere can't be run: No such file or directory"):
         await spawn(["/nowhere"])
 
 

@@ -16,7 +16,7 @@ from medusa_copier.rclone.directory.copy import DirectoryCopy
 from medusa_copier.rclone.directory.lazy_ledger import LazyLedger
 from medusa_copier.rclone.directory.ledger import FileOutcome, in_run_directory
 from medusa_copier.rclone.directory.options import LONGEST_IN_FILE_BYTES, MOST_AS_ARGUMENTS_BYTES, Choice
-from medusa_copier.rclone.errors import RcloneError
+from medusa_copier.rclone.errors import MachineTrouble, RcloneError
 from medusa_copier.rclone.facade import Rclone
 from medusa_copier.rclone.process.commands import BadFilter
 from medusa_copier.rclone.rcd.client import Location
@@ -57,6 +57,8 @@ def copy(roots: Mapping[str, RootSection], rclone: Rclone, access: Access) -> Ha
                     await access.refuse_links_below(writing, source)
                     await work.run(again=request.attempt > 1)
                     await _note_manifest(rclone, work, ledger, listing, again=request.attempt > 1)
+            except MachineTrouble:
+                raise
             except RcloneError as error:
                 counts = await asyncio.to_thread(account, ledger, asked.verify)
                 request.log_fields["bytes"] = counts["copied"]["bytes"]
@@ -70,6 +72,8 @@ def copy(roots: Mapping[str, RootSection], rclone: Rclone, access: Access) -> Ha
         try:
             with LazyLedger(rclone.run_directory) as ledger, choice.filters(rclone.run_directory) as filters:
                 return Success(said, {"rclone_status": 0, **await copy_all(ledger, filters)})
+        except MachineTrouble:
+            raise
         except RcloneError as error:  # there is no account
             raise Failure(_message(asked, error), rclone_status=error.exit_status) from None
 
@@ -145,6 +149,8 @@ async def _note_manifest(
         written = Location(str(run_directory), Path(file.name).name)
         try:
             await rclone.copyto(written, listing.use.location, terms=listing.terms, again=again)
+        except MachineTrouble:
+            raise
         except RcloneError as error:
             raise RcloneError(
                 f"the manifest {where} could not be written: {error.reason}", exit_status=error.exit_status

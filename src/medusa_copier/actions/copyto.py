@@ -10,7 +10,7 @@ import msgspec
 
 from medusa_copier.actions.common import copying_failed, log_places
 from medusa_copier.contract.parameters import CopytoParameters, decode, given
-from medusa_copier.rclone.errors import RcloneError
+from medusa_copier.rclone.errors import MachineTrouble, RcloneError
 from medusa_copier.rclone.facade import Rclone
 from medusa_copier.rclone.verified_copy import Terms
 from medusa_copier.roots.locate import locate
@@ -44,6 +44,8 @@ def copyto(roots: Mapping[str, RootSection], rclone: Rclone, access: Access) -> 
                     target_is_directory=asked.target_key.endswith("/"),
                     again=request.attempt > 1,
                 )
+        except MachineTrouble:
+            raise
         except RcloneError as error:
             raise Failure(copying_failed(asked, error), rclone_status=error.exit_status) from None
         fields: dict[str, Any] = {"rclone_status": 0}

@@ -6,6 +6,9 @@
     ├── NotFound            the source isn't there: exit status 3
     ├── WrongKind           a directory where a file was expected, or the other way round
     ├── RcloneStopped       rclone itself died or hung, whatever it was asked: worth another try
+    │   ├── RcloneAway      it wasn't there, so that it was never asked
+    │   └── ProcessDied     a process that worked on one request alone died or hung
+    ├── MachineTrouble      this machine can't do it now, whatever it is: the request is held, and never fails for it
     └── RcloneUnusable      rclone can't be started: no binary, too old, a bad flag, a config it can't read
 
 The rc answers an error with text and an HTTP status only: neither the exit status that the command would have
@@ -15,6 +18,7 @@ had, nor whether another try could help. Both are read from the text here, after
 
 from __future__ import annotations
 
+import errno
 import re
 from typing import Final
 
@@ -61,6 +65,23 @@ class RcloneStopped(RcloneError):
         super().__init__(reason, exit_status=TEMPORARY_ERROR, transient=True)
 
 
+class RcloneAway(RcloneStopped):
+    """rclone isn't running, or its socket is gone: it never got the call."""
+
+
+class ProcessDied(RcloneStopped):
+    """A process of rclone's that worked on this alone died, or hung and was killed."""
+
+
+class MachineTrouble(RcloneError):
+    """This machine can't do it now: the run directory can't be written, there are no descriptors, no processes, no
+    memory, or the rclone binary is away. It says nothing about the request, and is never one of its attempts.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason, exit_status=TEMPORARY_ERROR, transient=True)
+
+
 class RcloneUnusable(RcloneError):
     """rclone can't be started as it is configured. Someone has to change something."""
 
@@ -104,6 +125,21 @@ _HTTP_STATUS: Final = re.compile(r"(?:StatusCode: |HTTP Error:? |googleapi: Erro
 _LOCAL_PATH: Final = re.compile(r"\b[a-z]+ /.*: ", re.DOTALL)
 
 
+_SCARCE: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EAGAIN})
+_MACHINE: Final = re.compile(
+    r"too many open files|cannot allocate memory|failed to create new OS thread", re.IGNORECASE
+)
+
+
+def is_machine_trouble(error: BaseException) -> bool:
+    """Whether this machine is to blame, by what is scarce, for an error of any library."""
+    if isinstance(error, OSError):
+        return error.errno in _SCARCE
+    if isinstance(error, RuntimeError):
+        return "can't start new thread" in str(error)
+    return isinstance(error, MachineTrouble | MemoryError)
+
+
 def classify(text: str) -> RcloneError:
     """The error that the rc's ``text`` stands for.
 
@@ -115,6 +151,8 @@ def classify(text: str) -> RcloneError:
     if _WRONG_KIND.search(text):
         return WrongKind(reason)
     text = _LOCAL_PATH.sub("", text)  # the words in a file's name mean nothing
+    if _MACHINE.search(text):
+        return MachineTrouble(reason)
     if _NETWORK.search(text):
         return RcloneError(reason, exit_status=TEMPORARY_ERROR, transient=True)
     return RcloneError(reason, transient=_may_pass(text))

@@ -18,11 +18,12 @@ from medusa_copier.rclone.place_locks import PlaceLocks
 from medusa_copier.rclone.process.binary import find_binary
 from medusa_copier.rclone.process.commands import Commands
 from medusa_copier.rclone.process.environment import FlagValue
+from medusa_copier.rclone.quarantine import Quarantine
 from medusa_copier.rclone.rcd.client import Client, Location, Place
 from medusa_copier.rclone.rcd.daemon import Daemon
 from medusa_copier.rclone.retry import with_retries
 from medusa_copier.rclone.scratch import remove_abandoned
-from medusa_copier.rclone.stats import GroupStats, Progress, Watch
+from medusa_copier.rclone.stats import Watch
 from medusa_copier.rclone.verified_copy import Terms, Verified, copy_proven
 
 SWEEP_S: Final = 60.0
@@ -61,21 +62,15 @@ class Rclone:
         self._hand_on = hand_on
         self.attempts = attempts
         self.run_directory = run_directory
-        self.configuration = Configuration(lambda: self.client, config)
-        self._progress = Progress(self._group_stats)
+        self._quarantine = Quarantine(self._own)
+        self.configuration = Configuration(lambda: self._daemon.client, config)
         self._targets = PlaceLocks()
 
     async def __aenter__(self) -> Self:
         self.path = await find_binary(self._binary)
         if self.run_directory:
             await asyncio.to_thread(remove_abandoned, self.run_directory)
-        self._daemon = Daemon(
-            self.path,
-            config=self._config,
-            flags=self._flags,
-            hand_on=self._hand_on,
-            run_directory=self.run_directory,
-        )
+        self._daemon = self._new_daemon(on_death=self._quarantine.note_death_of_resident)
         await self._daemon.start()
         try:
             await self.configuration.begin()
@@ -92,7 +87,24 @@ class Rclone:
     @property
     def client(self) -> Client:
         """The calls that are made once, without retries."""
-        return self._daemon.client
+        return self._quarantine.client or self._daemon.client
+
+    def _new_daemon(self, on_death: Callable[[], object] = lambda: None) -> Daemon:
+        return Daemon(
+            self.path,
+            config=self._config,
+            flags=self._flags,
+            hand_on=self._hand_on,
+            run_directory=self.run_directory,
+            on_death=on_death,
+        )
+
+    @asynccontextmanager
+    async def _own(self) -> AsyncIterator[Client]:
+        """The calls to another rclone, for a block."""
+        async with self._new_daemon() as daemon:
+            daemon.client.partials = self._daemon.client.partials  # what is left is swept by whichever there is
+            yield daemon.client
 
     async def local_directory(self, fs: str) -> str | None:
         """The directory of this machine that ``fs`` is, None for other storage. Asked of rclone once for each."""
@@ -150,9 +162,11 @@ class Rclone:
                     if await self.configuration.look() == before:
                         raise
                     log.info("rclone.configuration_changed_meanwhile", reason=error.reason)
+                    if own := self._quarantine.client:
+                        await own.forget()
             return await call()
 
-        return await with_retries(attempt, attempts=self.attempts, daemon_ready=self.ready)
+        return await with_retries(attempt, attempts=self.attempts, daemon_ready=self.ready, quarantine=self._quarantine)
 
     async def swept(
         self, copy: Callable[[], Awaitable[T]], target: Location, *, again: bool, named: str | None = None
@@ -189,10 +203,7 @@ class Rclone:
 
     async def progress(self, watch: Watch) -> dict[str, Any] | None:
         """How far the work in ``watch`` is: see :meth:`Progress.of`. Never raises for what rclone does."""
-        return await self._progress.of(watch)
-
-    async def _group_stats(self, groups: list[str]) -> list[GroupStats]:
-        return await self.client.group_stats(groups)
+        return None if watch.progress is None else await watch.progress.of(watch)
 
     async def _copy_proven(self, source: Location, target: Location, terms: Terms) -> Verified:
         """One at a time to a target: between the look at what is there and the copy nobody here writes to it."""

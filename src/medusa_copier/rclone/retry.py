@@ -4,17 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections.abc import Awaitable, Callable
 from typing import Final, TypeVar
 
 import structlog
 
-from medusa_copier.rclone.errors import RcloneError, RcloneStopped
+from medusa_copier.rclone.errors import (
+    TEMPORARY_ERROR,
+    MachineTrouble,
+    ProcessDied,
+    RcloneAway,
+    RcloneError,
+    RcloneStopped,
+)
+from medusa_copier.rclone.quarantine import Deaths, Quarantine
 
 FIRST_PAUSE_S: Final = 1.0
 LONGEST_PAUSE_S: Final = 30.0
-RESTART_TIMEOUT_S: Final = 60.0
-"""How long a call waits for rclone to be up again before its next attempt."""
+AWAY_PAUSE_S: Final = 0.05
+FEWEST_DEATHS: Final = 2
+"""So often at least rclone must die at a call alone before the call is blamed."""
 
 T = TypeVar("T")
 
@@ -26,32 +36,57 @@ async def with_retries(
     *,
     attempts: int = 3,
     daemon_ready: Callable[[], Awaitable[object]],
+    quarantine: Quarantine | None = None,
     first_pause_s: float = FIRST_PAUSE_S,
 ) -> T:
     """What ``call`` returns, tried up to ``attempts`` times while its RcloneError is transient.
 
-    Between attempts there are 1 s, 2 s, 4 s, … give or take a quarter; after rclone itself stopped the next
-    attempt starts when ``daemon_ready`` returns. A permanent error is raised at once, the last one as it came.
+    Between attempts there are 1 s, 2 s, 4 s, … give or take a quarter. A permanent error is raised at once, the last
+    one as it came; so is MachineTrouble. The death of the resident rclone is no attempt: the call is made again when
+    ``daemon_ready`` returns, or in ``quarantine`` once it is a suspect; it fails when rclone has died at it alone
+    ``attempts`` times.
     """
+    deaths = Deaths()
     pause_s = first_pause_s
-    for attempt in range(1, attempts + 1):
+    attempt = 1
+    while True:
+        begun_s = time.monotonic()
         try:
+            if quarantine is not None and deaths.is_suspect:
+                return await quarantine.run(call, deaths)
             return await call()
+        except MachineTrouble:
+            raise
+        except RcloneStopped as error:
+            await _recover(error, deaths, attempts, quarantine, time.monotonic() - begun_s)
+            await daemon_ready()
+            continue
         except RcloneError as error:
             if not error.transient or attempt == attempts:
                 raise
             log.warning("rclone.retry", reason=error.reason, attempt=attempt, attempts=attempts)
-            if isinstance(error, RcloneStopped):
-                await _wait_until_ready(daemon_ready, error)
-                continue
+        attempt += 1
         await asyncio.sleep(pause_s * random.uniform(0.75, 1.25))  # noqa: S311 - no secret hangs on it
         pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
-    raise AssertionError(f"attempts must be at least 1, not {attempts}")
 
 
-async def _wait_until_ready(daemon_ready: Callable[[], Awaitable[object]], error: RcloneStopped) -> None:
-    try:
-        async with asyncio.timeout(RESTART_TIMEOUT_S):
-            await daemon_ready()
-    except TimeoutError:
-        raise error from None
+async def _recover(
+    error: RcloneStopped, deaths: Deaths, attempts: int, quarantine: Quarantine | None, ran_s: float
+) -> None:
+    """Note a death, and wait until the call may be made again. Raises RcloneError when it is to blame."""
+    if isinstance(error, RcloneAway):
+        return await asyncio.sleep(AWAY_PAUSE_S)
+    log.warning("rclone.retry", reason=error.reason, deaths=deaths.saw, deaths_alone=deaths.alone)
+    if quarantine is None or not (deaths.is_suspect or isinstance(error, ProcessDied)):
+        deaths.saw += 1
+        return None
+    if isinstance(error, ProcessDied):
+        quarantine.count(deaths)
+    # Watch for as long as the call ran whether rclones die without it as well.
+    await asyncio.sleep(min(max(FIRST_PAUSE_S, ran_s), LONGEST_PAUSE_S))
+    quarantine.review(deaths)
+    if deaths.alone >= max(attempts, FEWEST_DEATHS):
+        raise RcloneError(
+            f"rclone died each of the {deaths.alone} times that it worked on this alone", exit_status=TEMPORARY_ERROR
+        )
+    return None

@@ -26,6 +26,8 @@ class Watch:
 
     def __init__(self) -> None:
         self.group: str | None = None
+        self.progress: Progress | None = None
+        """Of the rclone that the call was made to."""
 
     def __enter__(self) -> Watch:
         self._token = _watch.set(self)
@@ -41,7 +43,8 @@ _watch: ContextVar[Watch | None] = ContextVar("watch", default=None)
 class Groups:
     """Names for statistics groups. Those of single files are used again: rclone keeps each that it ever heard of."""
 
-    def __init__(self) -> None:
+    def __init__(self, progress: Progress | None = None) -> None:
+        self._progress = progress
         self._free: list[str] = []
         self._files = count(1)
         self._directories = count(1)
@@ -51,7 +54,7 @@ class Groups:
         """A group for one file."""
         group = self._free.pop() if self._free else f"{FILE_GROUPS}{next(self._files)}"
         try:
-            with _shown(group):
+            with _shown(group, self._progress):
                 yield group
         finally:
             self._free.append(group)
@@ -59,15 +62,15 @@ class Groups:
     @contextlib.contextmanager
     def directory(self) -> Iterator[str]:
         """A group for one directory, never used again; the caller deletes it."""
-        with _shown(group := f"{DIRECTORY_GROUPS}{next(self._directories)}"):
+        with _shown(group := f"{DIRECTORY_GROUPS}{next(self._directories)}", self._progress):
             yield group
 
 
 @contextlib.contextmanager
-def _shown(group: str) -> Iterator[None]:
+def _shown(group: str, progress: Progress | None) -> Iterator[None]:
     watch = _watch.get()
     if watch is not None:
-        watch.group = group
+        watch.group, watch.progress = group, progress
     try:
         yield
     finally:

@@ -13,7 +13,7 @@ from medusa_copier.rclone.directory.lazy_ledger import LazyLedger
 from medusa_copier.rclone.directory.ledger import FileOutcome, Note, in_run_directory
 from medusa_copier.rclone.directory.options import Choice
 from medusa_copier.rclone.directory.skipped import at_source
-from medusa_copier.rclone.errors import NotFound, RcloneError, WrongKind, classify, one_line
+from medusa_copier.rclone.errors import MachineTrouble, NotFound, RcloneError, WrongKind, classify, one_line
 from medusa_copier.rclone.facade import Rclone
 from medusa_copier.rclone.local_files import NO_SUCH_TIME, TOO_LATE, has_late_times
 from medusa_copier.rclone.pair import ONE_PIECE_FLAGS, Pair
@@ -226,7 +226,10 @@ class DirectoryCopy:
         if outcome.stopped or outcome.complaint or not any(self._ledger.reasons(of_failed=True)):
             raise outcome.error()
         for reason in self._ledger.reasons(of_failed=of_failed):
-            if not log_parser.LASTING.search(reason) and (error := classify(reason)).transient:
+            error = classify(reason)
+            if isinstance(error, MachineTrouble):
+                raise error
+            if not log_parser.LASTING.search(reason) and error.transient:
                 raise _FilesFailed(error.reason, exit_status=error.exit_status, transient=True)
 
     async def _verify(self) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, NamedTuple, Self
 
-from medusa_copier.rclone.errors import RcloneError
+from medusa_copier.rclone.errors import MachineTrouble, RcloneError
 from medusa_copier.rclone.names import REPLACEMENT, as_logged
 
 _TABLE: Final = """
@@ -84,10 +84,12 @@ class Row(NamedTuple):
 
 @contextmanager
 def in_run_directory(what: str) -> Iterator[None]:
-    """For a block that keeps ``what`` in the run directory: raises RcloneError when it can't, as on a full disk."""
+    """For a block that keeps ``what`` in the run directory: raises MachineTrouble when it can't, as on a full disk."""
     try:
         yield
-    except (OSError, sqlite3.Error) as error:
+    except (OSError, sqlite3.OperationalError) as error:
+        raise MachineTrouble(f"{what} can't be kept in the run directory: {error}") from error
+    except sqlite3.Error as error:
         raise RcloneError(f"{what} can't be kept in the run directory: {error}") from error
 
 

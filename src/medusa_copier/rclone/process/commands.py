@@ -15,12 +15,14 @@ from typing import Any, Final, NamedTuple, TypeAlias
 import msgspec
 import structlog
 
-from medusa_copier.rclone.errors import RcloneError, RcloneStopped, classify, one_line
+from medusa_copier.rclone.errors import MachineTrouble, ProcessDied, RcloneError, classify, one_line
 from medusa_copier.rclone.names import escaped
 from medusa_copier.rclone.process.connection_string import hidden
 from medusa_copier.rclone.process.environment import FlagValue, flag_arguments, for_rclone
+from medusa_copier.rclone.process.launcher import NOT_RUN
 from medusa_copier.rclone.process.pipe import Pipe
 from medusa_copier.rclone.process.process import end, spawn
+from medusa_copier.rclone.process.pulse import Patience, Pulse
 from medusa_copier.rclone.stats import GroupStats
 
 STOP_PATIENCE_S: Final = 5.0
@@ -114,11 +116,19 @@ class Outcome:
 
     def error(self) -> RcloneError:
         """The error that a command that failed stands for."""
+        if self.exit_status == NOT_RUN:
+            return MachineTrouble(one_line(self.complaint) or "rclone can't be run")
         if self.stopped:
-            return RcloneStopped(f"rclone crashed: {one_line(self.crash)}") if self.crash else RcloneStopped()
+            return self._death()
         if 'failed to reload "filter" options: ' in self.complaint:
             return BadFilter(self.complaint.partition('failed to reload "filter" options: ')[2])
         return classify(self.complaint or self.last_words or f"rclone's exit status is {self.exit_status}")
+
+    def _death(self) -> RcloneError:
+        if not self.crash:
+            return ProcessDied()
+        error = classify(self.crash)
+        return error if isinstance(error, MachineTrouble) else ProcessDied(f"rclone crashed: {one_line(self.crash)}")
 
 
 class Commands:
@@ -128,8 +138,15 @@ class Commands:
     """
 
     def __init__(
-        self, binary: Path, *, config: Path | None, flags: Mapping[str, FlagValue], hand_on: Sequence[str] = ()
+        self,
+        binary: Path,
+        *,
+        config: Path | None,
+        flags: Mapping[str, FlagValue],
+        hand_on: Sequence[str] = (),
+        patience: Patience | None = None,
     ) -> None:
+        self._patience = patience or Patience()
         self._beginning = [str(binary), *flag_arguments(flags)]
         self._environment = for_rclone(flags, hand_on)
         self._end = [*_FIXED, *([f"--config={config}"] if config else [])]
@@ -146,21 +163,27 @@ class Commands:
         """Run ``rclone ARGUMENTS`` to its end; ``lines`` gets what it prints, ``entries`` its log but for what
         is ``known``, ``stats`` how far it is, once a second.
 
-        Raises RcloneUnusable when it can't be started.
+        One that hangs is killed. Raises MachineTrouble when it can't be started.
         """
-        told = _STATS if stats else ("--stats=0",)
         shown, remotes = hidden(arguments)
-        command = [*self._beginning, *shown, *self._end, *told, f"--log-level={log_level}"]
+        command = [*self._beginning, *shown, *self._end, *_STATS, f"--log-level={log_level}"]
         outcome = Outcome(0)
+        pulse = Pulse(self._patience)
 
         def take_printed(batch: str) -> None:
             if lines:
                 lines(_lines(batch))
 
         def take_log(batch: str) -> None:
-            _take_log(_without(known, batch) if known else batch, outcome, entries, stats)
+            pulse.beat()
+            _take_log(_without(known, batch) if known else batch, outcome, entries, take_stats)
 
-        outcome.exit_status = await _run(command, self._environment | remotes, take_printed, take_log)
+        def take_stats(figures: GroupStats) -> None:
+            pulse.is_expected = True
+            if stats:
+                stats(figures)
+
+        outcome.exit_status = await _run(command, self._environment | remotes, take_printed, take_log, pulse)
         return outcome
 
     async def run_well(self, *arguments: str, lines: TakeLines | None = None) -> None:
@@ -181,11 +204,13 @@ async def _run(
     environment: Mapping[str, str],
     take_printed: Callable[[str], None],
     take_log: Callable[[str], None],
+    pulse: Pulse,
 ) -> int:
     """Run ``command``, hand on what it writes, some whole lines at a time; returns its exit status."""
     with Pipe() as printed, Pipe() as logged:
         process = await spawn(command, stdout=printed.writer, stderr=logged.writer, environment=environment)
         ended = asyncio.ensure_future(process.wait())
+        watching = asyncio.create_task(pulse.kill_when_hung(process), name="rclone pulse")
         try:
             async with asyncio.TaskGroup() as readers:
                 for pipe, take in ((printed, take_printed), (logged, take_log)):
@@ -195,6 +220,7 @@ async def _run(
         except ExceptionGroup as group:
             raise group.exceptions[0] from None
         finally:
+            watching.cancel()
             await end(process, patience_s=STOP_PATIENCE_S)
             ended.cancel()
 

@@ -10,6 +10,8 @@ import signal
 import sys
 
 PR_SET_PDEATHSIG = 1
+NOT_RUN = 126
+"""The exit status when the program can't be run; rclone has none like it."""
 
 
 def main() -> None:
@@ -20,7 +22,11 @@ def main() -> None:
         sys.exit(f"Error: prctl: {os.strerror(ctypes.get_errno())}")
     if os.getppid() != int(parent):  # it died before the order was given
         sys.exit("Error: the parent is gone")
-    os.execv(command[0], command)  # noqa: S606 - no shell is wanted
+    try:
+        os.execv(command[0], command)  # noqa: S606 - no shell is wanted
+    except OSError as error:
+        sys.stderr.write(f"Error: {command[0]} can't be run: {error.strerror}\n")
+        sys.exit(NOT_RUN)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Final, Self
 
-from medusa_copier.rclone.errors import RcloneUnusable
+from medusa_copier.rclone.errors import MachineTrouble
 
 CAPACITY: Final = 512 * 1024
 """In bytes; asked for where that can be done (Linux). A user who isn't root has 64 MiB for all pipes."""
@@ -26,14 +26,14 @@ LONGEST_PAUSE_S: Final = 0.05
 class Pipe:
     """``with Pipe() as pipe``: give ``pipe.writer`` to a process, ``close_writer``, and read ``batches``.
 
-    Raises RcloneUnusable when the system has no more.
+    Raises MachineTrouble when the system has no more.
     """
 
     def __enter__(self) -> Self:
         try:
             self._reader, self._writer = os.pipe()
         except OSError as error:
-            raise RcloneUnusable(f"there is no pipe for what rclone writes: {error.strerror}") from error
+            raise MachineTrouble(f"there is no pipe for what rclone writes: {error.strerror}") from error
         os.set_blocking(self._reader, False)
         self._capacity = _enlarge(self._writer)
         return self

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import signal
 import sys
@@ -11,7 +12,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from medusa_copier.rclone.errors import RcloneUnusable
+import structlog
+
+from medusa_copier.rclone.errors import MachineTrouble, RcloneError
 from medusa_copier.rclone.process import launcher
 from medusa_copier.rclone.process.environment import for_rclone
 
@@ -30,6 +33,11 @@ def command_line(binary: Path, socket: Path, config: Path | None, arguments: Seq
     """What serves the remote control on ``socket``, with further ``arguments``."""
     chosen = [f"--config={config}"] if config else []
     return [str(binary), "rcd", f"--rc-addr=unix://{socket}", *_FIXED, *chosen, *arguments]
+
+
+KILL_PATIENCE_S: Final = 10.0
+
+log = structlog.stdlib.get_logger("medusa_copier.rclone")
 
 
 async def spawn(
@@ -57,11 +65,12 @@ async def spawn(
             start_new_session=True,
         )
     except OSError as error:
-        raise RcloneUnusable(f"{command[0]} can't be run: {error.strerror}") from error
+        reason = f"{command[0]} can't be run: {error.strerror}"
+        raise (RcloneError if error.errno == errno.E2BIG else MachineTrouble)(reason) from error
 
 
 async def end(process: asyncio.subprocess.Process, *, patience_s: float) -> None:
-    """Ask the process to end; kill it and its children after ``patience_s``. Returns when it is gone."""
+    """Ask the process to end; kill it and its children after ``patience_s``. Returns when it is gone or unkillable."""
     if process.returncode is None and patience_s > 0:
         with suppress(ProcessLookupError):
             process.terminate()
@@ -71,4 +80,8 @@ async def end(process: asyncio.subprocess.Process, *, patience_s: float) -> None
     if process.returncode is None:
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal.SIGKILL)
-    await process.wait()
+    try:
+        async with asyncio.timeout(KILL_PATIENCE_S):
+            await process.wait()
+    except TimeoutError:  # in a system call that never returns, as on a stuck disk
+        log.error("rclone.unkillable", pid=process.pid)

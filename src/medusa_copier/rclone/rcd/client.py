@@ -25,7 +25,7 @@ from medusa_copier.rclone.pair import NO_TIMES_NS, Pair
 from medusa_copier.rclone.partials import Partials, copy_id
 from medusa_copier.rclone.rcd.http import QUICK_S, Connection
 from medusa_copier.rclone.rcd.seen_copy import copy_seen
-from medusa_copier.rclone.stats import Groups, GroupStats
+from medusa_copier.rclone.stats import Groups, GroupStats, Progress
 
 HASH_GROUP: Final = "hashes"
 """One statistics group for all that is read to be compared: rclone would make one for each call."""
@@ -188,7 +188,7 @@ class Client:
         self._fs_infos: dict[str, _FsInfo] = {}
         self._roots: dict[str, Place] = {}
         self._pairs: dict[tuple[str, str], _KnownPair] = {}
-        self._groups = Groups()
+        self._groups = Groups(Progress(self.group_stats))
         self.partials = Partials()
 
     async def __aenter__(self) -> Self:
@@ -198,6 +198,14 @@ class Client:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.close()
+
+    def move_to(self, socket: Path) -> None:
+        """Make new connections there."""
+        self._rc.socket = socket
+
+    def on_away(self, call: Callable[[], object]) -> None:
+        """From now on, call this when nobody listens on the socket."""
+        self._rc.on_away = call
 
     async def close(self) -> None:
         """Drop all connections, which cancels what is still running."""

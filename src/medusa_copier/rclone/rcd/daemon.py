@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -16,14 +16,17 @@ from typing import Final, Self, cast
 
 import structlog
 
-from medusa_copier.rclone.errors import RcloneError, RcloneStopped, RcloneUnusable
+from medusa_copier.rclone.errors import MachineTrouble, RcloneError, RcloneStopped, RcloneUnusable
 from medusa_copier.rclone.process.environment import FlagValue, flag_arguments, for_rclone, ignored_variables
 from medusa_copier.rclone.process.process import command_line, end, spawn
 from medusa_copier.rclone.rcd import orphans
 from medusa_copier.rclone.rcd.client import Client
 from medusa_copier.rclone.rcd.log import LogLines
+from simple_queue_server.system.trouble import Trouble
 
 SOCKET_NAME: Final = "rc.sock"
+AWAY_S: Final = 0.2
+"""How long the news of rclone's death may take after its socket was found closed."""
 LONGEST_SOCKET_PATH: Final = 100
 """In bytes. The kernel takes 107 on Linux and 103 on macOS."""
 
@@ -72,6 +75,7 @@ class Daemon:
         hand_on: Sequence[str] = (),
         run_directory: Path | None = None,
         timing: Timing | None = None,
+        on_death: Callable[[], object] = lambda: None,
     ) -> None:
         self._binary = binary
         self._config = config
@@ -80,7 +84,10 @@ class Daemon:
         self._run_directory = run_directory
         self._record = orphans.Record(run_directory) if run_directory else None
         self._timing = timing or Timing()
+        self._on_death = on_death
         self._ready = asyncio.Event()
+        self._is_away = asyncio.Event()
+        self._trouble = Trouble(log, "rclone.unusable")
         self._directory: Path | None = None
         self._running: _Running | None = None
         self._supervisor: asyncio.Task[None] | None = None
@@ -111,6 +118,7 @@ class Daemon:
             await orphans.end_stale(self._run_directory)
         self._directory = _make_socket_directory()
         self.client = Client(self._socket)
+        self.client.on_away(self._is_away.set)
         try:
             await self._launch()
         except BaseException:
@@ -139,8 +147,8 @@ class Daemon:
             await self._ready.wait()
             try:
                 await self.client.ping(timeout_s=self._timing.ping_timeout_s)
-            except RcloneStopped:  # its death isn't noticed yet
-                await asyncio.sleep(0.01)
+            except (RcloneStopped, MachineTrouble):  # its death isn't noticed yet; or there are no descriptors
+                await asyncio.sleep(0.05)
             else:
                 return
 
@@ -151,6 +159,9 @@ class Daemon:
         return self._directory / SOCKET_NAME
 
     async def _launch(self) -> None:
+        if not self._socket.parent.is_dir():  # /tmp was cleared
+            self._directory = _make_socket_directory()
+            self.client.move_to(self._socket)
         self._socket.unlink(missing_ok=True)
         command = command_line(self._binary, self._socket, self._config, flag_arguments(self._flags))
         process = await spawn(command, environment=for_rclone(self._flags, self._hand_on, resident=True))
@@ -158,8 +169,7 @@ class Daemon:
         reader = asyncio.create_task(lines.read(), name="rclone log")
         self._running = _Running(process, lines, reader)
         try:
-            if self._record:
-                self._record.write(process.pid, self._socket)
+            self._note(process.pid)
             async with asyncio.timeout(self._timing.start_timeout_s):
                 await self._until_it_answers(self._running)
         except BaseException as error:
@@ -169,8 +179,20 @@ class Daemon:
                 raise RcloneUnusable(f"rclone didn't answer {within}") from None
             raise
         lines.serving = True
+        self._is_away.clear()
+        self._trouble.over()
         self._ready.set()
         log.info("rclone.ready", pid=process.pid)
+
+    def _note(self, pid: int) -> None:
+        """Write the record. It must not keep rclone from being started again: it is of use only after a crash."""
+        try:
+            if self._record:
+                self._record.write(pid, self._socket)
+        except RcloneUnusable as error:
+            if self._supervisor is None:
+                raise
+            log.warning("rclone.no_record", reason=error.reason)
 
     async def _until_it_answers(self, running: _Running) -> None:
         """Ask for the remotes, which makes rclone read its configuration, until it has an answer."""
@@ -210,7 +232,7 @@ class Daemon:
             try:
                 await self._launch()
             except (RcloneError, OSError) as error:
-                log.error("rclone.unusable", reason=str(error), restart_in_s=backoff_s)
+                self._trouble.note(reason=str(error), restart_in_s=backoff_s)
             else:
                 return backoff_s
 
@@ -219,20 +241,32 @@ class Daemon:
         process = cast("_Running", self._running).process
         misses = 0
         while misses < self._timing.ping_misses:
-            try:
-                async with asyncio.timeout(self._timing.ping_interval_s):  # wait_for may lose our cancellation
-                    await process.wait()
-            except TimeoutError:
-                misses = 0 if await self._answers() else misses + 1
-            else:
+            await self._until_news(process)
+            if process.returncode is None and self._is_away.is_set():
+                await asyncio.sleep(AWAY_S)
                 break
+            if process.returncode is not None:
+                break
+            misses = 0 if await self._answers() else misses + 1
+        self._on_death()
         hung = process.returncode is None
         await self._end_running(patience_s=0)
         return "it didn't answer any more and was killed" if hung else _ending(process.returncode)
 
+    async def _until_news(self, process: asyncio.subprocess.Process) -> None:
+        """Return when the process has ended, when its socket can't be reached, or when it is time for a ping."""
+        news = [asyncio.create_task(process.wait()), asyncio.create_task(self._is_away.wait())]
+        try:
+            await asyncio.wait(news, timeout=self._timing.ping_interval_s, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for one in news:
+                one.cancel()
+
     async def _answers(self) -> bool:
         try:
             await self.client.ping(timeout_s=self._timing.ping_timeout_s)
+        except MachineTrouble:  # here, not in rclone
+            return True
         except RcloneError:
             return False
         return True

@@ -13,7 +13,14 @@ from typing import Any, Final, NamedTuple, TypeVar, cast
 import httptools
 import msgspec
 
-from medusa_copier.rclone.errors import RcloneError, RcloneStopped, classify
+from medusa_copier.rclone.errors import (
+    MachineTrouble,
+    RcloneAway,
+    RcloneError,
+    RcloneStopped,
+    classify,
+    is_machine_trouble,
+)
 
 QUICK_S: Final = 30.0
 """How long a call may take that touches no storage, and a connection to come about."""
@@ -38,7 +45,9 @@ class Connection:
     """
 
     def __init__(self, socket: Path) -> None:
-        self._socket = str(socket)
+        self.socket = socket
+        self.on_away: Callable[[], object] = lambda: None
+        """Called when nobody listens on the socket."""
         self._open: set[_Wire] = set()
         self._idle: list[_Wire] = []
 
@@ -94,14 +103,17 @@ class Connection:
         return answer
 
     async def _connect(self) -> _Wire:
-        connecting = asyncio.get_running_loop().create_unix_connection(lambda: _Wire(self._forget), self._socket)
+        connecting = asyncio.get_running_loop().create_unix_connection(lambda: _Wire(self._forget), str(self.socket))
         try:
             async with asyncio.timeout(QUICK_S):
                 _, wire = await connecting
         except TimeoutError as error:
             raise RcloneStopped(f"rclone takes no connection within {QUICK_S:g} s") from error
         except OSError as error:
-            raise RcloneStopped(f"rclone can't be reached: {error.strerror or error}") from error
+            if is_machine_trouble(error):
+                raise MachineTrouble(f"there is no connection to rclone: {error.strerror}") from error
+            self.on_away()
+            raise RcloneAway(f"rclone can't be reached: {error.strerror or error}") from error
         self._open.add(wire)
         return wire
 
@@ -127,7 +139,7 @@ class _Wire(asyncio.Protocol):
     async def exchange(self, request: bytes) -> _Answer:
         """Send a request; return what it is answered. Raises RcloneStopped when the connection is lost."""
         if not self.is_reusable:  # it was lost as soon as it was made
-            raise RcloneStopped
+            raise RcloneAway
         self._answer = asyncio.get_running_loop().create_future()
         self._transport.write(request)
         return await self._answer

@@ -50,6 +50,9 @@ class Record:
         """Note that the process ``pid`` serves ``socket``. Raises RcloneUnusable when it can't be written."""
         try:
             self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if self._lock is not None and not self._lock.is_at(self._path):  # the run directory was emptied
+                self._lock.release()
+                self._lock = None
             while self._lock is None:
                 self._lock = Lock.take(self._path, create=True)
             self._path.write_bytes(msgspec.json.encode(_Note(pid, str(socket))))

@@ -1,0 +1,54 @@
+"""Hold a request while this machine is in trouble: no room, no descriptors, no processes. That is nobody's failure."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import random
+from collections.abc import Mapping
+from typing import Any, Final
+
+import structlog
+
+from medusa_copier.rclone.errors import is_machine_trouble
+from simple_queue_server import Handler, Request, Success
+from simple_queue_server.system.trouble import Trouble
+
+FIRST_PAUSE_S: Final = 0.5
+LONGEST_PAUSE_S: Final = 15.0
+QUIET_S: Final = LONGEST_PAUSE_S * 1.25 + 5
+"""After so long without a request that had to be held, the trouble is over."""
+
+log = structlog.stdlib.get_logger("medusa_copier")
+
+
+class Hold:
+    """Holds requests, and reports that it does: once for all of them."""
+
+    def __init__(self) -> None:
+        self._trouble = Trouble(log, "machine_trouble")
+        self._quiet: asyncio.TimerHandle | None = None
+
+    def holding(self, handler: Handler) -> Handler:
+        """The handler, called again after a pause for as long as it fails because of this machine."""
+
+        async def handle(request: Request) -> Success | Mapping[str, Any]:
+            pause_s = FIRST_PAUSE_S
+            while True:
+                try:
+                    return await handler(request)
+                except Exception as error:
+                    if not is_machine_trouble(error):
+                        raise
+                    self._note(error, request.id, pause_s)
+                await asyncio.sleep(pause_s * random.uniform(0.75, 1.25))  # noqa: S311 - no secret hangs on it
+                pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
+                request = dataclasses.replace(request, attempt=max(request.attempt, 2))
+
+        return handle
+
+    def _note(self, error: Exception, request_id: str, pause_s: float) -> None:
+        self._trouble.note(reason=str(error), request_id=request_id, again_in_s=pause_s)
+        if self._quiet is not None:
+            self._quiet.cancel()
+        self._quiet = asyncio.get_running_loop().call_later(QUIET_S, self._trouble.over)

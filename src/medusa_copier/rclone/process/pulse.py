@@ -1,0 +1,64 @@
+"""Notice an rclone process that hangs: one that is stopped, or that has ceased to say how far it is.
+
+A healthy one does the latter every second, however slow or stuck its storage is. Before the first time (while it
+connects) its silence means nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+
+log = structlog.stdlib.get_logger("medusa_copier.rclone")
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How often to look, and after how many looks in a row that found it so a process counts as hung.
+
+    Looks are counted, and not seconds, so that a service that was itself frozen doesn't blame its processes.
+    """
+
+    look_interval_s: float = 10.0
+    stopped_looks: int = 3
+    silent_looks: int = 6
+
+
+class Pulse:
+    """``beat`` for each sign of life of a process; its silence means something once ``is_expected``."""
+
+    def __init__(self, patience: Patience) -> None:
+        self._patience = patience
+        self._has_beaten = False
+        self.is_expected = False
+
+    def beat(self) -> None:
+        """It lives."""
+        self._has_beaten = True
+
+    async def kill_when_hung(self, process: asyncio.subprocess.Process) -> None:
+        """Return when the process has ended, or was killed."""
+        silent = stopped = 0
+        while process.returncode is None:
+            await asyncio.sleep(self._patience.look_interval_s)
+            silent = 0 if self._has_beaten or not self.is_expected else silent + 1
+            stopped = stopped + 1 if _is_stopped(process.pid) else 0
+            self._has_beaten = False
+            if silent >= self._patience.silent_looks or stopped >= self._patience.stopped_looks:
+                log.error("rclone.hung", pid=process.pid, stopped=stopped > 0)
+                with suppress(ProcessLookupError, PermissionError):
+                    os.killpg(process.pid, signal.SIGKILL)
+                return
+
+
+def _is_stopped(pid: int) -> bool:
+    """Whether the process was stopped by a signal (Linux)."""
+    with suppress(OSError, IndexError):
+        return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0] == b"T"
+    return False
