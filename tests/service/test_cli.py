@@ -3,6 +3,7 @@
 import importlib.metadata
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -346,3 +347,17 @@ def test_a_flag_that_rclone_does_not_know_is_named(world: World) -> None:
     assert done.returncode == 1
     assert "bandwidth" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_remote_that_would_compare_less_fails_the_start_and_check(world: World) -> None:
+    with (world.directory / "rclone.conf").open("a") as config:
+        config.write("[sloppy]\ntype = alias\nremote = /srv\noverride.size_only = true\n")
+    world.write_config(roots={"dst": {"rclone_config": "dst"}, "sloppy": {"rclone_config": "sloppy:x"}})
+    reason = r"the remote sloppy of \S+/rclone\.conf has override\.size_only, which can't be set: .*; remove it"
+    checked = world.command("check")
+    assert checked.returncode == 1
+    assert re.search(r"^root dst +ok ", checked.stdout, re.MULTILINE)
+    assert re.search(rf"^root sloppy +FAILED +sloppy:x {reason}", checked.stdout, re.MULTILINE)
+    started = world.command("run")
+    assert started.returncode == 1
+    assert re.search(rf"the root sloppy can't be used: {reason}", started.stderr)
