@@ -19,6 +19,7 @@ import pytest
 import structlog
 
 from medusa_copier.actions.copy import copy
+from medusa_copier.actions.copyto import copyto
 from medusa_copier.actions.held import Hold
 from medusa_copier.rclone.directory import ledger, spool
 from medusa_copier.rclone.directory.copy import DirectoryCopy
@@ -1159,3 +1160,73 @@ async def test_a_failed_key_is_the_stored_name(copier: Copier) -> None:
     answer = await copier.copy("src:", "dst:")
     assert [one["key"] for one in answer["failed"]["first"]] == ["\u201bquoted"]
     assert sorted(bytes_of(copier.world.dst)) == ["plain", "\u240a symbol"]
+
+
+class CopytoCopier:
+    """The action copyto in the same world."""
+
+    def __init__(self, copier: Copier) -> None:
+        self._copier = copier
+
+    async def copyto(self, source: str, target: str) -> dict[str, Any]:
+        places = dict(zip(("source_root", "source_key"), source.split(":"), strict=True))
+        places |= dict(zip(("target_root", "target_key"), target.split(":"), strict=True))
+        handler = copyto(self._copier.roots, self._copier.rclone, self._copier.access)
+        try:
+            done = await handler(Request("copyto", places))
+        except Failure as failure:
+            return {"message": failure.message} | failure.fields
+        return dict(done.fields)  # type: ignore[union-attr]
+
+
+async def test_copyto_of_a_directory_tells_names_apart_as_they_are_stored(copier: Copier) -> None:
+    files = fill_names(copier.world.src / "dir", [*TWINS, *LATIN_1])
+    fill_names(copier.world.dst / "other", TWINS[1:])
+    assert await CopytoCopier(copier).copyto("src:dir", "dst:other") == {"rclone_status": 0}
+    assert bytes_of(copier.world.dst / "other") == files
+
+
+async def test_copyto_of_a_directory_names_the_file_that_failed_and_counts_the_others(copier: Copier) -> None:
+    fill(copier.world.src / "dir")
+    (copier.world.dst / "dir/sub/b.txt/in the way").mkdir(parents=True)
+    answer = await CopytoCopier(copier).copyto("src:dir", "dst:dir")
+    assert (answer["rclone_status"], counts(answer)) == (1, (3, 0, 1))
+    assert "failed for 1 of 4 files; the first one is dst:dir/sub/b.txt: " in answer["message"]
+
+
+async def test_copyto_of_a_directory_names_what_it_skipped(copier: Copier) -> None:
+    fill(copier.world.src / "dir")
+    (copier.world.src / "dir/link").symlink_to("a.txt")
+    answer = await CopytoCopier(copier).copyto("src:dir", "dst:dir")
+    assert answer == {
+        "rclone_status": 0,
+        "skipped": {"files": 1, "first": [{"key": "link", "reason": "a symbolic link"}]},
+    }
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "status", "message"),
+    [
+        ("src:dir", "src:dir", 0, ""),
+        ("src:missing", "dst:x", 3, "the source does not exist"),
+        ("src:missing", "dst:file", 3, "the source does not exist"),
+        ("src:missing", "src:missing", 3, "the source does not exist"),
+        ("bucket:missing", "dst:x", 3, "the source does not exist"),
+        ("src:dir", "dst:file", 1, "the source is a directory, the target is a file"),
+        ("src:dir/a.txt", "dst:dir", 1, "the target is a directory"),
+        ("src:dir/a.txt", "dst:file/x", 1, "not a directory"),
+        ("src:link", "dst:x", 1, "the source is a symbolic link"),
+        ("src:empty", "dst:x", 0, ""),
+    ],
+)
+async def test_copyto_says_what_is_wrong_with_a_directory_as_a_whole(
+    copier: Copier, source: str, target: str, status: int, message: str
+) -> None:
+    fill(copier.world.src / "dir")
+    (copier.world.src / "empty").mkdir()
+    (copier.world.src / "link").symlink_to("dir/a.txt")
+    (copier.world.dst / "file").touch()
+    (copier.world.dst / "dir").mkdir()
+    answer = await CopytoCopier(copier).copyto(source, target)
+    assert answer["rclone_status"] == status
+    assert message in answer.get("message", "")

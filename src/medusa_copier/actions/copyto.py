@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
-from functools import partial
 from typing import Any
 
 import msgspec
 
+from medusa_copier.actions.account import account, exit_status, partly
 from medusa_copier.actions.common import copying_failed, log_places
 from medusa_copier.contract.parameters import CopytoParameters, decode, given
-from medusa_copier.rclone.errors import MachineTrouble, RcloneError
+from medusa_copier.rclone.directory.copy import SAME_PLACE, DirectoryCopy
+from medusa_copier.rclone.directory.lazy_ledger import LazyLedger
+from medusa_copier.rclone.directory.options import Choice
+from medusa_copier.rclone.errors import MachineTrouble, NotFound, RcloneError, WrongKind
 from medusa_copier.rclone.facade import Rclone
+from medusa_copier.rclone.rcd.client import Location
 from medusa_copier.rclone.verified_copy import Terms
 from medusa_copier.roots.locate import locate
 from medusa_copier.roots.policy import Access, Use
@@ -34,13 +39,21 @@ def copyto(roots: Mapping[str, RootSection], rclone: Rclone, access: Access) -> 
         said = given(request.parameters, CopytoParameters)
         writing = Use("write", asked.target_root, target)
         terms = _terms(asked, said, access)
+        fields: dict[str, Any] = {"rclone_status": 0}
+
+        async def copy_directory() -> None:
+            await access.refuse_links_below(writing, source)
+            counts = await _copy_directory(request, asked, rclone, source, target)
+            if counts["skipped"]["files"]:
+                fields["skipped"] = counts["skipped"]
+
         try:
             async with access.granted(Use("read", asked.source_root, source), writing):
                 verified = await rclone.copyto(
                     source,
                     target,
                     terms=terms,
-                    before_directory=partial(access.refuse_links_below, writing, source),
+                    copy_directory=copy_directory,
                     target_is_directory=asked.target_key.endswith("/"),
                     again=request.attempt > 1,
                 )
@@ -48,12 +61,38 @@ def copyto(roots: Mapping[str, RootSection], rclone: Rclone, access: Access) -> 
             raise
         except RcloneError as error:
             raise Failure(copying_failed(asked, error), rclone_status=error.exit_status) from None
-        fields: dict[str, Any] = {"rclone_status": 0}
         if not terms.are_rclones or said.keys() & {"overwrite", "verify", "expected"}:
             fields["verified"] = msgspec.to_builtins(verified)
         return Success(said, fields)
 
     return handle
+
+
+async def _copy_directory(
+    request: Request, asked: CopytoParameters, rclone: Rclone, source: Location, target: Location
+) -> dict[str, Any]:
+    """Copy a directory as the action copy does; returns the counts.
+
+    Raises Failure with the counts when files failed, and RcloneError when there is no directory to copy.
+    """
+    with LazyLedger(rclone.run_directory) as ledger:
+        work = DirectoryCopy(rclone, source, target, Choice(), ledger, filters=())
+        request.progress(work.progress)
+        try:
+            await work.run(again=request.attempt > 1)
+        except WrongKind as error:
+            if error.reason == SAME_PLACE and await rclone.client.stat(source):
+                return await asyncio.to_thread(account, ledger, "default")
+            raise
+        except (MachineTrouble, NotFound):
+            raise
+        except RcloneError as error:
+            counts = await asyncio.to_thread(account, ledger, "default")
+            raise Failure(copying_failed(asked, error), rclone_status=error.exit_status, **counts) from None
+        counts = await asyncio.to_thread(account, ledger, "default")
+        if counts["failed"]["files"]:
+            raise Failure(partly(asked, counts), rclone_status=exit_status(ledger), **counts)
+        return counts
 
 
 def _terms(asked: CopytoParameters, said: Mapping[str, Any], access: Access) -> Terms:

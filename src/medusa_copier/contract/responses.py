@@ -41,6 +41,8 @@ class FileCopied(Copied, kw_only=True):
 
     verified: Verified | UnsetType = UNSET
     """Absent when the request said no more than what to copy where."""
+    skipped: SkippedFiles | UnsetType = UNSET
+    """Absent for a file, and for a directory without symbolic links and special files."""
 
 
 class Files(msgspec.Struct):

@@ -130,14 +130,14 @@ class Rclone:
         *,
         terms: Terms = RCLONES_TERMS,
         target_is_directory: bool = False,
-        before_directory: Callable[[], Awaitable[None]] | None = None,
+        copy_directory: Callable[[], Awaitable[None]] | None = None,
         again: bool = False,
     ) -> Verified:
         """Copy a file, or a directory where the source is one; return when the content is at the target.
 
         Other ``terms`` than rclone's own are for files only. ``target_is_directory`` says that the target can't be
-        the name of a file: a file is then not copied. ``before_directory`` is awaited before a directory is copied,
-        and may raise. ``again`` says that this was begun before, and may have been cut off.
+        the name of a file: a file is then not copied. ``copy_directory`` copies it where the source is no file.
+        ``again`` says that this was begun before, and may have been cut off.
         """
 
         async def copy() -> Verified:
@@ -145,7 +145,7 @@ class Rclone:
                 await self._require_directory(source)
             if not terms.are_rclones:
                 return await self._copy_proven(source, target, terms)
-            await self.client.copyto(source, target, before_directory=before_directory)
+            await self.client.copyto(source, target, copy_directory=copy_directory)
             return Verified("default")
 
         return await self.swept(copy, target, again=again)

@@ -19,9 +19,11 @@ from medusa_copier.rclone.local_files import NO_SUCH_TIME, TOO_LATE, has_late_ti
 from medusa_copier.rclone.pair import ONE_PIECE_FLAGS, Pair
 from medusa_copier.rclone.partials import copy_id
 from medusa_copier.rclone.process.commands import Entry, Outcome
-from medusa_copier.rclone.rcd.client import Location
+from medusa_copier.rclone.rcd.client import IS_A_FILE, Location
 from medusa_copier.rclone.scratch import scratch_file
 from medusa_copier.rclone.stats import GroupStats, directory_figures
+
+SAME_PLACE: Final = "source and target are the same place"
 
 _SIZES: Final = ("--recursive", "--files-only", "--format=sp")
 """What lsjson is asked for."""
@@ -215,7 +217,9 @@ class DirectoryCopy:
             stats=self._note_stats,
         )
         if log_parser.SAME_PLACE in outcome.complaint:
-            raise WrongKind("source and target are the same place")
+            raise WrongKind(SAME_PLACE)
+        if IS_A_FILE in outcome.complaint:
+            raise WrongKind(IS_A_FILE)
         if not reasons.are_of_times_only(outcome):
             await asyncio.to_thread(self._raise_for, outcome, of_failed=of_failed)
 

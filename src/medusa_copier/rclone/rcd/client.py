@@ -12,6 +12,7 @@ import posixpath
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, NamedTuple, Self
@@ -217,12 +218,12 @@ class Client:
         target: Location,
         *,
         always: bool = False,
-        before_directory: Callable[[], Awaitable[None]] | None = None,
+        copy_directory: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         """Copy a file or a directory as ``rclone copyto`` does; return when the content is at the target.
 
-        ``always``: a file that is there already with the same size and time is copied anew. ``before_directory`` is
-        awaited before anything but a file is copied, and may raise. Other than the command
+        ``always``: a file that is there already with the same size and time is copied anew. ``copy_directory`` is
+        called in place of the method of that name where there is no file to copy. Other than the command
         it fails with NotFound for a missing source on every kind of storage.
         """
         try:
@@ -232,9 +233,9 @@ class Client:
                 raise
             await self.refuse_nesting(source, target)
             await self.refuse_directories_in_the_way(source, target)
-            if before_directory:
-                await before_directory()
-            await self._copyto_directory(source, target, no_file)
+            await self._copyto_directory(
+                source, no_file, copy_directory or partial(self.copy_directory, source, target)
+            )
 
     async def copy_file(self, source: Location, target: Location, *, always: bool = False) -> None:
         """Copy one file, even an unchanged one if ``always``.
@@ -486,9 +487,11 @@ class Client:
         found = [(entry.path, partials.split(entry.path)) for entry in listing.entries]
         return [(path, *parts) for path, parts in found if parts]
 
-    async def _copyto_directory(self, source: Location, target: Location, no_file: RcloneError) -> None:
+    async def _copyto_directory(
+        self, source: Location, no_file: RcloneError, copy_directory: Callable[[], Awaitable[None]]
+    ) -> None:
         try:
-            await self.copy_directory(source, target)
+            await copy_directory()
         except NotFound:
             raise NotFound from None
         except WrongKind as no_directory:
