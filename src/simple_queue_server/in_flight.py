@@ -19,6 +19,7 @@ from simple_queue_server.errors import Failure
 from simple_queue_server.journal.delivery import Custody
 from simple_queue_server.messages import NO_PASS_THROUGH, Request
 from simple_queue_server.parameters import refuse_unknown
+from simple_queue_server.slots import Slot
 
 CANCEL: Final = "cancel"
 """The name of the action."""
@@ -37,6 +38,7 @@ class InFlight:
 
     custody: Custody
     task: asyncio.Task[None] | None = None
+    slot: Slot | None = None
     has_begun: bool = False
     has_ended: bool = False
     is_cancelled: bool = False
@@ -50,9 +52,20 @@ class InFlight:
             self.task.cancel()
         return True
 
+    @property
+    def is_in_line(self) -> bool:
+        """Whether it waits for its first slot, and nothing was done for it."""
+        is_waiting = self.slot is not None and not self.slot.was_held
+        return is_waiting and not self.is_cancelled and not is_cancel(self.custody)
+
     def is_only_cancelled(self) -> bool:
         """Whether the CancelledError that was caught is the client's doing, and nobody wants to stop besides."""
         return self.is_cancelled and self.task is not None and self.task.uncancel() == 0
+
+
+def is_cancel(custody: Custody) -> bool:
+    """Whether it is a request to cancel others."""
+    return isinstance(custody.request, Request) and custody.request.action == CANCEL
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,8 +7,10 @@ way to the response, so that it comes back to the byte: big numbers, key order a
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias
 
@@ -32,11 +34,17 @@ SPARE_LEVELS: Final = 400
 """A request must leave so many levels of nesting free where it is parsed: then nothing that is called later, from a
 deeper stack, can run out of them. Some 500 levels remain."""
 
+QUOTE: Final = ord('"')
+
 STANDARD_FIELDS: Final = frozenset({"action", "status", "message", "parameters", "pass_through", "raw_request"})
 
 
 ProgressSource: TypeAlias = Callable[[], Awaitable[Mapping[str, Any] | None]]
 """Says how far a request is, as JSON; None when there is nothing to say."""
+
+
+Waiting: TypeAlias = Callable[[], AbstractAsyncContextManager[None]]
+"""Makes a block in which a request waits."""
 
 
 def _untold(_: ProgressSource) -> None:
@@ -55,6 +63,9 @@ class Request:
     A handler may call ``progress(source)``: while the request runs, ``source`` is awaited every
     ``server.progress_interval_s`` and what it returns is told on the progress queue; without one it is never called.
     What it puts into ``log_fields`` is on the log line ``request_finished``.
+
+    ``async with waiting():`` is for a handler that waits for its turn at something: meanwhile another request may be
+    worked on.
     """
 
     action: Any
@@ -62,6 +73,7 @@ class Request:
     pass_through_json: bytes = NO_PASS_THROUGH
     id: str = ""
     attempt: int = 1
+    waiting: Waiting = field(default=contextlib.nullcontext, repr=False, compare=False)
     progress: Callable[[ProgressSource], None] = field(default=_untold, repr=False, compare=False)
     log_fields: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
@@ -104,7 +116,9 @@ _raw_decoder = msgspec.json.Decoder(msgspec.Raw)
 _outcome_decoder = msgspec.json.Decoder(_Outcome)
 
 
-def parse_request(body: bytes, request_id: str = "", attempt: int = 1) -> Request | InvalidRequest:
+def parse_request(
+    body: bytes, request_id: str = "", attempt: int = 1, waiting: Waiting = contextlib.nullcontext
+) -> Request | InvalidRequest:
     """Parse the body of a message. Never raises for what a client can send."""
     try:
         envelope = _decoder.decode(body.decode("utf-8"))
@@ -126,6 +140,7 @@ def parse_request(body: bytes, request_id: str = "", attempt: int = 1) -> Reques
         pass_through_json=NO_PASS_THROUGH if pass_through == b"null" else pass_through,
         id=request_id,
         attempt=attempt,
+        waiting=waiting,
     )
 
 
@@ -136,12 +151,16 @@ def _require_shallow(body: bytes) -> None:
 
 
 def _parameters(raw: msgspec.Raw) -> Any:
-    return raw if len(bytes(raw)) > LARGEST_PARAMETERS_BYTES else json.loads(bytes(raw))
+    text = bytes(raw)
+    return raw if len(text) > LARGEST_PARAMETERS_BYTES else json.loads(text.decode())
 
 
 def _action(raw: msgspec.Raw) -> Any:
     """The action; what no action can be stays as it was written, so that it can be answered without decoding it."""
-    return json.loads(bytes(raw)) if bytes(raw)[:1] == b'"' else None if bytes(raw) == b"null" else raw.copy()
+    text = bytes(raw)
+    if text[0] == QUOTE:
+        return text[1:-1].decode() if b"\\" not in text else json.loads(text)
+    return None if text == b"null" else raw.copy()
 
 
 def success(request: Request, result: Success | Mapping[str, Any]) -> bytes:

@@ -26,13 +26,14 @@ LONGEST_FIELD: Final = 400
 log = structlog.stdlib.get_logger("simple_queue_server")
 
 
-async def serve(delivery: Delivery, handlers: Mapping[str, Handler], show: LogSection) -> None:
+async def serve(
+    delivery: Delivery, request: Request | InvalidRequest, handlers: Mapping[str, Handler], show: LogSection
+) -> None:
     """Serve one request from its delivery to its response. Raises only what the broker raises."""
     structlog.contextvars.bind_contextvars(request_id=delivery.request_id)
     started = time.monotonic()
     if show.show_requests:
         log.info("request", body=_text(delivery.body))
-    request = messages.parse_request(delivery.body, delivery.request_id, delivery.attempt)
     about = _about(request)
     bound = log.bind()  # once for both lines: that is a sixth of what a line costs
     bound.info("request_started", **about)

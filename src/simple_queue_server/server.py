@@ -18,13 +18,14 @@ from simple_queue_server import logs, messages, pipeline
 from simple_queue_server.brokers import broker_for, queues_of
 from simple_queue_server.brokers.base import Broker
 from simple_queue_server.events import Events
-from simple_queue_server.in_flight import CANCEL, Cancellation, Canceller, InFlight
+from simple_queue_server.in_flight import CANCEL, Cancellation, Canceller, InFlight, is_cancel
 from simple_queue_server.journal.delivery import Custody
 from simple_queue_server.journal.poison import Suspects
 from simple_queue_server.journal.store import Entry, Journal, JournalError
 from simple_queue_server.messages import Request
 from simple_queue_server.parameters import Handler, ignoring_unknown
 from simple_queue_server.settings.sections import Settings
+from simple_queue_server.slots import Slot, Slots
 from simple_queue_server.system import event_loop
 from simple_queue_server.system.trouble import Trouble
 
@@ -57,7 +58,7 @@ class Server:
         self._journal = Journal(run_directory / "journal", queues_of(settings))
         self._suspects = Suspects(self._journal, settings.server.max_attempts)
         self._handlers: dict[str, Handler] = {}
-        self._slots = asyncio.Semaphore(settings.server.max_in_flight)
+        self._slots = Slots(settings.server.max_in_flight, self._broker.hold_up_to)
         self._left = settings.server.max_total_requests
         self._journal_trouble = Trouble(log, "the journal can't be read")
         self._adopted: deque[InFlight] = deque()
@@ -122,6 +123,7 @@ class Server:
         await self._journal.open()
         resources.push_async_callback(self._broker.close)
         resources.push_async_callback(self._abort_running)
+        self._broker.hold_up_to(self._slots.most_taken)
         await self._broker.open(self._canceller.hear)
 
     async def _abort_running(self) -> None:
@@ -153,6 +155,9 @@ class Server:
         self._toggled.set()
         if self._interruptible is not None and not self._interruptible.cancelling():  # it may be cleaning up
             self._interruptible.cancel()
+        for task, taken in self._running.items():
+            if taken.is_in_line:  # it goes back to whoever is free for it
+                task.cancel()
 
     async def _serve_until_stopped(self) -> None:
         while True:
@@ -189,9 +194,10 @@ class Server:
         adopting = asyncio.create_task(self._adopt_again_and_again())
         try:
             while self._left is None or self._left > 0:
-                async with self._slot():
+                async with self._room() as slot:
                     delivery = await self._broker.receive()
-                    self._start(InFlight(Custody.of_delivery(self._journal, self._broker, delivery, self._patience_s)))
+                    custody = Custody.of_delivery(self._journal, self._broker, delivery, self._patience_s)
+                    self._start(InFlight(custody), slot)
                 self._left = None if self._left is None else self._left - 1
         finally:
             adopting.cancel()
@@ -212,21 +218,21 @@ class Server:
         else:
             self._journal_trouble.over()
         while self._adopted:
-            async with self._slot():
-                self._start(self._adopted.popleft())
+            async with self._room() as slot:
+                self._start(self._adopted.popleft(), slot)
 
     def _is_served(self, entry: Entry) -> bool:
         request = messages.parse_request(entry.body)
         return not isinstance(request, Request) or self._is_configured_for(request)
 
     @contextlib.asynccontextmanager
-    async def _slot(self) -> AsyncIterator[None]:
-        """Wait until there is room for one more in flight. What is started in the block gives the room back."""
-        await self._slots.acquire()
+    async def _room(self) -> AsyncIterator[Slot]:
+        """Wait until one more request may be taken. What is started in the block closes its slot."""
+        slot = await self._slots.room()
         try:
-            yield
+            yield slot
         except BaseException:
-            self._slots.release()
+            slot.close()
             raise
 
     @contextlib.asynccontextmanager
@@ -244,17 +250,18 @@ class Server:
             telling.cancel()
             await asyncio.wait({telling})
 
-    def _start(self, taken: InFlight) -> None:
+    def _start(self, taken: InFlight, slot: Slot) -> None:
+        taken.slot, taken.custody.waiting = slot, slot.given_up
         if self._events is not None:
             self._events.accepted(taken.custody)
-        taken.task = asyncio.create_task(self._serve_one(taken))
+        taken.task = asyncio.create_task(self._serve_one(taken, slot))
         self._running[taken.task] = taken
         taken.task.add_done_callback(self._running.pop)
 
-    async def _serve_one(self, taken: InFlight) -> None:
+    async def _serve_one(self, taken: InFlight, slot: Slot) -> None:
         taken.has_begun = True
         try:
-            await self._serve_unless_cancelled(taken)
+            await self._serve_unless_cancelled(taken, slot)
             if self._events is not None:
                 self._events.finished(taken.custody)
         except asyncio.CancelledError:
@@ -266,12 +273,14 @@ class Server:
             self._fault = self._fault or error
             self.stop()
         finally:
-            self._slots.release()
+            slot.close()
 
-    async def _serve_unless_cancelled(self, taken: InFlight) -> None:
+    async def _serve_unless_cancelled(self, taken: InFlight, slot: Slot) -> None:
         """Serve the request; or, once its client has cancelled it, answer that."""
         try:
             if not taken.is_cancelled:
+                if not is_cancel(taken.custody):  # that would wait for what it is to end
+                    await slot.take()
                 await self._answer(taken.custody)
         except asyncio.CancelledError:
             if not taken.is_only_cancelled():
@@ -291,7 +300,7 @@ class Server:
         return [*self._running.values(), *self._adopted]
 
     async def _pipeline(self, custody: Custody) -> None:
-        await pipeline.serve(custody, self._handlers, self._settings.log)
+        await pipeline.serve(custody, custody.request, self._handlers, self._settings.log)
 
     @property
     def _patience_s(self) -> float | None:

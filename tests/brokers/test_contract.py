@@ -430,3 +430,20 @@ async def test_events_that_wait_are_sent_when_the_broker_is_closed(stage: Stage)
     await broker.close()
     broker.notify(b"too late")
     assert await progress.take_response(20) == b"last words"
+
+
+async def test_a_broker_holds_as_many_requests_as_it_was_told_last(stage: Stage) -> None:
+    client, broker = await stage.client(), await stage.broker(max_in_flight=2)
+    sent = {b"%d" % number for number in range(7)}
+    for body in sent:
+        await client.send(body)
+    held = await receive(broker, 2)
+    assert await receives_nothing(broker)
+    broker.hold_up_to(6)
+    held += await receive(broker, 4)
+    broker.hold_up_to(2)
+    for delivery in held:
+        await soon(delivery.answer(delivery.body))
+    (last,) = await receive(broker, 1)
+    await soon(last.answer(last.body))
+    assert set(await take(client, 7)) == sent

@@ -422,3 +422,30 @@ def test_links_below_a_directory_are_found_and_those_that_stay_are_not(tmp_path:
     (tmp_path / "root/a/b/leaves").symlink_to("../../..")
     assert look_below(str(tmp_path / "root"), "a").way_out == "a/b/leaves"
     assert look_below(str(tmp_path / "root"), "").way_out == "a/b/leaves"
+
+
+async def test_a_request_says_that_it_waits_only_while_a_root_has_no_free_place(world: storage.Places) -> None:
+    limited = RootSection(rclone_config="src", max_in_flight=1)
+    begun, steps = asyncio.Event(), list[str]()
+
+    @asynccontextmanager
+    async def wait() -> AsyncIterator[None]:
+        begun.set()
+        yield
+        steps.append("waited")
+
+    async with Rclone(config=world.config) as rclone:
+        access = Access({"h": limited}, rclone)
+        use = Use("read", "h", Location("src:", "a"))
+
+        async def second() -> None:
+            async with access.granted(use, waiting=wait):
+                steps.append("granted")
+
+        async with access.granted(use, waiting=wait):
+            assert not begun.is_set()
+            task = asyncio.create_task(second())
+            await begun.wait()
+            assert steps == []
+        await task
+    assert steps == ["waited", "granted"]

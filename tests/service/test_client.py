@@ -27,7 +27,7 @@ from medusa_copier.client import (
 )
 from medusa_copier.contract.parameters import CopyParameters, CopytoParameters
 from medusa_copier.settings import CopierSettings
-from simple_queue_server import Failure, Handler, Request, Success, load_settings, pipeline
+from simple_queue_server import Failure, Handler, Request, Success, load_settings, messages, pipeline
 from simple_queue_server.brokers.memory import MemoryBroker, MemoryClient, MemoryQueue
 from simple_queue_server.brokers.sqs.errors import SqsError
 from simple_queue_server.errors import MessageTooLarge
@@ -81,7 +81,9 @@ async def served(queue: MemoryQueue, handlers: Mapping[str, Handler]) -> AsyncIt
 
     async def serve() -> None:
         while True:
-            await pipeline.serve(await broker.receive(), handlers, LogSection())
+            delivery = await broker.receive()
+            request = messages.parse_request(delivery.body, delivery.request_id)
+            await pipeline.serve(delivery, request, handlers, LogSection())
 
     serving = asyncio.create_task(serve())
     async with CopyClient(MemoryClient(queue)) as client:

@@ -95,7 +95,7 @@ async def test_requests_are_cancelled_by_an_equal_pass_through(world: World) -> 
 
 
 async def test_a_request_that_runs_in_another_service_is_cancelled(world: World) -> None:
-    world.serve(max_in_flight=1)
+    world.serve(max_total_requests=1)
     (one,) = await world.hanging("one")
     world.serve(max_in_flight=1)
     answer = await world.cancel(request_id="one")
@@ -281,3 +281,31 @@ async def test_a_number_of_thousands_of_digits_in_one_request_lets_others_be_can
     assert (await soon(one))["cancelled"] is True
     world.let_go.set()
     await soon(asyncio.gather(*calls))
+
+
+@pytest.mark.parametrize("waiting", [0, 2])
+async def test_a_cancel_is_served_when_no_slot_is_free(world: World, waiting: int) -> None:
+    world.serve(max_in_flight=2)
+    one, two = await world.hanging("one", "two")
+    more = [asyncio.create_task(world.ask("hang", f"waiting {number}")) for number in range(waiting)]
+    assert (await world.cancel(request_id="two"))["parameters"]["cancelled"] == 1
+    assert (await soon(two))["cancelled"] is True
+    if more:
+        assert await soon(world.begun.get()) == "waiting 0"
+        assert (await world.cancel(request_id="waiting 1"))["parameters"]["cancelled"] == 1
+        assert (await soon(more[1]))["cancelled"] is True, "it has not begun"
+    world.let_go.set()
+    assert (await soon(one))["status"] == "success"
+    await soon(asyncio.gather(*more))
+
+
+async def test_what_waits_for_a_slot_goes_back_at_once_when_the_service_stops(world: World) -> None:
+    first = world.serve(max_in_flight=1)
+    (one,) = await world.hanging("one")
+    two = asyncio.create_task(world.ask("hang", "two"))
+    await world.cancel(request_id="nobody")  # which came after it
+    first.stop()
+    world.serve()
+    assert await soon(world.begun.get()) == "two"
+    world.let_go.set()
+    assert {(await soon(call))["status"] for call in (one, two)} == {"success"}

@@ -53,7 +53,7 @@ def copy(roots: Mapping[str, RootSection], rclone: Rclone, access: Access) -> Ha
             work = DirectoryCopy(rclone, source, target, choice, ledger, filters=filters)
             request.progress(work.progress)
             try:
-                async with access.granted(*uses):
+                async with access.granted(*uses, waiting=request.waiting):
                     await access.refuse_links_below(writing, source)
                     await work.run(again=request.attempt > 1)
                     await _note_manifest(rclone, work, ledger, listing, again=request.attempt > 1)

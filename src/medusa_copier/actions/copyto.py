@@ -48,7 +48,7 @@ def copyto(roots: Mapping[str, RootSection], rclone: Rclone, access: Access) -> 
                 fields["skipped"] = counts["skipped"]
 
         try:
-            async with access.granted(Use("read", asked.source_root, source), writing):
+            async with access.granted(Use("read", asked.source_root, source), writing, waiting=request.waiting):
                 verified = await rclone.copyto(
                     source,
                     target,

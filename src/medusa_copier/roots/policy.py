@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import posixpath
 from collections.abc import AsyncIterator, Iterable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
 from typing import Final, Literal, NamedTuple, TypeVar
 
 from medusa_copier.rclone.errors import RcloneUnusable
@@ -17,6 +17,7 @@ from medusa_copier.roots.locate import shown
 from medusa_copier.roots.symlinks import Lookout
 from medusa_copier.settings import RootSection
 from simple_queue_server import Failure
+from simple_queue_server.messages import Waiting
 
 Overwrite = TypeVar("Overwrite", bound=str)
 
@@ -44,8 +45,9 @@ class Access:
         self._free = {name: asyncio.Semaphore(root.max_in_flight) for name, root in roots.items() if root.max_in_flight}
 
     @asynccontextmanager
-    async def granted(self, *uses: Use) -> AsyncIterator[None]:
-        """The block may use these places; it begins when there is a free place in each root.
+    async def granted(self, *uses: Use, waiting: Waiting = nullcontext) -> AsyncIterator[None]:
+        """The block may use these places; it begins when there is a free place in each root. ``waiting`` is the
+        request's: it works on nothing while it waits for one.
 
         Raises Failure, naming the root and its policy, when a use is against it. Raises RcloneError when rclone
         can't tell what a root is, and RcloneUnusable where rclone.conf makes it unusable.
@@ -54,7 +56,8 @@ class Access:
             self._require_purpose(use)
         async with AsyncExitStack() as held:
             for root in sorted({use.root for use in uses} & self._free.keys()):  # in one order: nobody waits in a ring
-                await held.enter_async_context(self._free[root])
+                async with waiting() if self._free[root].locked() else nullcontext():
+                    await held.enter_async_context(self._free[root])
             await self._follow_configuration(uses)
             await self._refuse_unfit(uses)
             yield

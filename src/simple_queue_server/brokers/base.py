@@ -77,7 +77,9 @@ class Delivery(Protocol):
 
 
 class Broker(Protocol):
-    """The server's side: takes requests, gives responses. Holds at most ``max_in_flight`` requests at a time."""
+    """The server's side: takes requests, gives responses. Holds at most ``max_in_flight`` requests at a time, or as
+    many as :meth:`hold_up_to` said last.
+    """
 
     @property
     def patience_s(self) -> float | None:
@@ -91,6 +93,11 @@ class Broker(Protocol):
         """Connect, and make the queues that don't exist. Raises BrokerError or BrokerGaveUp.
 
         ``hear`` is called with what is broadcast to the servers of the incoming queue.
+        """
+
+    def hold_up_to(self, count: int) -> None:
+        """Hold at most ``count`` requests from now on, some more while there are. AMQP lends in portions: up to twice
+        as many may be lent.
         """
 
     async def receive(self) -> Delivery:

@@ -114,6 +114,10 @@ class MemoryBroker:
             self._hear = hear
             self.queue.hearers.add(hear)
 
+    def hold_up_to(self, count: int) -> None:
+        self.max_in_flight = count
+        self.queue.notify()
+
     async def receive(self) -> MemoryDelivery:
         while not self._closed:
             if self.queue.requests and len(self._held) < self.max_in_flight:

@@ -7,6 +7,7 @@ takes it over when the broker's patience ends, or when the response is there and
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import random
 import time
@@ -19,7 +20,7 @@ import structlog
 from simple_queue_server import messages
 from simple_queue_server.brokers.base import Broker, Delivery
 from simple_queue_server.journal.store import Entry, Journal, JournalError
-from simple_queue_server.messages import InvalidRequest, Request
+from simple_queue_server.messages import InvalidRequest, Request, Waiting
 
 LATE_S: Final = 2.0
 """A response that the broker hasn't taken after so long is written to the journal."""
@@ -46,6 +47,7 @@ class Custody:
         self.body = entry.body
         self.request_id = entry.request_id
         self.reply = entry.reply
+        self.waiting: Waiting = contextlib.nullcontext
         self.attempt = 2 if delivery is None else delivery.attempt
 
     @classmethod
@@ -76,7 +78,7 @@ class Custody:
     @functools.cached_property
     def request(self) -> Request | InvalidRequest:
         """The request, parsed when it is first asked for."""
-        return messages.parse_request(self.body, self.request_id, self.attempt)
+        return messages.parse_request(self.body, self.request_id, self.attempt, self.waiting)
 
     @property
     def fingerprint(self) -> str:

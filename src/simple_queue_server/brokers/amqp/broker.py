@@ -30,6 +30,10 @@ REQUEST_ID_HEADER: Final = "request_id"
 MAX_PREFETCH: Final = 65_535
 """What the protocol can say."""
 
+CONSUMER_KEPT_S: Final = 1.0
+MOST_MORE: Final = 2048
+"""Requests that may be lent beyond ``max_in_flight``, see :meth:`AmqpBroker.hold_up_to`."""
+
 log = structlog.stdlib.get_logger("simple_queue_server")
 
 
@@ -58,13 +62,15 @@ class AmqpBroker:
             max_failures=settings.max_connection_retry_errors,
         )
         self._arrivals: asyncio.Queue[AmqpDelivery | None] = asyncio.Queue()
-        self._in_hand = InHand(self._prefetch)
+        self._consumers = 1
+        self._consumer_tags: list[str] = []
+        self._matching: asyncio.Task[None] | None = None
+        self._in_hand = InHand(max_in_flight + MOST_MORE)
         self._progress = ProgressPublisher(self._target, settings.progress_queue)
         self._event_buffer = EventBuffer(self._progress.send)
         self.has_progress_queue: bool = settings.progress_queue is not None
         self._control = Control(settings.incoming_queue)
         self._channel: Channel | None = None
-        self._consumer_tag: str | None = None
         self._stopped = False
         self._ended: str | None = None
 
@@ -78,6 +84,13 @@ class AmqpBroker:
         except BaseException:
             await self.close()
             raise
+
+    def hold_up_to(self, count: int) -> None:
+        """RabbitMQ takes a new prefetch for new consumers only, so there are as many consumers as it takes."""
+        if not self._consumer.is_open:
+            self._prefetch = min(count, MAX_PREFETCH)
+        self._consumers = -(-count // self._prefetch)
+        self._start_matching()
 
     async def receive(self) -> AmqpDelivery:
         if self._stopped and self._ended is None:
@@ -189,10 +202,11 @@ class AmqpBroker:
         self._channel = channel
         if not self._stopped:
             await self._consume(channel)
+            self._start_matching()
 
     async def _consume(self, channel: Channel) -> None:
         consuming = await channel.basic_consume(self._settings.incoming_queue, self._on_message)
-        self._consumer_tag = consuming.consumer_tag
+        self._consumer_tags.append(consuming.consumer_tag or "")
         if self._stopped:  # meanwhile
             await self._stop_consuming()
 
@@ -209,14 +223,39 @@ class AmqpBroker:
         except LinkDownError as error:
             self._consumer.break_up(channel, str(error))
 
-    async def _stop_consuming(self) -> None:
-        channel, consumer_tag = self._channel, self._consumer_tag
-        if channel is not None and consumer_tag is not None:
-            self._consumer_tag = None
+    def _start_matching(self) -> None:
+        is_open = self._channel is not None
+        if (
+            is_open
+            and len(self._consumer_tags) != self._consumers
+            and (self._matching is None or self._matching.done())
+        ):
+            self._matching = asyncio.create_task(self._match_consumers(), name="amqp consumers")
+
+    async def _match_consumers(self) -> None:
+        """Have as many consumers as are wanted. One too many stays for a while: it may be wanted again."""
+        while (channel := self._channel) is not None and not self._stopped:
+            if len(self._consumer_tags) > self._consumers:
+                await asyncio.sleep(CONSUMER_KEPT_S)
+            if channel is not self._channel or self._stopped or len(self._consumer_tags) == self._consumers:
+                return
             try:
                 async with self._consumer.operation(channel):
-                    await channel.basic_cancel(consumer_tag)
+                    if len(self._consumer_tags) < self._consumers:
+                        await self._consume(channel)
+                    elif len(self._consumer_tags) > self._consumers:
+                        await channel.basic_cancel(self._consumer_tags.pop())
             except LinkDownError as error:
+                self._consumer.break_up(channel, str(error))
+
+    async def _stop_consuming(self) -> None:
+        channel = self._channel
+        try:
+            while channel is not None and self._consumer_tags:
+                async with self._consumer.operation(channel):
+                    await channel.basic_cancel(self._consumer_tags.pop())
+        except LinkDownError as error:
+            if channel is not None:
                 self._consumer.break_up(channel, str(error))
         for delivery in self._empty_arrivals():
             await self._settle(delivery, "requeue")
@@ -239,7 +278,8 @@ class AmqpBroker:
         self._arrivals.put_nowait(delivery)
 
     def _on_lost(self) -> None:
-        self._channel = self._consumer_tag = None
+        self._channel = None
+        self._consumer_tags.clear()
         self._empty_arrivals()  # they come again
         self._in_hand.channel_died()
 

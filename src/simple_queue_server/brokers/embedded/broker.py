@@ -82,6 +82,10 @@ class EmbeddedBroker:
         self._hear = hear
         await self._member.open()
 
+    def hold_up_to(self, count: int) -> None:
+        self._max_in_flight = count
+        self._wake()
+
     async def receive(self) -> EmbeddedDelivery:
         while not self._ready:
             if self._ended is not None:

@@ -124,6 +124,9 @@ class SqsBroker:
         self._start(self._tasks, heartbeat.run())
         self._taking = self._start(self._tasks, self._intake.run())
 
+    def hold_up_to(self, count: int) -> None:
+        self.in_hand.hold_up_to(count)
+
     async def receive(self) -> SqsDelivery:
         self._take_again()
         while (held := await self.in_hand.next()) is not None:

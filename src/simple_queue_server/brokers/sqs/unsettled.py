@@ -59,6 +59,11 @@ class InHand:
     def held(self) -> list[Held]:
         return list(self._held.values())
 
+    def hold_up_to(self, limit: int) -> None:
+        """Have so many places from now on."""
+        self._limit = limit
+        self._changed.set()
+
     def reserve(self, at_most: int) -> int:
         """Set places aside for messages that are asked for; returns how many."""
         count = max(0, min(at_most, self._limit - len(self._held) - self._reserved))

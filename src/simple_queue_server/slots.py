@@ -1,0 +1,125 @@
+"""Who of the requests taken may work: the first come, ``limit`` at a time, and nobody who only waits for something."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Final
+
+AHEAD: Final = 4
+"""Requests taken although nobody is free to work on them: a request to cancel among them is served at once."""
+MOST_WAITING: Final = 1000
+"""Requests that wait without a slot for something of their own. What waits beyond that keeps its slot."""
+
+
+class Slots:
+    """``limit`` slots for requests that work, and room for AHEAD more requests, and for those that wait.
+
+    ``on_change`` is called with how many requests may be taken in all.
+    """
+
+    def __init__(self, limit: int, on_change: Callable[[int], None] = lambda _: None) -> None:
+        self._limit = limit
+        self._on_change = on_change
+        self._free = limit
+        self._line: deque[asyncio.Future[None]] = deque()
+        self._room = limit + AHEAD
+        self._has_room = asyncio.Event()
+        self._waiting = 0
+
+    @property
+    def most_taken(self) -> int:
+        """How many requests may be taken in all now."""
+        return self._limit + AHEAD + self._waiting
+
+    async def room(self) -> Slot:
+        """Wait until another request may be taken. Its slot is to be closed when it has ended."""
+        while self._room <= 0:
+            self._has_room.clear()
+            await self._has_room.wait()
+        self._room -= 1
+        return Slot(self)
+
+    def add_room(self, count: int) -> None:
+        """Let ``count`` more requests be taken."""
+        self._room += count
+        if self._room > 0:
+            self._has_room.set()
+
+    def start_waiting(self) -> bool:
+        """A request begins to wait without a slot; False when too many do."""
+        if self._waiting >= MOST_WAITING:
+            return False
+        self._wait(1)
+        return True
+
+    def stop_waiting(self) -> None:
+        """It ends waiting."""
+        self._wait(-1)
+
+    async def take(self, *, first: bool) -> None:
+        """Wait for a slot; ``first``: before all others."""
+        if self._free > 0:
+            self._free -= 1
+            return
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        (self._line.appendleft if first else self._line.append)(turn)
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled():
+                self.give()
+            raise
+
+    def give(self) -> None:
+        """Give a slot to the next in line."""
+        while self._line:
+            turn = self._line.popleft()
+            if not turn.done():
+                turn.set_result(None)
+                return
+        self._free += 1
+
+    def _wait(self, change: int) -> None:
+        self._waiting += change
+        self.add_room(change)
+        self._on_change(self.most_taken)
+
+
+class Slot:
+    """A request's claim to work. It has none at first."""
+
+    def __init__(self, slots: Slots) -> None:
+        self._slots = slots
+        self._is_held = False
+        self.was_held = False
+
+    async def take(self, *, first: bool = False) -> None:
+        """Wait for the request's turn to work."""
+        await self._slots.take(first=first)
+        self._is_held = self.was_held = True
+
+    @asynccontextmanager
+    async def given_up(self) -> AsyncIterator[None]:
+        """While the block waits for something, another request may work; afterwards it is this one's turn again."""
+        if not (self._is_held and self._slots.start_waiting()):
+            yield
+            return
+        self._leave()
+        try:
+            yield
+        finally:
+            self._slots.stop_waiting()
+        await self.take(first=True)
+
+    def close(self) -> None:
+        """The request has ended."""
+        self._leave()
+        self._slots.add_room(1)
+
+    def _leave(self) -> None:
+        if self._is_held:
+            self._is_held = False
+            self._slots.give()

@@ -1,0 +1,111 @@
+"""Slots: who may work, and who only waits."""
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+from simple_queue_server import Request, Server, Settings
+from simple_queue_server.brokers.memory import MemoryBroker, MemoryClient, MemoryQueue
+from simple_queue_server.settings.sections import ServerSection
+from simple_queue_server.slots import AHEAD, MOST_WAITING, Slots
+from tests.support.contract import soon
+
+
+async def test_slots_are_given_in_the_order_in_which_they_were_asked_for() -> None:
+    slots = Slots(1)
+    order: list[int] = []
+
+    async def work(number: int) -> None:
+        slot = await slots.room()
+        await slot.take()
+        order.append(number)
+        await asyncio.sleep(0)
+        slot.close()
+
+    await soon(asyncio.gather(*(work(number) for number in range(30))))
+    assert order == list(range(30))
+
+
+async def test_no_more_than_the_limit_and_a_few_ahead_are_taken() -> None:
+    slots = Slots(2)
+    taken = [await soon(slots.room()) for _ in range(2 + AHEAD)]
+    waiting = asyncio.create_task(slots.room())
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    taken.pop().close()
+    await soon(waiting)
+
+
+async def test_one_that_waits_lets_another_work_and_is_the_next_afterwards() -> None:
+    asked: list[int] = []
+    slots = Slots(1, asked.append)
+    one, two, three = [await slots.room() for _ in range(3)]
+    await one.take()
+    async with one.given_up():
+        await soon(two.take())
+        assert asked == [1 + AHEAD + 1]
+        third = asyncio.create_task(three.take())
+        await asyncio.sleep(0)
+        asyncio.get_running_loop().call_soon(two.close)
+    assert not third.done(), "the one that had a slot before comes first"
+    assert asked == [1 + AHEAD + 1, 1 + AHEAD]
+    one.close()
+    await soon(third)
+
+
+async def test_a_slot_is_not_lost_by_who_is_cancelled_while_it_waits_for_one() -> None:
+    slots = Slots(1)
+    one, two, three = [await slots.room() for _ in range(3)]
+    await one.take()
+    second, third = asyncio.create_task(two.take()), asyncio.create_task(three.take())
+    await asyncio.sleep(0)
+    one.close()  # the slot is the second one's, who doesn't know yet
+    second.cancel()
+    await asyncio.gather(second, return_exceptions=True)
+    await soon(third)
+
+
+async def test_of_very_many_that_wait_some_keep_their_slots() -> None:
+    slots = Slots(MOST_WAITING + 1)
+    many = [await slots.room() for _ in range(MOST_WAITING + 1)]
+    for slot in many:
+        await slot.take()
+    waiting = [slot.given_up() for slot in many]
+    for block in waiting:
+        await block.__aenter__()
+    assert slots.most_taken == MOST_WAITING + 1 + AHEAD + MOST_WAITING
+    for block in waiting:
+        await soon(block.__aexit__(None, None, None))
+    assert slots.most_taken == MOST_WAITING + 1 + AHEAD
+
+
+async def test_requests_that_wait_for_their_turn_hold_up_no_others(tmp_path: Path) -> None:
+    queue, turn = MemoryQueue(), asyncio.Lock()
+    server = Server(
+        Settings(server=ServerSection(name="test", max_in_flight=2)),
+        MemoryBroker(queue, max_in_flight=2),
+        run_directory=tmp_path,
+    )
+
+    @server.action("slow")
+    async def slow(request: Request) -> dict[str, Any]:
+        async with request.waiting():
+            await turn.acquire()
+        turn.release()
+        return {}
+
+    @server.action("quick")
+    async def quick(request: Request) -> dict[str, Any]:
+        return {}
+
+    serving = asyncio.create_task(server.serve())
+    async with MemoryClient(queue) as client:
+        await turn.acquire()
+        many = [asyncio.create_task(client.call(b'{"action":"slow"}')) for _ in range(50)]
+        await asyncio.sleep(0)
+        assert json.loads(await soon(client.call(b'{"action":"quick"}')))["status"] == "success"
+        turn.release()
+        await soon(asyncio.gather(*many))
+        server.stop()
+        await soon(serving)
