@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import signal
 import uuid
 from pathlib import Path
 from typing import Any
@@ -70,9 +71,10 @@ async def test_a_copy_that_runs_in_another_service_is_cancelled_and_leaves_nothi
 ) -> None:
     request = copyto(f"src:{name}", f"dst:{name}", {"ticket": 7}).replace(b"copyto", action.encode())
     async with world.client() as client:
-        with world.service():
+        with world.service() as first:
             await client.send(request, message_id="one")
             await asyncio.to_thread(eventually, lambda: in_mid_copy(world))
+            first.send_signal(signal.SIGUSR2)  # it takes no more requests
             with world.service():
                 word = json.loads(await soon(client.call(cancel(pass_through={"ticket": 7}))))
                 cancelled = await response(client)
