@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import signal
+import urllib.request
 from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,7 +23,7 @@ from medusa_copier.actions.copy import copy
 from medusa_copier.actions.copyto import copyto
 from medusa_copier.actions.held import Hold
 from medusa_copier.rclone.directory import ledger, spool
-from medusa_copier.rclone.directory.copy import DirectoryCopy
+from medusa_copier.rclone.directory.copy import UNNAMEABLE, DirectoryCopy
 from medusa_copier.rclone.errors import MachineTrouble, WrongKind
 from medusa_copier.rclone.facade import Rclone
 from medusa_copier.rclone.partials import copy_id
@@ -1230,3 +1231,19 @@ async def test_copyto_says_what_is_wrong_with_a_directory_as_a_whole(
     answer = await CopytoCopier(copier).copyto(source, target)
     assert answer["rclone_status"] == status
     assert message in answer.get("message", "")
+
+
+@pytest.mark.parametrize("key", ["./dot", "x/../y", "x/./y", "a//b", "/lead"])
+async def test_keys_that_rclone_can_not_name_fail_by_name(copier: Copier, moto_server: SqsServer, key: str) -> None:
+    login = {"access_key_id": "test", "secret_access_key": "test", "endpoint": moto_server.endpoint}
+    copier.world.add(storage.section("moto", type="s3", provider="Other", region="us-east-1", **login))
+    bucket = f"odd-{hashlib.md5(key.encode()).hexdigest()}"
+    copier.roots["moto"] = RootSection(f"moto:{bucket}")
+    (copier.world.src / "plain").write_text("x")
+    assert counts(await copier.copy("src:", "moto:d")) == (1, 0, 0)
+    request = urllib.request.Request(f"{moto_server.endpoint}/{bucket}/d/{key}", data=b"odd", method="PUT")
+    await asyncio.to_thread(lambda: urllib.request.urlopen(request).close())
+    for verify in ("default", "download"):
+        answer = await copier.copy("moto:d", "dst:", verify=verify)
+        assert UNNAMEABLE in [failed["reason"] for failed in answer["failed"]["first"]]
+        assert (copier.world.dst / "plain").read_text() == "x"

@@ -25,6 +25,11 @@ from medusa_copier.rclone.stats import GroupStats, directory_figures
 
 SAME_PLACE: Final = "source and target are the same place"
 
+UNNAMEABLE: Final = "its key has an empty, '.' or '..' segment, which rclone can't copy"
+_SEGMENT: Final = "([^/\uff0e][^/]*|\uff0e[^/\uff0e][^/]*|\uff0e\uff0e[^/]+)"
+_NAMEABLE: Final = f"{_SEGMENT}(/{_SEGMENT})*"
+"""Paths whose segments are neither empty nor dots, which rclone spells so."""
+
 _SIZES: Final = ("--recursive", "--files-only", "--format=sp")
 """What lsjson is asked for."""
 
@@ -74,6 +79,7 @@ class DirectoryCopy:
             raise await asyncio.to_thread(self._in_mid_copy, error) from None
         await asyncio.to_thread(self._ledger.fail_pending, "rclone did not say what became of it")
         await self._look_at_skipped()
+        await self._fail_unnameable()
         await asyncio.to_thread(
             self._ledger.note, [Note(path, FileOutcome.FAILED, reason=NO_SUCH_TIME) for path in late]
         )
@@ -130,6 +136,22 @@ class DirectoryCopy:
         if isinstance(error, NotFound) and self._ledger.count_arrived():
             return RcloneError(f"the source went away while it was copied ({error.reason})")
         return error
+
+    async def _fail_unnameable(self) -> None:
+        """Let the objects of a bucket fail whose keys rclone can't name.
+
+        It lists a prefix at a time, and is silent about prefixes that it can't list; one listing of all has them.
+        """
+        if not await self._rclone.client.is_bucket_based(self._source):
+            return
+        found: list[str] = []
+        only = ("--recursive", "--files-only", f"--filter=- /{{{{{_NAMEABLE}}}}}", *self._filters)
+        await self._rclone.commands.run_well("lsf", self._source.joined, *only, lines=found.extend)
+        for path in found:
+            is_empty = not all(path.split("/"))  # it was taken for the path without the empty segment
+            if is_empty or not await asyncio.to_thread(self._ledger.has, path):
+                note = Note(path, FileOutcome.FAILED, reason=UNNAMEABLE)
+                await asyncio.to_thread(self._ledger.note, [note])
 
     async def _look_at_skipped(self) -> None:
         """Keep of what rclone says it skipped what is at the source: it also says so of what it meets at the target."""

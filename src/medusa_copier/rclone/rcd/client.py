@@ -487,6 +487,10 @@ class Client:
         found = [(entry.path, partials.split(entry.path)) for entry in listing.entries]
         return [(path, *parts) for path, parts in found if parts]
 
+    async def is_bucket_based(self, location: Location) -> bool:
+        """Whether it is on a storage of objects with keys, such as S3."""
+        return (await self._fs_info(location.fs)).features.bucket_based
+
     async def _copyto_directory(
         self, source: Location, no_file: RcloneError, copy_directory: Callable[[], Awaitable[None]]
     ) -> None:
