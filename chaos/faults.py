@@ -6,10 +6,13 @@ import asyncio
 import contextlib
 import os
 import random
+import resource
+import shutil
 import signal
 from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final, TypeAlias
 
 from chaos.sides import Fault, Side
@@ -46,7 +49,14 @@ class Faults:
             "kill -9 rclone": (6, _kill_rclone),
             "cut S3 connections": (4, self._cut_s3),
             "stall S3 connections": (2, self._stall_s3),
+            "freeze rclone": (3, _freeze_rclone),
+            "few descriptors": (3, _few_descriptors),
+            "log directory away": (3, _log_away),
+            "socket directory removed": (2, _no_socket),
+            "rclone binary away": (3, self._binary_away),
         }
+        if stage.small_run_directories:
+            self._deeds["fill run directory"] = (3, _fill_run_directory)
         if "full" in stage.roots:
             self._deeds["fill disk"] = (3, self._fill_disk)
         for name, (weight, fault) in side.faults().items():
@@ -95,13 +105,75 @@ class Faults:
         await asyncio.sleep(seconds)
         self._stage.s3.resume()
 
-    async def _fill_disk(self, _service: Service, seconds: float) -> None:
-        filler = self._stage.roots["full"] / "filler"
-        with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
-            while file.write(bytes(1 << 12)):
-                pass
+    async def _binary_away(self, _service: Service, seconds: float) -> None:
+        away = self._stage.rclone.with_name("rclone.away")
+        self._stage.rclone.rename(away)
         await asyncio.sleep(seconds)
-        filler.unlink()
+        away.rename(self._stage.rclone)
+
+    async def _fill_disk(self, _service: Service, seconds: float) -> None:
+        await _fill(self._stage.roots["full"], seconds)
+
+
+async def _fill(directory: Path, seconds: float) -> None:
+    filler = directory / "filler"
+    with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
+        while file.write(bytes(1 << 12)):
+            pass
+    await asyncio.sleep(seconds)
+    filler.unlink()
+
+
+async def _fill_run_directory(service: Service, seconds: float) -> None:
+    await _fill(service.directory / "run", seconds)
+
+
+async def _few_descriptors(service: Service, seconds: float) -> bool:
+    """As many as it has, and one more."""
+    pid = service.pid
+    if pid is None:
+        return False
+    with contextlib.suppress(OSError):  # it may end at any time
+        used = len(os.listdir(f"/proc/{pid}/fd"))  # noqa: PTH208 - a moment
+        before = resource.prlimit(
+            pid, resource.RLIMIT_NOFILE, (used + 1, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
+        )
+        await asyncio.sleep(seconds)
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, before)
+        return True
+    return False
+
+
+async def _log_away(service: Service, seconds: float) -> bool:
+    log, away = service.directory / "log", service.directory / "log.away"
+    try:
+        log.rename(away)
+    except OSError:
+        return False
+    await asyncio.sleep(seconds)
+    try:
+        away.rename(log)
+    except OSError:  # it was started anew meanwhile, and has made another
+        shutil.rmtree(away)
+    return True
+
+
+async def _no_socket(service: Service, _seconds: float) -> bool:
+    """As what clears /tmp does."""
+    sockets = service.sockets()
+    for socket in sockets:
+        shutil.rmtree(socket.parent, ignore_errors=True)
+    return bool(sockets)
+
+
+async def _freeze_rclone(service: Service, seconds: float) -> bool:
+    pids = service.rclones()
+    for number, pause_s in ((signal.SIGSTOP, seconds), (signal.SIGCONT, 0)):
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
+        await asyncio.sleep(pause_s)
+    return bool(pids)
 
 
 async def _kill(service: Service, _seconds: float) -> bool:

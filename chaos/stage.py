@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import ctypes
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -16,6 +17,7 @@ from typing import Any, Final
 import yaml
 
 from simple_queue_server.settings.sections import ServerSection
+from tests.support import storage
 from tests.support.processes import COPIER, die_with_us
 from tests.support.storage import serving
 from tests.support.tcp_proxy import TcpProxy
@@ -23,8 +25,17 @@ from tests.support.tcp_proxy import TcpProxy
 RESTART_S: Final = 0.1
 """As systemd's RestartSec."""
 STOP_TIMEOUT_S: Final = 60.0
-RCLONE_KILLED_AT_START: Final = "Error: rclone can't start: exit status -9"
-"""Before its rclone is up for the first time a service has nothing, and ends when that is killed."""
+AT_START: Final = (
+    "Error: rclone can't start: ",
+    "Error: rclone didn't answer",
+    "Error: there is no rclone at ",
+    "can't be run: No such file or directory",
+    "is not rclone: its version command answered",
+    "No space left on device",
+    "Too many open files",
+    "Error: the queue ",
+)
+"""Before it is up a service has nothing, and ends when its rclone is killed, or its machine is in trouble."""
 
 SMALL_DISK: Final = "8m"
 MANY_DEATHS: Final = 1000
@@ -44,8 +55,10 @@ class Service:
     def __init__(self, directory: Path, config: Mapping[str, Any]) -> None:
         self.directory = directory
         self.bad_exits: list[str] = []
+        self._rclone = str(config["rclone"]["path"])
         directory.mkdir(parents=True)
         (directory / "copier.yaml").write_text(yaml.safe_dump(dict(config), sort_keys=False))
+        (directory / "run").mkdir()
         self._process: asyncio.subprocess.Process | None = None
         self._keeper: asyncio.Task[None] | None = None
         self._ending = False
@@ -77,19 +90,32 @@ class Service:
         return True
 
     def rclones(self) -> list[int]:
-        """The process numbers of its rclone: one, or none while it is started again."""
-        return [
-            pid for pid, command in processes_in(self.directory) if "rcd" in command.split("\0") and "rclone" in command
-        ]
+        """The process numbers of its rclones: the resident one, those of suspects, those of directory copies."""
+        return [pid for pid, command in processes_in(self.directory) if command.startswith(self._rclone)]
+
+    def sockets(self) -> list[Path]:
+        """Those of its rclones."""
+        commands = [command for _, command in processes_in(self.directory) if command.startswith(self._rclone)]
+        found = [re.search(r"\0--rc-addr=unix://([^\0]+)", command) for command in commands]
+        return [Path(match[1]) for match in found if match]
+
+    @property
+    def pid(self) -> int | None:
+        """The process number, while it runs."""
+        return self._process.pid if self._process and self._process.returncode is None else None
 
     async def _keep_running(self) -> None:
         while not self._ending:
             self._sent.clear()
             self._process = await self._launch()
             status = await self._process.wait()
-            if status != 0 and -status not in self._sent and not self._last_words().startswith(RCLONE_KILLED_AT_START):
+            if status != 0 and -status not in self._sent and not self._ended_at_start():
                 self.bad_exits.append(f"{self.directory.name} ended with status {status}, see its output.txt")
             await asyncio.sleep(RESTART_S)
+
+    def _ended_at_start(self) -> bool:
+        words = self._last_words()
+        return "Error: " in words and any(reason in words for reason in AT_START)
 
     def _last_words(self) -> str:
         return (self.directory / "output.txt").read_text(errors="replace").rstrip().rpartition("\n")[2]
@@ -117,6 +143,10 @@ class Stage:
         self.roots = roots
         self.s3 = s3
         self.services: list[Service] = []
+        self._mounts = contextlib.ExitStack()
+        self.small_run_directories = False
+        self.rclone = directory / "rclone"
+        self.rclone.symlink_to(storage.RCLONE)
         self._rclone_config = directory / "rclone.conf"
         self._rclone_config.write_text(s3_section)
 
@@ -124,11 +154,18 @@ class Stage:
         """Start one for each of ``sections``, which configure its broker."""
         for number, section in enumerate(sections):
             self.services.append(Service(self.directory / f"service-{number}", self._config() | dict(section)))
+            if "full" in self.roots:
+                run = self.services[-1].directory / "run"
+                self.small_run_directories = self._mounts.enter_context(_small_disk(run))
             await self.services[-1].start()
 
     async def stop_services(self) -> None:
         """Stop them all in good order."""
         await asyncio.gather(*(service.stop() for service in self.services))
+
+    def unmount(self) -> None:
+        """Take the run directories away, with what is in them."""
+        self._mounts.close()
 
     def _config(self) -> dict[str, Any]:
         places = {name: str(path) for name, path in self.roots.items()} | {"bucket": "storage:bkt"}
@@ -137,7 +174,7 @@ class Stage:
             "server": {"name": "copier"} | patience,
             "rclone_config_path": str(self._rclone_config),
             "roots": {name: {"rclone_config": place} for name, place in places.items()},
-            "rclone": {"attempts": 10, "flags": RCLONE_FLAGS},
+            "rclone": {"path": str(self.rclone), "attempts": 10, "flags": RCLONE_FLAGS},
             "log": {"level": "info"},
         }
 
@@ -157,6 +194,7 @@ async def stage(directory: Path, not_run: list[str]) -> AsyncIterator[Stage]:
         proxy = await stack.enter_async_context(TcpProxy(server.port))
         endpoint = f"http://127.0.0.1:{proxy.port}"
         world = Stage(directory, roots, proxy, server.section("storage", endpoint=endpoint))
+        stack.callback(world.unmount)
         stack.push_async_callback(world.stop_services)
         yield world
 
@@ -164,7 +202,7 @@ async def stage(directory: Path, not_run: list[str]) -> AsyncIterator[Stage]:
 @contextlib.contextmanager
 def _small_disk(directory: Path) -> Iterator[bool]:
     """Mount a small file system there; False when that isn't allowed."""
-    directory.mkdir(parents=True)
+    directory.mkdir(parents=True, exist_ok=True)
     mount, umount = shutil.which("mount"), shutil.which("umount")
     if os.geteuid() != 0 or mount is None or umount is None:
         yield False

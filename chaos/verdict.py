@@ -141,6 +141,11 @@ def has_content(request: Request) -> bool:
     source, target = request.source, request.target
     if source is None or target is None:
         return False
+    if source.is_dir():
+        files = [path.relative_to(source) for path in source.rglob("*") if path.is_file()]
+        return all(
+            (target / name).exists() and filecmp.cmp(source / name, target / name, shallow=False) for name in files
+        )
     try:
         return filecmp.cmp(source, target, shallow=False)
     except FileNotFoundError:
@@ -152,7 +157,7 @@ def has_content(request: Request) -> bool:
 def flaw_of(request: Request, response: Mapping[str, Any]) -> Flaw | None:
     """What is wrong with a response, the bytes aside."""
     succeeded = response.get("status") == "success"
-    if request.kind in ("copy", "copy to the small disk"):
+    if request.kind in ("copy", "copy a directory", "copy to the small disk"):
         if succeeded:
             is_whole = response.get("parameters") == request.parameters and response.get("rclone_status") == 0
             return None if is_whole else "wrong response"

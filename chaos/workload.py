@@ -9,13 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal, TypeAlias
 
-Kind: TypeAlias = Literal["copy", "copy to the small disk", "missing source", "unknown action", "invalid JSON"]
+Kind: TypeAlias = Literal[
+    "copy", "copy a directory", "copy to the small disk", "missing source", "unknown action", "invalid JSON"
+]
 
 SMALL_FILES: Final = 40
 LARGEST_SMALL_BYTES: Final = 1 << 20
 BIG_FILES: Final = 3
 BIG_BYTES: Final = (20_000_000, 50_000_000)
 REQUESTS_A_BIG_ONE: Final = 80
+TREE_FILES: Final = 12
 SMALL_DISK_BYTES: Final = 4096
 """Files for the small disk are no larger than this: it is full when the chaos fills it, and never else."""
 
@@ -37,7 +40,7 @@ class Request:
         mark = json.dumps({"id": self.id, "sending": sending})
         if self.kind == "invalid JSON":
             return f"{mark} is followed by what is no JSON".encode()
-        action = "transmogrify" if self.kind == "unknown action" else "copyto"
+        action = {"unknown action": "transmogrify", "copy a directory": "copy"}.get(self.kind, "copyto")
         return f'{{"action": "{action}", "parameters": {json.dumps(self.parameters)}, "pass_through": {mark}}}'.encode()
 
 
@@ -73,13 +76,25 @@ def make_sources(rng: random.Random, roots: Mapping[str, Path]) -> Sources:
             path = roots[name] / key
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content)
+    for number in range(TREE_FILES):
+        content = rng.randbytes(1 << number)
+        for name in ("src", "bucket"):
+            path = roots[name] / "tree" / f"{number % 3}" / f"{number}"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
     tiny = [key for key, size in small.items() if size <= SMALL_DISK_BYTES]
     return Sources(roots, list(small), tiny, list(big))
 
 
 def draw(rng: random.Random, count: int, sources: Sources) -> Iterator[Request]:
     """``count`` requests. About one in 80 is for a big file; the small disk gets some when there is one."""
-    kinds: dict[Kind, int] = {"copy": 80, "missing source": 8, "unknown action": 4, "invalid JSON": 4}
+    kinds: dict[Kind, int] = {
+        "copy": 72,
+        "copy a directory": 8,
+        "missing source": 8,
+        "unknown action": 4,
+        "invalid JSON": 4,
+    }
     if "full" in sources.roots:
         kinds["copy to the small disk"] = 8
     for number, kind in enumerate(rng.choices(list(kinds), list(kinds.values()), k=count)):
@@ -91,6 +106,8 @@ def _draw_one(rng: random.Random, number: int, kind: Kind, sources: Sources) -> 
     keys = sources.big if number % REQUESTS_A_BIG_ONE == REQUESTS_A_BIG_ONE // 2 else sources.small
     if kind == "copy to the small disk":
         source_root, target_root, keys = "src", "full", sources.tiny
+    if kind == "copy a directory":
+        keys = ["tree"]
     source_key = "from/nothing" if kind == "missing source" else rng.choice(keys)
     target_key = f"to/{number % 32:02d}/{number:05d}"
     return Request(
