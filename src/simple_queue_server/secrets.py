@@ -28,7 +28,12 @@ _OPTION: Final = re.compile(rf"((?<![\w.-]){_NAME}\s*=\s*)(?:{_QUOTED}|[^,:&\n]*
 _HEADER: Final = re.compile(
     r"\b((?:proxy-)?authorization|(?:set-)?cookie|x-[\w-]{0,60}(?:token|key))(\"?\s*:\s*)[^\r\n]*", re.IGNORECASE
 )
-_USER_INFO: Final = re.compile(r"""(\w://)(?:[^/\s"'<>]*|[^\s"'<>@/:]*:(?!\d{1,5}(?:[/?"'\s]|$))[^\s"'<>]*)@""")
+_BROKERS_USER: Final = r"(?<=\bamqp://)[^\s:/@]+@|(?<=\bamqps://)[^\s:/@]+@"
+_USER_INFO: Final = re.compile(
+    rf"""(\w://)(?!{_BROKERS_USER})"""
+    r"""(?:[^/\s"'<>]*|[^\s"'<>@/:]*:(?!\d{1,5}(?:[/?"'\s]|$))[^\s"'<>]*)@"""
+)
+"""Who logs in, but for the user of a broker named without a password: operators look for it, and it is no token."""
 _QUERY: Final = re.compile(r"(\w://[^\s?\"]+)\?[^\s\"]*")
 
 

@@ -400,3 +400,14 @@ async def test_a_partial_file_is_called_as_the_sweep_expects(world: storage.Plac
 async def test_a_sweep_of_a_bucket_or_of_nothing_is_no_error(world: storage.Places, client: Client) -> None:
     await client.sweep(at("bucket:a"), copy_id("bucket:a"))
     await client.sweep(at("dst:no/such/place"), copy_id("dst:no/such/place"))
+
+
+@pytest.mark.parametrize(("by_hash", "there"), [(True, "new."), (False, "old.")])
+async def test_by_hash_other_content_of_the_same_size_and_time_is_noticed(
+    client: Client, world: storage.Places, by_hash: bool, there: str
+) -> None:
+    for path, content in ((world.src / "a", "new."), (world.dst / "a", "old.")):
+        path.write_text(content)
+        os.utime(path, (1_000_000_000, 1_000_000_000))
+    await client.copyto(at("src:a"), at("dst:a"), by_hash=by_hash)
+    assert (world.dst / "a").read_text() == there

@@ -68,3 +68,10 @@ def test_a_hash_that_the_target_was_only_told_guards_nothing(
     )
     assert pair.hash_guards_some is guards
     assert not pair.reads_are_safe
+
+
+def test_hashes_can_be_compared_only_where_no_file_lacks_one() -> None:
+    every, some = {"source_hashes_all": True}, {"source_hashes_all": False}
+    for more, expected in ((every, True), (some, False), ({**every, "target_hashes_all": False}, False)):
+        assert Pair(hashes=("md5",), has_times=True, source_is_local=True, **more).can_compare_hashes is expected
+    assert not Pair(hashes=(), has_times=True, source_is_local=True, **every).can_compare_hashes

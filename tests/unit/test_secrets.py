@@ -98,3 +98,9 @@ def test_the_names_of_secrets_are_told_from_others() -> None:
 def test_a_long_text_is_masked_in_no_time() -> None:
     for text in ("token" * 20_000, "a," * 50_000, "key='" * 20_000, "://" * 30_000 + "=", "x=" + "\\" * 60_000):
         masked(text)
+
+
+def test_the_user_of_a_broker_is_shown_and_no_password() -> None:
+    assert masked("amqps://copier@mq.example.org/") == "amqps://copier@mq.example.org/"
+    assert masked("amqps://copier:hunter2@mq.example.org/") == "amqps://mq.example.org/"
+    assert masked("https://hunter2@example.org/") == "https://example.org/"

@@ -18,6 +18,7 @@ from medusa_copier.rclone.place_locks import PlaceLocks
 from medusa_copier.rclone.process.binary import find_binary
 from medusa_copier.rclone.process.commands import Commands
 from medusa_copier.rclone.process.environment import FlagValue
+from medusa_copier.rclone.process.flags import without_comparison
 from medusa_copier.rclone.quarantine import Quarantine
 from medusa_copier.rclone.rcd.client import Client, Location, Place
 from medusa_copier.rclone.rcd.daemon import Daemon
@@ -58,7 +59,7 @@ class Rclone:
     ) -> None:
         self._binary = binary
         self._config = config
-        self._flags = flags or {}
+        self._flags, self.compares_hashes = without_comparison(flags or {})
         self._hand_on = hand_on
         self.attempts = attempts
         self.run_directory = run_directory
@@ -145,7 +146,7 @@ class Rclone:
                 await self._require_directory(source)
             if not terms.are_rclones:
                 return await self._copy_proven(source, target, terms)
-            await self.client.copyto(source, target, copy_directory=copy_directory)
+            await self.client.copyto(source, target, by_hash=self.compares_hashes, copy_directory=copy_directory)
             return Verified("default")
 
         return await self.swept(copy, target, again=again)

@@ -36,6 +36,11 @@ class Pair:
         return bool(self.hashes) and self.source_hashes_all
 
     @property
+    def can_compare_hashes(self) -> bool:
+        """Whether ``--checksum`` compares a hash of every file: for one without it rclone compares the size alone."""
+        return self.hash_guards_all and self.target_hashes_all
+
+    @property
     def hash_guards_some(self) -> bool:
         """Whether a file of the source is guarded by its hash if it has one.
 

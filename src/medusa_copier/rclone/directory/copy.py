@@ -210,7 +210,9 @@ class DirectoryCopy:
         if await self._is_unguarded():
             one_piece = ONE_PIECE_FLAGS
             await self._rclone.retried(self._expect_sizes)
-        comparison = self._choice.comparison(has_times=(await self._pair()).has_times)
+        pair = await self._pair()
+        by_hash = self._rclone.compares_hashes and pair.can_compare_hashes
+        comparison = self._choice.comparison(has_times=pair.has_times, by_hash=by_hash)
 
         async def copy() -> None:
             await asyncio.to_thread(self._ledger.begin_again)

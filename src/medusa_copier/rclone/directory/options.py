@@ -63,9 +63,9 @@ class Choice:
         rules = [f"- {pattern}" for pattern in self.exclude] + [f"+ {pattern}" for pattern in self.include]
         return [*rules, "- **"] if self.include else rules
 
-    def comparison(self, *, has_times: bool) -> list[str]:
+    def comparison(self, *, has_times: bool, by_hash: bool = False) -> list[str]:
         """The arguments that say when a target that is there already stays as it is. Where no times are kept, nothing
-        but its content says that it is the same.
+        but its content says that it is the same. ``by_hash``: a hash is compared rather than the time.
         """
         if self.overwrite == "always":
             return ["--ignore-times"]
@@ -73,7 +73,7 @@ class Choice:
             if self.verify == "default" and has_times:
                 return ["--immutable", "--no-update-modtime"]  # else a file of another time is other content
             return ["--ignore-existing"]  # what is there is compared afterwards
-        if self.verify == "checksum":
+        if self.verify == "checksum" or by_hash:
             return ["--checksum"]
         return [] if has_times or self.verify == "download" else ["--ignore-times"]
 

@@ -12,7 +12,9 @@ import re
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
+
+T = TypeVar("T")
 
 
 def _words(text: str) -> frozenset[str]:
@@ -43,11 +45,15 @@ RESIDENT_ONLY: Final = _words(
 )
 """Flags that reach the resident rclone but not the commands of ``copy``, whose output is read."""
 
+COMPARES_HASHES: Final = "checksum"
+"""Allowed in ``rclone.flags`` alone, and never given to rclone: the service asks for it copy by copy, for storages that
+have a hash of every file. For others rclone would compare the size alone."""
+
 REFUSED: Final[Mapping[str, str]] = {
     "other content at the target would be called copied; requests and roots say by overwrite what is to stay": """
         ignore-existing ignore-size size-only update""",
     "what is in another place would be called copied, or taken from there": "compare-dest copy-dest",
-    "storages that share no hash would be compared by size alone; let requests say verify: checksum": "checksum",
+    "storages that share no hash would be compared by size alone; set it in rclone.flags": "checksum",
     "a damaged copy would be called a success": "ignore-checksum",
     "another time than that of the file's content would decide what is unchanged": """
         default-time modify-window refresh-times use-server-modtime""",
@@ -138,6 +144,12 @@ def refusal(flag: str, value: object = None) -> str | None:
     return None if flag in backend_flags() else f"rclone has no flag of this name{_nearest(flag)}"
 
 
+def without_comparison(flags: Mapping[str, T]) -> tuple[dict[str, T], bool]:
+    """``rclone.flags`` without ``checksum``, and whether it is set."""
+    rest = {name: value for name, value in flags.items() if flag_name(name) != COMPARES_HASHES}
+    return rest, any(value not in (False, "false") for name, value in flags.items() if name not in rest)
+
+
 def is_known(flag: str) -> bool:
     """Whether ``flag`` was decided here, one way or the other."""
     named = flag in ALLOWED | RESIDENT_ONLY or flag in _REASONS or flag in backend_flags()
@@ -167,6 +179,10 @@ def table() -> str:
     rows = [
         ("allowed", _shown(ALLOWED) + "; of the backends' all that aren't below"),
         ("allowed, for the resident rclone alone", _shown(RESIDENT_ONLY)),
+        (
+            "allowed in `rclone.flags`, for storages that have a hash of every file; for others size and time decide",
+            _shown({COMPARES_HASHES}),
+        ),
     ]
     for reason in sorted({*REFUSED, *REFUSED_PATTERNS}):
         pattern = _COMPILED.get(reason)

@@ -218,16 +218,18 @@ class Client:
         target: Location,
         *,
         always: bool = False,
+        by_hash: bool = False,
         copy_directory: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         """Copy a file or a directory as ``rclone copyto`` does; return when the content is at the target.
 
-        ``always``: a file that is there already with the same size and time is copied anew. ``copy_directory`` is
+        ``always``: a file that is there already with the same size and time is copied anew. ``by_hash``: compare its
+        hash rather than its time, where both storages have one of every file. ``copy_directory`` is
         called in place of the method of that name where there is no file to copy. Other than the command
         it fails with NotFound for a missing source on every kind of storage.
         """
         try:
-            await self.copy_file(source, target, always=always)
+            await self.copy_file(source, target, always=always, by_hash=by_hash)
         except RcloneError as no_file:
             if not (isinstance(no_file, NotFound | WrongKind) or BEING_UPDATED in no_file.reason):
                 raise
@@ -237,16 +239,21 @@ class Client:
                 source, no_file, copy_directory or partial(self.copy_directory, source, target)
             )
 
-    async def copy_file(self, source: Location, target: Location, *, always: bool = False) -> None:
-        """Copy one file, even an unchanged one if ``always``.
+    async def copy_file(
+        self, source: Location, target: Location, *, always: bool = False, by_hash: bool = False
+    ) -> None:
+        """Copy one file, even an unchanged one if ``always``; ``by_hash`` as for :meth:`copyto`.
 
         Raises NotFound when there is none, WrongKind when either place is a directory.
         """
         if await self._is_same_place(source, target) and await self.stat(source, files_only=True) is None:
             raise NotFound  # rclone calls it done without looking
         pair = await self.pair(source.fs, target.fs)
-        if pair.reads_are_safe and pair.has_times:
-            await self.copy_unseen(source, target, {"IgnoreTimes": True} if always else {})
+        if pair.reads_are_safe and (pair.has_times or (by_hash and pair.can_compare_hashes)):
+            config = {"IgnoreTimes": True} if always else {}
+            await self.copy_unseen(
+                source, target, config | ({"CheckSum": True} if by_hash and pair.can_compare_hashes else {})
+            )
         else:
             await copy_seen(self, source, target, pair, always=always)
 

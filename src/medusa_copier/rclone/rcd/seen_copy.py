@@ -7,6 +7,7 @@ file has no times, rclone takes a file of the same size for unchanged.
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any, Final
 
 from medusa_copier.rclone.errors import NotFound, RcloneError
@@ -29,24 +30,52 @@ async def copy_seen(client: Client, source: Location, target: Location, pair: Pa
 
     Raises NotFound when there is no such file, OtherSize for a target that is not as large as the source was.
     """
-    hash_types = pair.hashes[:1]
-    seen = await client.stat(source, files_only=True, hash_types=hash_types)
+    if pair.hash_guards_some and pair.has_times:
+        await _copy_beside_a_look(client, source, target, pair, always=always)
+        return
+    seen = await _look(client, source, pair)
+    if not always and not _can_compare_times(seen, pair):
+        if await _is_the_same_by_hash(client, target, seen, pair):
+            return
+        always = True
+    if pair.source_is_local or pair.hash_guards_all or (pair.hash_guards_some and _has_hash(seen)):
+        await client.copy_unseen(source, target, _config(always=always))
+    else:
+        await _copy_in_one_piece(client, source, target, seen, always=always)
+
+
+async def _copy_beside_a_look(client: Client, source: Location, target: Location, pair: Pair, *, always: bool) -> None:
+    """Copy while the look is taken, and again in one piece if it tells that no hash guards this file: nearly all files
+    of a bucket have one, and at a distance a look before each copy would take as long as the copy.
+    """
+    copying = asyncio.create_task(client.copy_unseen(source, target, _config(always=always)), name="copy beside a look")
+    try:
+        seen = await _look(client, source, pair)
+        if _has_hash(seen) and _can_compare_times(seen, pair):
+            await copying
+            return
+    finally:
+        copying.cancel()
+        await asyncio.gather(copying, return_exceptions=True)
+    await _copy_in_one_piece(client, source, target, seen, always=True)
+
+
+async def _copy_in_one_piece(client: Client, source: Location, target: Location, seen: Item, *, always: bool) -> None:
+    await client.copy_unseen(source, target, _config(always=always) | ONE_PIECE)
+    await _require_size(client, target, seen.size)
+
+
+def _config(*, always: bool) -> dict[str, Any]:
+    return {"IgnoreTimes": True} if always else {}
+
+
+async def _look(client: Client, source: Location, pair: Pair) -> Item:
+    seen = await client.stat(source, files_only=True, hash_types=pair.hashes[:1])
     if seen is None:
         raise NotFound
     if pair.has_times and not EARLIEST_YEAR <= int(seen.mod_time[:4]) <= LATEST_YEAR and not _has_no_time(seen):
         raise RcloneError(f"the source {NO_SUCH_TIME}")
-    config: dict[str, Any] = {}
-    if not always and not _can_compare_times(seen, pair):
-        if await _is_the_same_by_hash(client, target, seen, hash_types):
-            return
-        always = True
-    if always:
-        config["IgnoreTimes"] = True
-    if pair.source_is_local or pair.hash_guards_all or (pair.hash_guards_some and _has_hash(seen)):
-        await client.copy_unseen(source, target, config)
-        return
-    await client.copy_unseen(source, target, config | ONE_PIECE)
-    await _require_size(client, target, seen.size)
+    return seen
 
 
 def _can_compare_times(seen: Item, pair: Pair) -> bool:
@@ -61,10 +90,10 @@ def _has_hash(item: Item) -> bool:
     return any(item.hashes.values())
 
 
-async def _is_the_same_by_hash(client: Client, target: Location, seen: Item, hash_types: tuple[str, ...]) -> bool:
+async def _is_the_same_by_hash(client: Client, target: Location, seen: Item, pair: Pair) -> bool:
     if not _has_hash(seen):
         return False
-    there = await client.stat(target, files_only=True, hash_types=hash_types)
+    there = await client.stat(target, files_only=True, hash_types=pair.hashes[:1])
     return there is not None and (there.size, there.hashes) == (seen.size, seen.hashes)
 
 
