@@ -159,6 +159,8 @@ def _where_names_fit(source: str, target: str, oddity: str) -> tuple[str, str]:
     """Local storage, where a server would have the names otherwise than its disk."""
     if oddity in TRANSLATED:
         return "local", "local"
+    if oddity in SHOWN_BY_SYMBOLS and target != "crypt":
+        return "local", "local"
     is_changed = oddity in SHOWN_BY_SYMBOLS or not _are_text(oddity)
     return ("local" if is_changed or (oddity in TOO_LONG_ENCRYPTED and source == "crypt") else source), target
 

@@ -135,7 +135,7 @@ def _stray(scene: Scene, there: Files) -> Iterator[Finding]:
 
 def _accounts(scene: Scene, response: Response) -> Iterator[Finding]:
     """A ``copy`` has to account for each file of the source."""
-    if scene.case.mode.action != "copy" or "copied" not in response:
+    if scene.case.mode.action == "copyto" or "copied" not in response:
         return
     arrived = response["copied"]["files"] + response["unchanged"]["files"]
     failed, skipped = response["failed"]["files"], response.get("skipped", {}).get("files", 0)

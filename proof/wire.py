@@ -85,7 +85,7 @@ class Wire:
         try:
             if deed and (request.method, side) == ("GET", "s"):
                 return await self._read(request, path, deed)
-            if deed and (request.method, side) == ("PUT", "t"):
+            if deed and (request.method, side) == ("PUT", "t") and "/t/manifest-" not in path:
                 return await self._write(request, deed)
             return await self._pass(request, request.content.iter_any())
         except (Cut, aiohttp.ClientError, ConnectionError):
