@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
-import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -146,15 +146,15 @@ def _accounts(scene: Scene, response: Response) -> Iterator[Finding]:
         text = f"{arrived} arrived, {failed} failed, {skipped} skipped, of {least} to {most}"
         yield Finding("incomplete accounts", f"{text}; {_short(response)}")
     for each in response["failed"]["first"]:
-        if not any(_is_named(each["key"], path) for path in scene.entries):
+        exact = each.get("key_base64")
+        key = base64.b64decode(exact) if exact else each["key"].encode()
+        if not any(_is_named(key, path) for path in scene.entries):
             yield Finding("incomplete accounts", f"{each} names nothing that is at the source")
 
 
-def _is_named(key: str, path: bytes) -> bool:
-    """Whether the key of an account is this file, or a directory that it is in. Bytes that are no UTF-8 are escaped."""
-    name = os.fsdecode(path)
-    escaped = path.decode("utf-8", "backslashreplace")
-    return any(key == each or each.startswith(key.rstrip("/") + "/") for each in (name, escaped))
+def _is_named(key: bytes, path: bytes) -> bool:
+    """Whether the key of an account is this file, or a directory that it is in."""
+    return key == path or path.startswith(key.rstrip(b"/") + b"/")
 
 
 def _claims(scene: Scene, response: Response, there: Files, wrong: list[bytes]) -> Iterator[Finding]:
@@ -224,7 +224,8 @@ def _lines(listing: bytes, form: str) -> Iterator[Line]:
 
 
 def _path_of(entry: Mapping[str, Any]) -> bytes:
-    return os.fsencode(entry["path"])
+    exact = entry.get("path_base64")
+    return base64.b64decode(exact) if exact else str(entry["path"]).encode()
 
 
 def _digests(content: bytes | None) -> str:

@@ -7,7 +7,7 @@ import hashlib
 import random
 import re
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final, Self
 
 import aiohttp
@@ -85,8 +85,8 @@ class Wire:
         try:
             if deed and (request.method, side) == ("GET", "s"):
                 return await self._read(request, path, deed)
-            if deed and (request.method, side) == ("PUT", "t") and "/t/manifest-" not in path:
-                return await self._write(request, deed)
+            if deed and (request.method, side) == ("PUT", "t"):
+                return await self._write(request, deed if "/t/manifest-" not in path else replace(deed, half_way=None))
             return await self._pass(request, request.content.iter_any())
         except (Cut, aiohttp.ClientError, ConnectionError):
             if request.transport is not None:

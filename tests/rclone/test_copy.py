@@ -28,7 +28,7 @@ from medusa_copier.rclone.errors import MachineTrouble, WrongKind
 from medusa_copier.rclone.facade import Rclone
 from medusa_copier.rclone.partials import copy_id
 from medusa_copier.rclone.process.pulse import Patience
-from medusa_copier.rclone.rcd.client import Location, Place
+from medusa_copier.rclone.rcd.client import Client, Location, Place
 from medusa_copier.roots.policy import Access
 from medusa_copier.settings import RootSection
 from simple_queue_server import Failure, Request, Success
@@ -688,6 +688,24 @@ async def test_the_same_size_says_nothing_where_no_times_are_kept(
     assert answer["failed"]["files"] == 0
     assert sum(counts(answer)) == 2
     assert (timeless / "other").read_text() == "content of it"
+
+
+async def test_a_manifest_is_read_back_where_no_hash_tells_that_it_arrived(
+    copier: Copier, timeless: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(copier.world.src)
+    copy_unseen = Client.copy_unseen
+
+    async def flip(self: Client, source: Location, target: Location, config: Any) -> None:
+        await copy_unseen(self, source, target, config)
+        if target.path == "list":
+            written = bytearray((timeless / "list").read_bytes())
+            written[5] ^= 1
+            (timeless / "list").write_bytes(written)
+
+    monkeypatch.setattr(Client, "copy_unseen", flip)
+    answer = await copier.copy("src:", "timeless:data", manifest={"root": "timeless", "key": "list"})
+    assert "the manifest timeless:list could not be written: the target is not what was copied" in answer["message"]
 
 
 async def test_without_a_hash_in_common_the_size_of_the_first_look_must_arrive(

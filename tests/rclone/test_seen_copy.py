@@ -80,6 +80,26 @@ async def test_an_answer_of_another_size_than_announced_is_a_failure(
     assert (world.dst / "0").read_bytes() == CONTENT
 
 
+async def test_a_login_page_in_place_of_an_object_with_a_hash_is_a_failure(
+    world: storage.Places, rclone: Rclone, web: FalseWeb
+) -> None:
+    """The page has no ETag, by which rclone would compare it."""
+
+    web.content = CONTENT[:100_000]  # read in one stream
+    etag = f'"{hashlib.md5(web.content, usedforsecurity=False).hexdigest()}"'
+
+    def page(exchange: Exchange) -> None:
+        del web.headers["ETag"]
+        exchange.answer(LOGIN)
+        web.headers["ETag"] = etag
+
+    web.headers["ETag"] = etag
+    web.get = page
+    for number, terms in enumerate((Terms(), Terms(overwrite="always"), Terms(overwrite="never"))):
+        with pytest.raises(OtherSize if terms.overwrite != "never" else RcloneError, match="has 26 now"):
+            await rclone.copyto(at("false:bkt/a"), at(f"dst:{number}"), terms=terms)
+
+
 async def test_the_sizes_are_told_and_another_attempt_may_find_it_right(rclone: Rclone, web: FalseWeb) -> None:
     web.get = SHORT["a login page"]
     with pytest.raises(OtherSize) as raised:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -148,13 +149,23 @@ async def _note_manifest(
         await asyncio.to_thread(_write, Path(file.name), ledger, listing.asked.format, kind)
         written = Location(str(run_directory), Path(file.name).name)
         try:
-            await rclone.copyto(written, listing.use.location, terms=listing.terms, again=again)
+            terms = await _manifest_terms(rclone, written, listing)
+            await rclone.copyto(written, listing.use.location, terms=terms, again=again)
         except MachineTrouble:
             raise
         except RcloneError as error:
             raise RcloneError(
                 f"the manifest {where} could not be written: {error.reason}", exit_status=error.exit_status
             ) from None
+
+
+async def _manifest_terms(rclone: Rclone, written: Location, listing: _Listing) -> Terms:
+    """It is read back where no hash tells that it arrived as it was written."""
+
+    async def look() -> bool:
+        return bool((await rclone.client.pair(written.fs, listing.use.location.fs)).hashes)
+
+    return listing.terms if await rclone.retried(look) else replace(listing.terms, verify="download")
 
 
 async def _is_incomplete(ledger: LazyLedger, listing: _Listing) -> bool:

@@ -1,7 +1,7 @@
 """Copy one file where rclone takes something on trust: look at it before, and at the target afterwards.
 
 rclone believes a source of which no hash is known: that it gives the range that was asked for, and that what it gives
-is all. Its HTTP and S3 backends even correct the size that they saw by that of the answer. And where a storage or a
+is all. Its HTTP and S3 backends even correct the size and the hash that they saw by those of the answer. And where a storage or a
 file has no times, rclone takes a file of the same size for unchanged.
 """
 
@@ -38,8 +38,11 @@ async def copy_seen(client: Client, source: Location, target: Location, pair: Pa
         if await _is_the_same_by_hash(client, target, seen, pair):
             return
         always = True
-    if pair.source_is_local or pair.hash_guards_all or (pair.hash_guards_some and _has_hash(seen)):
+    if pair.source_is_local or pair.hash_guards_all:
         await client.copy_unseen(source, target, _config(always=always))
+    elif pair.hash_guards_some and _has_hash(seen):
+        await client.copy_unseen(source, target, _config(always=always))
+        await _require_size(client, target, seen.size)
     else:
         await _copy_in_one_piece(client, source, target, seen, always=always)
 
@@ -53,6 +56,7 @@ async def _copy_beside_a_look(client: Client, source: Location, target: Location
         seen = await _look(client, source, pair)
         if _has_hash(seen) and _can_compare_times(seen, pair):
             await copying
+            await _require_size(client, target, seen.size)
             return
     finally:
         copying.cancel()
