@@ -15,10 +15,12 @@ from proof.cases import Case
 from proof.scene import Scene, files
 from proof.storages import Storages, storages
 from proof.verdict import Response, Verdict, judge
+from tests.support.storage import RCLONE
 
 IN_FLIGHT: Final = 24
 RESPONSE_S: Final = 120.0
-RCLONE: Final = {
+RCLONE_SECTION: Final = {
+    "path": RCLONE,
     "attempts": 2,
     "flags": {
         "low-level-retries": 2,
@@ -112,5 +114,5 @@ def _config(world: Storages) -> dict[str, object]:
         "server": {"name": "proof", "max_in_flight": IN_FLIGHT},
         "rclone_config_path": str(world.config),
         "roots": world.roots(),
-        "rclone": RCLONE,
+        "rclone": RCLONE_SECTION,
     }

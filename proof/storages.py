@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from proof.wire import Wire
-from tests.support.storage import RCLONE, obscured, rclone, section, serving
+from tests.support.storage import obscured, rclone, section, serving
 
 CACHED_S: Final = 0.1
 """How long a server believes what it saw of a directory. (With 0 rclone's locks itself out under load.)"""
@@ -95,6 +95,3 @@ async def storages(directory: Path) -> AsyncIterator[Storages]:
         for path in (*behind.values(), hidden):
             path.mkdir(parents=True)
         yield Storages(directory, config, behind, wires)
-
-
-__all__ = ["KINDS", "RCLONE", "SHARE_HASH", "Kind", "Storages", "storages"]

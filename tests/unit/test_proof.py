@@ -143,6 +143,7 @@ def test_only_what_is_documented_may_be_missed() -> None:
         (COPYTO, "flipped on writing", "webdav-times", True),
         (COPYTO, "flipped on writing", "s3", False),
         (COPYTO, "a short answer", "webdav-bare", False),
+        (COPYTO, "a login page", "local", False),
     ):
         note, findings = judge(scene(mode, trouble, target=target), {"status": "success"}, {b"a": B}, None)
         assert (note == "damage missed as documented") == (not findings) == is_missed, (mode, trouble, target)

@@ -1,8 +1,8 @@
 """Copy one file where rclone takes something on trust: look at it before, and at the target afterwards.
 
 rclone believes a source of which no hash is known: that it gives the range that was asked for, and that what it gives
-is all. Its HTTP and S3 backends even correct the size and the hash that they saw by those of the answer. And where a storage or a
-file has no times, rclone takes a file of the same size for unchanged.
+is all. Its HTTP and S3 backends even correct the size and the hash that they saw by those of the answer. And where a
+storage or a file has no times, rclone takes a file of the same size for unchanged.
 """
 
 from __future__ import annotations
