@@ -10,13 +10,13 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias
 
 import msgspec
 
 from simple_queue_server.printable import escaped
+from simple_queue_server.slots import Waiting
 
 SUCCESS: Final = "success"
 FAILURE: Final = "failure"
@@ -41,10 +41,6 @@ STANDARD_FIELDS: Final = frozenset({"action", "status", "message", "parameters",
 
 ProgressSource: TypeAlias = Callable[[], Awaitable[Mapping[str, Any] | None]]
 """Says how far a request is, as JSON; None when there is nothing to say."""
-
-
-Waiting: TypeAlias = Callable[[], AbstractAsyncContextManager[None]]
-"""Makes a block in which a request waits."""
 
 
 def _untold(_: ProgressSource) -> None:

@@ -5,13 +5,25 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from typing import Final
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, nullcontext
+from typing import Final, TypeAlias
 
 AHEAD: Final = 4
 """Requests taken although nobody is free to work on them: a request to cancel among them is served at once."""
 MOST_WAITING: Final = 1000
-"""Requests that wait without a slot for something of their own. What waits beyond that keeps its slot."""
+"""Requests that wait without a slot for something of their own. Those that wait beyond that make no room for others."""
+
+Waiting: TypeAlias = Callable[[], AbstractAsyncContextManager[None]]
+"""Makes a block in which a request waits."""
+
+
+@asynccontextmanager
+async def in_turn(turns: asyncio.Lock | asyncio.Semaphore, waiting: Waiting = nullcontext) -> AsyncIterator[None]:
+    """The block is one of those that ``turns`` lets run. The request is ``waiting`` while it isn't its turn."""
+    async with AsyncExitStack() as held:
+        async with waiting() if turns.locked() else nullcontext():
+            await held.enter_async_context(turns)
+        yield
 
 
 class Slots:
@@ -32,7 +44,7 @@ class Slots:
     @property
     def most_taken(self) -> int:
         """How many requests may be taken in all now."""
-        return self._limit + AHEAD + self._waiting
+        return self._limit + AHEAD + min(self._waiting, MOST_WAITING)
 
     async def room(self) -> Slot:
         """Wait until another request may be taken. Its slot is to be closed when it has ended."""
@@ -48,12 +60,9 @@ class Slots:
         if self._room > 0:
             self._has_room.set()
 
-    def start_waiting(self) -> bool:
-        """A request begins to wait without a slot; False when too many do."""
-        if self._waiting >= MOST_WAITING:
-            return False
+    def start_waiting(self) -> None:
+        """A request begins to wait without a slot."""
         self._wait(1)
-        return True
 
     def stop_waiting(self) -> None:
         """It ends waiting."""
@@ -83,9 +92,11 @@ class Slots:
         self._free += 1
 
     def _wait(self, change: int) -> None:
+        before = self.most_taken
         self._waiting += change
-        self.add_room(change)
-        self._on_change(self.most_taken)
+        if self.most_taken != before:
+            self.add_room(self.most_taken - before)
+            self._on_change(self.most_taken)
 
 
 class Slot:
@@ -104,9 +115,10 @@ class Slot:
     @asynccontextmanager
     async def given_up(self) -> AsyncIterator[None]:
         """While the block waits for something, another request may work; afterwards it is this one's turn again."""
-        if not (self._is_held and self._slots.start_waiting()):
+        if not self._is_held:
             yield
             return
+        self._slots.start_waiting()
         self._leave()
         try:
             yield

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import threading
 from collections.abc import AsyncIterator, Iterator
@@ -16,10 +17,14 @@ from medusa_copier.actions.copy import copy
 from medusa_copier.actions.copyto import copyto
 from medusa_copier.rclone.facade import Rclone
 from medusa_copier.rclone.process.environment import FlagValue
+from medusa_copier.rclone.rcd.client import Location
 from medusa_copier.roots.policy import Access
 from medusa_copier.settings import RootSection
-from simple_queue_server import Failure, Handler, Request, Success
+from simple_queue_server import Failure, Handler, Request, Server, Settings, Success
+from simple_queue_server.brokers.memory import MemoryBroker, MemoryClient, MemoryQueue
+from simple_queue_server.settings.sections import ServerSection
 from tests.support import storage
+from tests.support.contract import soon
 
 SIZE = 2_000_000
 STRIDE = 50_000
@@ -104,6 +109,39 @@ async def test_requests_that_name_one_target_by_many_roots_dont_replace_each_oth
         answers = await asyncio.gather(*requests)
     (won,) = [number for number, success in enumerate(answers) if success]
     assert (world.dst / "deep/one").read_bytes() == contents[won]
+
+
+@pytest.mark.parametrize("action", ["copyto", "copy"])
+async def test_requests_that_wait_for_a_target_hold_up_no_others(world: storage.Places, action: str) -> None:
+    (world.src / "dir").mkdir()
+    (world.src / "dir/file").write_bytes(b"content")
+    roots = {"src": RootSection("src"), "dst": RootSection("dst")}
+    queue = MemoryQueue()
+    settings = Settings(server=ServerSection(name="test", max_in_flight=2))
+    server = Server(settings, MemoryBroker(queue, max_in_flight=2), run_directory=world.directory / "run")
+    async with (
+        Rclone(config=world.config, run_directory=world.directory / "run") as rclone,
+        MemoryClient(queue) as client,
+    ):
+        access = Access(roots, rclone)
+        server.action("copyto")(copyto(roots, rclone, access))
+        server.action("copy")(copy(roots, rclone, access))
+        serving = asyncio.create_task(server.serve())
+
+        def call(action: str, source: str, target: str, **more: str) -> asyncio.Task[bytes]:
+            places = {"source_root": "src", "source_key": source, "target_root": "dst", "target_key": target}
+            body = json.dumps({"action": action, "parameters": places | more}).encode()
+            return asyncio.create_task(client.call(body))
+
+        source = "dir" if action == "copy" else "dir/file"
+        async with rclone.alone_below(Location("dst:", "taken")):
+            waiting = [call(action, source, f"taken/{number}", overwrite="never") for number in range(6)]
+            other = await soon(call("copyto", "dir/file", "elsewhere"))
+            assert not any(each.done() for each in waiting)
+        responses = [other, *await soon(asyncio.gather(*waiting))]
+        server.stop()
+        await soon(serving)
+    assert [json.loads(response)["status"] for response in responses] == ["success"] * 7
 
 
 class Changing(threading.Thread):

@@ -13,7 +13,7 @@ import pytest
 from simple_queue_server import Handler, Request, Server, Settings
 from simple_queue_server.brokers.base import ReplyAddress
 from simple_queue_server.brokers.memory import MemoryBroker, MemoryClient, MemoryDelivery, MemoryQueue
-from simple_queue_server.journal import delivery
+from simple_queue_server.journal import delivery, poison
 from simple_queue_server.journal.store import Entry, Journal
 from simple_queue_server.settings.sections import ServerSection
 
@@ -296,12 +296,12 @@ async def test_a_request_that_kills_its_worker_again_and_again_is_given_up_and_s
     await world.client.send(REQUEST, message_id="poison")
     for attempt in range(1, 5):  # each death: the process is gone, with all that it had in memory
         broker = MemoryBroker(world.queue, max_in_flight=16)
-        (poison,) = [d for d in [await broker.receive(), await broker.receive()] if d.body == REQUEST]
-        assert poison.attempt == attempt
+        (poisonous,) = [d for d in [await broker.receive(), await broker.receive()] if d.body == REQUEST]
+        assert poisonous.attempt == attempt
         if attempt > 1:
             journal = Journal(world.directory / "journal")
             await journal.open()
-            entry = delivery.Custody.of_delivery(journal, broker, poison)
+            entry = delivery.Custody.of_delivery(journal, broker, poisonous)
             await journal.count_deaths(entry.fingerprint, attempt - 1)
             await journal.close()
         await broker.close()
@@ -329,6 +329,26 @@ async def test_a_redelivered_request_that_harms_nobody_is_served_and_its_count_i
     work.end.set()
     assert (await world.response())["status"] == "success"
     await until(lambda: not list((world.directory / "journal" / "suspects").iterdir()))
+
+
+async def test_suspects_that_wait_to_be_served_alone_hold_up_no_others(world: World) -> None:
+    work = Work()
+    broker = MemoryBroker(world.queue, max_in_flight=16)
+    journal = Journal(world.directory / "journal")
+    await journal.open()
+    for number in range(5):
+        await world.client.send(REQUEST, message_id=f"suspect-{number}")
+        suspect = delivery.Custody.of_delivery(journal, broker, await broker.receive())
+        await journal.count_deaths(suspect.fingerprint, poison.ALONE_AFTER)
+    await journal.close()
+    await broker.close()
+    server = world.serve(work, max_in_flight=2, max_attempts=5)
+    server.action("quick")(quick)
+    await asyncio.wait_for(work.begun.wait(), 10)
+    assert json.loads(await asyncio.wait_for(world.client.call(b'{"action":"quick"}'), 10))["status"] == "success"
+    assert work.times == 1
+    work.end.set()
+    assert [(await world.response())["status"] for _ in range(5)] == ["success"] * 5
 
 
 async def test_halting_finishes_what_is_in_flight_and_takes_no_more(world: World) -> None:

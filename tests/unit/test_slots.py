@@ -66,7 +66,7 @@ async def test_a_slot_is_not_lost_by_who_is_cancelled_while_it_waits_for_one() -
     await soon(third)
 
 
-async def test_of_very_many_that_wait_some_keep_their_slots() -> None:
+async def test_of_very_many_that_wait_some_make_no_room_but_all_give_up_their_slots() -> None:
     slots = Slots(MOST_WAITING + 1)
     many = [await slots.room() for _ in range(MOST_WAITING + 1)]
     for slot in many:
@@ -74,6 +74,9 @@ async def test_of_very_many_that_wait_some_keep_their_slots() -> None:
     waiting = [slot.given_up() for slot in many]
     for block in waiting:
         await block.__aenter__()
+    last = await soon(slots.room())
+    await soon(last.take())
+    last.close()
     assert slots.most_taken == MOST_WAITING + 1 + AHEAD + MOST_WAITING
     for block in waiting:
         await soon(block.__aexit__(None, None, None))

@@ -51,13 +51,13 @@ def copy(roots: Mapping[str, RootSection], rclone: Rclone, access: Access) -> Ha
         uses = [Use("read", asked.source_root, source), writing, *([listing.use] if listing else [])]
 
         async def copy_all(ledger: LazyLedger, filters: Sequence[str]) -> dict[str, Any]:
-            work = DirectoryCopy(rclone, source, target, choice, ledger, filters=filters)
+            work = DirectoryCopy(rclone, source, target, choice, ledger, filters=filters, waiting=request.waiting)
             request.progress(work.progress)
             try:
                 async with access.granted(*uses, waiting=request.waiting):
                     await access.refuse_links_below(writing, source)
                     await work.run(again=request.attempt > 1)
-                    await _note_manifest(rclone, work, ledger, listing, again=request.attempt > 1)
+                    await _note_manifest(request, rclone, work, ledger, listing)
             except MachineTrouble:
                 raise
             except RcloneError as error:
@@ -131,7 +131,7 @@ def _message(asked: CopyParameters, error: RcloneError) -> str:
 
 
 async def _note_manifest(
-    rclone: Rclone, work: DirectoryCopy, ledger: LazyLedger, listing: _Listing | None, *, again: bool
+    request: Request, rclone: Rclone, work: DirectoryCopy, ledger: LazyLedger, listing: _Listing | None
 ) -> None:
     """Write the manifest that was asked for. That of a bag is not written when files are missing."""
     if listing is None:
@@ -150,7 +150,8 @@ async def _note_manifest(
         written = Location(str(run_directory), Path(file.name).name)
         try:
             terms = await _manifest_terms(rclone, written, listing)
-            await rclone.copyto(written, listing.use.location, terms=terms, again=again)
+            again = request.attempt > 1
+            await rclone.copyto(written, listing.use.location, terms=terms, again=again, waiting=request.waiting)
         except MachineTrouble:
             raise
         except RcloneError as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
@@ -26,6 +26,7 @@ from medusa_copier.rclone.retry import with_retries
 from medusa_copier.rclone.scratch import remove_abandoned
 from medusa_copier.rclone.stats import Watch
 from medusa_copier.rclone.verified_copy import Terms, Verified, copy_proven
+from simple_queue_server.slots import Waiting
 
 SWEEP_S: Final = 60.0
 """How long to look for what was left of a copy that was cut off."""
@@ -133,19 +134,21 @@ class Rclone:
         target_is_directory: bool = False,
         copy_directory: Callable[[], Awaitable[None]] | None = None,
         again: bool = False,
+        waiting: Waiting = nullcontext,
     ) -> Verified:
         """Copy a file, or a directory where the source is one; return when the content is at the target.
 
         Other ``terms`` than rclone's own are for files only. ``target_is_directory`` says that the target can't be
         the name of a file: a file is then not copied. ``copy_directory`` copies it where the source is no file.
-        ``again`` says that this was begun before, and may have been cut off.
+        ``again`` says that this was begun before, and may have been cut off. ``waiting`` is the request's: it waits
+        in such a block while another one that looks first is at the target.
         """
 
         async def copy() -> Verified:
             if target_is_directory:
                 await self._require_directory(source)
             if not terms.are_rclones:
-                return await self._copy_proven(source, target, terms)
+                return await self._copy_proven(source, target, terms, waiting)
             await self.client.copyto(source, target, by_hash=self.compares_hashes, copy_directory=copy_directory)
             return Verified("default")
 
@@ -193,22 +196,25 @@ class Rclone:
             await sweep(all_attempts=again)
 
     @asynccontextmanager
-    async def alone_below(self, target: Location) -> AsyncIterator[None]:
-        """In the block no copy of this service that looks first at what is there writes to ``target`` or below it."""
+    async def alone_below(self, target: Location, waiting: Waiting = nullcontext) -> AsyncIterator[None]:
+        """In the block no copy of this service that looks first at what is there writes to ``target`` or below it.
+
+        Until its turn comes the request is ``waiting``.
+        """
 
         async def look() -> Place:
             return await self.client.place(target)
 
-        async with self._targets.held(await self.retried(look), is_tree=True):
+        async with self._targets.held(await self.retried(look), is_tree=True, waiting=waiting):
             yield
 
     async def progress(self, watch: Watch) -> dict[str, Any] | None:
         """How far the work in ``watch`` is: see :meth:`Progress.of`. Never raises for what rclone does."""
         return None if watch.progress is None else await watch.progress.of(watch)
 
-    async def _copy_proven(self, source: Location, target: Location, terms: Terms) -> Verified:
+    async def _copy_proven(self, source: Location, target: Location, terms: Terms, waiting: Waiting) -> Verified:
         """One at a time to a target: between the look at what is there and the copy nobody here writes to it."""
-        async with self._targets.held(await self.client.place(target)):
+        async with self._targets.held(await self.client.place(target), waiting=waiting):
             return await copy_proven(self.client, source, target, terms)
 
     async def _sweep(self, target: Location, named: str, *, all_attempts: bool) -> None:

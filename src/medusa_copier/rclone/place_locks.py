@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass, field
 
 from medusa_copier.rclone.rcd.client import Place
+from simple_queue_server.slots import Waiting
 
 
 @dataclass(slots=True, eq=False)
@@ -34,14 +35,15 @@ class PlaceLocks:
         self._claims: dict[_Claim, None] = {}
 
     @asynccontextmanager
-    async def held(self, place: Place, *, is_tree: bool = False) -> AsyncIterator[None]:
-        """The block has ``place`` for itself, and all that is below it if ``is_tree``."""
+    async def held(self, place: Place, *, is_tree: bool = False, waiting: Waiting = nullcontext) -> AsyncIterator[None]:
+        """The block has ``place`` for itself, and all that is below it if ``is_tree``. ``waiting`` is the request's."""
         claim = _Claim(place, is_tree)
         earlier = [each for each in self._claims if each.excludes(claim)]
         self._claims[claim] = None
         try:
-            for each in earlier:
-                await each.released.wait()
+            async with waiting() if earlier else nullcontext():
+                for each in earlier:
+                    await each.released.wait()
             yield
         finally:
             del self._claims[claim]

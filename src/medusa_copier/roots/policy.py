@@ -17,7 +17,7 @@ from medusa_copier.roots.locate import shown
 from medusa_copier.roots.symlinks import Lookout
 from medusa_copier.settings import RootSection
 from simple_queue_server import Failure
-from simple_queue_server.messages import Waiting
+from simple_queue_server.slots import Waiting, in_turn
 
 Overwrite = TypeVar("Overwrite", bound=str)
 
@@ -56,8 +56,7 @@ class Access:
             self._require_purpose(use)
         async with AsyncExitStack() as held:
             for root in sorted({use.root for use in uses} & self._free.keys()):  # in one order: nobody waits in a ring
-                async with waiting() if self._free[root].locked() else nullcontext():
-                    await held.enter_async_context(self._free[root])
+                await held.enter_async_context(in_turn(self._free[root], waiting))
             await self._follow_configuration(uses)
             await self._refuse_unfit(uses)
             yield

@@ -20,7 +20,8 @@ import structlog
 from simple_queue_server import messages
 from simple_queue_server.brokers.base import Broker, Delivery
 from simple_queue_server.journal.store import Entry, Journal, JournalError
-from simple_queue_server.messages import InvalidRequest, Request, Waiting
+from simple_queue_server.messages import InvalidRequest, Request
+from simple_queue_server.slots import Waiting
 
 LATE_S: Final = 2.0
 """A response that the broker hasn't taken after so long is written to the journal."""

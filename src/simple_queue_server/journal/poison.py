@@ -7,9 +7,9 @@ before it begins, and the count is taken back when it ends in good order. What i
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import functools
 from collections.abc import Awaitable, Callable
+from contextlib import nullcontext
 from typing import Final
 
 import structlog
@@ -17,6 +17,7 @@ import structlog
 from simple_queue_server import pipeline
 from simple_queue_server.journal.delivery import Custody
 from simple_queue_server.journal.store import Journal, JournalError
+from simple_queue_server.slots import in_turn
 
 ALONE_AFTER: Final = 2
 """After so many deaths, or earlier where few are allowed, a suspect is served when no other one is: so that nobody is
@@ -37,7 +38,7 @@ class Suspects:
     async def serve(self, custody: Custody, work: Callable[[], Awaitable[None]]) -> None:
         """Do ``work`` on the request, or answer that it is given up."""
         deaths = await self._deaths(custody)
-        async with self._alone if deaths >= self._alone_after else contextlib.nullcontext():
+        async with in_turn(self._alone, custody.waiting) if deaths >= self._alone_after else nullcontext():
             attempts = deaths + 1
             if attempts >= self._max_attempts:
                 reason = f"given up after {attempts} attempts: the service died each time it worked on this request"

@@ -22,6 +22,7 @@ from medusa_copier.rclone.process.commands import Entry, Outcome
 from medusa_copier.rclone.rcd.client import IS_A_FILE, Location
 from medusa_copier.rclone.scratch import scratch_file
 from medusa_copier.rclone.stats import GroupStats, directory_figures
+from simple_queue_server.slots import Waiting
 
 SAME_PLACE: Final = "source and target are the same place"
 
@@ -37,8 +38,8 @@ _SIZES: Final = ("--recursive", "--files-only", "--format=sp")
 class DirectoryCopy:
     """``await DirectoryCopy(rclone, source, target, choice, ledger, filters=…).run()``, and then ``describe``.
 
-    ``filters`` are those of the choice, as arguments. Both calls raise RcloneError for what concerns all files; the
-    ledger has what became of each, even then.
+    ``filters`` are those of the choice, as arguments, and ``waiting`` is the request's. Both calls raise RcloneError
+    for what concerns all files; the ledger has what became of each, even then.
     """
 
     def __init__(
@@ -50,12 +51,14 @@ class DirectoryCopy:
         ledger: LazyLedger,
         *,
         filters: Sequence[str],
+        waiting: Waiting = nullcontext,
     ) -> None:
         self._rclone = rclone
         self._source = source
         self._target = target
         self._choice = choice
         self._filters = filters
+        self._waiting = waiting
         self._ledger = ledger
         self._stats: GroupStats | None = None
         self._copy_id = copy_id(source.joined, target.joined)
@@ -66,8 +69,8 @@ class DirectoryCopy:
         Raises NotFound when there is no source, WrongKind when a file is in its place, BadFilter.
         """
         await self._rclone.retried(self._look_first)
-        alone = self._rclone.alone_below(self._target) if self._choice.overwrite == "never" else nullcontext()
-        async with alone:
+        looks = self._choice.overwrite == "never"
+        async with self._rclone.alone_below(self._target, self._waiting) if looks else nullcontext():
             await self._run(again=again)
 
     async def _run(self, *, again: bool) -> None:
