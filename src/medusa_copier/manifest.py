@@ -10,7 +10,6 @@ from typing import Literal, TypeAlias
 import msgspec
 
 from medusa_copier.rclone.directory.ledger import Row
-from medusa_copier.rclone.errors import RcloneError
 from medusa_copier.rclone.names import escaped, is_utf8, spoken
 
 Format: TypeAlias = Literal["jsonl", "bagit-md5", "bagit-sha256"]
@@ -24,10 +23,7 @@ def hash_kind(layout: Format) -> str | None:
 
 
 def lines(rows: Iterable[Row], layout: Format, kind: str) -> Iterator[bytes]:
-    """The lines of the manifest, ends included; ``kind`` says which checksum the rows have.
-
-    Raises RcloneError for a name that the format can't hold.
-    """
+    """The lines of the manifest, ends included; ``kind`` says which checksum the rows have."""
     for row in rows:
         yield (_json_line(row, kind) if layout == "jsonl" else _bagit_line(row)) + b"\n"
 
@@ -46,8 +42,6 @@ def _json_line(row: Row, kind: str) -> bytes:
 
 
 def _bagit_line(row: Row) -> bytes:
-    """RFC 8493, section 2.1.3: line breaks and the percent sign are encoded, and nothing else. It is UTF-8."""
-    if not is_utf8(row.path):
-        name = escaped(spoken(row.path))
-        raise RcloneError(f"a bag's manifest can't name {name}, which is not UTF-8; rename it at the source")
-    return f"{row.hash}  data/{spoken(row.path).translate(_ENCODED)}".encode()
+    """RFC 8493, section 2.1.3: line breaks and the percent sign are encoded, and nothing else; the name has its own
+    bytes, as md5sum reads it."""
+    return os.fsencode(f"{row.hash}  data/{spoken(row.path).translate(_ENCODED)}")

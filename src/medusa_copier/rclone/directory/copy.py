@@ -104,16 +104,15 @@ class DirectoryCopy:
         Any kind will do for None. A file that isn't there any more, or isn't as large as what was copied, has failed.
         """
         await self._see_sizes()
-        verified_by = self._ledger.hash_kind
-        if verified_by and kind in {None, verified_by}:
-            return verified_by
-        await asyncio.to_thread(self._ledger.forget_hashes)
         known = await self._hash_types(self._target)
-        kind = kind or ("md5" if "md5" in known else min(known, default="md5"))
-        if kind in known:
-            await self._sum(kind)
-        if await asyncio.to_thread(self._ledger.count_unhashed):
-            await self._sum(kind, "--download")
+        verified_by = self._ledger.hash_kind
+        if not verified_by or kind not in {None, verified_by}:
+            await asyncio.to_thread(self._ledger.forget_hashes)
+            verified_by = None
+        kind = kind or verified_by or ("md5" if "md5" in known else min(known, default="md5"))
+        for arguments in [(), ("--download",)] if kind in known else [("--download",)]:
+            if await asyncio.to_thread(self._ledger.count_unhashed):
+                await self._sum(kind, *arguments)
         if missing := await asyncio.to_thread(self._ledger.count_unhashed):
             raise RcloneError(f"no {kind} could be computed for {missing} files at the target")
         return kind
