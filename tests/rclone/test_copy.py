@@ -810,7 +810,7 @@ async def test_files_that_fail_for_want_of_descriptors_are_no_failure_of_a_copy(
     for number in range(40):
         (copier.world.src / f"{number}").write_text("x")
     wrapper = tmp_path / "rclone"
-    wrapper.write_text(f'#!/bin/sh\nulimit -n 9\nexec {storage.RCLONE} "$@"\n')
+    wrapper.write_text(f'#!/bin/sh\nulimit -n 9\nexec {storage.RCLONE} "$@" --transfers=32\n')
     wrapper.chmod(0o755)
     there, copier.rclone.path = copier.rclone.path, wrapper
     with pytest.raises(MachineTrouble, match="too many open files"):

@@ -27,7 +27,7 @@ from tests.support import storage
 from tests.support.contract import soon
 
 SIZE = 2_000_000
-STRIDE = 50_000
+STRIDE = 200_000
 
 
 @asynccontextmanager
