@@ -26,7 +26,7 @@ ODD: Final[dict[str, tuple[bytes, ...]]] = {
     "leading space": (b" begin",),
     "dots": (b"...", b".hidden"),
     "very long": (b"n" * 255,),
-    "long in two bytes each": ("é".encode() * 100,),
+    "long in two bytes each": ("é".encode() * 80,),
     "emoji": ("🗃️ 📼".encode(),),
     "quotes": (b'it\'s "quoted" `so`',),
     "leading dash": (b"-rf", b"--config"),
