@@ -14,7 +14,7 @@ from simple_queue_server import Handler, Request, Server, Settings
 from simple_queue_server.brokers.base import ReplyAddress
 from simple_queue_server.brokers.memory import MemoryBroker, MemoryClient, MemoryDelivery, MemoryQueue
 from simple_queue_server.journal import delivery, poison
-from simple_queue_server.journal.store import Entry, Journal
+from simple_queue_server.journal.store import Entry, Journal, JournalError
 from simple_queue_server.settings.sections import ServerSection
 
 REQUEST = b'{"action":"work","pass_through":1}'
@@ -288,6 +288,44 @@ async def test_a_journal_that_can_not_be_written_leaves_the_request_with_the_bro
     await until(lambda: world.entries() and not world.broker._held)  # the cause is gone: it recovers by itself
     work.end.set()
     assert (await world.response())["status"] == "success"
+
+
+async def test_the_journal_takes_a_long_request_over_as_soon_as_it_can_be_written_again(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keep, refused = Journal.keep, asyncio.Event()
+
+    async def refuse_once(journal: Journal, entry: Entry) -> None:
+        if not refused.is_set():
+            refused.set()
+            raise JournalError("the disk is full")
+        await keep(journal, entry)
+
+    monkeypatch.setattr(Journal, "keep", refuse_once)
+    world.patience_s = 0.01
+    work = Work()
+    world.serve(work)
+    await world.client.send(REQUEST)
+    await asyncio.wait_for(refused.wait(), 10)
+    await until(lambda: world.entries() and not world.broker._held)
+    work.end.set()
+    assert (await world.response())["status"] == "success"
+
+
+async def test_what_is_cut_short_is_given_back_before_the_broker_is_closed(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def leave_all(broker: Broker) -> None:
+        """As a broker that is away, and can give nothing back."""
+
+    monkeypatch.setattr(Broker, "close", leave_all)
+    work = Work()
+    server = world.serve(work)
+    await world.client.send(REQUEST)
+    await asyncio.wait_for(work.begun.wait(), 10)
+    server.abort()
+    await world.end()
+    assert len(world.queue.requests) == 1
 
 
 async def test_a_request_that_kills_its_worker_again_and_again_is_given_up_and_set_aside(world: World) -> None:

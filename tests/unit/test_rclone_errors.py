@@ -207,3 +207,12 @@ def test_what_is_scarce_on_this_machine_is_told_from_failures() -> None:
     assert is_machine_trouble(RuntimeError("can't start new thread"))
     assert not is_machine_trouble(OSError(errno.ENOENT, "No such file"))
     assert not is_machine_trouble(RuntimeError("dictionary changed size during iteration"))
+
+
+@pytest.mark.parametrize(
+    ("status", "may_pass"),
+    [(code, True) for code in (408, 423, 425, 429, 500, 502, 503, 504)]
+    + [(code, False) for code in (400, 403, 409, 424, 426, 428, 430, 499, 501, 505, 507)],
+)
+def test_which_answers_of_a_server_may_be_others_the_next_time(status: int, may_pass: bool) -> None:
+    assert classify(f"failed to open: HTTP Error: {status} reason").transient is may_pass
