@@ -16,7 +16,7 @@ import pytest
 
 from tests.support.processes import COPIER, output
 from tests.support.service import World, copyto
-from tests.support.storage import section, serving
+from tests.support.storage import SECRET, USER, obscured, section, serving
 from tests.support.waiting import eventually
 
 
@@ -235,6 +235,35 @@ def test_check_says_that_a_root_can_not_be_written(world: World, tmp_path: Path)
         assert "set access: read" in done.stdout
         world.write_config(roots={"ro": {"rclone_config": "ro:", "access": "read"}})
         assert world.command("check").returncode == 0
+
+
+def test_check_warns_of_sftp_servers_whose_host_key_is_not_checked(world: World, tmp_path: Path) -> None:
+    (tmp_path / "sftp/sub").mkdir(parents=True)
+    with serving("sftp", tmp_path / "sftp") as server:
+        keys = [file.read_text() for file in (tmp_path / "cache/serve-sftp").glob("*.pub")]
+        known = tmp_path / "known_hosts"
+        known.write_text("".join(f"[127.0.0.1]:{server.port} {key}" for key in keys))
+        with (tmp_path / "rclone.conf").open("a") as config:
+            config.write(server.section("nas"))
+            config.write(server.section("known", known_hosts_file=str(known)))
+            config.write(section("behind", type="alias", remote="nas:sub"))
+        login = f"user={USER},pass={obscured(SECRET)}"
+        roots = {
+            "known": "known:",
+            "known here": f"nas,known_hosts_file='{known}':",
+            "nas": "nas:",
+            "behind": "behind:",
+            "by string": f":sftp,host=127.0.0.1,port={server.port},{login}:",
+        }
+        world.write_config(roots={name: {"rclone_config": fs} for name, fs in roots.items()})
+        done = world.command("check")
+    rows = [line for line in done.stdout.splitlines() if line.startswith("root ")]
+    assert done.returncode == 0, done.stdout
+    states = {line[5:20].strip(): line[21:].split()[0] for line in rows}
+    assert states == {"known": "ok", "known here": "ok", "nas": "WARN", "behind": "WARN", "by string": "WARN"}
+    assert rows[3].count("the remote nas checks no host key") == 1
+    assert ":sftp in the root checks no host key" in rows[4]
+    assert "set known_hosts_file" in rows[4]
 
 
 def test_check_waits_for_all_roots_at_once_and_no_longer_than_the_timeout(world: World, tmp_path: Path) -> None:

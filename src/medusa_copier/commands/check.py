@@ -19,6 +19,7 @@ from medusa_copier.settings import CopierSettings, RootSection, for_client
 from simple_queue_server import BrokerError, SettingsError, load_settings, logs
 from simple_queue_server.brokers import describe, look
 from simple_queue_server.brokers.base import QueueState
+from simple_queue_server.printable import escaped
 from simple_queue_server.secrets import masked
 
 
@@ -28,6 +29,8 @@ class Row(NamedTuple):
     what: str
     ok: bool
     note: str
+    warning: str = ""
+    """What is better changed, although it works, and how."""
 
 
 def check(path: Path, *, timeout_s: float, writes: bool) -> bool:
@@ -89,7 +92,17 @@ async def _root(rclone: Rclone, name: str, root: RootSection, file: Path | None,
     except TimeoutError:
         reason = f"no answer within {timeout_s:g} s; is it reachable? --timeout waits longer"
         return Row(what, ok=False, note=f"{root.fs}{step} {reason}")
-    return Row(what, ok=True, note=f"{root.fs} ({root.access}{', written' if step else ''})")
+    note = f"{root.fs} ({root.access}{', written' if step else ''})"
+    return Row(what, ok=True, note=note, warning=_warning(rclone.unchecked_host(root.fs)))
+
+
+def _warning(unchecked_host: str | None) -> str:
+    if unchecked_host is None:
+        return ""
+    return (
+        f"{unchecked_host} checks no host key, so another machine can pass for this SFTP server: set known_hosts_file "
+        "to a file with the server's key (~/.ssh/known_hosts is OpenSSH's)"
+    )
 
 
 async def _broker(settings: CopierSettings, timeout_s: float) -> Row:
@@ -113,6 +126,7 @@ def _served(state: QueueState) -> str:
 
 
 def _print(row: Row) -> bool:
-    state = click.style("ok    ", fg="green") if row.ok else click.style("FAILED", fg="red")
-    click.echo(f"{row.what:<20} {state}  {masked(row.note)}")
+    state, colour = ("FAILED", "red") if not row.ok else ("WARN  ", "yellow") if row.warning else ("ok    ", "green")
+    note = "; ".join(filter(None, (row.note, row.warning)))
+    click.echo(f"{escaped(row.what):<20} {click.style(state, fg=colour)}  {escaped(masked(note))}")
     return row.ok

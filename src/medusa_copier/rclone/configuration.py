@@ -19,6 +19,7 @@ from typing import Any, Final, NamedTuple
 import structlog
 
 from medusa_copier.rclone.errors import RcloneUnusable
+from medusa_copier.rclone.host_keys import Part, unchecked
 from medusa_copier.rclone.process.flags import flag_name, refusal
 from medusa_copier.rclone.rcd.client import Client
 from simple_queue_server.system import mounts
@@ -98,6 +99,12 @@ class Configuration:
         if reason := self.refusal(fs):
             raise RcloneUnusable(reason)
 
+    def unchecked_host(self, fs: str, environment: Mapping[str, str]) -> str | None:
+        """An SFTP remote behind ``fs`` whose host key isn't checked, as a message calls it. The ``environment`` is
+        rclone's.
+        """
+        return unchecked(self._behind(fs), self._sections, environment)
+
     def _look(self) -> Signature | None:
         with suppress(OSError):
             found = os.stat(self._name)  # noqa: PTH116 - before each copy: half the time
@@ -143,17 +150,17 @@ class Configuration:
         names = {line[1:-1].strip() for line in lines if _is_header(line)}
         return all(_is_header(line) or "=" in line or ":" in line for line in lines) and self._sections.keys() <= names
 
-    def _behind(self, fs: str) -> list[tuple[str, str]]:
+    def _behind(self, fs: str) -> list[Part]:
         """The text of ``fs`` and that of each remote that it leads to, with what to call it."""
         of_environment = " ".join(value for name, value in os.environ.items() if name.startswith("RCLONE_CONFIG_"))
-        found = [("the root", fs)]
+        found = [Part("the root", fs)]
         names = set(self._sections)
         for _, text in found:  # it grows
             here = f"{text} {of_environment}"
             reached = {name for name in names if re.search(rf"(?<![\w:/]){re.escape(name)}[:,]", here)}
             names -= reached
             found += [
-                (f"the remote {name} of {self._path}", _as_text(self._sections[name])) for name in sorted(reached)
+                Part(f"the remote {name} of {self._path}", _as_text(self._sections[name])) for name in sorted(reached)
             ]
         return found
 

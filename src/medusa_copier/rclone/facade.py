@@ -17,7 +17,7 @@ from medusa_copier.rclone.partials import copy_id
 from medusa_copier.rclone.place_locks import PlaceLocks
 from medusa_copier.rclone.process.binary import find_binary
 from medusa_copier.rclone.process.commands import Commands
-from medusa_copier.rclone.process.environment import FlagValue
+from medusa_copier.rclone.process.environment import FlagValue, for_rclone
 from medusa_copier.rclone.process.flags import without_comparison
 from medusa_copier.rclone.quarantine import Quarantine
 from medusa_copier.rclone.rcd.client import Client, Location, Place
@@ -100,6 +100,10 @@ class Rclone:
             run_directory=self.run_directory,
             on_death=on_death,
         )
+
+    def unchecked_host(self, fs: str) -> str | None:
+        """An SFTP remote behind ``fs`` whose host key isn't checked, as a message calls it; None when there is none."""
+        return self.configuration.unchecked_host(fs, for_rclone(self._flags, self._hand_on, resident=True))
 
     @asynccontextmanager
     async def _own(self) -> AsyncIterator[Client]:

@@ -1,0 +1,65 @@
+"""SFTP servers whose host key nobody checks: who is on the way to one can read, and change, what is copied."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Final, NamedTuple
+
+CHECKING: Final = ("known_hosts_file", "host_keys", "pin_host_key", "ssh")
+"""Options by which rclone, or OpenSSH in its place, checks the host key. Without one any key will do for rclone."""
+
+_CHECKED_HERE: Final = re.compile(rf",(?:{'|'.join(CHECKING)})(?!=(?:false|''|\"\")?[,:])[=,:]")
+_OFF: Final = frozenset({"", "false"})
+
+
+class Part(NamedTuple):
+    """A text that says where a root leads: its own, or the section of a remote that it leads to."""
+
+    what: str
+    """How to call it in a message."""
+    text: str
+
+
+def unchecked(
+    parts: Sequence[Part], sections: Mapping[str, Mapping[str, str]], environment: Mapping[str, str]
+) -> str | None:
+    """An SFTP remote that the ``parts`` lead to and whose host key isn't checked, as a message calls it; None when
+    there is none. ``environment`` is that of rclone.
+    """
+    if any(_is_on(environment.get(f"RCLONE_SFTP_{option.upper()}")) for option in CHECKING):
+        return None
+    names = [name for name in sections if _option(name, "type", sections, environment) == "sftp"]
+    for part in parts:
+        for name, options in _uses(part.text, names):
+            if _CHECKED_HERE.search(options) or _is_checked(name, sections, environment):
+                continue
+            return f"the remote {name}" if name else f":sftp in {part.what}"
+    return None
+
+
+def _uses(text: str, names: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Each use of an SFTP remote: its name, "" for one without, and what follows up to the next use."""
+    pattern = r"(?<!\w):sftp(?=[:,])"
+    if names:
+        pattern += rf"|(?<![\w:/])(?P<name>{'|'.join(re.escape(name) for name in names)})(?=[:,])"
+    end = len(text)
+    for match in reversed([*re.finditer(pattern, text)]):
+        yield match.groupdict().get("name") or "", text[match.end() : end]
+        end = match.start()
+
+
+def _is_checked(name: str, sections: Mapping[str, Mapping[str, str]], environment: Mapping[str, str]) -> bool:
+    return bool(name) and any(_is_on(_option(name, option, sections, environment)) for option in CHECKING)
+
+
+def _option(
+    name: str, option: str, sections: Mapping[str, Mapping[str, str]], environment: Mapping[str, str]
+) -> str | None:
+    """The value that rclone takes for an option of a remote: the environment wins."""
+    variable = re.sub(r"[^A-Z0-9_]", "_", f"RCLONE_CONFIG_{name}_{option}".upper())
+    return environment.get(variable) or sections.get(name, {}).get(option)
+
+
+def _is_on(value: str | None) -> bool:
+    return (value or "").lower() not in _OFF
