@@ -83,6 +83,18 @@ async def test_never_fails_for_a_corruption_that_leaves_size_and_time(
     assert copied.read_bytes() == OTHER
 
 
+async def test_never_with_download_finds_a_rotted_source_and_replaces_nothing(
+    client: Client, copied: Path, source: Path
+) -> None:
+    copied.write_bytes(CONTENT)
+    os.utime(copied, ns=(source.stat().st_atime_ns, source.stat().st_mtime_ns))
+    corrupt(source)
+    assert "overwrite is never" in await reason(client, Terms(overwrite="never", verify="download"))
+    assert copied.read_bytes() == CONTENT
+    await copy(client, DOWNLOAD)
+    assert copied.read_bytes() == OTHER, "what a rotted source does to a good target"
+
+
 @pytest.mark.parametrize("terms", [CHECKSUM, Terms(verify="checksum", overwrite="always")])
 async def test_checksums_are_told(client: Client, terms: Terms) -> None:
     assert await copy(client, terms) == Verified("checksum", {"md5": digest("md5")})

@@ -150,6 +150,15 @@ def test_the_unit_of_systemd_starts_at_boot_and_after_a_failure() -> None:
     assert "network-online.target" in parser["Unit"]["After"]
 
 
+def test_the_tests_that_the_guarantees_name_are_there() -> None:
+    page = (DOCS / "guarantees.md").read_text()
+    code = "".join(path.read_text() for path in (ROOT / "tests").glob("*/test_*.py"))
+    named = re.findall(r"`(test_\w+)`", page)
+    assert named
+    assert [name for name in named if f"def {name}(" not in code] == []
+    assert [path for path in re.findall(r"`(tests/[\w/]+\.py)`", page) if not (ROOT / path).exists()] == []
+
+
 def options(section: Any, path: str = "") -> dict[str, list[str]]:
     """``{"server": ["name", …], …}``: every section of the configuration with its keys."""
     found: dict[str, list[str]] = {path: []}
