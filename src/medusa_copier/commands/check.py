@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import tempfile
-from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -55,11 +54,13 @@ async def _check_all(settings: CopierSettings, timeout_s: float, *, writes: bool
 async def _rows(settings: CopierSettings, timeout_s: float, *, writes: bool) -> AsyncIterator[Row]:
     yield await _broker(settings, timeout_s)
     try:
-        with _small_file() as file:
+        with tempfile.TemporaryDirectory(prefix="medusa-copier-check-") as directory:
             async with open_rclone(settings, run_directory=None) as rclone:
                 yield Row("rclone", ok=True, note=f"{await rclone.client.version()} {rclone.path}")
                 roots = [
-                    asyncio.create_task(_root(rclone, name, root, file if writes else None, timeout_s))
+                    asyncio.create_task(
+                        _root(rclone, name, root, _small_file(directory) if writes else None, timeout_s)
+                    )
                     for name, root in settings.roots.items()
                 ]
                 for each in roots:
@@ -68,12 +69,11 @@ async def _rows(settings: CopierSettings, timeout_s: float, *, writes: bool) -> 
         yield Row("rclone", ok=False, note=str(error))
 
 
-@contextmanager
-def _small_file() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(prefix="medusa-copier-check-") as directory:
-        file = Path(directory, f".medusa-copier-check-{secrets.token_hex(8)}")
-        file.write_text("Written by medusa-copier check, which removes it at once.\n")
-        yield file
+def _small_file(directory: str) -> Path:
+    """A file of its own for each root: two roots may be one place."""
+    file = Path(directory, f".medusa-copier-check-{secrets.token_hex(8)}")
+    file.write_text("Written by medusa-copier check, which removes it at once.\n")
+    return file
 
 
 async def _root(rclone: Rclone, name: str, root: RootSection, file: Path | None, timeout_s: float) -> Row:
