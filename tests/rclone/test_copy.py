@@ -951,6 +951,22 @@ async def test_a_cancelled_copy_ends_its_rclone_and_another_attempt_sweeps_up(
     assert (world.dst / "scan.0a1b2c3d.1234567.partial").read_text() == "somebody's"
 
 
+async def test_a_cancelled_copy_whose_rclone_had_to_be_killed_leaves_no_partial_file(
+    world: storage.Places, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("medusa_copier.rclone.process.commands.STOP_PATIENCE_S", 0.2)
+    (world.src / "big").write_bytes(os.urandom(6_000_000))
+    async with started(world, tmp_path, bwlimit="2M") as copier:
+        copying = asyncio.create_task(copier.copy("src:", "dst:"))
+        pid = await until(lambda: copying_process(world.dst))
+        os.kill(pid, signal.SIGSTOP)
+        copying.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await copying
+        assert commands(world) == []
+        assert list(world.dst.iterdir()) == []
+
+
 async def kill_one_that_has(world: storage.Places, what: bytes) -> None:
     """Kill the rclone process of a copy that has an argument like ``what``, as soon as there is one."""
 

@@ -44,7 +44,7 @@ class Partials:
         try:
             yield suffix
         except RcloneStopped:
-            self._left.setdefault(copy, set()).add(suffix)
+            self.note_left(copy, suffix)
             raise
         finally:
             self._running.discard(suffix)
@@ -57,6 +57,10 @@ class Partials:
     def left(self, copy: str) -> frozenset[str]:
         """The suffixes of the calls of this copy whose rclone died, until they are swept."""
         return frozenset(self._left.get(copy, ()))
+
+    def note_left(self, copy: str, suffix: str) -> None:
+        """A call of this copy was ended by force, so that there may be partial files with its suffix."""
+        self._left.setdefault(copy, set()).add(suffix)
 
     def note_swept(self, copy: str, suffixes: frozenset[str]) -> None:
         """There are no partial files with these suffixes any more."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import ExitStack, asynccontextmanager, nullcontext, suppress
 from pathlib import Path
@@ -228,10 +229,12 @@ class DirectoryCopy:
 
     async def _copy(self, *arguments: str, of_failed: bool = True) -> None:
         """One attempt. ``of_failed``: files that have failed before are tried too."""
-        with self._rclone.client.partials.suffix(self._copy_id) as partial:
-            await self._run_copy(partial, *arguments, of_failed=of_failed)
+        partials = self._rclone.client.partials
+        with partials.suffix(self._copy_id) as partial:
+            on_kill = functools.partial(partials.note_left, self._copy_id, partial)
+            await self._run_copy(partial, *arguments, of_failed=of_failed, on_kill=on_kill)
 
-    async def _run_copy(self, partial: str, *arguments: str, of_failed: bool) -> None:
+    async def _run_copy(self, partial: str, *arguments: str, of_failed: bool, on_kill: Callable[[], object]) -> None:
         reasons = log_parser.Reasons(self._ledger, partial)
         outcome = await self._rclone.commands.run(
             "copy",
@@ -241,6 +244,7 @@ class DirectoryCopy:
             entries=reasons.take,
             known=reasons.known,
             stats=self._note_stats,
+            on_kill=on_kill,
         )
         if log_parser.SAME_PLACE in outcome.complaint:
             raise WrongKind(SAME_PLACE)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import signal
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -158,12 +159,14 @@ class Commands:
         entries: TakeEntries | None = None,
         known: Known | None = None,
         stats: Callable[[GroupStats], None] | None = None,
+        on_kill: Callable[[], object] = lambda: None,
         log_level: str = "INFO",
     ) -> Outcome:
         """Run ``rclone ARGUMENTS`` to its end; ``lines`` gets what it prints, ``entries`` its log but for what
         is ``known``, ``stats`` how far it is, once a second.
 
-        One that hangs is killed. Raises MachineTrouble when it can't be started.
+        One that hangs is killed, and so is one that doesn't end within STOP_PATIENCE_S when this is cancelled. Then
+        ``on_kill`` is called: it could not clean up. Raises MachineTrouble when it can't be started.
         """
         shown, remotes = hidden(arguments)
         command = [*self._beginning, *shown, *self._end, *_STATS, f"--log-level={log_level}"]
@@ -183,7 +186,9 @@ class Commands:
             if stats:
                 stats(figures)
 
-        outcome.exit_status = await _run(command, self._environment | remotes, take_printed, take_log, pulse)
+        outcome.exit_status = await _run(
+            command, self._environment | remotes, take_printed, take_log, pulse, on_kill=on_kill
+        )
         return outcome
 
     async def run_well(self, *arguments: str, lines: TakeLines | None = None) -> None:
@@ -205,6 +210,8 @@ async def _run(
     take_printed: Callable[[str], None],
     take_log: Callable[[str], None],
     pulse: Pulse,
+    *,
+    on_kill: Callable[[], object],
 ) -> int:
     """Run ``command``, hand on what it writes, some whole lines at a time; returns its exit status."""
     with Pipe() as printed, Pipe() as logged:
@@ -221,7 +228,11 @@ async def _run(
             raise group.exceptions[0] from None
         finally:
             watching.cancel()
-            await end(process, patience_s=STOP_PATIENCE_S)
+            try:
+                await end(process, patience_s=STOP_PATIENCE_S)
+            finally:
+                if process.returncode in {None, -signal.SIGKILL}:
+                    on_kill()
             ended.cancel()
 
 
