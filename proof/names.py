@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
 PLAIN: Final = (b"a.txt", b"b.bin", b"sub/c.txt", b"sub/deeper/d.tif", b"e")
@@ -52,6 +53,15 @@ TRANSLATED: Final = frozenset({"fullwidth slash", "fullwidth dots", "quoting mar
 SHOWN_BY_SYMBOLS: Final = frozenset({"control characters", "line break", "carriage return", "tab"})
 """A server that is rclone itself gives these another name than the disk has."""
 TOO_LONG_ENCRYPTED: Final = frozenset({"very long", "long in two bytes each"})
+
+
+SPELLED: Final = re.compile("‛‛([0-9A-F]{2})".encode())
+
+
+def as_rclone_means_it(key: bytes) -> bytes:
+    """The name that rclone makes again of an S3 key: it writes a byte that is not UTF-8 as ``‛E9``, and its server that
+    key with the mark doubled."""
+    return SPELLED.sub(lambda found: bytes.fromhex(found[1].decode()), key)
 
 
 def is_text(path: bytes) -> bool:

@@ -12,6 +12,7 @@ from typing import Final
 from chaos.stage import Service
 from medusa_copier.client import CopyClient, ResponseTimeout
 from proof.cases import Case
+from proof.names import as_rclone_means_it
 from proof.scene import Scene, files
 from proof.storages import Storages, storages
 from proof.verdict import Response, Verdict, judge
@@ -91,7 +92,10 @@ async def _ask(world: Storages, client: CopyClient, scene: Scene) -> Response | 
 
 
 def _judge(world: Storages, scene: Scene, response: Response | None, verdict: Verdict) -> None:
-    verdict.add(scene.case, *judge(scene, response, files(scene.target), _listing(world, scene)))
+    there = files(scene.target)
+    if scene.case.target == "s3":
+        there = {as_rclone_means_it(key): content for key, content in there.items()}
+    verdict.add(scene.case, *judge(scene, response, there, _listing(world, scene)))
 
 
 def _listing(world: Storages, scene: Scene) -> bytes | None:

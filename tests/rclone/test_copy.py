@@ -691,6 +691,14 @@ async def test_the_same_size_says_nothing_where_no_times_are_kept(
     assert (timeless / "other").read_text() == "content of it"
 
 
+async def test_a_name_that_is_not_utf8_comes_back_from_a_bucket(copier: Copier) -> None:
+    name = os.fsdecode(b"caf\xe9.txt")
+    (copier.world.src / name).write_text("content")
+    assert counts(await copier.copy("src:", "bucket:", verify="checksum")) == (1, 0, 0)
+    assert counts(await copier.copy("bucket:", "dst:")) == (1, 0, 0)
+    assert (copier.world.dst / name).read_text() == "content"
+
+
 async def test_a_manifest_is_read_back_where_no_hash_tells_that_it_arrived(
     copier: Copier, timeless: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
