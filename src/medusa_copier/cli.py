@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import TracebackType
 from typing import Any, TypeAlias
 
 import click
@@ -155,11 +157,17 @@ def _clear_errors() -> Iterator[None]:
     """Errors that name the thing and the remedy are shown as they are; others keep their traceback."""
     from medusa_copier.rclone.errors import RcloneError  # noqa: PLC0415
     from simple_queue_server.errors import QueueServerError  # noqa: PLC0415
+    from simple_queue_server.printable import escaped, escaped_lines  # noqa: PLC0415
     from simple_queue_server.secrets import masked  # noqa: PLC0415
 
+    def show(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        text = "".join(traceback.format_exception(kind, error, trace))
+        sys.stderr.write(escaped_lines(masked(text)))
+
+    sys.excepthook = show
     try:
         yield
     except (QueueServerError, RcloneError) as error:
-        raise click.ClickException(masked(str(error))) from None
+        raise click.ClickException(escaped(masked(str(error)))) from None
     except KeyboardInterrupt:
         sys.exit(130)

@@ -18,13 +18,13 @@ import sys
 import time
 from collections.abc import MutableMapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TextIO
 
 import msgspec
 import structlog
 
 from simple_queue_server.errors import SettingsError
-from simple_queue_server.printable import escaped, escaped_json
+from simple_queue_server.printable import escaped, escaped_json, escaped_lines
 from simple_queue_server.secrets import masked
 from simple_queue_server.settings.sections import LogSection
 
@@ -105,7 +105,14 @@ def _send_to(handler: _Lines, level: int, *, readable: bool = False, echo: Seque
 
 
 def _readable(stream: Any) -> structlog.dev.ConsoleRenderer:
-    return structlog.dev.ConsoleRenderer(colors=stream.isatty() and "NO_COLOR" not in os.environ)
+    colors = stream.isatty() and "NO_COLOR" not in os.environ
+    return structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=_traceback)
+
+
+def _traceback(stream: TextIO, exception: Any) -> None:
+    text = io.StringIO()
+    structlog.dev.plain_traceback(text, exception)
+    stream.write(escaped_lines(masked(text.getvalue())))
 
 
 def _mask(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
@@ -121,7 +128,8 @@ def _echo(logger: Any, level: str, event: MutableMapping[str, Any]) -> MutableMa
     """Show an event to the person at the terminal, unless it is one of a request's that went as foreseen."""
     if "request_id" not in event or level in {"error", "critical", "exception"}:
         with contextlib.suppress(OSError, ValueError):  # the terminal is gone
-            sys.stderr.write(f"{_readable(sys.stderr)(logger, level, dict(event))}\n")
+            line = _readable(sys.stderr)(logger, level, _harmless(logger, level, dict(event)))
+            sys.stderr.write(f"{line}\n")
     return event
 
 
@@ -237,7 +245,7 @@ def _json_renderer() -> list[Any]:
 
 
 def _harmless(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """What a terminal gets; tracebacks are added later."""
+    """What a terminal gets; the renderer adds tracebacks."""
     return {name: escaped(value) if isinstance(value, str) else value for name, value in event.items()}
 
 

@@ -14,6 +14,9 @@ from pathlib import Path
 
 import pytest
 
+from simple_queue_server.brokers.base import ReplyAddress
+from simple_queue_server.brokers.embedded.broker import EmbeddedBroker
+from simple_queue_server.settings.sections import EmbeddedSection
 from tests.support.processes import COPIER, output
 from tests.support.service import World, copyto
 from tests.support.storage import SECRET, USER, obscured, section, serving
@@ -337,6 +340,58 @@ def test_responses_takes_what_waits_on_the_outgoing_queue(served: World) -> None
     assert (done.returncode, done.stderr) == (0, "")
     assert sorted(json.loads(line)["pass_through"] for line in done.stdout.splitlines()) == [0, 1, 2]
     assert served.command("responses").stdout == ""
+
+
+HOSTILE = "A\x1b[2J\x9b31m\u202e\u2028Z"
+"""What a terminal would obey."""
+
+
+def is_harmless(text: str) -> bool:
+    return text.replace("\n", "").isprintable()
+
+
+async def test_responses_shows_what_clients_and_others_wrote_harmlessly(world: World) -> None:
+    bodies = [HOSTILE.encode(), b"\xff\xfe", b"", json.dumps({"key": HOSTILE}, ensure_ascii=False, indent=1).encode()]
+    broker = EmbeddedBroker(EmbeddedSection(path=world.directory / "run/queue.db"), max_in_flight=1)
+    await broker.open()
+    for body in bodies:
+        await broker.publish(body, ReplyAddress())
+    await broker.close()
+    done = world.command("responses")
+    assert is_harmless(done.stdout)
+    lines = done.stdout.splitlines()
+    assert len(lines) == len(bodies)
+    assert lines[0] == "A\\x1b[2J\\x9b31m\\u202e\\u2028Z"
+    assert json.loads(lines[3]) == {"key": HOSTILE}
+
+
+def test_submit_and_check_show_names_harmlessly(served: World) -> None:
+    done = served.command("submit", f"src:{HOSTILE}", f"{HOSTILE}:a", "--wait")
+    assert is_harmless(done.stdout)
+    assert "Unrecognized root" in done.stdout
+    served.write_config(roots={HOSTILE: {"rclone_config": f"/none/{HOSTILE}"}})
+    done = served.command("check")
+    assert done.returncode == 1
+    assert "root A\\x1b[2J" in done.stdout
+    assert "/none/A\\x1b[2J" in done.stdout
+    assert is_harmless(done.stdout + done.stderr)
+    served.write_config(roots={"a": {HOSTILE: HOSTILE}})
+    assert is_harmless(served.command("check").stdout)
+    done = served.command("submit", "a:b", "c:d")
+    assert (done.returncode, is_harmless(done.stderr)) == (1, True)
+
+
+def test_an_unforeseen_error_keeps_its_traceback_harmlessly(tmp_path: Path) -> None:
+    code = """from medusa_copier import cli
+with cli._clear_errors():
+    raise ValueError("A\\x1b[2J secret_access_key=hunter2")
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr
+    assert "ValueError: A\\x1b[2J" in done.stderr
+    assert is_harmless(done.stderr)
+    assert "hunter2" not in done.stderr
 
 
 def test_run_serves_the_other_roots_when_a_root_has_no_remote(served: World) -> None:

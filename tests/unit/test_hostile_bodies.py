@@ -18,7 +18,7 @@ from simple_queue_server import Request, Server, Settings
 from simple_queue_server.brokers.memory import MemoryBroker, MemoryClient, MemoryQueue
 from simple_queue_server.messages import LARGEST_PARAMETERS_BYTES
 from simple_queue_server.parameters import refuse_unknown
-from simple_queue_server.printable import escaped, escaped_json
+from simple_queue_server.printable import escaped, escaped_body, escaped_json, escaped_lines
 from simple_queue_server.settings.sections import ServerSection
 
 STILL_S = 0.1
@@ -172,6 +172,29 @@ def test_escaped_json_has_the_same_value(value: Any) -> None:
     written = escaped_json(json.dumps(value, ensure_ascii=False))
     assert json.loads(written) == value
     assert not set(written) & set(HARMFUL)
+
+
+@given(
+    st.binary()
+    | st.text().map(lambda text: json.dumps([text], indent=1, ensure_ascii=False).encode("utf-8", "replace"))
+)
+def test_an_escaped_body_is_one_harmless_line_whatever_it_is(body: bytes) -> None:
+    shown = escaped_body(body)
+    assert not set(shown) & set(HARMFUL)
+    try:
+        value = json.loads(body)
+    except (ValueError, RecursionError):
+        return
+    assert json.loads(shown) == value
+
+
+@pytest.mark.parametrize("body", [b"", b"\xff\x1b[2J", b"[" * 1000, b'{"a":\n1}', b'"\xc2\x9b31m"', "\u202e".encode()])
+def test_an_odd_body_is_one_harmless_line(body: bytes) -> None:
+    assert escaped_body(body).isprintable()
+
+
+def test_escaped_lines_keep_their_breaks() -> None:
+    assert escaped_lines("a\x1b\n\tb\r\n") == "a\\x1b\n\\tb\\r\n"
 
 
 async def test_the_message_of_a_failure_has_no_control_characters(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import stat
 import subprocess
 import sys
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -66,11 +67,13 @@ def test_a_log_file_that_can_not_be_written_is_named(tmp_path: Path) -> None:
     assert "log.destination: can't write log/copier.log" in raised.value.stderr
 
 
-def test_on_a_terminal_lines_are_readable(tmp_path: Path) -> None:
+def on_terminal(directory: Path, code: str, stream: Literal["stdout", "stderr"]) -> str:
+    """What a program writes to a terminal."""
     ours, theirs = pty.openpty()
-    code = CODE.replace("{arguments}", "destination='stdout'")
     environ = os.environ | {"NO_COLOR": "1", "TERM": "dumb"}
-    with subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, stdout=theirs, env=environ) as process:
+    stdout, stderr = (theirs if stream == name else None for name in ("stdout", "stderr"))
+    command = [sys.executable, "-c", code]
+    with subprocess.Popen(command, cwd=directory, env=environ, stdout=stdout, stderr=stderr) as process:
         os.close(theirs)
         text = b""
         while True:
@@ -80,9 +83,47 @@ def test_on_a_terminal_lines_are_readable(tmp_path: Path) -> None:
                 break
     os.close(ours)
     assert process.returncode == 0
-    assert b"copied" in text
-    assert b"size_bytes=5" in text
-    assert not text.lstrip().startswith(b"{")
+    return text.decode()
+
+
+def test_on_a_terminal_lines_are_readable(tmp_path: Path) -> None:
+    text = on_terminal(tmp_path, CODE.replace("{arguments}", "destination='stdout'"), "stdout")
+    assert "copied" in text
+    assert "size_bytes=5" in text
+    assert not text.lstrip().startswith("{")
+
+
+HOSTILE = r"""
+import logging, structlog
+from simple_queue_server import logs
+from simple_queue_server.settings.sections import LogSection
+{configure}
+log = structlog.get_logger("ours")
+text = "A\x1b[2J\x9b31m\u202e\nZ"
+log.error(text, key=text, many=[text], exact=text.encode())
+try: raise ValueError(text + " --s3-secret-access-key=hunter2")
+except ValueError:
+    log.exception("broken")
+    logging.getLogger("aio_pika").exception("theirs")
+"""
+
+
+@pytest.mark.parametrize(
+    ("configure", "stream"),
+    [
+        ("logs.configure(LogSection(destination='stdout'), 'copier')", "stdout"),
+        ("logs.configure(LogSection(), 'copier')", "stderr"),
+        ("logs.configure_for_command()", "stderr"),
+    ],
+)
+def test_nothing_that_a_client_names_moves_the_cursor_of_a_terminal(
+    tmp_path: Path, configure: str, stream: Literal["stdout", "stderr"]
+) -> None:
+    text = on_terminal(tmp_path, HOSTILE.replace("{configure}", configure), stream).replace("\r\n", "\n")
+    assert "A\\x1b[2J\\x9b31m\\u202e\\nZ" in text
+    assert text.count("ValueError: A\\x1b") == 2
+    assert text.replace("\n", "").isprintable()
+    assert "hunter2" not in text
 
 
 def test_a_full_disk_under_the_log_stops_nothing_and_is_reported_once(tmp_path: Path) -> None:

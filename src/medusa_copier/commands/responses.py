@@ -10,6 +10,7 @@ import click
 
 from medusa_copier.client import CopyClient
 from simple_queue_server import logs
+from simple_queue_server.printable import escaped_body
 
 PATIENCE_S: Final = 1.0
 """A queue that gives nothing for so long is empty."""
@@ -26,4 +27,4 @@ async def _print_all(client: CopyClient, *, follow: bool) -> None:
     async with client:
         while (response := await client.take_response(PATIENCE_S)) is not None or follow:
             if response is not None:
-                click.echo(response)
+                click.echo(escaped_body(response))

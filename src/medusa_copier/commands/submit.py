@@ -16,7 +16,7 @@ import msgspec
 
 from medusa_copier.client import CopyClient, ResponseTimeout, copy_parameters
 from simple_queue_server import QueueServerError, logs
-from simple_queue_server.printable import escaped_json
+from simple_queue_server.printable import escaped_body
 
 AT_A_TIME: Final = 256
 """Requests that wait for their responses at the same time."""
@@ -105,7 +105,7 @@ async def _submit_one(client: CopyClient, body: bytes, *, wait: bool, timeout_s:
         click.echo(request_id)
         return True
     response = await client.call(body, request_id, timeout_s=timeout_s)
-    click.echo(escaped_json(response.decode()))
+    click.echo(escaped_body(response))
     return bool(json.loads(response).get("status") == "success")
 
 
