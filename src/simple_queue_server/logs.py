@@ -77,7 +77,7 @@ def _send_to(handler: _Lines, level: int, *, readable: bool = False, echo: Seque
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_logger_name,
         structlog.stdlib.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=not on_terminal),
+        structlog.processors.TimeStamper(fmt="iso", utc=False) if on_terminal else _Clock(),
         _mask,
         *echo,
     ]
@@ -113,6 +113,21 @@ def _traceback(stream: TextIO, exception: Any) -> None:
     text = io.StringIO()
     structlog.dev.plain_traceback(text, exception)
     stream.write(escaped_lines(masked(text.getvalue())))
+
+
+class _Clock:
+    """Adds the time in UTC, as ``2026-01-31T23:59:59.999999Z``: structlog's own takes a fifth of what a line costs."""
+
+    def __init__(self) -> None:
+        self._second = 0
+        self._text = ""
+
+    def __call__(self, _: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+        second, nanoseconds = divmod(time.time_ns(), 10**9)
+        if second != self._second:
+            self._second, self._text = second, time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
+        event["timestamp"] = f"{self._text}.{nanoseconds // 1000:06d}Z"
+        return event
 
 
 def _mask(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

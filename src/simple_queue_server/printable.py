@@ -24,6 +24,8 @@ def escaped(text: str) -> str:
 
 def escaped_json(text: str) -> str:
     r"""JSON with the same value, in which these are written as ``\uNNNN``. JSON itself escapes C0."""
+    if text.isascii() and "\x7f" not in text:
+        return text
     return _HARMFUL_IN_JSON.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
 

@@ -185,19 +185,23 @@ class Rclone:
         process may have begun it before.
         """
 
+        partials = self.client.partials
+
         async def sweep(*, all_attempts: bool) -> None:
-            if all_attempts or self.client.partials.are_left:
-                await self._sweep(target, named or copy_id(target.joined), all_attempts=all_attempts)
+            await self._sweep(target, named or copy_id(target.joined), all_attempts=all_attempts)
 
         async def attempt() -> T:
-            await sweep(all_attempts=False)  # what is left may fill the disk
+            if partials.are_left:  # it may fill the disk
+                await sweep(all_attempts=False)
             return await copy()
 
-        await sweep(all_attempts=again)
+        if again:
+            await sweep(all_attempts=True)
         try:
             return await self.retried(attempt)
         finally:
-            await sweep(all_attempts=again)
+            if again or partials.are_left:
+                await sweep(all_attempts=again)
 
     @asynccontextmanager
     async def alone_below(self, target: Location, waiting: Waiting = nullcontext) -> AsyncIterator[None]:

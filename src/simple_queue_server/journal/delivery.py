@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import random
 import time
 from collections.abc import Coroutine
@@ -49,6 +48,7 @@ class Custody:
         self.request_id = entry.request_id
         self.reply = entry.reply
         self.waiting: Waiting = contextlib.nullcontext
+        self._request: Request | InvalidRequest | None = None
         self.attempt = 2 if delivery is None else delivery.attempt
 
     @classmethod
@@ -76,10 +76,12 @@ class Custody:
         """For a request that the journal has."""
         return cls(journal, broker, entry, None)
 
-    @functools.cached_property
+    @property
     def request(self) -> Request | InvalidRequest:
         """The request, parsed when it is first asked for."""
-        return messages.parse_request(self.body, self.request_id, self.attempt, self.waiting)
+        if self._request is None:
+            self._request = messages.parse_request(self.body, self.request_id, self.attempt, self.waiting)
+        return self._request
 
     @property
     def fingerprint(self) -> str:
