@@ -8,8 +8,9 @@ way to the response, so that it comes back to the byte: big numbers, key order a
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias
 
@@ -30,6 +31,8 @@ NO_PASS_THROUGH: Final = b"{}"
 
 LARGEST_PARAMETERS_BYTES: Final = 2**19
 """Decoding larger ones would keep all other requests waiting."""
+MANY_VALUES_BYTES: Final = 2**13
+"""Parameters of this size may hold thousands of values."""
 SPARE_LEVELS: Final = 400
 """A request must leave so many levels of nesting free where it is parsed: then nothing that is called later, from a
 deeper stack, can run out of them. Some 500 levels remain."""
@@ -148,7 +151,26 @@ def _require_shallow(body: bytes) -> None:
 
 def _parameters(raw: msgspec.Raw) -> Any:
     text = bytes(raw)
-    return raw if len(text) > LARGEST_PARAMETERS_BYTES else json.loads(text.decode())
+    if len(text) > LARGEST_PARAMETERS_BYTES:
+        return raw
+    if len(text) < MANY_VALUES_BYTES:
+        return json.loads(text.decode())
+    with _garbage_kept():
+        return json.loads(text.decode())
+
+
+@contextlib.contextmanager
+def _garbage_kept() -> Iterator[None]:
+    """In the block nothing looks for garbage: decoding makes none, but so many objects that it would be looked for
+    again and again, which takes several times as long as the decoding.
+    """
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def _action(raw: msgspec.Raw) -> Any:
