@@ -7,7 +7,6 @@ each use; when it changed, and is whole again, all that was remembered is forgot
 from __future__ import annotations
 
 import asyncio
-import math
 import os
 import re
 import stat
@@ -30,8 +29,6 @@ WHOLE_AFTER_S: Final = 0.3
 PATIENCE_S: Final = 5.0
 """How long requests wait for a file that is missing, empty, broken, or lacks a remote that it had."""
 LOOK_S: Final = 0.05
-FRESH_S: Final = 0.005
-"""How long a look serves all that ask: at thousands of requests a second each of them would take two."""
 
 _WRITTEN_BY_RCLONE: Final = frozenset(
     {"authorization", "authorization_expiry", "client_access_token", "client_refresh_token", "client_salted_key_pass"}
@@ -64,7 +61,6 @@ class Configuration:
         self._name = ""
         self._is_local = False
         self._seen: Signature | None = None
-        self._looked_s = -math.inf
         self._sections: Sections = {}
         self._renewing = asyncio.Lock()
         self.generation = 0
@@ -84,12 +80,7 @@ class Configuration:
 
     async def current(self) -> Signature | None:
         """The file as rclone and all that is remembered of it have it from now on. Raises RcloneError."""
-        now_s = time.monotonic()
-        if now_s - self._looked_s < FRESH_S:
-            return self._seen
-        if (self._look() if self._is_local else await self.look()) == self._seen:
-            self._looked_s = now_s
-        else:
+        if (self._look() if self._is_local else await self.look()) != self._seen:
             async with self._renewing:
                 if await self.look() != self._seen:
                     await self._renew()
