@@ -77,6 +77,8 @@ AT_REST: Final = (
     "special files",
 )
 """What is at the target, and what else is odd at the source."""
+LAID: Final = frozenset(AT_REST) - {"nothing", "the source is missing", "special files"}
+"""Something is at the target before."""
 
 ON_READING: Final = {
     "flipped on reading": "flip",
@@ -152,7 +154,9 @@ class _Deck:
 
 def fits(source: str, target: str, mode: Mode, trouble: str, oddity: str) -> bool:
     """Whether such a case can be made, and its outcome be read from disk."""
-    return (_are_text(oddity) or mode.action != "copyto") and _trouble_fits(source, target, mode, trouble)
+    if not _are_text(oddity) and (mode.action == "copyto" or (target == "s3" and trouble in LAID)):
+        return False  # a request can't name it, or its server would have it by another name than rclone
+    return _trouble_fits(source, target, mode, trouble)
 
 
 def _where_names_fit(source: str, target: str, oddity: str) -> tuple[str, str]:
