@@ -156,6 +156,8 @@ def fits(source: str, target: str, mode: Mode, trouble: str, oddity: str) -> boo
     """Whether such a case can be made, and its outcome be read from disk."""
     if not _are_text(oddity) and (mode.action == "copyto" or (target == "s3" and trouble in LAID)):
         return False  # a request can't name it, or its server would have it by another name than rclone
+    if not _are_text(oddity) and trouble == "a directory" and KINDS[target].wire:
+        return False  # a limit that docs/guarantees.md names
     return _trouble_fits(source, target, mode, trouble)
 
 
