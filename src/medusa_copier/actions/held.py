@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import random
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -12,6 +11,7 @@ import structlog
 
 from medusa_copier.rclone.errors import is_machine_trouble
 from simple_queue_server import Handler, Request, Success
+from simple_queue_server.backoff import delays_s
 from simple_queue_server.system.trouble import Trouble
 
 FIRST_PAUSE_S: Final = 0.5
@@ -33,17 +33,16 @@ class Hold:
         """The handler, called again after a pause for as long as it fails because of this machine."""
 
         async def handle(request: Request) -> Success | Mapping[str, Any]:
-            pause_s = FIRST_PAUSE_S
-            while True:
+            for pause_s in delays_s(FIRST_PAUSE_S, LONGEST_PAUSE_S):
                 try:
                     return await handler(request)
                 except Exception as error:
                     if not is_machine_trouble(error):
                         raise
                     self._note(error, request.id, pause_s)
-                await asyncio.sleep(pause_s * random.uniform(0.75, 1.25))  # noqa: S311 - no secret hangs on it
-                pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
+                await asyncio.sleep(pause_s)
                 request = dataclasses.replace(request, attempt=max(request.attempt, 2))
+            raise AssertionError("delays_s never ends")
 
         return handle
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import random
 import time
 from collections.abc import Awaitable, Callable
 from typing import Final, TypeVar
@@ -19,6 +18,7 @@ from medusa_copier.rclone.errors import (
     RcloneStopped,
 )
 from medusa_copier.rclone.quarantine import Deaths, Quarantine
+from simple_queue_server.backoff import delays_s
 
 FIRST_PAUSE_S: Final = 1.0
 LONGEST_PAUSE_S: Final = 30.0
@@ -47,7 +47,7 @@ async def with_retries(
     ``attempts`` times.
     """
     deaths = Deaths()
-    pause_s = first_pause_s
+    pauses_s = delays_s(first_pause_s, LONGEST_PAUSE_S)
     attempt = 1
     while True:
         begun_s = time.monotonic()
@@ -66,8 +66,7 @@ async def with_retries(
                 raise
             log.warning("rclone.retry", reason=error.reason, attempt=attempt, attempts=attempts)
         attempt += 1
-        await asyncio.sleep(pause_s * random.uniform(0.75, 1.25))  # noqa: S311 - no secret hangs on it
-        pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
+        await asyncio.sleep(next(pauses_s))
 
 
 async def _recover(

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -22,6 +22,7 @@ from medusa_copier.rclone.process.process import command_line, end, spawn
 from medusa_copier.rclone.rcd import orphans
 from medusa_copier.rclone.rcd.client import Client
 from medusa_copier.rclone.rcd.log import LogLines
+from simple_queue_server.backoff import delays_s
 from simple_queue_server.system.trouble import Trouble
 
 SOCKET_NAME: Final = "rc.sock"
@@ -211,7 +212,7 @@ class Daemon:
 
     async def _supervise(self) -> None:
         loop = asyncio.get_running_loop()
-        backoff_s = self._timing.first_backoff_s
+        delays = self._delays_s()
         while True:
             started = loop.time()
             try:
@@ -219,22 +220,26 @@ class Daemon:
             finally:
                 self._ready.clear()
             if loop.time() - started > self._timing.stable_after_s:
-                backoff_s = self._timing.first_backoff_s
-            log.error("rclone.stopped", reason=reason, restart_in_s=backoff_s)
-            backoff_s = await self._launch_again(backoff_s)
+                delays = self._delays_s()
+            delay_s = next(delays)
+            log.error("rclone.stopped", reason=reason, restart_in_s=round(delay_s, 2))
+            await self._launch_again(delay_s, delays)
             self.restarts += 1
 
-    async def _launch_again(self, backoff_s: float) -> float:
-        """Launch until it works, with growing pauses; returns the pause to begin with the next time."""
+    def _delays_s(self) -> Iterator[float]:
+        return delays_s(self._timing.first_backoff_s, self._timing.longest_backoff_s)
+
+    async def _launch_again(self, delay_s: float, delays: Iterator[float]) -> None:
+        """Launch after ``delay_s``, and until it works after ``delays``."""
         while True:
-            await asyncio.sleep(backoff_s)
-            backoff_s = min(backoff_s * 2, self._timing.longest_backoff_s)
+            await asyncio.sleep(delay_s)
+            delay_s = next(delays)
             try:
                 await self._launch()
             except (RcloneError, OSError) as error:
-                self._trouble.note(reason=str(error), restart_in_s=backoff_s)
+                self._trouble.note(reason=str(error), restart_in_s=round(delay_s, 2))
             else:
-                return backoff_s
+                return
 
     async def _until_it_ends(self) -> str:
         """Watch the running rclone; returns why it is gone. One that doesn't answer any more is killed."""

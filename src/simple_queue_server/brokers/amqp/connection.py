@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import random
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from types import TracebackType
 from typing import Final
 
 import structlog
 
+from simple_queue_server.backoff import delays_s
 from simple_queue_server.brokers.amqp.driver import (
     AnyChannel,
     Channel,
@@ -128,7 +128,8 @@ class Link:
             self._give_up(BrokerGaveUp(f"{self._target}: {type(error).__name__}: {error}"))
 
     async def _supervise(self) -> None:
-        step = failures = 0
+        failures = 0
+        delays = _delays_s()
         while True:
             try:
                 pair = await self._connect()
@@ -136,7 +137,7 @@ class Link:
                 failures += 1
                 if self._is_final(error, failures):
                     return
-                delay_s = _delay_s(step)
+                delay_s = next(delays)
                 self._log.warning(
                     "broker can't be used, trying again",
                     attempt=failures,
@@ -147,10 +148,9 @@ class Link:
                 failures = 0
                 started = time.monotonic()
                 await self._stay_up(*pair)
-                step = 0 if time.monotonic() - started > STABLE_S else step
-                delay_s = _delay_s(step)
+                delays = _delays_s() if time.monotonic() - started > STABLE_S else delays
+                delay_s = next(delays)
             await asyncio.sleep(delay_s)
-            step += 1
 
     async def _connect(self) -> tuple[Connection, Channel]:
         connection, channel = self._pair = await connect(self._target, self._purpose)
@@ -241,6 +241,5 @@ class Operation:
             raise error
 
 
-def _delay_s(step: int) -> float:
-    longest: float = min(LAST_DELAY_S, FIRST_DELAY_S * 2 ** min(step, 20))
-    return longest * random.uniform(0.5, 1)  # noqa: S311 - so that services don't come back all at once
+def _delays_s() -> Iterator[float]:
+    return delays_s(FIRST_DELAY_S, LAST_DELAY_S)

@@ -14,6 +14,7 @@ from typing import Final, TypeVar
 
 import structlog
 
+from simple_queue_server.backoff import delays_s
 from simple_queue_server.brokers.embedded.path import prepare
 from simple_queue_server.brokers.embedded.presence import OWNERS, WORD, Bell, DeathWatch, OwnersDirectory, be_born
 from simple_queue_server.brokers.embedded.tables import OwnerRow, Tables
@@ -81,8 +82,7 @@ class Member:
         Raises BrokerGaveUp when the file is of no use any more, or the member was closed. When cancelled, the
         operation may or may not have been done; ``then`` is called if it was.
         """
-        delay_s = 0.1
-        while True:
+        for delay_s in delays_s(0.1, LONGEST_DELAY_S):
             future = self._store.submit(operation)
             future.add_done_callback(lambda done: None if done.cancelled() or done.exception() else then())
             try:
@@ -96,7 +96,7 @@ class Member:
                 return result
             if await is_set_within(self._closing, delay_s):
                 raise BrokerGaveUp(f"the queue {self._settings.path} was closed before it could be written")
-            delay_s = min(delay_s * 2, LONGEST_DELAY_S)
+        raise AssertionError("delays_s never ends")
 
     async def broadcast(self, queue: str, body: bytes) -> None:
         """Give a word to every server of ``queue``. Raises BrokerGaveUp."""

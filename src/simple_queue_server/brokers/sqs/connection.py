@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import importlib
 import os
-import random
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -13,6 +12,7 @@ from urllib.parse import urlsplit
 
 import structlog
 
+from simple_queue_server.backoff import delays_s
 from simple_queue_server.brokers.sqs.errors import Kind, SqsError, read_error, report
 from simple_queue_server.errors import BrokerError, BrokerGaveUp
 
@@ -187,11 +187,8 @@ class SqsLink:
 
 
 def backoff() -> Iterator[float]:
-    """Seconds to wait: from a tenth, doubled up to 15, each a little random so that services spread."""
-    wait_s = 0.1
-    while True:
-        yield wait_s * random.uniform(0.8, 1.2)  # noqa: S311 - not for secrecy
-        wait_s = min(15.0, wait_s * 2)
+    """Seconds to wait before each further attempt at a call to SQS."""
+    return delays_s(0.1, 15.0)
 
 
 def _secrets(settings: SqsSection) -> list[str]:
