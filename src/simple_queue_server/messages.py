@@ -213,7 +213,8 @@ def event(
     action, pass_through = None, NO_PASS_THROUGH
     if isinstance(request, Request):
         action, pass_through = request.action, request.pass_through_json
-    told = {"event": name, "time": time, "request_id": request_id, "action": action}
+    legal_id = request_id.encode("utf-8", "backslashreplace").decode()  # it may stand for bytes that are no UTF-8
+    told = {"event": name, "time": time, "request_id": legal_id, "action": action}
     return _encode(told | dict(fields or {}), pass_through)
 
 

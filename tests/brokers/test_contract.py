@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import random
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, suppress
+from collections.abc import AsyncIterator, Iterable
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from simple_queue_server.brokers.base import ReplyAddress
+from simple_queue_server import BrokerError, Request, Server, Settings
+from simple_queue_server.brokers.base import Client, ReplyAddress
+from simple_queue_server.settings.sections import ServerSection
 from tests.support.contract import Kit, Stage, echo, kit_for, receive, receives_nothing, soon, take
 
 BODIES = {
@@ -21,6 +25,34 @@ BODIES = {
     "control characters": b"\x01\x02\x1b\r\n\t",
     "empty": b"",
     "200 KB": b"0123456789abcdef" * 12_800,
+}
+
+
+HOSTILE_BODIES = {
+    **BODIES,
+    "1,000 arrays deep": b'{"action":"echo","parameters":{"a":' + b"[" * 1000 + b"]" * 1000 + b"}}",
+    "1,000 objects deep": b'{"action":"echo","pass_through":' + b'{"a":' * 1000 + b"1" + b"}" * 1001,
+    "5,000 digits": b'{"action":"echo","parameters":{"a":' + b"9" * 5000 + b"}}",
+    "an exponent": b'{"action":"echo","parameters":{"a":1e999999999}}',
+    "half a surrogate pair": rb'{"action":"echo","parameters":{"a":"\ud800"},"pass_through":"\udfff"}',
+    "its name half a pair": rb'{"action":"\udc00","parameters":{"\ud800":1}}',
+    "NUL": rb'{"action":"ec\u0000ho","parameters":{"\u0000":"\u0000"},"pass_through":"\u0000"}',
+    "no characters": rb'{"action":"echo","parameters":{"\ufffe":"\uffff"}}',
+    "half a body": b'{"action":"echo","parameters":{"a":"',
+}
+HOSTILE_IDS = {
+    "empty": "",
+    "NUL": "a\0b",
+    "control characters": "\x01\x1b[2J\x9b31m",
+    "line breaks": "a\r\nb",
+    "turned around": "\u202eabc\u2066",
+    "half a surrogate pair": "\ud800",
+    "no character": "\uffff",
+    "a path": "../../../etc/passwd",
+    "SQL": "'; DROP TABLE messages; --",
+    "formats": "%s {0} ${HOME}",
+    "255 bytes": "x" * 255,
+    "64 KB": "x" * 65536,
 }
 
 
@@ -447,3 +479,74 @@ async def test_a_broker_holds_as_many_requests_as_it_was_told_last(stage: Stage)
     (last,) = await receive(broker, 1)
     await soon(last.answer(last.body))
     assert set(await take(client, 7)) == sent
+
+
+@asynccontextmanager
+async def served(stage: Stage, directory: Path) -> AsyncIterator[Client]:
+    """A server of the action ``echo``, and a client of it. No message ends the server."""
+    section = ServerSection(name="test", max_in_flight=4)
+    server = Server(Settings(server=section), stage.kit.broker(4), run_directory=directory / "served")
+
+    @server.action("echo")
+    async def echo(request: Request) -> dict[str, Any]:
+        return dict(request.parameters)
+
+    client = await stage.client()
+    serving = asyncio.create_task(server.serve())
+    yield client
+    assert not serving.done(), "no message ends the service"
+    server.stop()
+    await soon(serving)
+
+
+NEIGHBOUR = b'{"action":"echo","pass_through":"neighbour"}'
+
+
+def neighbours(responses: Iterable[bytes]) -> list[str]:
+    """The states of the neighbours among the responses."""
+    read = [json.loads(response) for response in responses]
+    return [each["status"] for each in read if each["pass_through"] == "neighbour"]
+
+
+async def test_whatever_a_body_holds_it_is_answered_and_so_is_its_neighbour(stage: Stage, tmp_path: Path) -> None:
+    async with served(stage, tmp_path) as client:
+        sent = 0
+        for body in HOSTILE_BODIES.values():
+            with suppress(BrokerError):  # SQS takes no such message
+                await client.send(body)
+                sent += 1
+            await client.send(NEIGHBOUR)
+        responses = await take(client, sent + len(HOSTILE_BODIES))
+    assert sent >= len(HOSTILE_BODIES) - 2
+    assert neighbours(responses) == ["success"] * len(HOSTILE_BODIES)
+
+
+async def test_whatever_its_id_is_a_request_is_answered_and_so_is_its_neighbour(stage: Stage, tmp_path: Path) -> None:
+    async with served(stage, tmp_path) as client:
+        sent = 0
+        for number, request_id in enumerate(HOSTILE_IDS.values()):
+            body = b'{"action":"echo","pass_through":%d}' % number
+            with suppress(BrokerError, ValueError, TypeError):  # the client refuses it
+                await client.send(body, message_id=request_id)
+                sent += 1
+            await client.send(NEIGHBOUR)
+        responses = await take(client, sent + len(HOSTILE_IDS))
+    assert sent >= len(HOSTILE_IDS) // 2
+    assert neighbours(responses) == ["success"] * len(HOSTILE_IDS)
+
+
+async def test_whatever_its_reply_address_is_a_request_is_answered_and_so_is_its_neighbour(
+    stage: Stage, tmp_path: Path
+) -> None:
+    """As it is when the journal publishes: the address is what a client sent."""
+    async with served(stage, tmp_path) as client:
+        broker = await stage.broker(max_in_flight=1)
+        addresses = [address for address in HOSTILE_IDS.values() if stage.kit.carries_id(address)]
+        for address in addresses:
+            await soon(broker.publish(b'{"pass_through":0}', ReplyAddress(address, address)))
+            await client.send(NEIGHBOUR)
+            await soon(broker.publish(b'{"pass_through":0}', ReplyAddress(None, address)))
+        await broker.stop_receiving()
+        responses = await take(client, 3 * len(addresses))
+    assert len(addresses) > len(HOSTILE_IDS) // 2
+    assert neighbours(responses) == ["success"] * len(addresses)

@@ -8,20 +8,22 @@ import signal
 import sys
 import time
 import uuid
-from contextlib import AsyncExitStack, ExitStack
+from contextlib import AsyncExitStack, ExitStack, suppress
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pytest
 from structlog.testing import capture_logs
 
+from simple_queue_server import Request, Server, Settings
 from simple_queue_server.brokers.base import QueueState, ReplyAddress
 from simple_queue_server.brokers.sqs.broker import SqsBroker, SqsDelivery
 from simple_queue_server.brokers.sqs.client import REPLY_QUEUE_PREFIX, SqsClient, look
 from simple_queue_server.brokers.sqs.connection import Queue, SqsLink
+from simple_queue_server.brokers.sqs.messages import received
 from simple_queue_server.brokers.sqs.unsettled import Heartbeat
 from simple_queue_server.errors import BrokerError, BrokerGaveUp
-from simple_queue_server.settings.sections import SqsConnection, SqsSection
+from simple_queue_server.settings.sections import ServerSection, SqsConnection, SqsSection
 from tests.support.processes import running
 from tests.support.sqs_proxy import Call, Cut, Fault, Forward, SqsProxy, until
 from tests.support.sqs_servers import fauxqs, serving
@@ -948,3 +950,67 @@ async def test_taking_a_response_waits_no_longer_than_asked(bench: Bench) -> Non
     started = time.monotonic()
     assert await client.take_response(0.5) is None
     assert time.monotonic() - started < 2
+
+
+BINARY = {"DataType": "Binary", "BinaryValue": b"\x00\xff\x1b[2J"}
+NAMES = ("message_id", "correlation_id", "reply_to")
+
+
+def text(value: str, kind: str = "String") -> dict[str, str]:
+    return {"DataType": kind, "StringValue": value}
+
+
+HOSTILE_ATTRIBUTES = {
+    "binary": dict.fromkeys(NAMES, BINARY),
+    "numbers": dict.fromkeys(NAMES, text("1e125", "Number")),
+    "a number of many digits": {"message_id": text("9" * 38, "Number")},
+    "types of their own": dict.fromkeys(NAMES, text("a", "String.of.mine")),
+    "binary of its own": dict.fromkeys(NAMES, BINARY | {"DataType": "Binary.png"}),
+    "a path": {name: text("../../etc/passwd") for name in NAMES},
+    "controls": {name: text("a\tb\r\n\x9b31m\u202e") for name in NAMES},
+    "characters that SQS refuses": {name: text("\x00\x1b[2J\uffff") for name in NAMES},
+    "half a surrogate pair": {name: text("\ud800") for name in NAMES},
+    "long ones": {name: text("x" * 60_000) for name in NAMES},
+    "an address elsewhere": {"reply_to": text("http://127.0.0.1:1/000000000000/queue")},
+    "a FIFO queue's name": {"reply_to": text("nobody.fifo")},
+    "others": {f"attribute-{number}": BINARY for number in range(10)},
+}
+
+
+async def test_whatever_its_attributes_are_a_message_is_answered_and_so_is_its_neighbour(
+    bench: Bench, tmp_path: Path
+) -> None:
+    section = bench.section()
+    await bench.queue(section.incoming_queue)
+    server = Server(
+        Settings(server=ServerSection(name="test", max_in_flight=4)),
+        SqsBroker(section, max_in_flight=4),
+        run_directory=tmp_path,
+    )
+
+    @server.action("echo")
+    async def echo(request: Request) -> dict[str, Any]:
+        return dict(request.parameters)
+
+    client = await bench.client(section)
+    sent = 0
+    for number, attributes in enumerate(HOSTILE_ATTRIBUTES.values()):
+        for body, more in ((number, {"MessageAttributes": attributes}), (-1, {})):
+            with suppress(BrokerError, UnicodeError):  # the server refuses it
+                await bench.send(section.incoming_queue, b'{"action":"echo","pass_through":%d}' % body, **more)
+                sent += 1
+    serving = asyncio.create_task(server.serve())
+    responses = [json.loads(await client.take_response(30) or b"null") for _ in range(sent)]
+    assert not serving.done(), "no message ends the service"
+    server.stop()
+    await asyncio.wait_for(serving, 30)
+    assert [response["status"] for response in responses] == ["success"] * sent
+    assert [response["pass_through"] for response in responses].count(-1) == len(HOSTILE_ATTRIBUTES)
+    assert sent >= 2 * len(HOSTILE_ATTRIBUTES) - 4
+
+
+@pytest.mark.parametrize("value", ["\ud800", "a\x00", "\uffff", "x" * 2000])
+def test_an_attribute_that_sqs_would_not_take_back_is_none(value: str) -> None:
+    message = {"MessageId": "id", "ReceiptHandle": "handle", "Body": "{}"}
+    read = received(message | {"MessageAttributes": {name: text(value) for name in NAMES}})
+    assert (read.request_id, read.reply) == ("id", ReplyAddress(None, "id"))

@@ -32,9 +32,16 @@ class Kit:
     """A client whose outgoing queue is the progress queue."""
     text_only: bool = False
     """Carries characters of XML, at least one (a rule of SQS), instead of any bytes."""
+    longest_id: int | None = None
     in_order: bool = True
     reaches_all: bool = True
     """Whether a broadcast reaches other services than the one that speaks."""
+
+    def carries_id(self, request_id: str) -> bool:
+        """Whether a message with this id, or address to reply to, can come from the broker."""
+        if self.longest_id is not None and len(request_id) > self.longest_id:
+            return False
+        return "\ud800" not in request_id and not (self.text_only and set(request_id) & set("\0\x01\uffff"))
 
     def carries(self, body: bytes) -> bool:
         """Whether the broker carries a message with this body to the byte."""
@@ -118,6 +125,7 @@ def amqp_kit(section: AmqpSection) -> Kit:
         lambda number: AmqpBroker(section, max_in_flight=number),
         lambda: AmqpClient(section),
         lambda: AmqpClient(structs.replace(section, outgoing_queue=section.progress_queue)),
+        longest_id=255,
     )
 
 
@@ -131,6 +139,7 @@ def sqs_kit(section: SqsSection) -> Kit:
         lambda: SqsClient(section),
         lambda: SqsClient(structs.replace(section, outgoing_queue=section.progress_queue)),
         text_only=True,
+        longest_id=1024,
         in_order=False,
         reaches_all=False,
     )

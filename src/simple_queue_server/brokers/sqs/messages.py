@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 REQUEST_ATTRIBUTES: Final = ["message_id", "correlation_id", "reply_to"]
 LONGEST_ATTRIBUTE: Final = 1024
-"""A longer one is nobody's id or queue, and a response might not have room for it."""
+"""In characters. A longer one is nobody's id or queue, and a response might not have room for it."""
 SYSTEM_ATTRIBUTES: Final = ["ApproximateReceiveCount", "MessageGroupId"]
 
 _ILLEGAL = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
@@ -88,4 +88,6 @@ def legal_text(body: bytes) -> str:
 
 def _attribute(message: Mapping[str, Any], name: str) -> str | None:
     value = message.get("MessageAttributes", {}).get(name, {}).get("StringValue")
-    return str(value) if value and len(value) <= LONGEST_ATTRIBUTE else None
+    if not value or len(value) > LONGEST_ATTRIBUTE or _ILLEGAL.search(value):  # SQS would not take it back
+        return None
+    return str(value)
