@@ -449,3 +449,22 @@ async def test_a_request_says_that_it_waits_only_while_a_root_has_no_free_place(
             assert steps == []
         await task
     assert steps == ["waited", "granted"]
+
+
+async def test_the_log_has_the_size_of_a_local_file_and_what_was_copied_of_a_directory(world: storage.Places) -> None:
+    (world.src / "sub").mkdir()
+    (world.src / "sub/file").write_bytes(b"12345")
+    (world.bucket / "object").write_bytes(b"1234567")
+
+    async def logged(handler: Handler, root: str, key: str) -> Any:
+        places = {"source_root": root, "source_key": key, "target_root": "dst", "target_key": key}
+        request = Request("copyto", places)
+        await handler(request)
+        return request.log_fields.get("bytes")
+
+    async with action(world) as handler:
+        assert await logged(handler, "src", "sub/file") == 5
+        (world.dst / "sub/file").unlink()
+        assert await logged(handler, "src", "sub") == 5
+        assert await logged(handler, "src", "sub") == 0, "it was there already"
+        assert await logged(handler, "bucket", "object") is None, "nobody asked for it"

@@ -44,11 +44,13 @@ def copyto(roots: Mapping[str, RootSection], rclone: Rclone, access: Access) -> 
         async def copy_directory() -> None:
             await access.refuse_links_below(writing, source)
             counts = await _copy_directory(request, asked, rclone, source, target)
+            request.log_fields["bytes"] = counts["copied"]["bytes"]
             if counts["skipped"]["files"]:
                 fields["skipped"] = counts["skipped"]
 
         try:
-            async with access.granted(Use("read", asked.source_root, source), writing, waiting=request.waiting):
+            reading = Use("read", asked.source_root, source)
+            async with access.granted(reading, writing, waiting=request.waiting) as size_bytes:
                 verified = await rclone.copyto(
                     source,
                     target,
@@ -62,6 +64,8 @@ def copyto(roots: Mapping[str, RootSection], rclone: Rclone, access: Access) -> 
             raise
         except RcloneError as error:
             raise Failure(copying_failed(asked, error), rclone_status=error.exit_status) from None
+        if size_bytes is not None:
+            request.log_fields["bytes"] = size_bytes
         if not terms.are_rclones or said.keys() & {"overwrite", "verify", "expected"}:
             fields["verified"] = msgspec.to_builtins(verified)
         return Success(said, fields)

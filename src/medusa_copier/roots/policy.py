@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import posixpath
+import stat
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
 from typing import Final, Literal, NamedTuple, TypeVar
@@ -45,9 +46,10 @@ class Access:
         self._free = {name: asyncio.Semaphore(root.max_in_flight) for name, root in roots.items() if root.max_in_flight}
 
     @asynccontextmanager
-    async def granted(self, *uses: Use, waiting: Waiting = nullcontext) -> AsyncIterator[None]:
+    async def granted(self, *uses: Use, waiting: Waiting = nullcontext) -> AsyncIterator[int | None]:
         """The block may use these places; it begins when there is a free place in each root. ``waiting`` is the
-        request's: it works on nothing while it waits for one.
+        request's: it works on nothing while it waits for one. Yields the size in bytes of the file to be read, if it is
+        a local one that was looked at.
 
         Raises Failure, naming the root and its policy, when a use is against it. Raises RcloneError when rclone
         can't tell what a root is, and RcloneUnusable where rclone.conf makes it unusable.
@@ -58,8 +60,7 @@ class Access:
             for root in sorted({use.root for use in uses} & self._free.keys()):  # in one order: nobody waits in a ring
                 await held.enter_async_context(in_turn(self._free[root], waiting))
             await self._follow_configuration(uses)
-            await self._refuse_unfit(uses)
-            yield
+            yield await self._refuse_unfit(uses)
 
     def overwrite(self, root: str, asked: Overwrite, *, explicit: bool) -> Overwrite | Literal["never"]:
         """What to do with content that is in ``root`` already, where a request ``asked`` for something.
@@ -95,8 +96,12 @@ class Access:
             if await self._rclone.client.stat(place, files_only=True):
                 raise Failure(f"{shown(use.root, path)} is a FIFO, socket or device; only regular files are written")
 
-    async def _refuse_unfit(self, uses: Iterable[Use]) -> None:
-        """Raise Failure for a link that leads out of a local root, and for a file in it that rclone must not get."""
+    async def _refuse_unfit(self, uses: Iterable[Use]) -> int | None:
+        """Raise Failure for a link that leads out of a local root, and for a file in it that rclone must not get.
+
+        Returns the size of the file to be read, as far as it was seen.
+        """
+        size_bytes = None
         guarded = [(use, lookout) for use in uses if (lookout := await self._lookout(use))]
         looks = [lookout.look(use.location.path) for use, lookout in guarded]
         for (use, _), look in zip(guarded, looks, strict=True):
@@ -105,6 +110,9 @@ class Access:
                 raise _refusal(use.root, use.location.path)
             if status and (unfit := _UNFIT[use.purpose](status)):
                 raise Failure(f"{shown(use.root, use.location.path)} {unfit}")
+            if status and use.purpose == "read" and stat.S_ISREG(status.st_mode):
+                size_bytes = status.st_size
+        return size_bytes
 
     async def _follow_configuration(self, uses: Iterable[Use]) -> None:
         """Forget what a root was by another rclone.conf. Raises RcloneUnusable for one that this makes unusable."""
