@@ -451,20 +451,27 @@ async def test_a_request_says_that_it_waits_only_while_a_root_has_no_free_place(
     assert steps == ["waited", "granted"]
 
 
-async def test_the_log_has_the_size_of_a_local_file_and_what_was_copied_of_a_directory(world: storage.Places) -> None:
+async def test_the_log_has_the_size_of_a_file_that_was_looked_at_and_what_was_copied_of_a_directory(
+    world: storage.Places,
+) -> None:
     (world.src / "sub").mkdir()
     (world.src / "sub/file").write_bytes(b"12345")
     (world.bucket / "object").write_bytes(b"1234567")
 
-    async def logged(handler: Handler, root: str, key: str) -> Any:
+    async def logged(handler: Handler, root: str, key: str, **more: str) -> Any:
         places = {"source_root": root, "source_key": key, "target_root": "dst", "target_key": key}
-        request = Request("copyto", places)
+        request = Request("copyto", places | more)
         await handler(request)
         return request.log_fields.get("bytes")
 
-    async with action(world) as handler:
-        assert await logged(handler, "src", "sub/file") == 5
-        (world.dst / "sub/file").unlink()
-        assert await logged(handler, "src", "sub") == 5
-        assert await logged(handler, "src", "sub") == 0, "it was there already"
-        assert await logged(handler, "bucket", "object") is None, "nobody asked for it"
+    with storage.serving("http", world.directory / "web") as web:
+        (web.directory / "page").write_bytes(b"123")
+        world.add(web.section("web"))
+        async with action(world, web={"rclone_config": "web"}) as handler:
+            assert await logged(handler, "src", "sub/file") == 5
+            (world.dst / "sub/file").unlink()
+            assert await logged(handler, "src", "sub") == 5
+            assert await logged(handler, "src", "sub") == 0, "it was there already"
+            assert await logged(handler, "bucket", "object") == 7
+            assert await logged(handler, "bucket", "object", overwrite="never") == 7
+            assert await logged(handler, "web", "page") == 3

@@ -40,6 +40,7 @@ def copyto(roots: Mapping[str, RootSection], rclone: Rclone, access: Access) -> 
         writing = Use("write", asked.target_root, target)
         terms = _terms(asked, said, access)
         fields: dict[str, Any] = {"rclone_status": 0}
+        sizes: list[int | None] = []
 
         async def copy_directory() -> None:
             await access.refuse_links_below(writing, source)
@@ -51,6 +52,7 @@ def copyto(roots: Mapping[str, RootSection], rclone: Rclone, access: Access) -> 
         try:
             reading = Use("read", asked.source_root, source)
             async with access.granted(reading, writing, waiting=request.waiting) as size_bytes:
+                sizes.append(size_bytes)
                 verified = await rclone.copyto(
                     source,
                     target,
@@ -59,13 +61,14 @@ def copyto(roots: Mapping[str, RootSection], rclone: Rclone, access: Access) -> 
                     target_is_directory=asked.target_key.endswith("/"),
                     again=request.attempt > 1,
                     waiting=request.waiting,
+                    note_size=sizes.append,
                 )
         except MachineTrouble:
             raise
         except RcloneError as error:
             raise Failure(copying_failed(asked, error), rclone_status=error.exit_status) from None
-        if size_bytes is not None:
-            request.log_fields["bytes"] = size_bytes
+        if sizes[-1] is not None:
+            request.log_fields["bytes"] = sizes[-1]
         if not terms.are_rclones or said.keys() & {"overwrite", "verify", "expected"}:
             fields["verified"] = msgspec.to_builtins(verified)
         return Success(said, fields)

@@ -139,21 +139,27 @@ class Rclone:
         copy_directory: Callable[[], Awaitable[None]] | None = None,
         again: bool = False,
         waiting: Waiting = nullcontext,
+        note_size: Callable[[int], object] = lambda _: None,
     ) -> Verified:
         """Copy a file, or a directory where the source is one; return when the content is at the target.
 
         Other ``terms`` than rclone's own are for files only. ``target_is_directory`` says that the target can't be
         the name of a file: a file is then not copied. ``copy_directory`` copies it where the source is no file.
         ``again`` says that this was begun before, and may have been cut off. ``waiting`` is the request's: it waits
-        in such a block while another one that looks first is at the target.
+        in such a block while another one that looks first is at the target. ``note_size`` gets the size in bytes of a
+        file that had to be looked at.
         """
 
         async def copy() -> Verified:
             if target_is_directory:
                 await self._require_directory(source)
             if not terms.are_rclones:
-                return await self._copy_proven(source, target, terms, waiting)
-            await self.client.copyto(source, target, by_hash=self.compares_hashes, copy_directory=copy_directory)
+                return await self._copy_proven(source, target, terms, waiting, note_size)
+            size_bytes = await self.client.copyto(
+                source, target, by_hash=self.compares_hashes, copy_directory=copy_directory
+            )
+            if size_bytes is not None:
+                note_size(size_bytes)
             return Verified("default")
 
         return await self.swept(copy, target, again=again)
@@ -220,10 +226,12 @@ class Rclone:
         """How far the work in ``watch`` is: see :meth:`Progress.of`. Never raises for what rclone does."""
         return None if watch.progress is None else await watch.progress.of(watch)
 
-    async def _copy_proven(self, source: Location, target: Location, terms: Terms, waiting: Waiting) -> Verified:
+    async def _copy_proven(
+        self, source: Location, target: Location, terms: Terms, waiting: Waiting, note_size: Callable[[int], object]
+    ) -> Verified:
         """One at a time to a target: between the look at what is there and the copy nobody here writes to it."""
         async with self._targets.held(await self.client.place(target), waiting=waiting):
-            return await copy_proven(self.client, source, target, terms)
+            return await copy_proven(self.client, source, target, terms, note_size)
 
     async def _sweep(self, target: Location, named: str, *, all_attempts: bool) -> None:
         """Remove what a copy left, if anything; when that fails, log it."""

@@ -5,7 +5,7 @@ Look, copy, look again. Hashes come from the storage where it has them, or from 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final, Literal, TypeAlias
 
@@ -58,13 +58,22 @@ class _Content:
     read: bool
 
 
-async def copy_proven(client: Client, source: Location, target: Location, terms: Terms) -> Verified:
+async def copy_proven(
+    client: Client,
+    source: Location,
+    target: Location,
+    terms: Terms,
+    note_size: Callable[[int], object] = lambda _: None,
+) -> Verified:
     """Copy a file on these terms; return when the target holds what the source held, and how that was seen.
+    ``note_size`` gets the size in bytes of the source, if it is known.
 
     Raises NotFound for a missing source, WrongKind for a directory, RcloneError for content that is not as expected,
     that may not be replaced, that can't be compared, or that differs after the copy.
     """
     item = await _require_file(client, source)
+    if item.size >= 0:
+        note_size(item.size)
     there = None if terms.overwrite == "always" else await client.stat(target, files_only=True)
     plan = await _plan(client, source, target, terms)
     if not terms.compares and (there is None or terms.overwrite != "never"):

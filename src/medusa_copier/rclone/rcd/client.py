@@ -220,16 +220,18 @@ class Client:
         always: bool = False,
         by_hash: bool = False,
         copy_directory: Callable[[], Awaitable[None]] | None = None,
-    ) -> None:
+    ) -> int | None:
         """Copy a file or a directory as ``rclone copyto`` does; return when the content is at the target.
 
         ``always``: a file that is there already with the same size and time is copied anew. ``by_hash``: compare its
         hash rather than its time, where both storages have one of every file. ``copy_directory`` is
         called in place of the method of that name where there is no file to copy. Other than the command
         it fails with NotFound for a missing source on every kind of storage.
+
+        Returns the size of a file in bytes where it had to be looked at.
         """
         try:
-            await self.copy_file(source, target, always=always, by_hash=by_hash)
+            return await self.copy_file(source, target, always=always, by_hash=by_hash)
         except RcloneError as no_file:
             if not (isinstance(no_file, NotFound | WrongKind) or BEING_UPDATED in no_file.reason):
                 raise
@@ -238,11 +240,12 @@ class Client:
             await self._copyto_directory(
                 source, no_file, copy_directory or partial(self.copy_directory, source, target)
             )
+            return None
 
     async def copy_file(
         self, source: Location, target: Location, *, always: bool = False, by_hash: bool = False
-    ) -> None:
-        """Copy one file, even an unchanged one if ``always``; ``by_hash`` as for :meth:`copyto`.
+    ) -> int | None:
+        """Copy one file, even an unchanged one if ``always``; ``by_hash`` and what it returns as for :meth:`copyto`.
 
         Raises NotFound when there is none, WrongKind when either place is a directory.
         """
@@ -254,8 +257,9 @@ class Client:
             await self.copy_unseen(
                 source, target, config | ({"CheckSum": True} if by_hash and pair.can_compare_hashes else {})
             )
-        else:
-            await copy_seen(self, source, target, pair, always=always)
+            return None
+        size_bytes = await copy_seen(self, source, target, pair, always=always)
+        return size_bytes if size_bytes >= 0 else None
 
     async def copy_unseen(self, source: Location, target: Location, config: Mapping[str, Any]) -> None:
         """Copy one file as rclone does by itself, with ``config`` over its global options."""

@@ -25,18 +25,18 @@ class OtherSize(RcloneError):
     """The target isn't as large as the source was before the copy."""
 
 
-async def copy_seen(client: Client, source: Location, target: Location, pair: Pair, *, always: bool) -> None:
-    """Copy a file between two storages whose reads aren't safe, or that have no times.
+async def copy_seen(client: Client, source: Location, target: Location, pair: Pair, *, always: bool) -> int:
+    """Copy a file between two storages whose reads aren't safe, or that have no times; returns the size that it had
+    before, -1 where nobody knows.
 
     Raises NotFound when there is no such file, OtherSize for a target that is not as large as the source was.
     """
     if pair.hash_guards_some and pair.has_times:
-        await _copy_beside_a_look(client, source, target, pair, always=always)
-        return
+        return await _copy_beside_a_look(client, source, target, pair, always=always)
     seen = await _look(client, source, pair)
     if not always and not _can_compare_times(seen, pair):
         if await _is_the_same_by_hash(client, target, seen, pair):
-            return
+            return seen.size
         always = True
     if pair.source_is_local or pair.hash_guards_all:
         await client.copy_unseen(source, target, _config(always=always))
@@ -45,9 +45,10 @@ async def copy_seen(client: Client, source: Location, target: Location, pair: Pa
         await _require_size(client, target, seen.size)
     else:
         await _copy_in_one_piece(client, source, target, seen, always=always)
+    return seen.size
 
 
-async def _copy_beside_a_look(client: Client, source: Location, target: Location, pair: Pair, *, always: bool) -> None:
+async def _copy_beside_a_look(client: Client, source: Location, target: Location, pair: Pair, *, always: bool) -> int:
     """Copy while the look is taken, and again in one piece if it tells that no hash guards this file: nearly all files
     of a bucket have one, and at a distance a look before each copy would take as long as the copy.
     """
@@ -57,11 +58,12 @@ async def _copy_beside_a_look(client: Client, source: Location, target: Location
         if _has_hash(seen) and _can_compare_times(seen, pair):
             await copying
             await _require_size(client, target, seen.size)
-            return
+            return seen.size
     finally:
         copying.cancel()
         await asyncio.gather(copying, return_exceptions=True)
     await _copy_in_one_piece(client, source, target, seen, always=True)
+    return seen.size
 
 
 async def _copy_in_one_piece(client: Client, source: Location, target: Location, seen: Item, *, always: bool) -> None:
