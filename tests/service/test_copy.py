@@ -95,7 +95,7 @@ def memory_kb(pid: int, field: str) -> int:
 async def test_many_files_do_not_grow_the_service(world: World) -> None:
     world.write_config(rclone={})
     with world.service() as process:
-        await send(world)
+        await send(world, verify="checksum", manifest={"root": "dst", "key": "first.jsonl"})  # what is loaded once
         first = await response(world)
         assert first["status"] == "success", first
         before_kb = memory_kb(process.pid, "VmRSS")

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import Any, Final
+
+GARBAGE_THRESHOLDS: Final = (10_000, 10, 10)
+"""How many new objects there are until garbage is looked for. By Python's default of 700 that takes a sixth of a
+service's time for small requests; what they make is nearly all freed without it."""
 
 
 def run(main: Coroutine[Any, Any, None]) -> None:
-    """As ``asyncio.run``, in the fastest loop that is installed."""
+    """As ``asyncio.run``, in the fastest loop that is installed, in a process that does nothing else."""
+    gc.set_threshold(*GARBAGE_THRESHOLDS)
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         runner.run(main)
 
