@@ -11,10 +11,10 @@ import os
 import signal
 import subprocess
 import urllib.request
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import bagit
 import pytest
@@ -24,10 +24,12 @@ from medusa_copier.actions.copy import copy
 from medusa_copier.actions.copyto import copyto
 from medusa_copier.actions.held import Hold
 from medusa_copier.rclone.directory import ledger, spool
-from medusa_copier.rclone.directory.copy import UNNAMEABLE, DirectoryCopy
+from medusa_copier.rclone.directory.completeness import LEFT_OUT, UNNAMEABLE, Completeness
+from medusa_copier.rclone.directory.copy import DirectoryCopy
 from medusa_copier.rclone.errors import MachineTrouble, WrongKind
 from medusa_copier.rclone.facade import Rclone
 from medusa_copier.rclone.partials import copy_id
+from medusa_copier.rclone.process.commands import Commands
 from medusa_copier.rclone.process.pulse import Patience
 from medusa_copier.rclone.rcd.client import Client, Location, Place
 from medusa_copier.roots.policy import Access
@@ -40,6 +42,7 @@ from tests.support.storage_fixtures import until
 KINDS: list[storage.Kind] = ["s3", "sftp", "webdav"]
 VERIFICATIONS = ["checksum", "download"]
 HASHLESS = [("webdav", "checksum")]
+PutKey: TypeAlias = Callable[[str, str], None]
 
 
 class Copier:
@@ -1281,17 +1284,113 @@ async def test_copyto_says_what_is_wrong_with_a_directory_as_a_whole(
     assert message in answer.get("message", "")
 
 
-@pytest.mark.parametrize("key", ["./dot", "x/../y", "x/./y", "a//b", "/lead"])
-async def test_keys_that_rclone_can_not_name_fail_by_name(copier: Copier, moto_server: SqsServer, key: str) -> None:
+def put(url: str, body: bytes = b"") -> None:
+    headers = {"Content-Type": "application/octet-stream"}
+    with urllib.request.urlopen(urllib.request.Request(url, body, headers, method="PUT")):
+        pass
+
+
+@pytest.fixture
+async def put_key(copier: Copier, moto_server: SqsServer, request: pytest.FixtureRequest) -> PutKey:
+    """Makes an object of any key in the bucket behind the root ``moto``."""
     login = {"access_key_id": "test", "secret_access_key": "test", "endpoint": moto_server.endpoint}
     copier.world.add(storage.section("moto", type="s3", provider="Other", region="us-east-1", **login))
-    bucket = f"odd-{hashlib.md5(key.encode()).hexdigest()}"
+    bucket = f"odd-{hashlib.md5(request.node.name.encode()).hexdigest()}"
     copier.roots["moto"] = RootSection(f"moto:{bucket}")
-    (copier.world.src / "plain").write_text("x")
-    assert counts(await copier.copy("src:", "moto:d")) == (1, 0, 0)
-    request = urllib.request.Request(f"{moto_server.endpoint}/{bucket}/d/{key}", data=b"odd", method="PUT")
-    await asyncio.to_thread(lambda: urllib.request.urlopen(request).close())
+    await asyncio.to_thread(put, f"{moto_server.endpoint}/{bucket}")
+    return lambda key, body: put(f"{moto_server.endpoint}/{bucket}/{key}", body.encode())
+
+
+@pytest.mark.parametrize("key", ["./dot", "x/../y", "x/./y", "a//b", "/lead", "//two", "a//b/c"])
+async def test_keys_that_rclone_can_not_name_fail_by_name(copier: Copier, put_key: PutKey, key: str) -> None:
+    put_key("d/plain", "x")
+    put_key(f"d/{key}", "odd")
+    for verify, filters in (
+        ("default", {}),
+        ("download", {}),
+        ("default", {"include": ["**"]}),
+        ("default", {"max_depth": 9}),
+    ):
+        answer = await copier.copy("moto:d", "dst:", 1, verify=verify, **filters)
+        assert sum(counts(answer)[:2]) == 1
+        assert [failed["reason"] for failed in answer["failed"]["first"]] == [UNNAMEABLE]
+        assert content_of(copier.world.dst) == {"plain": "x"}
+
+
+@pytest.mark.parametrize(("key", "neighbour"), [("/lead", "lead"), ("a//b", "a/b"), ("//two", "two")])
+@pytest.mark.parametrize("overwrite", ["if_different", "never"])
+async def test_a_key_with_an_empty_segment_does_not_take_its_neighbours_place(
+    copier: Copier, put_key: PutKey, key: str, neighbour: str, overwrite: str
+) -> None:
+    put_key(f"d/{key}", "odd one")
+    put_key(f"d/{neighbour}", "right")
     for verify in ("default", "download"):
-        answer = await copier.copy("moto:d", "dst:", verify=verify)
-        assert UNNAMEABLE in [failed["reason"] for failed in answer["failed"]["first"]]
-        assert (copier.world.dst / "plain").read_text() == "x"
+        answer = await copier.copy("moto:d", "dst:", overwrite=overwrite, verify=verify)
+        assert sum(counts(answer)[:2]) == 1
+        assert [failed["key"] for failed in answer["failed"]["first"]] == [key]
+        assert content_of(copier.world.dst) == {neighbour: "right"}
+
+
+async def test_odd_keys_at_the_target_fail_nothing(copier: Copier, put_key: PutKey) -> None:
+    put_key("d/a//b", "odd")
+    (copier.world.src / "a").mkdir()
+    (copier.world.src / "a/b").write_text("right")
+    for verify in ("default", "download"):
+        assert sum(counts(await copier.copy("src:", "moto:d", verify=verify))[:2]) == 1
+
+
+@pytest.fixture
+def forgetful(monkeypatch: pytest.MonkeyPatch) -> None:
+    """rclone's command copy leaves out sub/b.txt and new␊line without a word."""
+    run = Commands.run
+
+    async def run_without(commands: Commands, *arguments: str, **more: Any) -> Any:
+        without = ["--filter=- /sub/b.txt", "--filter=- new\u240aline"] if arguments[0] == "copy" else []
+        return await run(commands, arguments[0], *without, *arguments[1:], **more)
+
+    monkeypatch.setattr(Commands, "run", run_without)
+
+
+@pytest.mark.usefixtures("forgetful")
+@pytest.mark.parametrize("options", [{}, {"exclude": ["none"]}, {"max_depth": 5, "verify": "download"}])
+async def test_a_file_that_rclone_leaves_out_without_a_word_fails_by_name(
+    copier: Copier, options: dict[str, Any]
+) -> None:
+    fill(copier.world.src)
+    (copier.world.src / "new\nline").write_text("x")
+    (copier.world.src / "link").symlink_to("a.txt")
+    answer = await copier.copy("src:", "dst:", 1, **options)
+    assert counts(answer) == (3, 0, 2)
+    assert [(one["key"], one["reason"]) for one in answer["failed"]["first"]] == [
+        ("new\nline", LEFT_OUT),
+        ("sub/b.txt", LEFT_OUT),
+    ]
+    answer = await copier.copy("src:", "dst:", exclude=["b.txt", "new*"])
+    assert counts(answer) == (0, 3, 0)
+
+
+@pytest.mark.usefixtures("forgetful")
+async def test_files_that_vanish_or_appear_while_a_directory_is_copied_are_not_called_left_out(
+    copier: Copier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(copier.world.src)
+    begin = Completeness.begin
+
+    async def changed(completeness: Completeness) -> Any:
+        filters = await begin(completeness)
+        (copier.world.src / "sub/b.txt").unlink()
+        (copier.world.src / "new").write_text("appeared")
+        return filters
+
+    monkeypatch.setattr(Completeness, "begin", changed)
+    assert counts(await copier.copy("src:", "dst:")) == (4, 0, 0)
+
+
+async def test_a_remote_that_spells_names_in_its_own_way_is_not_taken_for_one_that_leaves_files_out(
+    copier: Copier,
+) -> None:
+    copier.world.add(storage.section("spelling", type="local", encoding="Slash,Dot,Asterisk"))
+    copier.roots["spelling"] = RootSection(f"spelling:{copier.world.src}")
+    fill_names(copier.world.src, ["plain", "\uff0a", "\uff0e\uff0e", "x\u201b"])
+    answer = await copier.copy("spelling:", "dst:")
+    assert LEFT_OUT not in [one["reason"] for one in answer["failed"]["first"]]

@@ -306,7 +306,7 @@ async def batches_of(*chunks: bytes) -> list[str]:
 
 def take_log(ledger: LazyLedger, batches: list[str], *, fast: bool) -> LazyLedger:
     """A copy and then a check: the log of both, by the same takers."""
-    reasons, hashes = log_parser.Reasons(ledger, ".1234567.partial"), log_parser.Hashes(ledger)
+    reasons, hashes = log_parser.Reasons(ledger, ".1234567.partial", sees_source=False), log_parser.Hashes(ledger)
     for taker in (reasons, hashes):
         for batch in batches:
             rest = commands._without(taker.known, batch) if fast else batch

@@ -29,6 +29,16 @@ def spoken(remote: str) -> str:
     return _SPELT.sub(lambda match: _SPOKEN.get(match[0], match[0][-1]), remote)
 
 
+def all_spelled(paths: list[str]) -> list[str]:
+    """Paths as rclone spells them, from those that are stored; next to nothing where all are ASCII."""
+    text = "\0".join(paths)
+    return text.translate(SPELLING).split("\0") if paths and not _is_plain(text) else paths
+
+
+def _is_plain(text: str) -> bool:
+    return text.isascii() and text.replace("\0", "").isprintable()
+
+
 def as_logged(path: str) -> str:
     """A path as rclone's log shows it, where several paths may look the same."""
     return _NO_UTF8.sub(REPLACEMENT, path)

@@ -6,17 +6,15 @@ import asyncio
 import functools
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import ExitStack, asynccontextmanager, nullcontext, suppress
-from pathlib import Path
 from typing import Any, Final
 
 from medusa_copier.rclone.directory import log_parser
+from medusa_copier.rclone.directory.completeness import Completeness
 from medusa_copier.rclone.directory.lazy_ledger import LazyLedger
 from medusa_copier.rclone.directory.ledger import FileOutcome, Note, in_run_directory
 from medusa_copier.rclone.directory.options import Choice
-from medusa_copier.rclone.directory.skipped import at_source
 from medusa_copier.rclone.errors import MachineTrouble, NotFound, RcloneError, WrongKind, classify, one_line
 from medusa_copier.rclone.facade import Rclone
-from medusa_copier.rclone.local_files import NO_SUCH_TIME, TOO_LATE, has_late_times
 from medusa_copier.rclone.pair import ONE_PIECE_FLAGS, Pair
 from medusa_copier.rclone.partials import copy_id
 from medusa_copier.rclone.process.commands import Entry, Outcome
@@ -26,11 +24,6 @@ from medusa_copier.rclone.stats import GroupStats, directory_figures
 from simple_queue_server.slots import Waiting
 
 SAME_PLACE: Final = "source and target are the same place"
-
-UNNAMEABLE: Final = "its key has an empty, '.' or '..' segment, which rclone can't copy"
-_SEGMENT: Final = "([^/\uff0e][^/]*|\uff0e[^/\uff0e][^/]*|\uff0e\uff0e[^/]+)"
-_NAMEABLE: Final = f"{_SEGMENT}(/{_SEGMENT})*"
-"""Paths whose segments are neither empty nor dots, which rclone spells so."""
 
 _SIZES: Final = ("--recursive", "--files-only", "--format=sp")
 """What lsjson is asked for."""
@@ -61,6 +54,7 @@ class DirectoryCopy:
         self._filters = filters
         self._waiting = waiting
         self._ledger = ledger
+        self._completeness = Completeness(rclone, source, target, ledger, filters=filters)
         self._stats: GroupStats | None = None
         self._copy_id = copy_id(source.joined, target.joined)
 
@@ -75,18 +69,14 @@ class DirectoryCopy:
             await self._run(again=again)
 
     async def _run(self, *, again: bool) -> None:
-        late = await self._leave_out_late()
+        self._filters = await self._completeness.begin()
         try:
             await self._copy_all(again=again)
         except RcloneError as error:
             await asyncio.to_thread(self._ledger.fail_pending, error.reason)
             raise await asyncio.to_thread(self._in_mid_copy, error) from None
         await asyncio.to_thread(self._ledger.fail_pending, "rclone did not say what became of it")
-        await self._look_at_skipped()
-        await self._fail_unnameable()
-        await asyncio.to_thread(
-            self._ledger.note, [Note(path, FileOutcome.FAILED, reason=NO_SUCH_TIME) for path in late]
-        )
+        await self._completeness.settle()
         if not await asyncio.to_thread(self._ledger.count_arrived):
             if not await asyncio.to_thread(self._ledger.count, FileOutcome.FAILED):
                 await self._rclone.retried(self._require_source)
@@ -140,34 +130,6 @@ class DirectoryCopy:
             return RcloneError(f"the source went away while it was copied ({error.reason})")
         return error
 
-    async def _fail_unnameable(self) -> None:
-        """Let the objects of a bucket fail whose keys rclone can't name.
-
-        It lists a prefix at a time, and is silent about prefixes that it can't list; one listing of all has them.
-        """
-        if not await self._rclone.client.is_bucket_based(self._source):
-            return
-        found: list[str] = []
-        only = ("--recursive", "--files-only", f"--filter=- /{{{{{_NAMEABLE}}}}}", *self._filters)
-        await self._rclone.commands.run_well("lsf", self._source.joined, *only, lines=found.extend)
-        for path in found:
-            is_empty = not all(path.split("/"))  # it was taken for the path without the empty segment
-            if is_empty or not await asyncio.to_thread(self._ledger.has, path):
-                note = Note(path, FileOutcome.FAILED, reason=UNNAMEABLE)
-                await asyncio.to_thread(self._ledger.note, [note])
-
-    async def _look_at_skipped(self) -> None:
-        """Keep of what rclone says it skipped what is at the source: it also says so of what it meets at the target."""
-        if not await asyncio.to_thread(self._ledger.count_skipped):
-            return
-        client = self._rclone.client
-        source, target = [await client.local_directory(place.fs) for place in (self._source, self._target)]
-        if source is not None:
-            top = str(Path(source) / self._source.path)
-            await asyncio.to_thread(self._ledger.look_at_skipped, lambda one: at_source(top, one))
-        elif target is not None:
-            await asyncio.to_thread(self._ledger.look_at_skipped, lambda _: [])
-
     def _note_stats(self, stats: GroupStats) -> None:
         self._stats = stats
 
@@ -197,17 +159,6 @@ class DirectoryCopy:
         pair = await self._pair()
         return not pair.hashes and not pair.source_is_local
 
-    async def _leave_out_late(self) -> list[str]:
-        """Leave out of all that follows the files of a local source whose times rclone would replace; returns them."""
-        top = await self._rclone.client.local_directory(self._source.fs)
-        if top is None or not await asyncio.to_thread(has_late_times, f"{top}/{self._source.path}"):
-            return []
-        late: list[str] = []
-        only = ("--recursive", "--files-only", f"--max-age={TOO_LATE}", *self._filters)
-        await self._rclone.commands.run_well("lsf", self._source.joined, *only, lines=late.extend)
-        self._filters = (*self._filters, f"--min-age={TOO_LATE}")
-        return late
-
     async def _copy_all(self, *, again: bool) -> None:
         one_piece = []
         if await self._is_unguarded():
@@ -235,7 +186,7 @@ class DirectoryCopy:
             await self._run_copy(partial, *arguments, of_failed=of_failed, on_kill=on_kill)
 
     async def _run_copy(self, partial: str, *arguments: str, of_failed: bool, on_kill: Callable[[], object]) -> None:
-        reasons = log_parser.Reasons(self._ledger, partial)
+        reasons = log_parser.Reasons(self._ledger, partial, sees_source=self._completeness.sees_source)
         outcome = await self._rclone.commands.run(
             "copy",
             *(self._source.joined, self._target.joined),
@@ -337,9 +288,11 @@ class DirectoryCopy:
         # By hash a file is verified only when rclone says which: an object may have none.
         by_hash = self._choice.verify == "checksum"
         hashes = log_parser.Hashes(self._ledger)
+        seen = self._completeness.sees_source
 
         def take(entries: list[Entry]) -> None:
-            problems = [(entry.path, entry.message) for entry in entries if entry.is_error and entry.path]
+            errors = [entry for entry in entries if entry.is_error and not (seen and log_parser.is_misplaced(entry))]
+            problems = [(entry.path, entry.message) for entry in errors if entry.path]
             notes = (Note(path, FileOutcome.PENDING, reason=self._told(message)) for path, message in problems)
             self._ledger.note_logged(notes, comparing=True)
             if by_hash:

@@ -33,6 +33,7 @@ class LazyLedger(Ledger):
         super().__init__(directory)
         self._has_rows = False
         self._broken: RcloneError | None = None
+        self._expected = Tally()
         self._count_anew()
 
     def _count_anew(self) -> None:
@@ -41,12 +42,30 @@ class LazyLedger(Ledger):
 
     def _open(self) -> None:
         super()._open()
-        self._listed, self._copied, self._same = [self._spool() for _ in range(3)]
+        self._listed, self._copied, self._same, self._at_source = [self._spool() for _ in range(4)]
 
     def _spool(self) -> Spool:
         spool = Spool(self._directory)
         self._resources.callback(spool.close)
         return spool
+
+    def note_at_source(self, paths: Sequence[str]) -> None:
+        """Take down the paths of files at the source before the copy begins, by another way than the copy's."""
+        with self._keeping():
+            self._at_source.put(paths)
+        self._expected = self._expected.plus(all_as_logged(paths))
+
+    def left_out(self) -> Iterator[str]:
+        """Those of them that are none of the files."""
+        if self._is_plain() and self._unchanged.plus_all(self._arrived) == self._expected:
+            return
+        for paths in self._at_source.batches():
+            yield from (path for path in paths if not self.has(path))
+
+    def has_more_than_at_source(self) -> bool:
+        """Whether some of the files are none of them."""
+        left_out = sum(1 for _ in self.left_out())
+        return self._number("count(*)", "TRUE") > self._expected.names - left_out
 
     def note_listed(self, lines: Sequence[str]) -> None:
         """Take down lines of ``--combined``: a mark, a space, a path."""

@@ -33,6 +33,7 @@ _LINE: Final = (
 _COPIED: Final = re.compile(_LINE % ("info", r'Copied \([^"\\\n]*","size":(\d{1,15})'), re.MULTILINE)
 _COMPARED: Final = re.compile(_LINE % ("debug", r'(?:(?!size)(\w+) = ([^\s"\\]+) OK|size = \d+ OK|OK)"'), re.MULTILINE)
 _DUPLICATE: Final = re.compile(r"Duplicate \w+ found in source - ignoring")
+_MISPLACED: Final = re.compile(r"Entry doesn't belong in directory .* - ignoring", re.DOTALL)
 _SKIPPED: Final = {
     "Can't follow symlink without -L/--copy-links": "a symbolic link",
     "Can't transfer non file/directory": "neither a file nor a directory",
@@ -40,11 +41,18 @@ _SKIPPED: Final = {
 _SUM: Final = re.compile(r"([0-9a-f]+)  (.*)", re.DOTALL)
 
 
-class Reasons:
-    """What the log of a copy says of its files."""
+def is_misplaced(entry: Entry) -> bool:
+    """Whether rclone ignores something in a listing because its name isn't one of that directory, as with keys that
+    have empty segments. Where the source is listed by another way too, that way has the name."""
+    return bool(_MISPLACED.fullmatch(entry.message))
 
-    def __init__(self, ledger: LazyLedger, partial: str) -> None:
+
+class Reasons:
+    """What the log of a copy says of its files. ``sees_source``: the source is listed by another way too."""
+
+    def __init__(self, ledger: LazyLedger, partial: str, *, sees_source: bool) -> None:
         self._ledger = ledger
+        self._sees_source = sees_source
         self._partial = re.compile(rf"(.*)\.[0-9a-f]{{8}}{re.escape(partial)}", re.DOTALL)
         self._times = 0
         self._others = 0
@@ -74,7 +82,7 @@ class Reasons:
     def _note(self, entry: Entry, path: str) -> Note | None:
         if _DUPLICATE.fullmatch(entry.message):
             return Note(path, FileOutcome.FAILED, reason=DUPLICATE)
-        if not entry.is_error:
+        if not entry.is_error or (self._sees_source and is_misplaced(entry)):
             return None
         if entry.message.startswith(_TIME_NOT_SET):
             self._times += 1

@@ -1,0 +1,142 @@
+"""Whether the account of a directory copy has all that is at its source, by looks at the source of our own."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import stat
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Final
+
+from medusa_copier.rclone.directory.lazy_ledger import LazyLedger
+from medusa_copier.rclone.directory.ledger import FileOutcome, Note, in_run_directory
+from medusa_copier.rclone.directory.skipped import at_source
+from medusa_copier.rclone.facade import Rclone
+from medusa_copier.rclone.local_files import NO_SUCH_TIME, TOO_LATE, walk
+from medusa_copier.rclone.names import spoken
+from medusa_copier.rclone.rcd.client import Location
+from medusa_copier.rclone.scratch import scratch_file
+
+UNNAMEABLE: Final = "its key has an empty, '.' or '..' segment, which rclone can't copy"
+_SEGMENT: Final = "([^/\uff0e][^/]*|\uff0e[^/\uff0e][^/]*|\uff0e\uff0e[^/]+)"
+_NAMEABLE: Final = f"{_SEGMENT}(/{_SEGMENT})*"
+"""Paths whose segments are neither empty nor dots, which rclone spells so."""
+_NO_EMPTY_SEGMENTS: Final = "--filter=- {{(.*/)?/.*}}"
+"""Else rclone writes such an object to the place of the one whose key lacks the empty segment."""
+
+LEFT_OUT: Final = "rclone left it out and did not say why"
+
+_FILES: Final = ("--recursive", "--files-only")
+
+
+class Completeness:
+    """``begin`` before a copy from ``source`` to ``target``, ``settle`` after it. Both raise RcloneError.
+
+    ``filters`` are those of the copy, as arguments.
+    """
+
+    def __init__(
+        self, rclone: Rclone, source: Location, target: Location, ledger: LazyLedger, *, filters: Sequence[str]
+    ) -> None:
+        self._rclone = rclone
+        self._source = source
+        self._target = target
+        self._ledger = ledger
+        self._filters = filters
+        self._top: str | None = None
+        self._has_keys = False
+        self._late: list[str] = []
+
+    async def begin(self) -> Sequence[str]:
+        """Note which files a source on this machine has; returns the filters to copy with."""
+        client = self._rclone.client
+        self._has_keys = await client.is_bucket_based(self._source)
+        if self._has_keys:
+            return (_NO_EMPTY_SEGMENTS, *self._filters)
+        directory = await client.local_directory(self._source.fs)
+        if directory is None:
+            return self._filters
+        self._top = str(Path(directory) / self._source.path)
+        return await self._begin_local(self._top)
+
+    @property
+    def sees_source(self) -> bool:
+        """Whether what rclone leaves out of a listing of the source is seen here."""
+        return self._has_keys or self._top is not None
+
+    async def settle(self) -> None:
+        """Let fail by name, after the copy, what rclone left out; keep of what it skipped what is at the source."""
+        await self._look_at_skipped()
+        if self._has_keys:
+            await self._fail_unnameable()
+        await self._fail(self._late, NO_SUCH_TIME)
+        if self._top is not None:
+            await self._fail_left_out(self._top)
+
+    async def _begin_local(self, top: str) -> Sequence[str]:
+        note = self._ledger.note_at_source
+        has_late = await asyncio.to_thread(walk, top, (lambda _: None) if self._filters else note)
+        filters = self._filters
+        if has_late:  # rclone would replace their times by others
+            only = (*_FILES, f"--max-age={TOO_LATE}", *self._filters)
+            await self._rclone.commands.run_well("lsf", self._source.joined, *only, lines=self._late.extend)
+            filters = (*filters, f"--min-age={TOO_LATE}")
+        if self._filters:  # rclone alone knows which files match them
+            await self._rclone.commands.run("lsf", self._source.joined, *_FILES, *filters, lines=note)
+        return filters
+
+    async def _fail(self, paths: Sequence[str], reason: str) -> None:
+        notes = [Note(path, FileOutcome.FAILED, reason=reason) for path in paths]
+        await asyncio.to_thread(self._ledger.note, notes)
+
+    async def _fail_left_out(self, top: str) -> None:
+        """Let the files fail that were there before the copy, are still there, and aren't in the account."""
+
+        def find() -> list[str]:
+            return [path for path in self._ledger.left_out() if _is_file(f"{top}/{spoken(path)}")]
+
+        if not (missing := await asyncio.to_thread(find)):
+            return
+        if await asyncio.to_thread(self._ledger.has_more_than_at_source):
+            missing = await self._found(missing)  # options of a remote may give names another spelling
+        await self._fail(missing, LEFT_OUT)
+
+    async def _found(self, paths: Sequence[str]) -> list[str]:
+        """Those of the ``paths`` that rclone finds when it is asked for them by name."""
+        found: list[str] = []
+        with ExitStack() as stack:
+            with in_run_directory("a list of files"):
+                file = stack.enter_context(scratch_file(self._rclone.run_directory, "files"))
+                await asyncio.to_thread(lambda: file.writelines(f"{path}\n" for path in paths))
+                file.flush()
+            only = (*_FILES, f"--files-from-raw={file.name}")
+            await self._rclone.commands.run_well("lsf", self._source.joined, *only, lines=found.extend)
+        return found
+
+    async def _fail_unnameable(self) -> None:
+        """Let the objects of a bucket fail whose keys rclone can't name.
+
+        It lists a prefix at a time, and is silent about prefixes that it can't list; one listing of all keys has them.
+        """
+        found: list[str] = []
+        only = (*_FILES, "--fast-list", f"--filter=- /{{{{{_NAMEABLE}}}}}", *self._filters)
+        await self._rclone.commands.run_well("lsf", self._source.joined, *only, lines=found.extend)
+        await self._fail(found, UNNAMEABLE)
+
+    async def _look_at_skipped(self) -> None:
+        """Keep of what rclone says it skipped what is at the source: it also says so of what it meets at the target."""
+        if not await asyncio.to_thread(self._ledger.count_skipped):
+            return
+        if (top := self._top) is not None:
+            await asyncio.to_thread(self._ledger.look_at_skipped, lambda one: at_source(top, one))
+        elif await self._rclone.client.local_directory(self._target.fs) is not None:
+            await asyncio.to_thread(self._ledger.look_at_skipped, lambda _: [])
+
+
+def _is_file(path: str) -> bool:
+    try:
+        return stat.S_ISREG(os.lstat(path).st_mode)
+    except OSError:  # it vanished
+        return False
