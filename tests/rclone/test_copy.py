@@ -24,7 +24,7 @@ from medusa_copier.actions.copy import copy
 from medusa_copier.actions.copyto import copyto
 from medusa_copier.actions.held import Hold
 from medusa_copier.rclone.directory import ledger, spool
-from medusa_copier.rclone.directory.completeness import LEFT_OUT, UNNAMEABLE, Completeness
+from medusa_copier.rclone.directory.completeness import LEFT_OUT, MERGED, UNNAMEABLE, Completeness
 from medusa_copier.rclone.directory.copy import DirectoryCopy
 from medusa_copier.rclone.errors import MachineTrouble, WrongKind
 from medusa_copier.rclone.facade import Rclone
@@ -76,11 +76,14 @@ async def copier(world: storage.Places, tmp_path: Path) -> AsyncIterator[Copier]
 
 
 @contextlib.asynccontextmanager
-async def started(world: storage.Places, directory: Path, **flags: Any) -> AsyncIterator[Copier]:
+async def started(
+    world: storage.Places, directory: Path, *, binary: Path | None = None, attempts: int = 3, **flags: Any
+) -> AsyncIterator[Copier]:
     roots = {name: RootSection(f"{name}:") for name in ("src", "dst", "bucket", "storage", "ghost")}
     run = directory / "run"
     settings = {"low_level_retries": 1} | flags
-    async with Rclone(config=world.config, flags=settings, run_directory=run) as rclone:
+    options: dict[str, Any] = {"flags": settings, "run_directory": run, "attempts": attempts, "binary": binary}
+    async with Rclone(config=world.config, **options) as rclone:
         yield Copier(world, rclone, roots)
     assert list(run.iterdir()) == []
 
@@ -1394,3 +1397,78 @@ async def test_a_remote_that_spells_names_in_its_own_way_is_not_taken_for_one_th
     fill_names(copier.world.src, ["plain", "\uff0a", "\uff0e\uff0e", "x\u201b"])
     answer = await copier.copy("spelling:", "dst:")
     assert LEFT_OUT not in [one["reason"] for one in answer["failed"]["first"]]
+
+
+@pytest.fixture
+async def unprivileged(world: storage.Places, tmp_path: Path) -> AsyncIterator[Copier]:
+    """Its rclone can't read what its mode forbids, even when the tests run as root."""
+    binary = tmp_path / "rclone"
+    as_any_user = "setpriv --bounding-set=-dac_override,-dac_read_search" if os.geteuid() == 0 else ""
+    binary.write_text(f'#!/bin/sh\nexec {as_any_user} {storage.RCLONE} "$@"\n')
+    binary.chmod(0o755)
+    async with started(world, tmp_path, binary=binary) as copier:
+        yield copier
+
+
+@pytest.mark.parametrize("action", ["copy", "copyto"])
+async def test_what_can_not_be_read_fails_by_name_and_the_others_arrive(unprivileged: Copier, action: str) -> None:
+    world = unprivileged.world
+    files = fill(world.src / "dir")
+    (world.src / "dir/sub/b.txt").chmod(0)
+    do = unprivileged.copy if action == "copy" else CopytoCopier(unprivileged).copyto
+    answer = await do("src:dir", "dst:dir")
+    assert (answer["rclone_status"], counts(answer)) == (1, (3, 0, 1))
+    (failed,) = answer["failed"]["first"]
+    assert failed["key"] == "sub/b.txt"
+    assert "permission denied" in failed["reason"]
+    assert "failed for 1 of 4 files; the first one is dst:dir/sub/b.txt: " in answer["message"]
+    assert content_of(world.dst / "dir") == {name: text for name, text in files.items() if name != "sub/b.txt"}
+    (world.src / "dir/sub").chmod(0)
+    answer = await do("src:dir", "dst:new")
+    assert answer["rclone_status"] == 1
+    assert "sub" in [one["key"] for one in answer["failed"]["first"]]
+    assert sorted(content_of(world.dst / "new")) == ["a.txt", "zero"]
+    (world.src / "dir/sub").chmod(0o755)
+
+
+async def in_mid_directory(world: storage.Places) -> bool:
+    return (world.dst / "a").exists() and any(path.name.endswith(".partial") for path in world.dst.iterdir())
+
+
+def fill_slowly(world: storage.Places) -> None:
+    (world.src / "a").write_text("small")
+    for name in ("b", "c", "d"):
+        (world.src / name).write_bytes(os.urandom(1_500_000))
+
+
+async def test_when_the_source_vanishes_the_counts_tell_what_was_copied(world: storage.Places, tmp_path: Path) -> None:
+    fill_slowly(world)
+    async with started(world, tmp_path, bwlimit="1M", transfers=1, attempts=1) as copier:
+        copying = asyncio.create_task(copier.copy("src:", "dst:"))
+        await until(lambda: in_mid_directory(world))
+        world.src.rename(world.directory / "elsewhere")
+        answer = await copying
+        world.src.mkdir()
+    assert answer["rclone_status"] == 1
+    copied, unchanged, failed = counts(answer)
+    assert copied == len([path for path in world.dst.iterdir() if not path.name.endswith(".partial")]) > 0
+    assert (unchanged, copied + failed) == (0, 4)
+
+
+@pytest.mark.parametrize("names", [TWINS, [f"{twin}.d/sub/file" for twin in TWINS], ["Case", "case"]])
+async def test_names_that_the_target_merges_fail_by_name(copier: Copier, tmp_path: Path, names: list[str]) -> None:
+    fill_names(copier.world.src, [*names, "plain", "\u00fcber"])
+    place = tmp_path / "remote/all"
+    place.mkdir(parents=True)
+    with served(copier, "webdav", "remote", place, "--vfs-case-insensitive"):
+        for verify in ("default", "default", "download"):
+            answer = await copier.copy("src:", "remote:", verify=verify)
+            assert sorted(failed["key"] for failed in answer["failed"]["first"]) == sorted(names)
+            assert counts(answer)[0] + counts(answer)[1] == 2
+            assert MERGED in [failed["reason"] for failed in answer["failed"]["first"]]
+
+
+async def test_names_that_are_alike_are_no_failure_where_one_of_them_can_not_be_copied(copier: Copier) -> None:
+    fill_names(copier.world.src, ["Case", "case", *TWINS])
+    (copier.world.dst / "case/in the way").mkdir(parents=True)
+    assert counts(await copier.copy("src:", "dst:")) == (3, 0, 1)

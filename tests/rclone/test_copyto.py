@@ -208,6 +208,25 @@ async def test_other_servers_serve_files_and_miss_what_is_missing(
             assert await exit_status_of(client, f"remote:{missing}", "dst:x") == 3
 
 
+@pytest.mark.parametrize("target", ["dst", "bucket"])
+async def test_a_file_of_the_other_unicode_spelling_at_the_target_is_another_file(
+    world: storage.Places, client: Client, target: str
+) -> None:
+    composed, decomposed = "caf\u00e9", "cafe\u0301"
+    directory = world.dst if target == "dst" else world.bucket
+    (world.src / composed).write_text("source")
+    for path in (directory / decomposed, world.src / decomposed):
+        path.write_text("other.")
+    times = (world.src / composed).stat()
+    os.utime(directory / decomposed, ns=(times.st_atime_ns, times.st_mtime_ns))
+    await client.copyto(at(f"src:{composed}"), at(f"{target}:{composed}"))
+    there = {path.name: path.read_text() for path in directory.iterdir()}
+    assert there == {composed: "source", decomposed: "other."}
+    (world.src / composed).unlink()
+    with pytest.raises(NotFound):
+        await client.copyto(at(f"src:{composed}"), at(f"{target}:{composed}"))
+
+
 async def test_a_big_file_goes_to_s3_and_back_unchanged(world: storage.Places, client: Client) -> None:
     content = os.urandom(1_000_000) * 50
     (world.src / "big").write_bytes(content)

@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import os
 import stat
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Final
 
 from medusa_copier.rclone.directory.lazy_ledger import LazyLedger
 from medusa_copier.rclone.directory.ledger import FileOutcome, Note, in_run_directory
 from medusa_copier.rclone.directory.skipped import at_source
+from medusa_copier.rclone.errors import NotFound
 from medusa_copier.rclone.facade import Rclone
 from medusa_copier.rclone.local_files import NO_SUCH_TIME, TOO_LATE, walk
 from medusa_copier.rclone.names import spoken
@@ -26,6 +27,7 @@ _NAMEABLE: Final = f"{_SEGMENT}(/{_SEGMENT})*"
 _NO_EMPTY_SEGMENTS: Final = "--filter=- {{(.*/)?/.*}}"
 """Else rclone writes such an object to the place of the one whose key lacks the empty segment."""
 
+MERGED: Final = "the target takes its name and that of another of the files for one"
 LEFT_OUT: Final = "rclone left it out and did not say why"
 
 _FILES: Final = ("--recursive", "--files-only")
@@ -74,18 +76,33 @@ class Completeness:
         await self._fail(self._late, NO_SUCH_TIME)
         if self._top is not None:
             await self._fail_left_out(self._top)
+        if not await self._rclone.client.is_bucket_based(self._target):
+            await self._fail_merged()
 
     async def _begin_local(self, top: str) -> Sequence[str]:
-        note = self._ledger.note_at_source
-        has_late = await asyncio.to_thread(walk, top, (lambda _: None) if self._filters else note)
+        note = (lambda _: None) if self._filters else self._ledger.note_at_source
+        has_late = await asyncio.to_thread(walk, top, note)
         filters = self._filters
         if has_late:  # rclone would replace their times by others
-            only = (*_FILES, f"--max-age={TOO_LATE}", *self._filters)
-            await self._rclone.commands.run_well("lsf", self._source.joined, *only, lines=self._late.extend)
+            await self._list(self._source, self._late.extend, f"--max-age={TOO_LATE}", *self._filters)
             filters = (*filters, f"--min-age={TOO_LATE}")
         if self._filters:  # rclone alone knows which files match them
-            await self._rclone.commands.run("lsf", self._source.joined, *_FILES, *filters, lines=note)
+            await self._rclone.retried(lambda: self._note_chosen(filters))
         return filters
+
+    async def _note_chosen(self, filters: Sequence[str]) -> None:
+        listing = ("lsf", self._source.joined, *_FILES, *filters)
+        outcome = await self._rclone.commands.run(*listing, lines=self._ledger.note_at_source)
+        if outcome.stopped:  # the copy itself comes upon what else is wrong
+            raise outcome.error()
+
+    async def _list(self, place: Location, take: Callable[[list[str]], None], *arguments: str) -> None:
+        """Hand on the paths of the files there; some come twice when it had to be tried again."""
+
+        async def look() -> None:
+            await self._rclone.commands.run_well("lsf", place.joined, *_FILES, *arguments, lines=take)
+
+        await self._rclone.retried(look)
 
     async def _fail(self, paths: Sequence[str], reason: str) -> None:
         notes = [Note(path, FileOutcome.FAILED, reason=reason) for path in paths]
@@ -103,6 +120,21 @@ class Completeness:
             missing = await self._found(missing)  # options of a remote may give names another spelling
         await self._fail(missing, LEFT_OUT)
 
+    async def _fail_merged(self) -> None:
+        """Let files fail whose names differ by case or normalisation alone, unless each that arrived is at the target
+        by its own name: nobody knows of which of them the content is there."""
+        if not (alike := await asyncio.to_thread(self._ledger.alike)):
+            return
+        missing = {path for group in alike for path in group}
+        with suppress(NotFound):
+            await self._list(self._target, missing.difference_update, *self._filters)
+        has_arrived = self._ledger.has_arrived
+
+        def merged() -> list[str]:
+            return [path for group in alike if any(map(has_arrived, missing.intersection(group))) for path in group]
+
+        await self._fail(await asyncio.to_thread(merged), MERGED)
+
     async def _found(self, paths: Sequence[str]) -> list[str]:
         """Those of the ``paths`` that rclone finds when it is asked for them by name."""
         found: list[str] = []
@@ -111,8 +143,7 @@ class Completeness:
                 file = stack.enter_context(scratch_file(self._rclone.run_directory, "files"))
                 await asyncio.to_thread(lambda: file.writelines(f"{path}\n" for path in paths))
                 file.flush()
-            only = (*_FILES, f"--files-from-raw={file.name}")
-            await self._rclone.commands.run_well("lsf", self._source.joined, *only, lines=found.extend)
+            await self._list(self._source, found.extend, f"--files-from-raw={file.name}")
         return found
 
     async def _fail_unnameable(self) -> None:
@@ -121,8 +152,8 @@ class Completeness:
         It lists a prefix at a time, and is silent about prefixes that it can't list; one listing of all keys has them.
         """
         found: list[str] = []
-        only = (*_FILES, "--fast-list", f"--filter=- /{{{{{_NAMEABLE}}}}}", *self._filters)
-        await self._rclone.commands.run_well("lsf", self._source.joined, *only, lines=found.extend)
+        only = ("--fast-list", f"--filter=- /{{{{{_NAMEABLE}}}}}", *self._filters)
+        await self._list(self._source, found.extend, *only)
         await self._fail(found, UNNAMEABLE)
 
     async def _look_at_skipped(self) -> None:

@@ -9,13 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Final
 
+from medusa_copier.rclone.directory import alike
 from medusa_copier.rclone.directory.ledger import FileOutcome, Ledger, Note, Row, kept
 from medusa_copier.rclone.directory.spool import Spool, Tally, are_distinct
 from medusa_copier.rclone.errors import RcloneError
 from medusa_copier.rclone.names import all_as_logged
+
+ROWS_AT_ONCE: Final = 10_000
 
 OUTCOMES: Final = {
     "=": FileOutcome.UNCHANGED,
@@ -61,6 +65,17 @@ class LazyLedger(Ledger):
             return
         for paths in self._at_source.batches():
             yield from (path for path in paths if not self.has(path))
+
+    def alike(self) -> list[list[str]]:
+        """The files whose names a storage may take for one, in groups."""
+        if self._is_plain():
+            return alike.groups(self._listed.count, self._listed_paths)
+        return alike.groups(self._number("count(*)", "TRUE"), self._batches)
+
+    def _batches(self) -> Iterator[list[str]]:
+        paths = self._paths("TRUE")
+        while batch := list(islice(paths, ROWS_AT_ONCE)):
+            yield batch
 
     def has_more_than_at_source(self) -> bool:
         """Whether some of the files are none of them."""

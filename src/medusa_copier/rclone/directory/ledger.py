@@ -250,6 +250,10 @@ class Ledger:
         """Whether this is one of the files."""
         return bool(self._execute("SELECT 1 FROM files WHERE path = ?", _stored(path)).fetchone())
 
+    def has_arrived(self, path: str) -> bool:
+        """Whether this is one of the files that are at the target."""
+        return bool(self._execute(f"SELECT 1 FROM files WHERE path = ? AND {_ARRIVED}", _stored(path)).fetchone())  # noqa: S608 - from above
+
     def count_skipped(self) -> int:
         """How many things at the source are no files to copy."""
         with kept(), self._at_work:
