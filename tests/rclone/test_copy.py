@@ -1465,10 +1465,22 @@ async def test_names_that_the_target_merges_fail_by_name(copier: Copier, tmp_pat
             answer = await copier.copy("src:", "remote:", verify=verify)
             assert sorted(failed["key"] for failed in answer["failed"]["first"]) == sorted(names)
             assert counts(answer)[0] + counts(answer)[1] == 2
-            assert MERGED in [failed["reason"] for failed in answer["failed"]["first"]]
+            reasons = {failed["reason"] for failed in answer["failed"]["first"]}
+            assert names == TWINS or reasons == {MERGED}  # of those, rclone may see by itself that their sizes differ
 
 
 async def test_names_that_are_alike_are_no_failure_where_one_of_them_can_not_be_copied(copier: Copier) -> None:
     fill_names(copier.world.src, ["Case", "case", *TWINS])
     (copier.world.dst / "case/in the way").mkdir(parents=True)
     assert counts(await copier.copy("src:", "dst:")) == (3, 0, 1)
+
+
+async def test_files_whose_sizes_are_not_known_are_counted_once(copier: Copier, tmp_path: Path) -> None:
+    place = tmp_path / "remote/all"
+    files = fill(place)
+    with served(copier, "http", "remote", place):
+        for verify in ("default", "download"):
+            answer = await copier.copy("remote:", "dst:", verify=verify)
+            assert sum(counts(answer)[:2]) == 4
+            assert counts(answer)[2] == 0
+    assert content_of(copier.world.dst) == files

@@ -1,4 +1,4 @@
-"""Copying as ``rclone copyto`` does: the same situation given to the rclone command and to our client."""
+"""Copying as ``rclone copyto`` does: the same situation given to the rclone command and to our action."""
 
 from __future__ import annotations
 
@@ -6,17 +6,25 @@ import asyncio
 import os
 import re
 import signal
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 import pytest
 
+from medusa_copier.actions.copyto import copyto as action
 from medusa_copier.rclone.errors import NotFound, RcloneError, RcloneStopped, WrongKind
+from medusa_copier.rclone.facade import Rclone
 from medusa_copier.rclone.partials import beginning, copy_id, may_be_cut, split
 from medusa_copier.rclone.process.binary import find_binary
+from medusa_copier.rclone.process.environment import FlagValue
 from medusa_copier.rclone.rcd.client import Client, Location
 from medusa_copier.rclone.rcd.daemon import Daemon
+from medusa_copier.roots.policy import Access
+from medusa_copier.settings import RootSection
+from simple_queue_server import Failure, Request
 from tests.support import storage
 from tests.support.storage_fixtures import at, copying, until
 from tests.support.tcp_proxy import TcpProxy
@@ -33,11 +41,33 @@ ODD_NAMES = [
     "-dash",
     "~tilde",
     ".hidden",
-    "fullwidth／．",
+    "fullwidth／．x",
     "comma,equals=colon:",
     "x" * 200,
     "é" * 100,
 ]
+
+
+Copyto: TypeAlias = Callable[[Location, Location], Awaitable[None]]
+
+
+@pytest.fixture
+async def copyto(world: storage.Places, tmp_path: Path) -> AsyncIterator[Copyto]:
+    """The action, given two locations; raises RcloneError with what its response says."""
+    settings: dict[str, FlagValue] = {"low_level_retries": 1}
+    run = tmp_path / "run"
+    async with Rclone(config=world.config, flags=settings, attempts=1, run_directory=run) as rclone:
+
+        async def copy(source: Location, target: Location) -> None:
+            roots = {"source": RootSection(source.fs), "target": RootSection(target.fs)}
+            keys = {"source_key": source.path, "target_key": target.path}
+            asked = {"source_root": "source", "target_root": "target"} | keys
+            try:
+                await action(roots, rclone, Access(roots, rclone))(Request("copyto", asked))
+            except Failure as failure:
+                raise RcloneError(failure.message, exit_status=failure.fields["rclone_status"]) from None
+
+        yield copy
 
 
 def exit_status_of_the_command(world: storage.Places, source: str, target: str) -> int:
@@ -45,9 +75,9 @@ def exit_status_of_the_command(world: storage.Places, source: str, target: str) 
     return storage.rclone(world.config, "copyto", source, target, *flags).returncode
 
 
-async def exit_status_of(client: Client, source: str, target: str) -> int:
+async def exit_status_of(copyto: Copyto, source: str, target: str) -> int:
     try:
-        await client.copyto(at(source), at(target))
+        await copyto(at(source), at(target))
     except RcloneError as error:
         assert "\n" not in error.reason
         return error.exit_status
@@ -126,10 +156,10 @@ SITUATIONS = {
 
 
 @pytest.mark.parametrize("situation", SITUATIONS.values(), ids=SITUATIONS.keys())
-async def test_the_exit_status_is_the_commands(world: storage.Places, client: Client, situation: Situation) -> None:
+async def test_the_exit_status_is_the_commands(world: storage.Places, copyto: Copyto, situation: Situation) -> None:
     fill(world)
     expected = situation.command if situation.ours is None else situation.ours
-    assert await exit_status_of(client, situation.source, situation.target) == expected
+    assert await exit_status_of(copyto, situation.source, situation.target) == expected
 
 
 @pytest.mark.parametrize("situation", SITUATIONS.values(), ids=SITUATIONS.keys())
@@ -138,11 +168,11 @@ def test_the_command_answers_as_the_table_says(world: storage.Places, situation:
     assert exit_status_of_the_command(world, situation.source, situation.target) == situation.command
 
 
-async def test_a_failed_copy_leaves_nothing_at_the_target(world: storage.Places, client: Client) -> None:
+async def test_a_failed_copy_leaves_nothing_at_the_target(world: storage.Places, copyto: Copyto) -> None:
     fill(world)
     before = sorted(world.dst.rglob("*"))
     for source in ("src:missing", "bucket:missing", "src:dangling", "src:link to file", "denied:bkt/pre/object"):
-        assert await exit_status_of(client, source, "dst:x") != 0
+        assert await exit_status_of(copyto, source, "dst:x") != 0
     assert sorted(world.dst.rglob("*")) == before
 
 
@@ -154,58 +184,58 @@ async def test_a_failed_copy_leaves_nothing_at_the_target(world: storage.Places,
         ("src:a.txt", "dst:isfile/x", "isfile/x: not a directory"),
         ("src:dir", "dst:isfile/x", "x/sub: not a directory"),
         ("src:link to file", "dst:x", "the source is a symbolic link"),
-        ("src:missing", "dst:x", "no such file or directory"),
-        ("bucket:missing", "dst:x", "no such file or directory"),
+        ("src:missing", "dst:x", "the source does not exist"),
+        ("bucket:missing", "dst:x", "the source does not exist"),
         ("denied:bkt/pre/object", "dst:x", "S3 HeadObject: 403 Forbidden"),
         ("ghost:a.txt", "dst:x", "didn't find section in config file"),
         ("down:bkt/a", "dst:x", "connect: connection refused"),
     ],
 )
 async def test_the_reason_tells_what_is_wrong(
-    world: storage.Places, client: Client, source: str, target: str, reason: str
+    world: storage.Places, copyto: Copyto, source: str, target: str, reason: str
 ) -> None:
     fill(world)
     with pytest.raises(RcloneError) as caught:
-        await client.copyto(at(source), at(target))
+        await copyto(at(source), at(target))
     assert reason in caught.value.reason
 
 
 @pytest.mark.parametrize("name", ODD_NAMES, ids=ascii)
 async def test_a_file_with_an_odd_name_goes_to_s3_and_back_unchanged(
-    world: storage.Places, client: Client, name: str
+    world: storage.Places, copyto: Copyto, name: str
 ) -> None:
     content = os.urandom(5000)
     (world.src / name).write_bytes(content)
-    await client.copyto(Location("src:", name), Location("bucket:", f"in {name}/{name}"))
-    await client.copyto(Location("bucket:", f"in {name}/{name}"), Location("dst:", name))
+    await copyto(Location("src:", name), Location("bucket:", f"in {name}/{name}"))
+    await copyto(Location("bucket:", f"in {name}/{name}"), Location("dst:", name))
     assert (world.dst / name).read_bytes() == content
     assert [path.name for path in world.dst.iterdir()] == [name]
 
 
 @pytest.mark.parametrize("name", ODD_NAMES, ids=ascii)
 async def test_a_directory_with_an_odd_name_goes_to_s3_and_back_unchanged(
-    world: storage.Places, client: Client, name: str
+    world: storage.Places, copyto: Copyto, name: str
 ) -> None:
     (world.src / name / "sub").mkdir(parents=True)
     (world.src / name / "sub" / name).write_text("content")
-    await client.copyto(Location("src:", name), Location("bucket:", name))
-    await client.copyto(Location("bucket:", name), Location("dst:", name))
+    await copyto(Location("src:", name), Location("bucket:", name))
+    await copyto(Location("bucket:", name), Location("dst:", name))
     assert (world.dst / name / "sub" / name).read_text() == "content"
 
 
 @pytest.mark.parametrize("kind", ["sftp", "webdav", "http"])
 async def test_other_servers_serve_files_and_miss_what_is_missing(
-    world: storage.Places, client: Client, kind: storage.Kind
+    world: storage.Places, copyto: Copyto, kind: storage.Kind
 ) -> None:
     with storage.serving(kind, world.directory / "served") as server:
         (server.directory / "dir").mkdir()
         (server.directory / "dir/ü 1").write_text("there")
         world.add(server.section("remote"))
-        await client.copyto(at("remote:dir/ü 1"), at("dst:file"))
-        await client.copyto(at("remote:dir"), at("dst:dir"))
+        await copyto(at("remote:dir/ü 1"), at("dst:file"))
+        await copyto(at("remote:dir"), at("dst:dir"))
         assert (world.dst / "file").read_text() == (world.dst / "dir/ü 1").read_text() == "there"
         for missing in ("missing", "missing/below", "dir/missing", "dir/ü 1/below"):
-            assert await exit_status_of(client, f"remote:{missing}", "dst:x") == 3
+            assert await exit_status_of(copyto, f"remote:{missing}", "dst:x") == 3
 
 
 @pytest.mark.parametrize("target", ["dst", "bucket"])
@@ -219,19 +249,19 @@ async def test_a_file_of_the_other_unicode_spelling_at_the_target_is_another_fil
         path.write_text("other.")
     times = (world.src / composed).stat()
     os.utime(directory / decomposed, ns=(times.st_atime_ns, times.st_mtime_ns))
-    await client.copyto(at(f"src:{composed}"), at(f"{target}:{composed}"))
+    await client.copy_file(at(f"src:{composed}"), at(f"{target}:{composed}"))
     there = {path.name: path.read_text() for path in directory.iterdir()}
     assert there == {composed: "source", decomposed: "other."}
     (world.src / composed).unlink()
     with pytest.raises(NotFound):
-        await client.copyto(at(f"src:{composed}"), at(f"{target}:{composed}"))
+        await client.copy_file(at(f"src:{composed}"), at(f"{target}:{composed}"))
 
 
 async def test_a_big_file_goes_to_s3_and_back_unchanged(world: storage.Places, client: Client) -> None:
     content = os.urandom(1_000_000) * 50
     (world.src / "big").write_bytes(content)
-    await client.copyto(at("src:big"), at("bucket:big"))
-    await client.copyto(at("bucket:big"), at("dst:big"))
+    await client.copy_file(at("src:big"), at("bucket:big"))
+    await client.copy_file(at("bucket:big"), at("dst:big"))
     assert (world.dst / "big").read_bytes() == content
 
 
@@ -249,50 +279,43 @@ async def test_without_a_look_afterwards_the_checksum_of_the_storage_is_compared
     (world.src / "a.txt").write_text("hello")
     async with TcpProxy(world.s3.port, there=note) as proxy:
         world.add(world.s3.section("whole", endpoint=f"http://127.0.0.1:{proxy.port}", no_head=no_head))
-        await client.copyto(at("src:a.txt"), at("whole:bkt/whole.txt"))
+        await client.copy_file(at("src:a.txt"), at("whole:bkt/whole.txt"))
     assert (world.bucket / "whole.txt").read_text() == "hello"
     assert asked == methods
     async with TcpProxy(world.s3.port, back=lambda chunk: etag.sub(b'"%s"' % (b"0" * 32), chunk)) as proxy:
         world.add(world.s3.section("other", endpoint=f"http://127.0.0.1:{proxy.port}", no_head=no_head))
         with pytest.raises(RcloneError, match="corrupted on transfer: md5 hashes differ"):
-            await client.copyto(at("src:a.txt"), at("other:bkt/other.txt"))
+            await client.copy_file(at("src:a.txt"), at("other:bkt/other.txt"))
 
 
-async def test_a_directory_copy_leaves_what_is_at_the_target_already(world: storage.Places, client: Client) -> None:
+async def test_a_directory_copy_leaves_what_is_at_the_target_already(world: storage.Places, copyto: Copyto) -> None:
     fill(world)
     (world.dst / "dir").mkdir()
     (world.dst / "dir/mine").write_text("mine")
-    await client.copyto(at("src:dir"), at("dst:dir"))
+    await copyto(at("src:dir"), at("dst:dir"))
     assert (world.dst / "dir/mine").read_text() == "mine"
     assert (world.dst / "dir/sub/2").read_text() == "two"
 
 
-async def test_a_file_that_cant_be_read_fails_its_directory(world: storage.Places, client: Client) -> None:
+async def test_a_file_that_cant_be_read_fails_its_directory(world: storage.Places, copyto: Copyto) -> None:
     fill(world)
     (world.dst / "dir/sub/2").mkdir(parents=True)  # where a file must go
-    assert await exit_status_of(client, "src:dir", "dst:dir") == 1
+    assert await exit_status_of(copyto, "src:dir", "dst:dir") == 1
 
 
-async def test_two_roots_on_one_directory_dont_hide_a_missing_source(world: storage.Places, client: Client) -> None:
+async def test_two_roots_on_one_directory_dont_hide_a_missing_source(world: storage.Places, copyto: Copyto) -> None:
     world.add(storage.section("again", type="alias", remote=str(world.src)))
-    with pytest.raises(NotFound):
-        await client.copyto(at("src:missing"), at("again:missing"))
-    with pytest.raises(NotFound):
-        await client.copyto(Location("src:dir", "missing"), Location("again:", "dir/missing"))
-
-
-async def test_a_directory_copy_leaves_no_statistics_behind(world: storage.Places, client: Client) -> None:
-    fill(world)
-    await client.copyto(at("src:dir"), at("dst:dir"))
-    assert await exit_status_of(client, "src:missing", "dst:x") == 3
-    assert b"directory-" not in await client._rc.call("core/group-list", {})
+    with pytest.raises(RcloneError, match="the source does not exist"):
+        await copyto(at("src:missing"), at("again:missing"))
+    with pytest.raises(RcloneError, match="the source does not exist"):
+        await copyto(Location("src:dir", "missing"), Location("again:", "dir/missing"))
 
 
 @pytest.mark.parametrize("target", ["dst:big", "bucket:big"])
 async def test_a_cancelled_copy_stops_at_once_and_leaves_nothing(world: storage.Places, target: str) -> None:
     (world.src / "big").write_bytes(bytes(20_000_000))
     async with Daemon(Path(storage.RCLONE), config=world.config, flags={"bwlimit": "2M"}) as daemon:
-        copy = asyncio.create_task(daemon.client.copyto(at("src:big"), at(target)))
+        copy = asyncio.create_task(daemon.client.copy_file(at("src:big"), at(target)))
         await until(lambda: copying(daemon.client))
         copy.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -337,7 +360,7 @@ async def test_the_remotes_and_the_version_are_told(world: storage.Places, clien
 
 async def test_a_name_that_is_no_unicode_is_refused(client: Client) -> None:
     with pytest.raises(RcloneError, match="not valid Unicode"):
-        await client.copyto(Location("src:", "\ud800"), at("dst:x"))
+        await client.copy_file(Location("src:", "\ud800"), at("dst:x"))
 
 
 async def test_two_services_that_copy_the_same_never_share_a_partial_file(world: storage.Places) -> None:
@@ -348,9 +371,9 @@ async def test_two_services_that_copy_the_same_never_share_a_partial_file(world:
         Daemon(binary, config=world.config, flags=fast) as first,
         Daemon(binary, config=world.config, flags=slow) as second,
     ):
-        slowly = asyncio.create_task(second.client.copyto(at("src:big"), at("dst:big")))
+        slowly = asyncio.create_task(second.client.copy_file(at("src:big"), at("dst:big")))
         await until(lambda: copying(second.client))
-        await first.client.copyto(at("src:big"), at("dst:big"))
+        await first.client.copy_file(at("src:big"), at("dst:big"))
         assert (world.dst / "big").read_bytes() == (world.src / "big").read_bytes()
         assert second.pid is not None
         os.kill(second.pid, signal.SIGKILL)
@@ -394,7 +417,7 @@ async def test_a_sweep_of_a_directory_removes_what_was_left_below_it(world: stor
 async def test_a_sweep_leaves_the_partial_file_of_a_copy_that_runs(world: storage.Places) -> None:
     (world.src / "big").write_bytes(os.urandom(4_000_000))
     async with Daemon(await find_binary(), config=world.config, flags={"bwlimit": "2M"}) as daemon:
-        slowly = asyncio.create_task(daemon.client.copyto(at("src:big"), at("dst:big")))
+        slowly = asyncio.create_task(daemon.client.copy_file(at("src:big"), at("dst:big")))
         await until(lambda: copying(daemon.client))
         await daemon.client.sweep(at("dst:big"), copy_id(at("dst:big").joined))
         assert len(list(world.dst.glob("*.partial"))) == 1
@@ -405,7 +428,7 @@ async def test_a_sweep_leaves_the_partial_file_of_a_copy_that_runs(world: storag
 async def test_a_partial_file_is_called_as_the_sweep_expects(world: storage.Places, name: str) -> None:
     (world.src / name).write_bytes(bytes(2_000_000))
     async with Daemon(await find_binary(), config=world.config, flags={"bwlimit": "100k"}) as daemon:
-        copying_it = asyncio.create_task(daemon.client.copyto(at(f"src:{name}"), at(f"dst:{name}")))
+        copying_it = asyncio.create_task(daemon.client.copy_file(at(f"src:{name}"), at(f"dst:{name}")))
         await until(lambda: copying(daemon.client))
         (partial,) = world.dst.iterdir()
         copying_it.cancel()
@@ -428,5 +451,5 @@ async def test_by_hash_other_content_of_the_same_size_and_time_is_noticed(
     for path, content in ((world.src / "a", "new."), (world.dst / "a", "old.")):
         path.write_text(content)
         os.utime(path, (1_000_000_000, 1_000_000_000))
-    await client.copyto(at("src:a"), at("dst:a"), by_hash=by_hash)
+    await client.copy_file(at("src:a"), at("dst:a"), by_hash=by_hash)
     assert (world.dst / "a").read_text() == there

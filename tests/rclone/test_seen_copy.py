@@ -103,7 +103,7 @@ async def test_a_login_page_in_place_of_an_object_with_a_hash_is_a_failure(
 async def test_the_sizes_are_told_and_another_attempt_may_find_it_right(rclone: Rclone, web: FalseWeb) -> None:
     web.get = SHORT["a login page"]
     with pytest.raises(OtherSize) as raised:
-        await rclone.client.copyto(at("web:a"), at("dst:a"))
+        await rclone.client.copy_file(at("web:a"), at("dst:a"))
     assert raised.value.reason == (
         "the source had 12000000 bytes before the copy, but the target has 26 now; it was left as it is"
     )

@@ -3,8 +3,6 @@
 import asyncio
 import os
 
-import pytest
-
 from medusa_copier.rclone.errors import RcloneStopped
 from medusa_copier.rclone.rcd.client import Client
 from medusa_copier.rclone.rcd.daemon import Daemon
@@ -60,16 +58,12 @@ async def test_nothing_is_told_when_rclone_does_not_answer_and_later_it_is_again
         assert await progress.of(watch) is not None
 
 
-def test_groups_of_files_are_used_again_and_those_of_directories_are_not() -> None:
+def test_groups_are_used_again() -> None:
     groups = Groups()
     with groups.file() as first, groups.file() as second:
         assert first != second
     with groups.file() as again:
         assert again in {first, second}
-    with groups.directory() as first:
-        pass
-    with groups.directory() as second:
-        assert first != second
 
 
 async def test_two_copies_of_one_file_to_two_targets_are_told_apart(world: storage.Places) -> None:
@@ -94,18 +88,13 @@ async def test_two_copies_of_one_file_to_two_targets_are_told_apart(world: stora
 
 async def watched_copy(client: Client, watch: Watch, number: int) -> None:
     with watch:
-        await client.copyto(at("src:big"), at(f"dst:{number}"))
+        await client.copy_file(at("src:big"), at(f"dst:{number}"))
 
 
-@pytest.mark.parametrize("kind", ["big", "dir"])
-async def test_a_cancelled_copy_has_stopped_and_left_nothing_when_the_call_ends(
-    world: storage.Places, kind: str
-) -> None:
-    (world.src / "dir").mkdir()
-    for path in (world.src / "big", world.src / "dir" / "big"):
-        path.write_bytes(os.urandom(4_000_000))
+async def test_a_cancelled_copy_has_stopped_and_left_nothing_when_the_call_ends(world: storage.Places) -> None:
+    (world.src / "big").write_bytes(os.urandom(4_000_000))
     async with Daemon(RCLONE, config=world.config, flags=SLOW) as daemon:
-        copy = asyncio.create_task(daemon.client.copyto(at(f"src:{kind}"), at(f"dst:{kind}")))
+        copy = asyncio.create_task(daemon.client.copy_file(at("src:big"), at("dst:big")))
         await until(lambda: copying(daemon.client))
         copy.cancel()
         await asyncio.wait({copy})

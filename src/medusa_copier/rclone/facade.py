@@ -144,7 +144,8 @@ class Rclone:
         """Copy a file, or a directory where the source is one; return when the content is at the target.
 
         Other ``terms`` than rclone's own are for files only. ``target_is_directory`` says that the target can't be
-        the name of a file: a file is then not copied. ``copy_directory`` copies it where the source is no file.
+        the name of a file: a file is then not copied. ``copy_directory`` copies it where the source is no file;
+        without, only files are copied.
         ``again`` says that this was begun before, and may have been cut off. ``waiting`` is the request's: it waits
         in such a block while another one that looks first is at the target. ``note_size`` gets the size in bytes of a
         file that had to be looked at.
@@ -155,9 +156,11 @@ class Rclone:
                 await self._require_directory(source)
             if not terms.are_rclones:
                 return await self._copy_proven(source, target, terms, waiting, note_size)
-            size_bytes = await self.client.copyto(
-                source, target, by_hash=self.compares_hashes, copy_directory=copy_directory
-            )
+            by_hash = self.compares_hashes
+            if copy_directory is None:
+                size_bytes = await self.client.copy_file(source, target, by_hash=by_hash)
+            else:
+                size_bytes = await self.client.copyto(source, target, by_hash=by_hash, copy_directory=copy_directory)
             if size_bytes is not None:
                 note_size(size_bytes)
             return Verified("default")

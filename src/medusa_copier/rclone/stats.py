@@ -18,7 +18,6 @@ import msgspec
 from medusa_copier.rclone.errors import RcloneError
 
 FILE_GROUPS: Final = "files-"
-DIRECTORY_GROUPS: Final = "directory-"
 
 
 class Watch:
@@ -41,13 +40,12 @@ _watch: ContextVar[Watch | None] = ContextVar("watch", default=None)
 
 
 class Groups:
-    """Names for statistics groups. Those of single files are used again: rclone keeps each that it ever heard of."""
+    """Names for statistics groups, which are used again: rclone keeps each that it ever heard of."""
 
     def __init__(self, progress: Progress | None = None) -> None:
         self._progress = progress
         self._free: list[str] = []
         self._files = count(1)
-        self._directories = count(1)
 
     @contextlib.contextmanager
     def file(self) -> Iterator[str]:
@@ -58,12 +56,6 @@ class Groups:
                 yield group
         finally:
             self._free.append(group)
-
-    @contextlib.contextmanager
-    def directory(self) -> Iterator[str]:
-        """A group for one directory, never used again; the caller deletes it."""
-        with _shown(group := f"{DIRECTORY_GROUPS}{next(self._directories)}", self._progress):
-            yield group
 
 
 @contextlib.contextmanager

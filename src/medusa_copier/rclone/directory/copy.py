@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import ExitStack, asynccontextmanager, nullcontext, suppress
 from typing import Any, Final
@@ -148,8 +149,13 @@ class DirectoryCopy:
         await client.refuse_directories_in_the_way(self._source, self._target)
         if not self._source.path or await client.is_bucket(self._source):
             return
-        if await client.stat(self._source, files_only=True):
+        if await client.stat(self._source, files_only=True) and not await self._is_link_to_directory():
             raise WrongKind("the source is a file; the action copyto copies files")
+
+    async def _is_link_to_directory(self) -> bool:
+        """Whether the source is one on this machine, which rclone calls a file and copies as a directory."""
+        top = await self._rclone.client.local_directory(self._source.fs)
+        return top is not None and await asyncio.to_thread(os.path.isdir, f"{top}/{self._source.path}")
 
     async def _pair(self) -> Pair:
         return await self._rclone.retried(lambda: self._rclone.client.pair(self._source.fs, self._target.fs))
@@ -187,11 +193,16 @@ class DirectoryCopy:
 
     async def _run_copy(self, partial: str, *arguments: str, of_failed: bool, on_kill: Callable[[], object]) -> None:
         reasons = log_parser.Reasons(self._ledger, partial, sees_source=self._completeness.sees_source)
+
+        def take_listed(lines: list[str]) -> None:
+            # a file whose size isn't known is listed a second time, as unchanged, by the name of its partial file
+            self._ledger.note_listed([line for line in lines if not line.endswith(partial)])
+
         outcome = await self._rclone.commands.run(
             "copy",
             *(self._source.joined, self._target.joined),
             *("--combined=-", f"--partial-suffix={partial}", *arguments),
-            lines=self._ledger.note_listed,
+            lines=take_listed,
             entries=reasons.take,
             known=reasons.known,
             stats=self._note_stats,

@@ -12,7 +12,6 @@ import posixpath
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, NamedTuple, Self
@@ -20,7 +19,7 @@ from typing import Any, Final, NamedTuple, Self
 import msgspec
 
 from medusa_copier.rclone import partials
-from medusa_copier.rclone.errors import NotFound, RcloneError, WrongKind, classify
+from medusa_copier.rclone.errors import NotFound, RcloneError, WrongKind
 from medusa_copier.rclone.names import SPELLING, spoken
 from medusa_copier.rclone.pair import NO_TIMES_NS, Pair
 from medusa_copier.rclone.partials import Partials, copy_id
@@ -170,13 +169,6 @@ class _StatsBatch(msgspec.Struct):
     results: list[GroupStats]
 
 
-class _Stats(msgspec.Struct, rename="camel"):
-    errors: int = 0
-    transfers: int = 0
-    checks: int = 0
-    last_error: str = ""
-
-
 class Client:
     """Calls to the rclone that serves ``socket``. Make it in a running event loop, ``close`` it at the end.
 
@@ -217,29 +209,23 @@ class Client:
         source: Location,
         target: Location,
         *,
-        always: bool = False,
+        copy_directory: Callable[[], Awaitable[None]],
         by_hash: bool = False,
-        copy_directory: Callable[[], Awaitable[None]] | None = None,
     ) -> int | None:
         """Copy a file or a directory as ``rclone copyto`` does; return when the content is at the target.
 
-        ``always``: a file that is there already with the same size and time is copied anew. ``by_hash``: compare its
-        hash rather than its time, where both storages have one of every file. ``copy_directory`` is
-        called in place of the method of that name where there is no file to copy. Other than the command
-        it fails with NotFound for a missing source on every kind of storage.
+        ``copy_directory`` is called where there is no file to copy, and raises what it finds wrong. ``by_hash``:
+        compare the hash of a file that is there already rather than its time, where both storages have one of every
+        file. Other than the command it fails with NotFound for a missing source on every kind of storage.
 
         Returns the size of a file in bytes where it had to be looked at.
         """
         try:
-            return await self.copy_file(source, target, always=always, by_hash=by_hash)
+            return await self.copy_file(source, target, by_hash=by_hash)
         except RcloneError as no_file:
             if not (isinstance(no_file, NotFound | WrongKind) or BEING_UPDATED in no_file.reason):
                 raise
-            await self.refuse_nesting(source, target)
-            await self.refuse_directories_in_the_way(source, target)
-            await self._copyto_directory(
-                source, no_file, copy_directory or partial(self.copy_directory, source, target)
-            )
+            await self._copyto_directory(source, no_file, copy_directory)
             return None
 
     async def copy_file(
@@ -273,32 +259,6 @@ class Client:
             await self._copy(
                 "operations/copyfile", {**arguments, "_config": {"PartialSuffix": suffix, **config}}, group
             )
-
-    async def copy_directory(self, source: Location, target: Location) -> None:
-        """Copy what is below ``source`` to below ``target``, and leave other things there alone.
-
-        Empty directories aren't made at the target, as with the rclone command. Raises NotFound when there is
-        no such directory, WrongKind when either place is a file.
-        """
-        arguments = {"srcFs": source.joined, "dstFs": target.joined}
-        there = None
-        try:
-            with self._groups.directory() as group, self.partials.suffix(copy_id(target.joined)) as suffix:
-                await self._copy("sync/copy", arguments | {"_config": {"PartialSuffix": suffix}}, group)
-            stats = await self._stats(group)
-        except NotFound as error:
-            with suppress(RcloneError):
-                there = await self.stat(source)
-            if there and there.is_dir:  # so what went away was something in it
-                raise RcloneError(error.reason, exit_status=error.exit_status, transient=True) from None
-            raise
-        finally:
-            with suppress(RcloneError):
-                await self._rc.call("core/stats-delete", {"group": group}, timeout_s=QUICK_S)
-        if stats.errors:
-            raise classify(stats.last_error or f"{stats.errors} errors while copying the directory")
-        if not (stats.transfers or stats.checks):
-            await self._require_directory(source, target)
 
     async def sweep(self, target: Location, copy: str, *, only: Collection[str] | None = None) -> None:
         """Remove the partial files at ``target``, a file or a directory, of the ``copy`` that a copy_id names.
@@ -519,16 +479,6 @@ class Client:
                 raise
             raise _explained(no_file, no_directory) from None
 
-    async def _require_directory(self, source: Location, target: Location) -> None:
-        """Raise NotFound if rclone found nothing to copy because there is no such directory.
-
-        A bucket has no directories: rclone takes every prefix for one, so one that is empty is missing.
-        """
-        if (await self._fs_info(source.fs)).features.bucket_based and not await self._is_same_place(source, target):
-            raise NotFound
-        if await self.stat(source) is None:
-            raise NotFound
-
     async def _is_same_place(self, source: Location, target: Location) -> bool:
         """Whether rclone would take both for the same file, which it answers with success unseen."""
         if posixpath.basename(source.path) != posixpath.basename(target.path):
@@ -553,9 +503,6 @@ class Client:
         if fs not in (infos := self._fs_infos):
             infos[fs] = await self._rc.ask("operations/fsinfo", {"fs": fs}, _FsInfo)
         return infos[fs]
-
-    async def _stats(self, group: str) -> _Stats:
-        return await self._rc.ask("core/stats", {"group": group, "short": True}, _Stats)
 
 
 def _explained(no_file: RcloneError, no_directory: RcloneError) -> RcloneError:

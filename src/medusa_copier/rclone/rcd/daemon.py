@@ -58,7 +58,7 @@ class _Running:
 
 
 class Daemon:
-    """``async with Daemon(binary, config=…, flags=…) as daemon: await daemon.client.copyto(…)``.
+    """``async with Daemon(binary, config=…, flags=…) as daemon: await daemon.client.copy_file(…)``.
 
     ``config`` is rclone's configuration file (None: rclone's default), ``flags`` are global flags by rclone's
     own names, ``hand_on`` variables of our environment that it needs beside the usual ones. ``run_directory``, of this
