@@ -156,11 +156,9 @@ class Rclone:
                 await self._require_directory(source)
             if not terms.are_rclones:
                 return await self._copy_proven(source, target, terms, waiting, note_size)
-            by_hash = self.compares_hashes
-            if copy_directory is None:
-                size_bytes = await self.client.copy_file(source, target, by_hash=by_hash)
-            else:
-                size_bytes = await self.client.copyto(source, target, by_hash=by_hash, copy_directory=copy_directory)
+            size_bytes = await self.client.copyto(
+                source, target, by_hash=self.compares_hashes, copy_directory=copy_directory
+            )
             if size_bytes is not None:
                 note_size(size_bytes)
             return Verified("default")

@@ -107,7 +107,7 @@ async def _require_size(client: Client, target: Location, seen: Item, terms: Ter
 
 async def _copy(client: Client, source: Location, target: Location, terms: Terms, *, always: bool) -> None:
     try:
-        await client.copy_file(source, target, always=always)
+        await client.copyto(source, target, always=always)
     except OtherSize as error:
         if terms.overwrite == "never":  # the next attempt would find the target taken
             raise RcloneError(error.reason) from None

@@ -209,22 +209,26 @@ class Client:
         source: Location,
         target: Location,
         *,
-        copy_directory: Callable[[], Awaitable[None]],
+        copy_directory: Callable[[], Awaitable[None]] | None = None,
+        always: bool = False,
         by_hash: bool = False,
     ) -> int | None:
         """Copy a file or a directory as ``rclone copyto`` does; return when the content is at the target.
 
-        ``copy_directory`` is called where there is no file to copy, and raises what it finds wrong. ``by_hash``:
+        ``copy_directory`` is called where there is no file to copy, and raises what it finds wrong; without, the source
+        can only be a file. ``always``: copy a file that is there already with the same size and time anew. ``by_hash``:
         compare the hash of a file that is there already rather than its time, where both storages have one of every
         file. Other than the command it fails with NotFound for a missing source on every kind of storage.
 
         Returns the size of a file in bytes where it had to be looked at.
         """
         try:
-            return await self.copy_file(source, target, by_hash=by_hash)
+            return await self.copy_file(source, target, always=always, by_hash=by_hash)
         except RcloneError as no_file:
             if not (isinstance(no_file, NotFound | WrongKind) or BEING_UPDATED in no_file.reason):
                 raise
+            if copy_directory is None:
+                raise WrongKind("the target is a directory") if no_file.reason == IS_A_DIRECTORY else no_file from None
             await self._copyto_directory(source, no_file, copy_directory)
             return None
 
