@@ -453,3 +453,13 @@ async def test_by_hash_other_content_of_the_same_size_and_time_is_noticed(
         os.utime(path, (1_000_000_000, 1_000_000_000))
     await client.copy_file(at("src:a"), at("dst:a"), by_hash=by_hash)
     assert (world.dst / "a").read_text() == there
+
+
+async def test_a_relative_directory_behind_an_alias_is_known_for_what_it_is(
+    client: Client, world: storage.Places
+) -> None:
+    world.add(storage.section("relative", type="alias", remote=os.path.relpath(world.dst)))
+    found = await client.local_directory("relative:")
+    assert found is not None
+    assert Path(found).resolve() == world.dst.resolve()
+    assert await client.place(Location("relative:", "a")) == await client.place(Location("dst:", "a"))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import posixpath
+import re
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -44,6 +45,7 @@ SFTP: Final = "sftp://"
 """How rclone's name for an SFTP server begins, as it has it for people."""
 
 RCLONES_DOT: Final = "\uff0e"
+_LEADING_DOTS: Final = re.compile(f"^{RCLONES_DOT}{{1,2}}(/{RCLONES_DOT}{{2}})*(?=/|$)")
 """What rclone calls the directory that it runs in."""
 
 
@@ -318,7 +320,7 @@ class Client:
         info = await self._fs_info(fs)
         if not info.features.is_local:
             return None
-        return "." if info.root == RCLONES_DOT else info.root
+        return _LEADING_DOTS.sub(lambda dots: dots[0].replace(RCLONES_DOT, "."), info.root)
 
     async def is_bucket(self, location: Location) -> bool:
         """Whether ``location`` is a whole bucket, or all of them."""
