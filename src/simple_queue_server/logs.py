@@ -102,7 +102,13 @@ def _send_to(handler: _Lines, level: int, *, readable: bool = False, echo: Seque
     root.setLevel(level)
     for library in LIBRARIES:  # their news matters to us only when something is wrong
         logging.getLogger(library).setLevel(max(logging.WARNING, level))
+    logging.getLogger("aiormq.connection").addFilter(_is_news)
     logging.captureWarnings(capture=True)
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """False for a failure to connect: aiormq raises it as well, and our own line has the broker and the next try."""
+    return record.msg != "error when creating transport: %r"
 
 
 def _readable(stream: Any) -> structlog.dev.ConsoleRenderer:
@@ -162,7 +168,8 @@ def _echo(logger: Any, level: str, event: MutableMapping[str, Any]) -> MutableMa
     """Show an event to the person at the terminal, unless it is one of a request's that went as foreseen."""
     if "request_id" not in event or level in {"error", "critical", "exception"}:
         with contextlib.suppress(OSError, ValueError):  # the terminal is gone
-            line = _readable(sys.stderr)(logger, level, _harmless(logger, level, dict(event)))
+            shown = {key: value for key, value in event.items() if not key.startswith("_")}  # a library's LogRecord
+            line = _readable(sys.stderr)(logger, level, _harmless(logger, level, shown))
             sys.stderr.write(f"{line}\n")
     return event
 

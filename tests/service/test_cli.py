@@ -114,7 +114,10 @@ def test_submit_names_the_requests_without_a_response_when_the_time_is_over(worl
     done = world.command("submit", "--from", "requests.jsonl", "--wait", "--timeout", "0.5")
     assert (done.returncode, done.stdout) == (124, "")
     said, *ids = done.stderr.splitlines()
-    assert said == ("Error: the time is over. No response yet to these requests; they are still the service's:")
+    assert said == (
+        "Error: the time is over. No response yet to these requests. They stay with the queue or the service; "
+        "is one running?"
+    )
     assert [len(request_id) for request_id in ids] == [32, 32]
     with world.service():
         eventually(lambda: [entry["event"] for entry in world.log()].count("request_finished") == 2)

@@ -202,3 +202,19 @@ def test_a_warning_and_the_lines_of_an_exception_hold_no_secret(tmp_path: Path) 
     text = (tmp_path / "log" / "copier.log").read_text()
     assert len(text.splitlines()) == 3
     assert "hunter2" not in text
+
+
+def test_on_a_terminal_a_failure_to_connect_is_shown_once_and_library_lines_without_their_records(
+    tmp_path: Path,
+) -> None:
+    code = (
+        "import logging; from simple_queue_server import logs\n"
+        "from simple_queue_server.settings.sections import LogSection\n"
+        "logs.configure(LogSection(), 'x')\n"
+        "logging.getLogger('aiormq.connection').error('error when creating transport: %r', OSError(111))\n"
+        "logging.getLogger('aiormq.connection').warning('Connection %r was blocked by: %r', 'c', 'memory')\n"
+    )
+    text = on_terminal(tmp_path, code, "stderr")
+    assert "was blocked by" in text
+    assert "creating transport" not in text
+    assert "_record" not in text

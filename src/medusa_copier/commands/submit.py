@@ -112,7 +112,7 @@ async def _submit_one(client: CopyClient, body: bytes, *, wait: bool, timeout_s:
 def _overdue(unanswered: Sequence[str], has_unsent: bool) -> str:
     lines = ["the time is over."]
     if unanswered:
-        lines[0] += " No response yet to these requests; they are still the service's:"
+        lines[0] += " No response yet to these requests. They stay with the queue or the service; is one running?"
     if has_unsent:
         unanswered = [*unanswered, "What came after them was not submitted."]
     return "\n".join([*lines, *unanswered])

@@ -48,7 +48,7 @@ def parse(text: str, settings_type: type[T], *, source: str, environ: Mapping[st
     try:
         tree = yaml.load(text, _Loader)  # noqa: S506 - _Loader is a SafeLoader
     except yaml.YAMLError as error:
-        raise SettingsError(f"{source}: is not YAML: {' '.join(str(error).split())}{_erb_in_file(text)}") from None
+        raise SettingsError(f"{source}: {_erb_in_file(text) or _not_yaml(error)}") from None
     if tree is None:
         tree = {}
     if not isinstance(tree, dict):
@@ -143,7 +143,13 @@ def _refuse_erb(text: str, path: str) -> None:
 
 def _erb_in_file(text: str) -> str:
     tag = _ERB.search(text)
-    return f"; line {text.count(chr(10), 0, tag.start()) + 1}: {_erb_remedy(tag[0])}" if tag else ""
+    return f"line {text.count(chr(10), 0, tag.start()) + 1}: {_erb_remedy(tag[0])}" if tag else ""
+
+
+def _not_yaml(error: yaml.YAMLError) -> str:
+    mark = getattr(error, "problem_mark", None)
+    problem = getattr(error, "problem", None) or " ".join(str(error).split())
+    return f"is not YAML: {problem}{f' (line {mark.line + 1}, column {mark.column + 1})' if mark else ''}"
 
 
 def _erb_remedy(tag: str) -> str:

@@ -45,8 +45,9 @@ SFTP: Final = "sftp://"
 """How rclone's name for an SFTP server begins, as it has it for people."""
 
 RCLONES_DOT: Final = "\uff0e"
+"""What rclone calls the directory that it runs in; twice, the one above."""
 _LEADING_DOTS: Final = re.compile(f"^{RCLONES_DOT}{{1,2}}(/{RCLONES_DOT}{{2}})*(?=/|$)")
-"""What rclone calls the directory that it runs in."""
+"""How the root of a relative directory begins."""
 
 
 @dataclass(frozen=True, slots=True)
