@@ -385,8 +385,8 @@ def test_submit_and_check_show_names_harmlessly(served: World) -> None:
 
 
 def test_an_unforeseen_error_keeps_its_traceback_harmlessly(tmp_path: Path) -> None:
-    code = """from medusa_copier import cli
-with cli._clear_errors():
+    code = """from medusa_copier.cli.options import clear_errors
+with clear_errors():
     raise ValueError("A\\x1b[2J secret_access_key=hunter2")
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
