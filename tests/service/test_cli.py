@@ -19,7 +19,7 @@ from simple_queue_server.brokers.embedded.broker import EmbeddedBroker
 from simple_queue_server.settings.sections import EmbeddedSection
 from tests.support.processes import COPIER, output
 from tests.support.service import World, copyto
-from tests.support.storage import SECRET, USER, obscured, section, serving
+from tests.support.storage import SECRET, USER, obscured, rclone_without_rights, section, serving
 from tests.support.waiting import eventually
 
 
@@ -241,6 +241,20 @@ def test_check_says_that_a_root_can_not_be_written(world: World, tmp_path: Path)
         assert "set access: read" in done.stdout
         world.write_config(roots={"ro": {"rclone_config": "ro:", "access": "read"}})
         assert world.command("check").returncode == 0
+
+
+@pytest.mark.parametrize("access", ["read", "read-write"])
+def test_check_says_that_a_root_can_not_be_listed(world: World, tmp_path: Path, access: str) -> None:
+    world.src.chmod(0o333)
+    world.write_config(
+        roots={"src": {"rclone_config": "src", "access": access}, "dst": {"rclone_config": "dst"}},
+        rclone={"path": str(rclone_without_rights(tmp_path))},
+    )
+    done = world.command("check")
+    world.src.chmod(0o755)
+    assert done.returncode == 1
+    assert re.search(r"^root src +FAILED +src: .*permission denied; let this user list it$", done.stdout, re.MULTILINE)
+    assert re.search(r"^root dst +ok ", done.stdout, re.MULTILINE)
 
 
 def test_check_warns_of_sftp_servers_whose_host_key_is_not_checked(world: World, tmp_path: Path) -> None:

@@ -125,6 +125,15 @@ def rclone(config: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=60, env=environ, check=False)
 
 
+def rclone_without_rights(directory: Path) -> Path:
+    """An rclone for which permissions hold although it is root who runs it: a script made in ``directory``."""
+    weaker = "setpriv --bounding-set -dac_override,-dac_read_search " if os.geteuid() == 0 else ""
+    script = directory / "rclone-without-rights"
+    script.write_text(f'#!/bin/sh\nexec {weaker}{RCLONE} "$@"\n')
+    script.chmod(0o755)
+    return script
+
+
 def obscured(secret: str) -> str:
     """A password as an rclone.conf has it."""
     return subprocess.run(

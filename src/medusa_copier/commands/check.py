@@ -13,6 +13,7 @@ import click
 
 from medusa_copier.rclone.errors import RcloneError
 from medusa_copier.rclone.facade import Rclone
+from medusa_copier.rclone.rcd.client import PERMISSION_DENIED
 from medusa_copier.service import open_rclone
 from medusa_copier.settings import CopierSettings, RootSection, for_client
 from simple_queue_server import BrokerError, SettingsError, load_settings, logs
@@ -82,13 +83,15 @@ async def _root(rclone: Rclone, name: str, root: RootSection, file: Path | None,
     try:
         async with asyncio.timeout(timeout_s):
             rclone.configuration.require_usable(root.fs)
+            remedy = "; let this user list it"
             await rclone.client.check_root(root.fs)
             if file is not None and "write" in root.access:
                 step = f" can't be written and cleaned up ({file.name}):"
                 remedy = "; let this user write and delete there, or set access: read"
                 await rclone.client.try_to_write(root.fs, file)
     except RcloneError as error:
-        return Row(what, ok=False, note=f"{root.fs}{step} {error.reason}{remedy}")
+        may_help = bool(step) or PERMISSION_DENIED in error.reason
+        return Row(what, ok=False, note=f"{root.fs}{step} {error.reason}{remedy if may_help else ''}")
     except TimeoutError:
         reason = f"no answer within {timeout_s:g} s; is it reachable? --timeout waits longer"
         return Row(what, ok=False, note=f"{root.fs}{step} {reason}")

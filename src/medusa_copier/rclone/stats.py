@@ -18,6 +18,7 @@ import msgspec
 from medusa_copier.rclone.errors import RcloneError
 
 FILE_GROUPS: Final = "files-"
+LISTING_GROUPS: Final = "listings-"
 
 
 class Watch:
@@ -46,6 +47,8 @@ class Groups:
         self._progress = progress
         self._free: list[str] = []
         self._files = count(1)
+        self._free_listings: list[str] = []
+        self._listings = count(1)
 
     @contextlib.contextmanager
     def file(self) -> Iterator[str]:
@@ -56,6 +59,13 @@ class Groups:
                 yield group
         finally:
             self._free.append(group)
+
+    @contextlib.contextmanager
+    def listing(self) -> Iterator[str]:
+        """A group for a call that lists a directory. It has no errors, or is deleted in the block."""
+        group = self._free_listings.pop() if self._free_listings else f"{LISTING_GROUPS}{next(self._listings)}"
+        yield group
+        self._free_listings.append(group)
 
 
 @contextlib.contextmanager
@@ -89,6 +99,7 @@ class GroupStats(msgspec.Struct, frozen=True, rename="camel"):
     speed: float = 0
     eta: float | None = None
     transferring: list[Transfer] = []
+    last_error: str = ""
 
 
 Ask = Callable[[list[str]], Awaitable[list[GroupStats]]]

@@ -20,7 +20,7 @@ from typing import Any, Final, NamedTuple, Self
 import msgspec
 
 from medusa_copier.rclone import partials
-from medusa_copier.rclone.errors import NotFound, RcloneError, WrongKind
+from medusa_copier.rclone.errors import NotFound, RcloneError, WrongKind, classify
 from medusa_copier.rclone.names import SPELLING, spoken
 from medusa_copier.rclone.pair import NO_TIMES_NS, Pair
 from medusa_copier.rclone.partials import Partials, copy_id
@@ -38,6 +38,7 @@ STOP_LOOK_S: Final = 0.02
 IS_A_DIRECTORY: Final = "is a directory not a file"
 IS_A_FILE: Final = "is a file not a directory"
 NESTED: Final = "the target is inside the source directory, so that each copy would be copied again by the next"
+PERMISSION_DENIED: Final = "permission denied"
 BEING_UPDATED: Final = "source file is being updated"
 """How rclone words it; the last one also for a symbolic link, whose size and time aren't those of its target."""
 
@@ -378,9 +379,11 @@ class Client:
                 raise WrongKind(f"the target has a directory where the source has the file {path!r}, and would lose it")
 
     async def check_root(self, fs: str) -> None:
-        """List ``fs`` once. Raises NotFound when it doesn't exist, RcloneError when it can't be reached."""
+        """List ``fs`` once. Raises NotFound when it doesn't exist, RcloneError when it can't be reached or read."""
         options = {"dirsOnly": True, "noModTime": True, "noMimeType": True}
-        await self._rc.call("operations/list", {"fs": fs, "remote": "", "opt": options})
+        with self._groups.listing() as group:
+            await self._rc.call("operations/list", {"fs": fs, "remote": "", "opt": options, "_group": group})
+            await self._require_listed(group)
 
     async def try_to_write(self, fs: str, file: Path) -> None:
         """Copy the local ``file`` to ``fs`` and remove it there. When cancelled, it is removed all the same."""
@@ -435,10 +438,28 @@ class Client:
             raise
 
     async def _stat(self, fs: str, remote: str, options: Mapping[str, Any]) -> Item | None:
+        arguments = {"fs": fs, "remote": remote, "opt": options}
         try:
-            return (await self._rc.ask("operations/stat", {"fs": fs, "remote": remote, "opt": options}, _Stat)).item
+            if options["filesOnly"]:
+                return (await self._rc.ask("operations/stat", arguments, _Stat)).item
+            with self._groups.listing() as group:
+                item = (await self._rc.ask("operations/stat", arguments | {"_group": group}, _Stat)).item
+                if item is None:
+                    await self._require_listed(group)
+                return item
         except (NotFound, WrongKind):  # below a file there is nothing
             return None
+
+    async def _require_listed(self, group: str) -> None:
+        """Raise the RcloneError of a directory that a call in this statistics group had no right to list.
+
+        rclone's local backend counts and logs it, and answers that the directory is empty.
+        """
+        reason = (await self._rc.ask("core/stats", {"group": group}, GroupStats)).last_error
+        if reason:
+            await self._rc.call("core/stats-delete", {"group": group})
+        if PERMISSION_DENIED in reason:
+            raise classify(reason)
 
     async def _directories(self, location: Location) -> set[str]:
         """The directories below ``location``, as rclone spells them."""
