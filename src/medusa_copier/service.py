@@ -78,4 +78,10 @@ async def _warn_of_unknown_remotes(settings: CopierSettings, rclone: Rclone) -> 
     for name, root in settings.roots.items():
         remote = root.fs.split(":", 1)[0]
         if remote and not remote.startswith("/") and remote.split(",", 1)[0] not in known:
-            log.error("rclone has no such remote; requests for this root will fail", root=name, remote=remote)
+            log.error(
+                "rclone_remote_missing",
+                root=name,
+                remote=remote,
+                effect="requests for this root will fail",
+                remedy="add the remote to rclone.conf, or correct rclone_config of the root",
+            )

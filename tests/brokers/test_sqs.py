@@ -383,7 +383,7 @@ async def test_of_a_heartbeat_that_failed_in_part_the_passing_part_is_tried_agai
     assert time.monotonic() - failed < SHORT_S / 4  # not only with the next regular heartbeat
     again = bench.proxy.of("ChangeMessageVisibilityBatch")[1].request["Entries"]
     assert {entry["ReceiptHandle"] for entry in again} == {handles[b"passing"], handles[b"fine"]}
-    assert "request_not_hidden_any_more" in [entry["event"] for entry in logs]
+    assert "request_visibility_lost" in [entry["event"] for entry in logs]
 
 
 async def test_a_heartbeat_never_asks_for_more_than_what_is_left_of_12_hours(moto_server: SqsServer) -> None:

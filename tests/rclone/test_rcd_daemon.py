@@ -144,7 +144,7 @@ async def test_log_lines_of_rclone_arrive_in_our_log(world: storage.Places) -> N
     with structlog.testing.capture_logs() as entries:
         async with Daemon(RCLONE, config=world.config, flags={"log_level": "INFO"}) as daemon:
             await daemon.client.copy_file(at("src:a"), at("dst:a"))
-    copied = {"log_level": "info", "event": "rclone.log", "text": "Copied (new)", "object": "a"}
+    copied = {"log_level": "info", "event": "rclone_log", "text": "Copied (new)", "object": "a"}
     assert copied in entries
 
 
@@ -291,7 +291,7 @@ async def test_an_rclone_that_doesnt_come_up_again_is_tried_with_growing_pauses(
             os.kill(daemon.pid, signal.SIGKILL)
 
             async def failures() -> list[float]:
-                found = [entry for entry in entries if entry["event"] == "rclone.unusable"]
+                found = [entry for entry in entries if entry["event"] == "rclone_unavailable"]
                 return [entry["restart_in_s"] for entry in found] if len(found) >= 3 else []
 
             assert (await until(failures))[:3] == pytest.approx([0.02, 0.04, 0.04], rel=0.3, abs=0.006)

@@ -418,7 +418,7 @@ def test_run_serves_the_other_roots_when_a_root_has_no_remote(served: World) -> 
     response = json.loads(done.stdout)
     assert (response["status"], response["rclone_status"]) == ("failure", 1)
     assert "ghost" in response["message"]
-    assert [e["root"] for e in served.log() if e["event"].startswith("rclone has no such remote")] == ["ghost"]
+    assert [e["root"] for e in served.log() if e["event"] == "rclone_remote_missing"] == ["ghost"]
 
 
 def test_sigterm_ends_the_service_with_status_zero(world: World) -> None:

@@ -71,7 +71,7 @@ def test_a_stop_ends_the_wait_for_a_broker_that_refuses(
 ) -> None:
     world = World(tmp_path, "", broker(refusing_port))
     with world.service() as process:
-        eventually(lambda: {"broker can't be used, trying again", "sqs_call_failed"}.intersection(events(world)))
+        eventually(lambda: {"broker_unavailable", "sqs_call_failed"}.intersection(events(world)))
         assert_stops(world, process, number)
 
 
@@ -81,7 +81,7 @@ def test_a_stop_ends_the_wait_for_a_broker_that_is_silent(
 ) -> None:
     world = World(tmp_path, "", broker(silent_port))
     with world.service() as process:
-        eventually(lambda: "rclone.ready" in events(world))
+        eventually(lambda: "rclone_ready" in events(world))
         assert_stops(world, process, signal.SIGTERM)
 
 

@@ -76,7 +76,7 @@ async def test_the_example_server_runs_on_rabbitmq_and_answers_rpc_clients(
                 answer = await anext(responses)
                 await answer.ack()
     assert json.loads(answer.body) == RESPONSE
-    assert "broker connected" in (tmp_path / "log" / "square.log").read_text()
+    assert "broker_connected" in (tmp_path / "log" / "square.log").read_text()
     assert output(tmp_path) == ""
 
 

@@ -53,7 +53,7 @@ async def test_a_broker_that_is_stuck_costs_no_more_than_bounded_memory_and_the_
         outlet.flows.set()
         await buffer.close()
     assert outlet.sent == [b"%d" % number for number in range(MOST_WAITING)]
-    assert logs[0]["event"] == "progress events are being dropped"
+    assert logs[0]["event"] == "events_dropping"
     assert sum(entry.get("count", 0) for entry in logs) == 9 * MOST_WAITING
 
 

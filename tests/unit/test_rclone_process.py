@@ -120,7 +120,7 @@ async def logged(*chunks: bytes, serving: bool = True) -> tuple[list[dict[str, A
 async def test_a_line_has_the_matching_level(theirs: str, ours: str) -> None:
     line = f'{{"time":"2026","level":"{theirs}","msg":"Copied\\n(new)","object":"a b","size":3}}\n'
     [entry], _ = await logged(line.encode())
-    assert entry == {"log_level": ours, "event": "rclone.log", "text": "Copied (new)", "object": "a b"}
+    assert entry == {"log_level": ours, "event": "rclone_log", "text": "Copied (new)", "object": "a b"}
 
 
 async def test_lines_may_come_in_pieces_and_without_an_end() -> None:

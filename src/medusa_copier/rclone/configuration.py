@@ -119,7 +119,7 @@ class Configuration:
         if _without_renewed(sections) != _without_renewed(self._sections):
             await client.forget()
             self.generation += 1
-            log.info("rclone.configuration_changed", path=str(self._path))
+            log.info("rclone_config_changed", path=str(self._path))
         self._sections = sections
         self._seen = signature
 
@@ -133,7 +133,7 @@ class Configuration:
             if signature and _is_old(signature, now - since) and await asyncio.to_thread(self._is_valid):
                 return signature
             if now > until:
-                log.warning("rclone.configuration_invalid", path=str(self._path), waited_s=PATIENCE_S)
+                log.warning("rclone_config_invalid", path=str(self._path), waited_s=PATIENCE_S)
                 return signature
             await asyncio.sleep(LOOK_S)
 

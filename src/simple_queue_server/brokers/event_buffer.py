@@ -32,7 +32,7 @@ class EventBuffer:
     def put(self, body: bytes) -> None:
         """Send a message some time, or never. Doesn't wait."""
         if self._closing or len(self._waiting) >= MOST_WAITING:
-            self._drop(1, "the broker is away or slow")
+            self._drop(1, "the broker is slow or can't be reached")
             return
         self._waiting.append(body)
         self._arrived.set()
@@ -67,10 +67,10 @@ class EventBuffer:
 
     def _drop(self, number: int, reason: str) -> None:
         if self._dropped == 0:
-            log.warning("progress events are being dropped", reason=reason)
+            log.warning("events_dropping", reason=reason)
         self._dropped += number
 
     def _tell_dropped(self) -> None:
         if self._dropped:
-            log.warning("progress events were dropped", count=self._dropped)
+            log.warning("events_dropped", count=self._dropped)
             self._dropped = 0

@@ -12,7 +12,7 @@ REMIND_S: Final = 300.0
 class Trouble:
     """``trouble.note(reason=…)`` each time that something fails for one cause; ``trouble.over()`` when it works.
 
-    ``log`` is a structlog logger, ``event`` what the lines are called: ``EVENT`` and ``EVENT_over``.
+    ``log`` is a structlog logger, ``event`` what the lines are called: ``EVENT`` and ``EVENT_resolved``.
     """
 
     def __init__(self, log: Any, event: str) -> None:
@@ -35,5 +35,5 @@ class Trouble:
     def over(self) -> None:
         """Log that the trouble is over, if there was one."""
         if self._since_s is not None:
-            self._log.warning(f"{self._event}_over", seconds=round(time.monotonic() - self._since_s, 1))
+            self._log.warning(f"{self._event}_resolved", seconds=round(time.monotonic() - self._since_s, 1))
             self._since_s = None

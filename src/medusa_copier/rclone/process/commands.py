@@ -272,7 +272,7 @@ def _take_log(
         entries.append(entry)
         if entry.level in {"debug", "info"}:
             continue
-        log.info("rclone.log", text=one_line(entry.message), **({"object": entry.object} if entry.object else {}))
+        log.info("rclone_log", text=one_line(entry.message), **({"object": entry.object} if entry.object else {}))
         if entry.is_error and not entry.path and not entry.is_summary:
             outcome.complaint = entry.message.removeprefix("error reading source root directory: ")
         elif entry.message.startswith("Failed to "):

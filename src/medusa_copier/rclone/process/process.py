@@ -84,4 +84,4 @@ async def end(process: asyncio.subprocess.Process, *, patience_s: float) -> None
         async with asyncio.timeout(KILL_PATIENCE_S):
             await process.wait()
     except TimeoutError:  # in a system call that never returns, as on a stuck disk
-        log.error("rclone.unkillable", pid=process.pid)
+        log.error("rclone_unkillable", pid=process.pid)

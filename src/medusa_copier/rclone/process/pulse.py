@@ -51,7 +51,7 @@ class Pulse:
             stopped = stopped + 1 if _is_stopped(process.pid) else 0
             self._has_beaten = False
             if silent >= self._patience.silent_looks or stopped >= self._patience.stopped_looks:
-                log.error("rclone.hung", pid=process.pid, stopped=stopped > 0)
+                log.error("rclone_hung", pid=process.pid, stopped=stopped > 0)
                 with suppress(ProcessLookupError, PermissionError):
                     os.killpg(process.pid, signal.SIGKILL)
                 return

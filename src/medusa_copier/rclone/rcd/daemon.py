@@ -88,7 +88,7 @@ class Daemon:
         self._on_death = on_death
         self._ready = asyncio.Event()
         self._is_away = asyncio.Event()
-        self._trouble = Trouble(log, "rclone.unusable")
+        self._trouble = Trouble(log, "rclone_unavailable")
         self._directory: Path | None = None
         self._running: _Running | None = None
         self._supervisor: asyncio.Task[None] | None = None
@@ -114,7 +114,7 @@ class Daemon:
         if self._config and not self._config.is_file():
             raise RcloneUnusable(f"there is no rclone configuration file {self._config}; see rclone_config_path")
         if ignored := ignored_variables():
-            log.warning("rclone.variables_ignored", variables=ignored)
+            log.warning("rclone_variables_ignored", variables=ignored)
         if self._run_directory:
             await orphans.end_stale(self._run_directory)
         self._directory = _make_socket_directory()
@@ -183,7 +183,7 @@ class Daemon:
         self._is_away.clear()
         self._trouble.over()
         self._ready.set()
-        log.info("rclone.ready", pid=process.pid)
+        log.info("rclone_ready", pid=process.pid)
 
     def _note(self, pid: int) -> None:
         """Write the record. It must not keep rclone from being started again: it is of use only after a crash."""
@@ -193,7 +193,7 @@ class Daemon:
         except RcloneUnusable as error:
             if self._supervisor is None:
                 raise
-            log.warning("rclone.no_record", reason=error.reason)
+            log.warning("rclone_pid_not_recorded", reason=error.reason)
 
     async def _until_it_answers(self, running: _Running) -> None:
         """Ask for the remotes, which makes rclone read its configuration, until it has an answer."""
@@ -222,7 +222,7 @@ class Daemon:
             if loop.time() - started > self._timing.stable_after_s:
                 delays = self._delays_s()
             delay_s = next(delays)
-            log.error("rclone.stopped", reason=reason, restart_in_s=round(delay_s, 2))
+            log.error("rclone_stopped", reason=reason, restart_in_s=round(delay_s, 2))
             await self._launch_again(delay_s, delays)
             self.restarts += 1
 

@@ -72,14 +72,14 @@ class LogLines:
         if level >= logging.ERROR:
             self.complaint = text
         fields = {"object": entry.object} if entry.object else {}
-        log.log(level, "rclone.log", text=text, **fields)
+        log.log(level, "rclone_log", text=text, **fields)
 
     def _take_text(self, line: str) -> None:
         text = one_line(line)
         if match := _COMPLAINT.match(text):
             self.complaint = match[1]
         if text:
-            log.log(logging.WARNING if self.serving else logging.DEBUG, "rclone.log", text=text)
+            log.log(logging.WARNING if self.serving else logging.DEBUG, "rclone_log", text=text)
 
 
 async def _lines(stream: asyncio.StreamReader) -> AsyncIterator[bytes]:

@@ -89,7 +89,7 @@ async def _end(path: Path) -> None:
     except msgspec.MsgspecError:
         return
     if note.socket in _command_line_of(note.pid):  # else the number belongs to another process by now
-        log.warning("rclone.stale_killed", pid=note.pid)
+        log.warning("stale_rclone_killed", pid=note.pid)
         with suppress(ProcessLookupError):
             os.kill(note.pid, signal.SIGKILL)
         await _gone(note.pid)

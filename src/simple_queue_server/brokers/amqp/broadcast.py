@@ -39,7 +39,12 @@ class Control:
             await channel.queue_bind(queue, self._exchange)
             await channel.basic_consume(queue, self._on_message, no_ack=True)
         except aiormq.exceptions.ChannelClosed as error:
-            log.warning("other services can't be reached to cancel", exchange=self._exchange, reason=reason(error))
+            log.warning(
+                "broadcast_unavailable",
+                exchange=self._exchange,
+                reason=reason(error),
+                effect="a cancel request reaches only the service that receives it",
+            )
             return
         channel.closing.add_done_callback(lambda _: on_lost("the control channel was closed"))
         channel.on_consumer_cancel_callbacks.add(lambda _: on_lost("the control queue was deleted"))

@@ -162,21 +162,26 @@ class AmqpBroker:
         try:
             await self._put(response, reply, request_id)
         except MessageTooLarge as error:
-            log.error("response is too large and shortened", reason=str(error), request_id=request_id)
+            log.error("response_truncated", reason=str(error), request_id=request_id)
             await self._put(shortened(response, error.limit_bytes, str(error)), reply, request_id)
 
     async def _put(self, response: bytes, reply: ReplyAddress, request_id: str | None) -> None:
         properties = {"correlation_id": reply.correlation_id, "headers": {REQUEST_ID_HEADER: request_id}}
         if reply.reply_to == self._settings.incoming_queue:
-            log.warning("response is not put on the incoming queue that reply_to names", request_id=request_id)
+            log.warning("reply_to_refused", reason="it names the incoming queue", request_id=request_id)
         elif reply.reply_to is not None:
             if await self._publisher.put(reply.reply_to, response, **properties):
                 return
-            log.warning("reply queue is gone or full", reply_to=legible(reply.reply_to), request_id=request_id)
+            log.warning(
+                "reply_queue_unavailable",
+                reply_to=legible(reply.reply_to),
+                reason="it doesn't exist or is full",
+                request_id=request_id,
+            )
         if self._settings.outgoing_queue is not None:
             await self._publisher.insist(self._settings.outgoing_queue, response, **properties)
         elif reply.reply_to is not None:
-            log.error("response has nowhere to go: no outgoing_queue is configured", request_id=request_id)
+            log.error("response_undeliverable", reason="no outgoing_queue is configured", request_id=request_id)
 
     async def _settle(self, delivery: AmqpDelivery, how: Literal["ack", "requeue", "reject"]) -> bool:
         """Tell the broker, on the channel of the present hand-over; False when that channel is dead."""
@@ -267,10 +272,10 @@ class AmqpBroker:
         delivery = AmqpDelivery(self, message)
         if is_redelivered(message):
             if adopted := self._in_hand.adopt(delivery):
-                log.info("request was handed out again, its work goes on", request_id=adopted.request_id)
+                log.info("request_redelivered", request_id=adopted.request_id, state="adopted")
                 return
             if self._in_hand.was_answered(delivery):
-                log.info("request was handed out again, it is answered already", request_id=delivery.request_id)
+                log.info("request_redelivered", request_id=delivery.request_id, state="settled")
                 await self._settle(delivery, "ack")
                 return
         else:
@@ -301,6 +306,11 @@ class AmqpBroker:
 
     def _log_settings(self) -> None:
         if ignored := ignored_keys(self._settings.connection):
-            log.info("amqp.connection: these keys have no meaning here", keys=ignored)
+            log.info("connection_keys_ignored", section="amqp.connection", keys=ignored)
         if self._target.tls is not None and not self._target.tls.verify:
-            log.warning("amqp.connection: verify_peer is off: the broker may be anybody", broker=str(self._target))
+            log.warning(
+                "tls_verification_off",
+                broker=str(self._target),
+                effect="the broker's identity is not checked",
+                remedy="set verify_peer: true in amqp.connection",
+            )

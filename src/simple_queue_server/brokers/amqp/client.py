@@ -129,7 +129,7 @@ class AmqpClient:
         try:
             await self._publisher.insist(queue, response, correlation_id=correlation_id)
         except BrokerError as error:
-            log.error("a late response could not be put on its queue", queue=queue, error=str(error))
+            log.error("late_response_lost", queue=queue, error=str(error))
 
     def _fail_calls(self) -> None:
         """The reply queue is gone with its connection."""

@@ -124,7 +124,7 @@ class Link:
         try:
             await self._supervise()
         except Exception as error:  # noqa: BLE001 - nobody may wait forever for a supervisor that is gone
-            self._log.exception("the connection's supervisor crashed")
+            self._log.exception("connection_supervisor_failed")
             self._give_up(BrokerGaveUp(f"{self._target}: {type(error).__name__}: {error}"))
 
     async def _supervise(self) -> None:
@@ -139,7 +139,7 @@ class Link:
                     return
                 delay_s = next(delays)
                 self._log.warning(
-                    "broker can't be used, trying again",
+                    "broker_unavailable",
                     attempt=failures,
                     reason=str(error),
                     retry_in_s=round(delay_s, 1),
@@ -169,9 +169,9 @@ class Link:
         if self._pair is not None:  # it may have broken by now
             self._was_up = True
             self._up.set_result(channel)
-            self._log.info("broker connected")
+            self._log.info("broker_connected")
         try:
-            self._log.warning("broker connection lost", reason=await self._broken)
+            self._log.warning("broker_connection_lost", reason=await self._broken)
         finally:
             self.break_up(channel, "it is being closed")
             await self._close(connection, channel)

@@ -142,7 +142,7 @@ async def make_queue(connection: Connection, name: str) -> None:
     except aiormq.ChannelNotFoundEntity:  # which has closed the channel
         channel = await connection.channel(publisher_confirms=False)
         await channel.queue_declare(name, durable=True)
-        log.info("queue made", queue=name)
+        log.info("queue_created", queue=name)
     await channel.close()
 
 

@@ -87,7 +87,7 @@ class Publisher:
         """Put a message on a queue that is made when it has gone, and waited for when it is full."""
         pause_s = 0.0
         while not await self.put(queue, body, **properties):
-            log.error("queue is gone or full, trying again", queue=queue, retry_in_s=pause_s)
+            log.error("queue_unavailable", queue=queue, reason="it doesn't exist or is full", retry_in_s=pause_s)
             await asyncio.sleep(pause_s)
             pause_s = min(LAST_PAUSE_S, 2 * pause_s + FIRST_PAUSE_S)
             channel = await self._link.channel()
@@ -95,7 +95,7 @@ class Publisher:
                 async with self._link.operation(channel) as connection:
                     await make_queue(connection, queue)
             except LinkDownError as error:
-                log.warning("queue can't be made", queue=queue, reason=str(error))
+                log.warning("queue_not_created", queue=queue, reason=str(error))
 
     async def _set_up(self, connection: Connection, _: Channel) -> None:
         if self._queue is not None:
@@ -119,7 +119,12 @@ class ProgressPublisher:
             *(self._publisher.put(self._queue, body, delivery_mode=TRANSIENT) for body in bodies)
         )
         if not all(taken):  # the queue is gone, or full: wait with one of them until it isn't
-            log.warning("progress events were refused", queue=self._queue, count=taken.count(False))
+            log.warning(
+                "events_rejected",
+                queue=self._queue,
+                count=taken.count(False),
+                reason="the queue doesn't exist or is full",
+            )
             await self._publisher.insist(self._queue, bodies[taken.index(False)], delivery_mode=TRANSIENT)
 
     async def close(self) -> None:

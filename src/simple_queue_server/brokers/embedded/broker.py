@@ -153,7 +153,7 @@ class EmbeddedBroker:
             return found
 
         if not await self._member.insist(finish_both, lambda: self._settle(row)):
-            log.warning("the request was settled before, nothing is sent", request=row.id, attempt=row.attempt)
+            log.warning("request_already_settled", request=row.id, attempt=row.attempt, effect="no response is sent")
 
     async def give_back(self, row: RequestRow) -> None:
         """Let a request wait again. Never raises."""
@@ -164,7 +164,7 @@ class EmbeddedBroker:
             try:
                 await self._member.insist(operation, then)
             except BrokerGaveUp as error:  # the requests go back when this process ends, at the latest
-                log.warning("requests can't be given back now", error=str(error))
+                log.warning("requests_not_returned", error=str(error))
 
         task = asyncio.create_task(insist())
         self._tasks.add(task)

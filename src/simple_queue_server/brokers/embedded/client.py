@@ -128,7 +128,7 @@ class EmbeddedClient:
 
 def _log_error(done: asyncio.Future[None]) -> None:
     if error := done.exception():
-        log.error("a response could not be put back", error=str(error))
+        log.error("late_response_lost", error=str(error))
 
 
 async def look(settings: EmbeddedSection) -> QueueState:

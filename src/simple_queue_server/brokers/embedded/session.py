@@ -55,7 +55,7 @@ class Member:
         self._closing = asyncio.Event()
         self._sweep_now = asyncio.Event()
         self._trouble: str | None = None
-        self._care_trouble = Trouble(log, "the queue can't be looked after")
+        self._care_trouble = Trouble(log, "queue_maintenance_failed")
 
     async def open(self) -> None:
         """Open the file, become an owner, and clean up after dead ones. Raises BrokerError."""
@@ -134,7 +134,7 @@ class Member:
         try:
             await self._store.run(lambda tables: tables.remove_owner(self.name))
         except BrokerError as error:  # then others find the lock free, and do it
-            log.warning("the queue was left untidily", error=str(error))
+            log.warning("owner_not_removed", error=str(error))
 
     async def _stop(self, sweeper: asyncio.Task[None]) -> None:
         self._sweep_now.set()
@@ -144,12 +144,12 @@ class Member:
         """Log it once, however many wait: the log may be on the same full disk."""
         if self._trouble != str(error):
             self._trouble = str(error)
-            log.error("the queue can't be written, trying until it can", error=self._trouble)
+            log.error("queue_unwritable", error=self._trouble)
 
     def _note_success(self) -> None:
         if self._trouble is not None:
             self._trouble = None
-            log.info("the queue can be written again")
+            log.info("queue_unwritable_resolved")
 
     def _rung(self, rung: set[bytes]) -> None:
         if OWNERS in rung:
@@ -204,7 +204,7 @@ class Member:
         moved = await self._store.run(lambda tables: sum(tables.remove_owner(name) for name in dead))
         for name in dead:
             self._directory.remove(name)
-        log.info("reaped dead users of the queue", owners=dead, moved=moved)
+        log.info("dead_owners_removed", owners=dead, requests_returned=moved)
 
 
 async def is_set_within(event: asyncio.Event, timeout_s: float) -> bool:

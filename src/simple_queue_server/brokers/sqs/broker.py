@@ -222,7 +222,7 @@ class SqsBroker:
             queue = await self._incoming_queue()
             await self._link.call("change_message_visibility_batch", timeout_s=3.0, QueueUrl=queue.url, Entries=entries)
         except (SqsError, BrokerGaveUp) as error:
-            log.warning("requests_not_given_back", count=len(chunk), error=str(error))
+            log.warning("requests_not_returned", count=len(chunk), error=str(error))
 
     async def _incoming_queue(self) -> Queue:
         return await self._link.queue(self._settings.incoming_queue, create=True)

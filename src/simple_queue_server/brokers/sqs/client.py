@@ -169,7 +169,7 @@ class SqsClient:
                 lambda: self._link.call("send_message", QueueUrl=queue.url, **entry), attempts=ATTEMPTS
             )
         except BrokerError as error:
-            log.error("late_response_not_put", queue=queue.name, error=str(error))
+            log.error("late_response_lost", queue=queue.name, error=str(error))
 
     def _fail_calls(self, error: BrokerError) -> None:
         for call in self._calls.values():

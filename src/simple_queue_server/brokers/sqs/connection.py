@@ -147,7 +147,7 @@ class SqsLink:
             if error.code not in ("QueueNameExists", "QueueAlreadyExists"):
                 raise
             return await self.call("get_queue_url", QueueName=name)  # someone else was faster
-        log.info("queue_made", queue=name)
+        log.info("queue_created", queue=name)
         return made
 
     async def _max_bytes(self, url: str) -> int:

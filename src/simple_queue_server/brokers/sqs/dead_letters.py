@@ -38,9 +38,9 @@ async def set_aside(link: SqsLink, incoming: Queue, request: Received) -> None:
         }
         await link.call("send_message", **{"QueueUrl": queue.url, **message})
     except SqsError as error:
-        log.warning("request_not_on_dead_letter_queue", request_id=request.request_id, error=str(error))
+        log.warning("request_not_dead_lettered", request_id=request.request_id, error=str(error))
     else:
-        log.error("request_on_dead_letter_queue", request_id=request.request_id, queue=queue.name)
+        log.error("request_dead_lettered", request_id=request.request_id, queue=queue.name)
 
 
 async def _dead_letter_queue(link: SqsLink, incoming: Queue) -> Queue | None:

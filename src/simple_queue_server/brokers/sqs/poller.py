@@ -111,6 +111,6 @@ class Intake:
         arrived = received(message)
         what = self._in_hand.add(arrived, until)
         if what != "new":
-            log.warning("request_came_again", request_id=arrived.request_id, attempt=arrived.attempt, known=what)
+            log.warning("request_redelivered", request_id=arrived.request_id, attempt=arrived.attempt, state=what)
         if what == "settled":
             self._delete(Held(first=arrived, newest=arrived, until=until))

@@ -49,11 +49,16 @@ class Outbox:
         Waits while SQS is away. Raises BrokerGaveUp when closed, SqsError when SQS refuses even a short one.
         """
         if reply.reply_to is not None and reply.reply_to == self._incoming:
-            log.warning("response_not_put_on_incoming_queue", correlation_id=reply.correlation_id)
+            log.warning("reply_to_refused", reason="it names the incoming queue", correlation_id=reply.correlation_id)
         elif reply.reply_to is not None and await self._put_on_reply_queue(reply.reply_to, response, reply):
             return
         if self._outgoing is None:
-            log.error("response_has_no_queue", correlation_id=reply.correlation_id, reply_to=reply.reply_to)
+            log.error(
+                "response_undeliverable",
+                reason="no outgoing_queue is configured",
+                correlation_id=reply.correlation_id,
+                reply_to=reply.reply_to,
+            )
             return
         for delay_s in backoff():
             try:
@@ -63,7 +68,7 @@ class Outbox:
                 if error.kind != "gone":
                     raise
                 self._link.forget(self._outgoing)
-                report(error, queue=self._outgoing, doing="making it again")
+                report(error, queue=self._outgoing, doing="creating it again")
                 await asyncio.sleep(delay_s)
             else:
                 return
@@ -80,7 +85,7 @@ class Outbox:
             except SqsError as error:
                 self._link.forget(name)
                 if last or error.kind != "gone":
-                    log.warning("reply_queue_unusable", reply_to=name, error=str(error))
+                    log.warning("reply_queue_unavailable", reply_to=name, error=str(error))
                     return False
                 await asyncio.sleep(NEW_QUEUE_WAIT_S)
             else:
@@ -95,14 +100,14 @@ class Outbox:
         size = len(body.encode())
         if size > limit:
             reason = f"the response of {size} bytes exceeded the {limit} bytes that the queue {queue.name} takes"
-            log.error("response_shortened", correlation_id=reply.correlation_id, size_bytes=size, limit_bytes=limit)
+            log.error("response_truncated", correlation_id=reply.correlation_id, size_bytes=size, limit_bytes=limit)
             body = legal_text(shortened(response, limit, reason, _legal))
         try:
             await self._send(queue, body, message_attributes, group)
         except SqsError as error:
             if error.kind != "refused":
                 raise
-            report(error, correlation_id=reply.correlation_id, doing="shortening the response")
+            report(error, correlation_id=reply.correlation_id, doing="truncating the response")
             reason = f"the response of {size} bytes was refused by the queue {queue.name} ({error.code})"
             body = legal_text(shortened(response, min(limit, 1024), reason, _legal))
             await self._send(queue, body, message_attributes, group)

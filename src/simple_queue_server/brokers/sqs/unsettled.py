@@ -199,5 +199,5 @@ class Heartbeat:
             return False
         if held.newest.handle == handle and held in self._in_hand.held:
             held.lost = True  # another service may take it; when it comes to us, it's adopted
-            log.warning("request_not_hidden_any_more", request_id=held.first.request_id, error=str(error))
+            log.warning("request_visibility_lost", request_id=held.first.request_id, error=str(error))
         return True
