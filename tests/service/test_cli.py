@@ -462,3 +462,23 @@ def test_a_remote_that_would_compare_less_fails_the_start_and_check(world: World
     started = world.command("run")
     assert started.returncode == 1
     assert re.search(rf"the root sloppy can't be used: {reason}", started.stderr)
+
+
+def test_submit_says_all_that_a_message_can(served: World) -> None:
+    (served.src / "films").mkdir()
+    for name in ("1.mov", "2.tmp"):
+        (served.src / "films" / name).write_text("hello")
+    options = ("--action", "copy", "--exclude", "*.tmp", "--verify", "checksum", "--manifest", "dst:films.jsonl")
+    named = ("--request-id", "films-1", "--label", "ticket=7")
+    done = served.command("submit", "src:films", "dst:films", *options, *named, "--wait")
+    response = json.loads(done.stdout)
+    assert (done.returncode, response["copied"]["files"], response["pass_through"]) == (0, 1, {"ticket": "7"})
+    assert response["verified"]["method"] == "checksum"
+    assert (served.dst / "films.jsonl").exists()
+    assert {entry.get("request_id") for entry in served.log() if entry["event"] == "request_finished"} == {"films-1"}
+    whole = json.dumps(json.loads(copyto("src:films/1.mov", "dst:pretty")), indent=2)
+    piped = [COPIER, "submit", "--config", "copier.yaml", "--from", "-", "--wait"]
+    done = subprocess.run(
+        piped, cwd=served.directory, input=whole, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, json.loads(done.stdout)["status"]) == (0, "success")

@@ -3,19 +3,75 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from medusa_copier.cli.options import clear_errors, config_option
 
 
-@click.command()
+@click.command(short_help="Put a request on the queue.")
 @config_option
 @click.argument("source", metavar="[ROOT:KEY", required=False)
 @click.argument("target", metavar="ROOT:KEY]", required=False)
+@click.option(
+    "--action",
+    type=click.Choice(["copyto", "copy"]),
+    default="copyto",
+    show_default=True,
+    help="copyto copies a file, or a directory where the source is one; copy copies what is in a directory.",
+)
+@click.option(
+    "--overwrite",
+    type=click.Choice(["if_different", "always", "never"]),
+    help="What becomes of content that is at the target already.",
+)
+@click.option(
+    "--verify",
+    type=click.Choice(["default", "checksum", "download"]),
+    help="How it is made sure that the target holds what the source holds.",
+)
+@click.option(
+    "--expected",
+    metavar="HASH",
+    multiple=True,
+    help="copyto: a hash that the content must have: md5:…, sha1:…, sha256:…, or the digits alone. May be repeated.",
+)
+@click.option(
+    "--include", metavar="FILTER", multiple=True, help="copy: only files that match one of these. May be repeated."
+)
+@click.option(
+    "--exclude", metavar="FILTER", multiple=True, help="copy: no file that matches one of these. May be repeated."
+)
+@click.option(
+    "--max-depth",
+    metavar="N",
+    type=click.IntRange(min=1),
+    help="copy: how many levels; 1 is the files of the directory alone.",
+)
+@click.option("--manifest", metavar="ROOT:KEY", help="copy: where a listing of the files is put.")
+@click.option(
+    "--manifest-format",
+    type=click.Choice(["jsonl", "bagit-md5", "bagit-sha256"]),
+    help="How the listing is written. Default: jsonl.",
+)
+@click.option("--pass-through", metavar="JSON", help="Comes back unchanged in the response.")
+@click.option(
+    "--label", "labels", metavar="NAME=VALUE", multiple=True, help="A text field of the pass_through. May be repeated."
+)
+@click.option(
+    "--request-id", metavar="ID", help="Names the request in the log and in other commands. Default: one is made."
+)
+@click.option(
+    "--from",
+    "requests",
+    metavar="FILE",
+    type=click.File("rb"),
+    help="Submit many: whole requests, as JSON, one after another. '-' reads standard input.",
+)
 @click.option("--wait", is_flag=True, help="Wait for the responses and print each as a line of JSON.")
 @click.option(
     "--timeout",
@@ -24,32 +80,47 @@ from medusa_copier.cli.options import clear_errors, config_option
     type=click.FloatRange(min=0, min_open=True),
     help="With --wait: how long, all in all. Without it, for ever.",
 )
-@click.option("--pass-through", metavar="JSON", help="Comes back unchanged in the response.")
-@click.option(
-    "--from",
-    "requests",
-    metavar="FILE",
-    type=click.File("rb"),
-    help="Submit many: one request a line, as JSON. '-' reads standard input.",
-)
-def submit(config: Path, requests: Any, wait: bool, timeout_s: float | None, **arguments: Any) -> None:
-    """Put a request on the queue: copy SOURCE to TARGET, each a root's name, a colon and a key.
+def submit(
+    config: Path, requests: Any, wait: bool, timeout_s: float | None, request_id: str | None, **arguments: Any
+) -> None:
+    """Put a request on the queue: copy from the first ROOT:KEY to the second.
 
     Prints the id of each request, or with --wait each response; then the exit status is 1 if any failed, and 124
-    if the time was over before all had come. What was submitted stays submitted.
+    if not all came in time. What was submitted stays submitted.
     """
     with clear_errors():
+        from medusa_copier.commands import compose  # noqa: PLC0415
         from medusa_copier.commands import submit as command  # noqa: PLC0415
 
         if timeout_s is not None and not wait:
             raise click.UsageError("--timeout goes with --wait")
         if requests is not None:
-            if any(value is not None for value in arguments.values()):
-                raise click.UsageError("--from goes without ROOT:KEY and --pass-through: each line is a whole request")
-            bodies: Iterable[bytes] = (line.strip() for line in requests if line.strip())
+            _refuse_beside_from(request_id=request_id, **arguments)
+            bodies: Iterable[bytes] = compose.requests_in(requests)
         else:
-            bodies = [command.one_request(**arguments)]
-        sys.exit(0 if command.submit(config, bodies, wait=wait, timeout_s=timeout_s) else 1)
+            bodies = [_composed(**arguments)]
+        sys.exit(0 if command.submit(config, bodies, wait=wait, timeout_s=timeout_s, request_id=request_id) else 1)
+
+
+def _refuse_beside_from(**arguments: Any) -> None:
+    context = click.get_current_context()
+    for parameter in context.command.params:
+        source = context.get_parameter_source(parameter.name or "")
+        if parameter.name in arguments and source is ParameterSource.COMMANDLINE and arguments[parameter.name]:
+            name = parameter.opts[0] if isinstance(parameter, click.Option) else "ROOT:KEY"
+            raise click.UsageError(f"--from goes without {name}: the file has whole requests")
+
+
+def _composed(
+    source: str | None, target: str | None, action: str, pass_through: str | None, labels: Sequence[str], **options: Any
+) -> bytes:
+    from medusa_copier.commands import compose  # noqa: PLC0415
+
+    parameters = options | {
+        "expected": compose.expected_hashes(options["expected"]),
+        "manifest": compose.manifest_at(options["manifest"], options.pop("manifest_format")),
+    }
+    return compose.one_request(action, (source, target), parameters, pass_through=pass_through, labels=labels)
 
 
 @click.command()

@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import Final
 
 import click
-import msgspec
 
-from medusa_copier.client import CopyClient, ResponseTimeout, copy_parameters
+from medusa_copier.client import CopyClient, ResponseTimeout
 from simple_queue_server import QueueServerError, logs
 from simple_queue_server.printable import escaped_body
 
@@ -29,31 +28,20 @@ class TimeIsOver(click.ClickException):
     """That of timeout(1)."""
 
 
-def one_request(source: str | None, target: str | None, pass_through: str | None) -> bytes:
-    """The body of a copyto request from ``ROOT:KEY`` arguments. Raises click.UsageError."""
-    if source is None or target is None:
-        raise click.UsageError("say what to copy where: ROOT:KEY ROOT:KEY, or --from FILE")
-    try:
-        as_written = msgspec.json.decode("null" if pass_through is None else pass_through, type=msgspec.Raw)
-    except (msgspec.DecodeError, UnicodeError) as error:
-        raise click.UsageError(f"--pass-through is not JSON: {error}") from None
-    try:
-        request = {"action": "copyto", "parameters": copy_parameters(source, target)}
-        return msgspec.json.encode(request if pass_through is None else request | {"pass_through": as_written})
-    except UnicodeError:
-        raise click.UsageError("ROOT:KEY must be UTF-8; other names can't be written in JSON") from None
-    except ValueError as error:
-        raise click.UsageError(str(error)) from None
+def submit(
+    config: Path, bodies: Iterable[bytes], *, wait: bool, timeout_s: float | None, request_id: str | None = None
+) -> bool:
+    """Submit every body; False when a response was waited for and is not a success. Raises TimeIsOver.
 
-
-def submit(config: Path, bodies: Iterable[bytes], *, wait: bool, timeout_s: float | None) -> bool:
-    """Submit every body; False when a response was waited for and is not a success. Raises TimeIsOver."""
+    ``request_id`` is that of the only one; otherwise each gets one that is made here.
+    """
     client = CopyClient.from_config(config)
     logs.configure_for_command()
-    return asyncio.run(_submit(client, bodies, wait=wait, timeout_s=timeout_s or math.inf))
+    named = ((body, request_id or uuid.uuid4().hex) for body in bodies)
+    return asyncio.run(_submit(client, named, wait=wait, timeout_s=timeout_s or math.inf))
 
 
-async def _submit(client: CopyClient, bodies: Iterable[bytes], *, wait: bool, timeout_s: float) -> bool:
+async def _submit(client: CopyClient, requests: Iterable[tuple[bytes, str]], *, wait: bool, timeout_s: float) -> bool:
     loop = asyncio.get_running_loop()
     deadline = loop.time() + timeout_s
     free = asyncio.Semaphore(AT_A_TIME)
@@ -61,10 +49,10 @@ async def _submit(client: CopyClient, bodies: Iterable[bytes], *, wait: bool, ti
     unanswered: list[str] = []
     has_unsent = False
 
-    async def submit_one(body: bytes) -> None:
+    async def submit_one(body: bytes, request_id: str) -> None:
         nonlocal failed
         try:
-            if not await _submit_one(client, body, wait=wait, timeout_s=deadline - loop.time()):
+            if not await _submit_one(client, body, request_id, wait=wait, timeout_s=deadline - loop.time()):
                 failed += 1
         except ResponseTimeout as late:
             unanswered.append(late.request_id)
@@ -73,11 +61,11 @@ async def _submit(client: CopyClient, bodies: Iterable[bytes], *, wait: bool, ti
 
     try:
         async with _connected(client, deadline), asyncio.TaskGroup() as tasks:
-            for body in bodies:
+            for body, request_id in requests:
                 await free.acquire()
                 if has_unsent := loop.time() > deadline:
                     break
-                tasks.create_task(submit_one(body))
+                tasks.create_task(submit_one(body, request_id))
     except* (QueueServerError, BrokenPipeError) as errors:  # nobody reads what is printed any more
         raise errors.exceptions[0] from None
     if unanswered or has_unsent:
@@ -98,8 +86,7 @@ async def _connected(client: CopyClient, deadline: float) -> AsyncIterator[None]
         yield
 
 
-async def _submit_one(client: CopyClient, body: bytes, *, wait: bool, timeout_s: float) -> bool:
-    request_id = uuid.uuid4().hex
+async def _submit_one(client: CopyClient, body: bytes, request_id: str, *, wait: bool, timeout_s: float) -> bool:
     if not wait:
         await client.send(body, request_id)
         click.echo(request_id)
