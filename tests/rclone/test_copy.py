@@ -35,6 +35,7 @@ from medusa_copier.rclone.rcd.client import Client, Location, Place
 from medusa_copier.roots.policy import Access
 from medusa_copier.settings import RootSection
 from simple_queue_server import Failure, Request, Success
+from simple_queue_server.system import mounts
 from tests.support import storage
 from tests.support.sqs_servers import SqsServer
 from tests.support.storage_fixtures import until
@@ -1172,6 +1173,25 @@ async def test_a_bag_lists_names_that_are_not_utf8_by_their_own_bytes(copier: Co
     await asyncio.to_thread(subprocess.run, check, cwd=bag, check=True)
     corrupt(bag / "data" / names[0])
     assert (await asyncio.to_thread(subprocess.run, check, cwd=bag, check=False)).returncode == 1
+
+
+@pytest.mark.parametrize("filters", [{}, {"exclude": ["no*"]}])
+async def test_what_the_kernel_makes_up_below_a_directory_is_skipped_by_name(
+    copier: Copier, monkeypatch: pytest.MonkeyPatch, filters: dict[str, Any]
+) -> None:
+    """Some of it never ends."""
+    files = fill(copier.world.src)
+    mounted = copier.world.src / "sub/a {{*}} name"
+    mounted.mkdir()
+    (mounted / "kmsg").touch()
+    line = f"22 27 0:21 / {mounted} rw - proc proc rw".replace(f"{mounted}", f"{mounted}".replace(" ", r"\040"))
+    monkeypatch.setattr(mounts, "read", lambda: line)
+    done = await copier.copy("src:", "dst:", **filters)
+    assert content_of(copier.world.dst) == files
+    assert done["skipped"] == {
+        "files": 1,
+        "first": [{"key": "sub/a {{*}} name", "reason": "a file system that the kernel makes up is mounted there"}],
+    }
 
 
 async def test_links_and_special_files_of_the_source_are_skipped_by_name(copier: Copier) -> None:

@@ -6,7 +6,8 @@ import asyncio
 import itertools
 import os
 import stat
-from collections.abc import AsyncIterator, Callable
+import tempfile
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -239,14 +240,38 @@ async def test_devices_are_refused_in_a_root_of_devices(world: storage.Places) -
     assert Path("/dev/null").is_char_device()
 
 
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize("symlinks", ["refuse", "follow"])
+async def test_what_the_kernel_makes_up_is_not_read(world: storage.Places, symlinks: str) -> None:
+    """``/proc/kmsg`` is an empty regular file by what ``stat`` says, and reading it never ends."""
+    for key in ("kmsg", "version", "self/fd"):
+        async with action(world, proc={"rclone_config": "/proc", "symlinks": symlinks}) as handler:
+            assert await refusal(handler, f"proc:{key}", "dst:x") == (
+                f"proc:{key} is in a file system that the kernel makes up (proc); only what is stored is copied"
+            )
+
+
+async def test_an_empty_file_in_memory_is_copied(world: storage.Places, in_memory: Path) -> None:
+    (in_memory / "empty").touch()
+    async with action(world, memory={"rclone_config": str(in_memory)}) as handler:
+        await ask(handler, "memory:empty", "dst:empty")
+    assert (world.dst / "empty").stat().st_size == 0
+
+
+@pytest.fixture
+def in_memory() -> Iterator[Path]:
+    """A directory on a tmpfs, which keeps times of any year."""
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as directory:
+        yield Path(directory)
+
+
 @pytest.mark.parametrize("year", [1600, 2300])
-async def test_a_time_that_rclone_cannot_carry_is_a_failure(world: storage.Places, year: int) -> None:
+async def test_a_time_that_rclone_cannot_carry_is_a_failure(world: storage.Places, in_memory: Path, year: int) -> None:
     seconds = int(datetime(year, 1, 1, tzinfo=UTC).timestamp())
-    os.utime(world.src / "a", (seconds, seconds))
-    if (world.src / "a").stat().st_mtime != seconds:
-        pytest.skip("the file system of the tests has no such times")
-    async with action(world) as handler:
-        assert "has a modification time that rclone can't carry" in await refusal(handler, "src:a", "dst:a")
+    (in_memory / "a").write_text("content")
+    os.utime(in_memory / "a", (seconds, seconds))
+    async with action(world, memory={"rclone_config": str(in_memory)}) as handler:
+        assert "has a modification time that rclone can't carry" in await refusal(handler, "memory:a", "dst:a")
     assert not (world.dst / "a").exists()
 
 

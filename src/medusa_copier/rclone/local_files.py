@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from typing import Final
 
 from medusa_copier.rclone.names import all_spelled
+from simple_queue_server.system.mounts import kernel_file_system
 
 _KINDS: Final = {
     stat.S_IFIFO: "a FIFO",
@@ -38,6 +39,8 @@ def why_not_copied(source: os.stat_result) -> str | None:
     """Why rclone can't copy this, as the rest of a sentence that begins with its name; None when it can."""
     if kind := special_kind(source.st_mode):
         return f"is {kind}; only regular files are copied"
+    if kind := kernel_file_system(source):
+        return f"is in a file system that the kernel makes up ({kind}); only what is stored is copied"
     if not _EARLIEST_NS <= source.st_mtime_ns <= _LATEST_NS:
         return f"{NO_SUCH_TIME}; set it with touch"
     return None
@@ -50,8 +53,9 @@ def why_not_written(target: os.stat_result) -> str | None:
     return None
 
 
-def walk(directory: str, take: Callable[[list[str]], object]) -> bool:
-    """Hand on the paths of all regular files below, as rclone spells them, many at a time.
+def walk(directory: str, take: Callable[[list[str]], object], *, but: Collection[str] = ()) -> bool:
+    """Hand on the paths of all regular files below, as rclone spells them, many at a time; none below the paths of
+    directories in ``but``.
 
     Returns whether one of them has a time that rclone can't carry because it is too late. It takes some 3 µs a file,
     and may wait for a disk. What can't be listed has no files.
@@ -65,7 +69,7 @@ def walk(directory: str, take: Callable[[list[str]], object]) -> bool:
                 if entry.is_file(follow_symlinks=False):
                     names.append(top + entry.name)
                     has_late = has_late or _is_late(entry)
-                elif entry.is_dir(follow_symlinks=False):
+                elif entry.is_dir(follow_symlinks=False) and not (but and top + entry.name in but):
                     tops.append(f"{top}{entry.name}/")
         take(all_spelled(names))
     return has_late

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
+import time
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
@@ -13,6 +16,14 @@ LOCAL_FILE_SYSTEMS: Final = frozenset(
     {"bcachefs", "btrfs", "ext2", "ext3", "ext4", "f2fs", "jfs", "overlay", "ramfs", "tmpfs", "xfs", "zfs"}
 )
 """Types of mounts that this machine itself answers for."""
+
+KERNEL_FILE_SYSTEMS: Final = frozenset(
+    {"binfmt_misc", "bpf", "cgroup", "cgroup2", "configfs", "debugfs", "devpts", "efivarfs", "fusectl", "mqueue"}
+    | {"nfsd", "nsfs", "proc", "pstore", "rpc_pipefs", "securityfs", "selinuxfs", "smackfs", "sysfs", "tracefs"}
+)
+"""Types of mounts whose files the kernel makes up as they are read. Some never end, such as ``/proc/kmsg``."""
+BELIEVED_S: Final = 5.0
+"""How long it is believed which mount has a device's number."""
 
 
 def read() -> str | None:
@@ -36,6 +47,33 @@ def mount_type(mountinfo: str, path: Path) -> str | None:
 def types_below(mountinfo: str, path: Path) -> set[str]:
     """The types of what is mounted at ``path`` or below it."""
     return {file_system for mount_point, file_system in _mounts(mountinfo) if mount_point.is_relative_to(path)}
+
+
+def kernel_file_system(status: os.stat_result) -> str | None:
+    """The type of the kernel's own file system that the file with this ``status`` is in; None for any other."""
+    if status.st_blocks or os.major(status.st_dev):  # it has room on a disk
+        return None
+    return _kernel_devices(int(time.monotonic() / BELIEVED_S)).get(status.st_dev)
+
+
+def kernel_file_systems_below(directory: Path) -> list[str]:
+    """The paths below ``directory`` where one of them is mounted."""
+    mountinfo, top = read(), directory.resolve()
+    mounted = _mounts(mountinfo or "")
+    points = {point for point, file_system in mounted if file_system in KERNEL_FILE_SYSTEMS and top in point.parents}
+    return sorted(str(point.relative_to(top)) for point in points)
+
+
+@lru_cache(maxsize=1)
+def _kernel_devices(_turn: int) -> dict[int, str]:
+    """The types by the numbers of their devices."""
+    found = {}
+    for line in (read() or "").splitlines():
+        fields, _, rest = line.partition(" - ")
+        major, _, minor = fields.split(" ")[2].partition(":")
+        if (file_system := rest.split(" ")[0]) in KERNEL_FILE_SYSTEMS:
+            found[os.makedev(int(major), int(minor))] = file_system
+    return found
 
 
 def _mounts(mountinfo: str) -> Iterator[tuple[Path, str]]:

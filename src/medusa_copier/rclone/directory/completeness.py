@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import stat
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
@@ -11,14 +12,15 @@ from pathlib import Path
 from typing import Final
 
 from medusa_copier.rclone.directory.lazy_ledger import LazyLedger
-from medusa_copier.rclone.directory.ledger import FileOutcome, Note, in_run_directory
+from medusa_copier.rclone.directory.ledger import FileOutcome, Note, Skipped, in_run_directory
 from medusa_copier.rclone.directory.skipped import at_source
 from medusa_copier.rclone.errors import NotFound
 from medusa_copier.rclone.facade import Rclone
 from medusa_copier.rclone.local_files import NO_SUCH_TIME, TOO_LATE, walk
-from medusa_copier.rclone.names import spoken
+from medusa_copier.rclone.names import SPELLING, spoken
 from medusa_copier.rclone.rcd.client import Location
 from medusa_copier.rclone.scratch import scratch_file
+from simple_queue_server.system.mounts import kernel_file_systems_below
 
 UNNAMEABLE: Final = "its key has an empty, '.' or '..' segment, which rclone can't copy"
 _SEGMENT: Final = "([^/\uff0e][^/]*|\uff0e[^/\uff0e][^/]*|\uff0e\uff0e[^/]+)"
@@ -29,6 +31,8 @@ _NO_EMPTY_SEGMENTS: Final = "--filter=- {{(.*/)?/.*}}"
 
 MERGED: Final = "the target takes its name and that of another of the files for one"
 LEFT_OUT: Final = "rclone left it out and did not say why"
+
+MADE_UP: Final = "a file system that the kernel makes up is mounted there"
 
 _FILES: Final = ("--recursive", "--files-only")
 
@@ -50,6 +54,7 @@ class Completeness:
         self._top: str | None = None
         self._has_keys = False
         self._late: list[str] = []
+        self._made_up: list[str] = []
 
     async def begin(self) -> Sequence[str]:
         """Note which files a source on this machine has; returns the filters to copy with."""
@@ -71,6 +76,7 @@ class Completeness:
     async def settle(self) -> None:
         """Let fail by name, after the copy, what rclone left out; keep of what it skipped what is at the source."""
         await self._look_at_skipped()
+        await self._note_made_up()
         if self._has_keys:
             await self._fail_unnameable()
         await self._fail(self._late, NO_SUCH_TIME)
@@ -81,10 +87,11 @@ class Completeness:
 
     async def _begin_local(self, top: str) -> Sequence[str]:
         note = (lambda _: None) if self._filters else self._ledger.note_at_source
-        has_late = await asyncio.to_thread(walk, top, note)
-        filters = self._filters
+        self._made_up = await asyncio.to_thread(kernel_file_systems_below, Path(top))
+        has_late = await asyncio.to_thread(walk, top, note, but=self._made_up)
+        filters = (*map(_without, self._made_up), *self._filters)
         if has_late:  # rclone would replace their times by others
-            await self._list(self._source, self._late.extend, f"--max-age={TOO_LATE}", *self._filters)
+            await self._list(self._source, self._late.extend, f"--max-age={TOO_LATE}", *filters)
             filters = (*filters, f"--min-age={TOO_LATE}")
         if self._filters:  # rclone alone knows which files match them
             await self._rclone.retried(lambda: self._note_chosen(filters))
@@ -156,6 +163,10 @@ class Completeness:
         await self._list(self._source, found.extend, *only)
         await self._fail(found, UNNAMEABLE)
 
+    async def _note_made_up(self) -> None:
+        if made_up := [Skipped(path.translate(SPELLING), MADE_UP) for path in self._made_up]:
+            await asyncio.to_thread(self._ledger.note_skipped, made_up)
+
     async def _look_at_skipped(self) -> None:
         """Keep of what rclone says it skipped what is at the source: it also says so of what it meets at the target."""
         if not await asyncio.to_thread(self._ledger.count_skipped):
@@ -164,6 +175,11 @@ class Completeness:
             await asyncio.to_thread(self._ledger.look_at_skipped, lambda one: at_source(top, one))
         elif await self._rclone.client.local_directory(self._target.fs) is not None:
             await asyncio.to_thread(self._ledger.look_at_skipped, lambda _: [])
+
+
+def _without(directory: str) -> str:
+    """The filter that leaves a ``directory`` out, whatever signs its name has that mean something in filters."""
+    return f"--filter=- /{{{{{re.escape(directory.translate(SPELLING))}}}}}/**"
 
 
 def _is_file(path: str) -> bool:
