@@ -113,9 +113,10 @@ async def test_requests_that_name_one_target_by_many_roots_dont_replace_each_oth
 
 @pytest.mark.parametrize("action", ["copyto", "copy"])
 async def test_requests_that_wait_for_a_target_hold_up_no_others(world: storage.Places, action: str) -> None:
+    """Neither in the service nor in their root."""
     (world.src / "dir").mkdir()
     (world.src / "dir/file").write_bytes(b"content")
-    roots = {"src": RootSection("src"), "dst": RootSection("dst")}
+    roots = {"src": RootSection("src", max_in_flight=2), "dst": RootSection("dst", max_in_flight=1)}
     queue = MemoryQueue()
     settings = Settings(server=ServerSection(name="test", max_in_flight=2))
     server = Server(settings, MemoryBroker(queue, max_in_flight=2), run_directory=world.directory / "run")

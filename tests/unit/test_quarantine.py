@@ -12,7 +12,7 @@ import pytest
 from medusa_copier.rclone import quarantine as module
 from medusa_copier.rclone import retry
 from medusa_copier.rclone.errors import MachineTrouble, ProcessDied, RcloneAway, RcloneError, RcloneStopped
-from medusa_copier.rclone.quarantine import Quarantine
+from medusa_copier.rclone.quarantine import Deaths, Quarantine
 from medusa_copier.rclone.retry import with_retries
 
 
@@ -103,6 +103,44 @@ async def test_an_rclone_that_is_killed_from_outside_again_and_again_fails_no_ca
         assert await machine.run(lambda: machine.work(0.3)) == "done"
     assert killing.done()
     assert machine.launched > 3
+
+
+async def test_a_suspect_waits_for_its_turn_where_others_may_work_meanwhile() -> None:
+    """And it holds up no other suspect while it waits to have back what it gave up."""
+    slot = asyncio.Semaphore(1)
+    events: list[str] = []
+
+    @contextlib.asynccontextmanager
+    async def waiting() -> AsyncIterator[None]:
+        slot.release()
+        events.append("waits")
+        yield
+        await slot.acquire()
+
+    @contextlib.asynccontextmanager
+    async def launch() -> AsyncIterator[Any]:
+        yield "own"
+
+    quarantine = Quarantine(launch, waiting)
+    end = asyncio.Event()
+
+    async def suspect() -> None:
+        async with slot:
+            await quarantine.run(end.wait, Deaths())
+
+    async with asyncio.timeout(10):
+        first = asyncio.create_task(quarantine.run(end.wait, Deaths()))
+        await asyncio.sleep(0)
+        second = asyncio.create_task(suspect())
+        while not events:
+            await asyncio.sleep(0)
+        async with slot:
+            end.set()
+            await first
+            await quarantine.run(end.wait, Deaths())
+            assert not second.done()
+        await second
+    assert events == ["waits"]
 
 
 async def test_suspects_are_started_one_at_a_time_but_a_long_one_keeps_nobody() -> None:

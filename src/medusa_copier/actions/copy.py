@@ -51,7 +51,7 @@ def copy(roots: Mapping[str, RootSection], rclone: Rclone, access: Access) -> Ha
         uses = [Use("read", asked.source_root, source), writing, *([listing.use] if listing else [])]
 
         async def copy_all(ledger: LazyLedger, filters: Sequence[str]) -> dict[str, Any]:
-            work = DirectoryCopy(rclone, source, target, choice, ledger, filters=filters, waiting=request.waiting)
+            work = DirectoryCopy(rclone, source, target, choice, ledger, filters=filters)
             request.progress(work.progress)
             try:
                 async with access.granted(*uses, waiting=request.waiting):
@@ -151,7 +151,7 @@ async def _note_manifest(
         try:
             terms = await _manifest_terms(rclone, written, listing)
             again = request.attempt > 1
-            await rclone.copyto(written, listing.use.location, terms=terms, again=again, waiting=request.waiting)
+            await rclone.copyto(written, listing.use.location, terms=terms, again=again)
         except MachineTrouble:
             raise
         except RcloneError as error:

@@ -60,7 +60,6 @@ def copyto(roots: Mapping[str, RootSection], rclone: Rclone, access: Access) -> 
                     copy_directory=copy_directory,
                     target_is_directory=asked.target_key.endswith("/"),
                     again=request.attempt > 1,
-                    waiting=request.waiting,
                     note_size=sizes.append,
                 )
         except MachineTrouble:

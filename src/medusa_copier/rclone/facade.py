@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager, nullcontext
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, nullcontext
+from contextvars import ContextVar
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
@@ -64,7 +65,8 @@ class Rclone:
         self._hand_on = hand_on
         self.attempts = attempts
         self.run_directory = run_directory
-        self._quarantine = Quarantine(self._own)
+        self._waiting: ContextVar[Waiting] = ContextVar("waiting", default=nullcontext)
+        self._quarantine = Quarantine(self._own, self._wait)
         self.configuration = Configuration(lambda: self._daemon.client, config)
         self._targets = PlaceLocks()
 
@@ -105,6 +107,19 @@ class Rclone:
         """An SFTP remote behind ``fs`` whose host key isn't checked, as a message calls it; None when there is none."""
         return self.configuration.unchecked_host(fs, for_rclone(self._flags, self._hand_on, resident=True))
 
+    @contextmanager
+    def waiting_as(self, waiting: Waiting) -> Iterator[None]:
+        """What is done in the block waits in blocks that ``waiting`` makes, until another one is done at its target,
+        or with the rclone that it is to have for itself."""
+        token = self._waiting.set(waiting)
+        try:
+            yield
+        finally:
+            self._waiting.reset(token)
+
+    def _wait(self) -> AbstractAsyncContextManager[None]:
+        return self._waiting.get()()
+
     @asynccontextmanager
     async def _own(self) -> AsyncIterator[Client]:
         """The calls to another rclone, for a block."""
@@ -138,7 +153,6 @@ class Rclone:
         target_is_directory: bool = False,
         copy_directory: Callable[[], Awaitable[None]] | None = None,
         again: bool = False,
-        waiting: Waiting = nullcontext,
         note_size: Callable[[int], object] = lambda _: None,
     ) -> Verified:
         """Copy a file, or a directory where the source is one; return when the content is at the target.
@@ -146,8 +160,7 @@ class Rclone:
         Other ``terms`` than rclone's own are for files only. ``target_is_directory`` says that the target can't be
         the name of a file: a file is then not copied. ``copy_directory`` copies it where the source is no file;
         without, only files are copied.
-        ``again`` says that this was begun before, and may have been cut off. ``waiting`` is the request's: it waits
-        in such a block while another one that looks first is at the target. ``note_size`` gets the size in bytes of a
+        ``again`` says that this was begun before, and may have been cut off. ``note_size`` gets the size in bytes of a
         file that had to be looked at.
         """
 
@@ -155,7 +168,7 @@ class Rclone:
             if target_is_directory:
                 await self._require_directory(source)
             if not terms.are_rclones:
-                return await self._copy_proven(source, target, terms, waiting, note_size)
+                return await self._copy_proven(source, target, terms, note_size)
             size_bytes = await self.client.copyto(
                 source, target, by_hash=self.compares_hashes, copy_directory=copy_directory
             )
@@ -211,16 +224,13 @@ class Rclone:
                 await sweep(all_attempts=again)
 
     @asynccontextmanager
-    async def alone_below(self, target: Location, waiting: Waiting = nullcontext) -> AsyncIterator[None]:
-        """In the block no copy of this service that looks first at what is there writes to ``target`` or below it.
-
-        Until its turn comes the request is ``waiting``.
-        """
+    async def alone_below(self, target: Location) -> AsyncIterator[None]:
+        """In the block no copy of this service that looks first at what is there writes to ``target`` or below it."""
 
         async def look() -> Place:
             return await self.client.place(target)
 
-        async with self._targets.held(await self.retried(look), is_tree=True, waiting=waiting):
+        async with self._targets.held(await self.retried(look), is_tree=True, waiting=self._wait):
             yield
 
     async def progress(self, watch: Watch) -> dict[str, Any] | None:
@@ -228,10 +238,10 @@ class Rclone:
         return None if watch.progress is None else await watch.progress.of(watch)
 
     async def _copy_proven(
-        self, source: Location, target: Location, terms: Terms, waiting: Waiting, note_size: Callable[[int], object]
+        self, source: Location, target: Location, terms: Terms, note_size: Callable[[int], object]
     ) -> Verified:
         """One at a time to a target: between the look at what is there and the copy nobody here writes to it."""
-        async with self._targets.held(await self.client.place(target), waiting=waiting):
+        async with self._targets.held(await self.client.place(target), waiting=self._wait):
             return await copy_proven(self.client, source, target, terms, note_size)
 
     async def _sweep(self, target: Location, named: str, *, all_attempts: bool) -> None:

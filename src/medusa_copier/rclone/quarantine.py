@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Final, TypeVar
@@ -18,6 +18,7 @@ import structlog
 
 from medusa_copier.rclone.errors import MachineTrouble, RcloneError, RcloneStopped
 from medusa_copier.rclone.rcd.client import Client
+from simple_queue_server.slots import Waiting
 
 SUSPECT_AFTER: Final = 2
 """Deaths of the resident rclone that a call may see."""
@@ -46,10 +47,15 @@ class Deaths:
 
 
 class Quarantine:
-    """``await quarantine.run(call, deaths)``. ``launch`` starts an rclone for a block, and gives the calls to it."""
+    """``await quarantine.run(call, deaths)``. ``launch`` starts an rclone for a block, and gives the calls to it; a
+    suspect waits for its turn in a block that ``waiting`` makes.
+    """
 
-    def __init__(self, launch: Callable[[], AbstractAsyncContextManager[Client]]) -> None:
+    def __init__(
+        self, launch: Callable[[], AbstractAsyncContextManager[Client]], waiting: Waiting = nullcontext
+    ) -> None:
         self._launch = launch
+        self._waiting = waiting
         self._testing = asyncio.Lock()
         self._own: ContextVar[Client | None] = ContextVar("own rclone", default=None)
         self._innocence = 0
@@ -77,8 +83,7 @@ class Quarantine:
 
     async def run(self, call: Callable[[], Awaitable[T]], deaths: Deaths) -> T:
         """What ``call`` returns, made with an rclone of its own. Counts its death among ``deaths``."""
-        turn = _Turn(self._testing)
-        await self._testing.acquire()
+        turn = await self._turn()
         try:
             async with AsyncExitStack() as stack:
                 client = await self._start(stack)
@@ -95,6 +100,13 @@ class Quarantine:
             raise
         finally:
             turn.end()
+
+    async def _turn(self) -> _Turn:
+        while self._testing.locked():  # again: until a request has back what it gave up, another one may begin
+            async with self._waiting(), self._testing:
+                pass
+        await self._testing.acquire()
+        return _Turn(self._testing)
 
     async def _start(self, stack: AsyncExitStack) -> Client:
         try:

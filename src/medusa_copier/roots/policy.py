@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import posixpath
 import stat
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
 from typing import Final, Literal, NamedTuple, TypeVar
 
@@ -48,19 +48,19 @@ class Access:
     @asynccontextmanager
     async def granted(self, *uses: Use, waiting: Waiting = nullcontext) -> AsyncIterator[int | None]:
         """The block may use these places; it begins when there is a free place in each root. ``waiting`` is the
-        request's: it works on nothing while it waits for one. Yields the size in bytes of the file to be read, if it is
-        a local one that was looked at.
+        request's: it works on nothing while it waits for one. While it waits for anything in the block, others have its
+        places. Yields the size in bytes of the file to be read, if it is a local one that was looked at.
 
         Raises Failure, naming the root and its policy, when a use is against it. Raises RcloneError when rclone
         can't tell what a root is, and RcloneUnusable where rclone.conf makes it unusable.
         """
         for use in uses:
             self._require_purpose(use)
-        async with AsyncExitStack() as held:
-            for root in sorted({use.root for use in uses} & self._free.keys()):  # in one order: nobody waits in a ring
-                await held.enter_async_context(in_turn(self._free[root], waiting))
-            await self._follow_configuration(uses)
-            yield await self._refuse_unfit(uses)
+        roots = sorted({use.root for use in uses} & self._free.keys())  # in one order: nobody waits in a ring
+        async with _in_all([self._free[root] for root in roots], waiting) as waiting_outside:
+            with self._rclone.waiting_as(waiting_outside):
+                await self._follow_configuration(uses)
+                yield await self._refuse_unfit(uses)
 
     def overwrite(self, root: str, asked: Overwrite, *, explicit: bool) -> Overwrite | Literal["never"]:
         """What to do with content that is in ``root`` already, where a request ``asked`` for something.
@@ -135,6 +135,29 @@ class Access:
             follow = self._roots[use.root].symlinks == "follow"
             self._lookouts.setdefault(use.root, None if directory is None else Lookout(directory, follow=follow))
         return self._lookouts[use.root]
+
+
+@asynccontextmanager
+async def _in_all(limits: Sequence[asyncio.Semaphore], waiting: Waiting) -> AsyncIterator[Waiting]:
+    """The block is one of those that all ``limits`` let run, in which a request is ``waiting`` until then.
+
+    Yields in what it waits for something else: none of the limits counts it until it goes on.
+    """
+    async with AsyncExitStack() as held:
+
+        async def take(waiting: Waiting = nullcontext) -> None:
+            for limit in limits:
+                await held.enter_async_context(in_turn(limit, waiting))
+
+        @asynccontextmanager
+        async def outside() -> AsyncIterator[None]:
+            async with waiting():
+                await held.aclose()
+                yield
+                await take()
+
+        await take(waiting)
+        yield outside
 
 
 def _refusal(root: str, path: str) -> Failure:

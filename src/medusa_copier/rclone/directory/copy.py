@@ -22,7 +22,6 @@ from medusa_copier.rclone.process.commands import Entry, Outcome
 from medusa_copier.rclone.rcd.client import IS_A_FILE, Location
 from medusa_copier.rclone.scratch import scratch_file
 from medusa_copier.rclone.stats import GroupStats, directory_figures
-from simple_queue_server.slots import Waiting
 
 SAME_PLACE: Final = "source and target are the same place"
 
@@ -33,8 +32,8 @@ _SIZES: Final = ("--recursive", "--files-only", "--format=sp")
 class DirectoryCopy:
     """``await DirectoryCopy(rclone, source, target, choice, ledger, filters=…).run()``, and then ``describe``.
 
-    ``filters`` are those of the choice, as arguments, and ``waiting`` is the request's. Both calls raise RcloneError
-    for what concerns all files; the ledger has what became of each, even then.
+    ``filters`` are those of the choice, as arguments. Both calls raise RcloneError for what concerns all files; the
+    ledger has what became of each, even then.
     """
 
     def __init__(
@@ -46,14 +45,12 @@ class DirectoryCopy:
         ledger: LazyLedger,
         *,
         filters: Sequence[str],
-        waiting: Waiting = nullcontext,
     ) -> None:
         self._rclone = rclone
         self._source = source
         self._target = target
         self._choice = choice
         self._filters = filters
-        self._waiting = waiting
         self._ledger = ledger
         self._completeness = Completeness(rclone, source, target, ledger, filters=filters)
         self._stats: GroupStats | None = None
@@ -66,7 +63,7 @@ class DirectoryCopy:
         """
         await self._rclone.retried(self._look_first)
         looks = self._choice.overwrite == "never"
-        async with self._rclone.alone_below(self._target, self._waiting) if looks else nullcontext():
+        async with self._rclone.alone_below(self._target) if looks else nullcontext():
             await self._run(again=again)
 
     async def _run(self, *, again: bool) -> None:
