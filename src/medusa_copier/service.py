@@ -69,6 +69,7 @@ def open_rclone(settings: CopierSettings, run_directory: Path | None = Path("run
         flags=settings.rclone.flags,
         hand_on=settings.rclone.environment,
         attempts=settings.rclone.attempts,
+        local_hash=settings.rclone.local_hash,
         run_directory=run_directory,
     )
 

@@ -47,6 +47,8 @@ class RcloneSection(Section, frozen=True):
     """Variables of the service's environment that rclone gets beside the usual ones: ``VAULT_*``."""
     attempts: Count = 3
     """How often a copy is tried when the reason of its failure is temporary."""
+    local_hash: Literal["sha256", "blake3"] = "sha256"
+    """What ``verify: checksum`` and manifests compare between directories of this machine."""
 
 
 class CopierSettings(Settings, frozen=True, kw_only=True):

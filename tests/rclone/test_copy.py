@@ -449,7 +449,7 @@ async def test_both_verifications_repair_other_bytes_of_the_same_size_and_time(c
     corrupt(copier.world.dst / "a.txt")
     answer = await copier.copy("src:", "dst:", verify=verify)
     assert counts(answer) == (1, 3, 0)
-    kind = "md5" if verify == "checksum" else None
+    kind = "sha256" if verify == "checksum" else None
     assert answer["verified"] == {"method": verify, "hash": kind, "files": 4}
     assert content_of(copier.world.dst) == files
 
@@ -527,8 +527,8 @@ async def test_a_manifest_lists_path_size_hash_and_outcome(copier: Copier, remot
         **dict.fromkeys(["a.txt", "new\nline", "sub/b.txt", "sub/deep/c.jpg", "zero"], "copied"),
         "taken": "failed",
     }
-    md5 = hashlib.md5(b"hello").hexdigest()
-    assert entries[0] == {"path": "a.txt", "size": 5, "hash": {"md5": md5}, "outcome": "copied"}
+    sha256 = hashlib.sha256(b"hello").hexdigest()
+    assert entries[0] == {"path": "a.txt", "size": 5, "hash": {"sha256": sha256}, "outcome": "copied"}
     assert next(entry for entry in entries if entry["path"] == "taken")["reason"]
 
 
@@ -561,7 +561,7 @@ async def test_a_manifest_says_what_is_at_the_target(copier: Copier, layout: str
     (copier.world.dst / "data/other").write_text("not part of it")
     answer = await copier.copy("src:", "dst:data", manifest={"root": "dst", "key": "manifest", "format": layout})
     assert counts(answer) == (0, 1, 0)
-    kind = hashlib.sha256 if layout == "bagit-sha256" else hashlib.md5
+    kind = hashlib.md5 if layout == "bagit-md5" else hashlib.sha256
     (line,) = (copier.world.dst / "manifest").read_text().splitlines()
     assert kind(b"dat").hexdigest() in line
 

@@ -71,7 +71,11 @@ def test_a_hash_that_the_target_was_only_told_guards_nothing(
 
 
 def test_hashes_can_be_compared_only_where_no_file_lacks_one() -> None:
-    every, some = {"source_hashes_all": True}, {"source_hashes_all": False}
-    for more, expected in ((every, True), (some, False), ({**every, "target_hashes_all": False}, False)):
-        assert Pair(hashes=("md5",), has_times=True, source_is_local=True, **more).can_compare_hashes is expected
-    assert not Pair(hashes=(), has_times=True, source_is_local=True, **every).can_compare_hashes
+    for hashes, of_source, of_target, expected in (
+        (("md5",), True, True, True),
+        (("md5",), False, True, False),
+        (("md5",), True, False, False),
+        ((), True, True, False),
+    ):
+        pair = Pair(hashes, True, True, source_hashes_all=of_source, target_hashes_all=of_target)
+        assert pair.can_compare_hashes is expected

@@ -97,8 +97,10 @@ async def test_never_with_download_finds_a_rotted_source_and_replaces_nothing(
 
 @pytest.mark.parametrize("terms", [CHECKSUM, Terms(verify="checksum", overwrite="always")])
 async def test_checksums_are_told(client: Client, terms: Terms) -> None:
-    assert await copy(client, terms) == Verified("checksum", {"md5": digest("md5")})
-    assert await copy(client, terms) == Verified("checksum", {"md5": digest("md5")})
+    for target, hash_type in [("dst:a", "sha256"), ("bucket:a", "md5")]:
+        expected = Verified("checksum", {hash_type: digest(hash_type)})
+        assert await copy(client, terms, target) == expected
+        assert await copy(client, terms, target) == expected
 
 
 async def test_what_was_read_is_told(client: Client) -> None:
@@ -125,7 +127,7 @@ async def test_unchanged_content_is_not_copied_again_unless_always(world: storag
 async def test_never_succeeds_where_nothing_is_and_where_the_same_is(world: storage.Places, client: Client) -> None:
     await copy(client, NEVER)
     os.utime(world.dst / "a", (1, 1))
-    assert await copy(client, NEVER) == Verified("checksum", {"md5": digest("md5")})
+    assert await copy(client, NEVER) == Verified("checksum", {"sha256": digest("sha256")})
     assert (world.dst / "a").read_bytes() == CONTENT
 
 
@@ -189,11 +191,10 @@ async def test_the_same_page_for_each_reading_is_not_the_file(world: storage.Pla
 async def test_a_target_that_differs_after_the_copy_fails_naming_both(
     world: storage.Places, client: Client, terms: Terms
 ) -> None:
-    hash_type = "md5" if terms is CHECKSUM else "sha256"
     said = await reason(Corrupting(client, world.dst / "a"), terms)
     assert said == (
-        f"the target is not what was copied: its {hash_type} is {digest(hash_type, OTHER)}, "
-        f"the source has {digest(hash_type)}; it was left as it is"
+        f"the target is not what was copied: its sha256 is {digest('sha256', OTHER)}, "
+        f"the source has {digest('sha256')}; it was left as it is"
     )
     assert (world.dst / "a").read_bytes() == OTHER
 
@@ -203,7 +204,7 @@ async def test_a_target_that_differs_after_the_copy_is_copied_anew(world: storag
         corrupting = Corrupting(rclone.client, world.dst / "a", times=1)
         rclone._daemon.client = corrupting
         assert await rclone.copyto(at("src:a"), at("dst:a"), terms=CHECKSUM) == Verified(
-            "checksum", {"md5": digest("md5")}
+            "checksum", {"sha256": digest("sha256")}
         )
         assert corrupting.times == 0
     assert (world.dst / "a").read_bytes() == CONTENT

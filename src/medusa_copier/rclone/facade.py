@@ -14,6 +14,7 @@ import structlog
 
 from medusa_copier.rclone.configuration import Configuration
 from medusa_copier.rclone.errors import NotFound, RcloneError, WrongKind
+from medusa_copier.rclone.local_hash import LocalHash
 from medusa_copier.rclone.partials import copy_id
 from medusa_copier.rclone.place_locks import PlaceLocks
 from medusa_copier.rclone.process.binary import find_binary
@@ -46,7 +47,8 @@ class Rclone:
     """``async with Rclone(…) as rclone: await rclone.copyto(source, target)``. Every call raises RcloneError.
 
     ``binary`` and ``config`` are None for the defaults; ``attempts`` is how often a copy is tried when its failure
-    is transient, ``hand_on`` names variables of our environment that rclone needs beside the usual ones.
+    is transient, ``hand_on`` names variables of our environment that rclone needs beside the usual ones, ``local_hash``
+    is what a proof compares between files of this machine.
     """
 
     def __init__(
@@ -57,6 +59,7 @@ class Rclone:
         flags: Mapping[str, FlagValue] | None = None,
         hand_on: Sequence[str] = (),
         attempts: int = 3,
+        local_hash: LocalHash = "sha256",
         run_directory: Path | None = None,
     ) -> None:
         self._binary = binary
@@ -64,6 +67,7 @@ class Rclone:
         self._flags, self.compares_hashes = without_comparison(flags or {})
         self._hand_on = hand_on
         self.attempts = attempts
+        self.local_hash = local_hash
         self.run_directory = run_directory
         self._waiting: ContextVar[Waiting] = ContextVar("waiting", default=nullcontext)
         self._quarantine = Quarantine(self._own, self._wait)
@@ -242,7 +246,7 @@ class Rclone:
     ) -> Verified:
         """One at a time to a target: between the look at what is there and the copy nobody here writes to it."""
         async with self._targets.held(await self.client.place(target), waiting=self._wait):
-            return await copy_proven(self.client, source, target, terms, note_size)
+            return await copy_proven(self.client, source, target, terms, note_size, local_hash=self.local_hash)
 
     async def _sweep(self, target: Location, named: str, *, all_attempts: bool) -> None:
         """Remove what a copy left, if anything; when that fails, log it."""

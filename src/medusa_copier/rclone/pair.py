@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from medusa_copier.rclone.local_hash import LocalPair
+
 NO_TIMES_NS: Final = 100 * 365 * 24 * 3600 * 10**9
 """The precision of a storage that keeps no modification times, as rclone reports it."""
 
@@ -29,6 +31,8 @@ class Pair:
     target_hashes_all: bool = True
     source_has_ranges: bool = True
     """Whether the storage is of a kind that couldn't do without ranges: buckets."""
+    local: LocalPair | None = None
+    """Both as directories of this machine; None where one isn't, or where the operator chose its hashes."""
 
     @property
     def hash_guards_all(self) -> bool:

@@ -12,6 +12,7 @@ from typing import Final, Literal, TypeAlias
 import msgspec
 
 from medusa_copier.rclone.errors import NotFound, RcloneError, WrongKind
+from medusa_copier.rclone.local_hash import LocalHash
 from medusa_copier.rclone.rcd.client import Client, Item, Location
 from medusa_copier.rclone.rcd.seen_copy import OtherSize
 
@@ -64,9 +65,12 @@ async def copy_proven(
     target: Location,
     terms: Terms,
     note_size: Callable[[int], object] = lambda _: None,
+    *,
+    local_hash: LocalHash = "sha256",
 ) -> Verified:
     """Copy a file on these terms; return when the target holds what the source held, and how that was seen.
-    ``note_size`` gets the size in bytes of the source, if it is known.
+    ``note_size`` gets the size in bytes of the source, if it is known; ``local_hash`` is what is compared between
+    directories of this machine where the terms expect no hash.
 
     Raises NotFound for a missing source, WrongKind for a directory, RcloneError for content that is not as expected,
     that may not be replaced, that can't be compared, or that differs after the copy.
@@ -75,7 +79,7 @@ async def copy_proven(
     if item.size >= 0:
         note_size(item.size)
     there = None if terms.overwrite == "always" else await client.stat(target, files_only=True)
-    plan = await _plan(client, source, target, terms)
+    plan = await _plan(client, source, target, terms, local_hash)
     if not terms.compares and (there is None or terms.overwrite != "never"):
         await _copy(client, source, target, terms, always=terms.overwrite == "always")
         return Verified("default")
@@ -122,14 +126,16 @@ async def _require_file(client: Client, source: Location) -> Item:
     raise WrongKind("the source is a directory, and overwrite, verify and expected are for files; use the action copy")
 
 
-async def _plan(client: Client, source: Location, target: Location, terms: Terms) -> dict[str, From]:
+async def _plan(
+    client: Client, source: Location, target: Location, terms: Terms, local_hash: LocalHash
+) -> dict[str, From]:
     """The types of hash to compare, and where they are to come from."""
     if terms.expected:
         return dict.fromkeys(terms.expected, "content" if terms.verify == "download" else "either")
     if terms.verify == "download":
         return {READ_HASH: "content"}
-    there = await client.hash_types(target.fs)
-    shared = [hash_type for hash_type in await client.hash_types(source.fs) if hash_type in there]
+    pair = await client.pair(source.fs, target.fs)
+    shared = [local_hash] if pair.local else pair.hashes
     if terms.verify == "default":
         return {shared[0] if shared else READ_HASH: "either"}
     if not shared:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Sequence
 from contextlib import ExitStack, asynccontextmanager, nullcontext, suppress
 from typing import Any, Final
 
@@ -16,6 +16,7 @@ from medusa_copier.rclone.directory.ledger import FileOutcome, Note, in_run_dire
 from medusa_copier.rclone.directory.options import Choice
 from medusa_copier.rclone.errors import MachineTrouble, NotFound, RcloneError, WrongKind, classify, one_line
 from medusa_copier.rclone.facade import Rclone
+from medusa_copier.rclone.local_hash import FAST
 from medusa_copier.rclone.pair import ONE_PIECE_FLAGS, Pair
 from medusa_copier.rclone.partials import copy_id
 from medusa_copier.rclone.process.commands import Entry, Outcome
@@ -98,13 +99,19 @@ class DirectoryCopy:
         if not verified_by or kind not in {None, verified_by}:
             await asyncio.to_thread(self._ledger.forget_hashes)
             verified_by = None
-        kind = kind or verified_by or ("md5" if "md5" in known else min(known, default="md5"))
+        kind = kind or verified_by or await self._favourite(known)
         for arguments in [(), ("--download",)] if kind in known else [("--download",)]:
             if await asyncio.to_thread(self._ledger.count_unhashed):
                 await self._sum(kind, *arguments)
         if missing := await asyncio.to_thread(self._ledger.count_unhashed):
             raise RcloneError(f"no {kind} could be computed for {missing} files at the target")
         return kind
+
+    async def _favourite(self, known: Collection[str]) -> str:
+        """Which of the types of hash ``known`` at the target a manifest has that doesn't say."""
+        is_local = await self._rclone.client.local_directory(self._target.fs) is not None
+        favourites = [self._rclone.local_hash, "md5"] if is_local else ["md5"]
+        return next((kind for kind in favourites if kind in known), min(known, default="md5"))
 
     async def is_one_of_the_files(self, place: Location) -> bool:
         """Whether one of the files is at ``place``, at the source or the target."""
@@ -157,6 +164,12 @@ class DirectoryCopy:
     async def _pair(self) -> Pair:
         return await self._rclone.retried(lambda: self._rclone.client.pair(self._source.fs, self._target.fs))
 
+    async def _both(self, local_hash: str) -> tuple[str, str]:
+        """Source and target for a command, which compares by this type of hash where both are on this machine."""
+        local = (await self._pair()).local
+        source_fs, target_fs = local.hashing(local_hash) if local else (self._source.fs, self._target.fs)
+        return Location(source_fs, self._source.path).joined, Location(target_fs, self._target.path).joined
+
     async def _is_unguarded(self) -> bool:
         """Whether other bytes than the source's could arrive unnoticed, because no hash of them is compared."""
         pair = await self._pair()
@@ -197,7 +210,7 @@ class DirectoryCopy:
 
         outcome = await self._rclone.commands.run(
             "copy",
-            *(self._source.joined, self._target.joined),
+            *await self._both(FAST),
             *("--combined=-", f"--partial-suffix={partial}", *arguments),
             lines=take_listed,
             entries=reasons.take,
@@ -308,7 +321,8 @@ class DirectoryCopy:
 
         outcome = await self._rclone.commands.run(
             "check",
-            *(self._source.joined, self._target.joined, "--one-way", "--combined=-", *arguments),
+            *await self._both(self._rclone.local_hash),
+            *("--one-way", "--combined=-", *arguments),
             lines=None if by_hash else self._take_compared,
             entries=take,
             known=hashes.known if by_hash else None,

@@ -21,6 +21,7 @@ import msgspec
 
 from medusa_copier.rclone import partials
 from medusa_copier.rclone.errors import NotFound, RcloneError, WrongKind, classify
+from medusa_copier.rclone.local_hash import FAST, LocalPair, LocalRoot
 from medusa_copier.rclone.names import SPELLING, spoken
 from medusa_copier.rclone.pair import NO_TIMES_NS, Pair
 from medusa_copier.rclone.partials import Partials, copy_id
@@ -42,8 +43,9 @@ PERMISSION_DENIED: Final = "permission denied"
 BEING_UPDATED: Final = "source file is being updated"
 """How rclone words it; the last one also for a symbolic link, whose size and time aren't those of its target."""
 
+LOCAL: Final = "Local file system at "
 SFTP: Final = "sftp://"
-"""How rclone's name for an SFTP server begins, as it has it for people."""
+"""How rclone's names for storage of a kind begin, as it has them for people."""
 
 RCLONES_DOT: Final = "\uff0e"
 """What rclone calls the directory that it runs in; twice, the one above."""
@@ -123,6 +125,13 @@ class _FsInfo(msgspec.Struct, frozen=True, rename="pascal"):
         """Whether it computes the hash of any file from its content."""
         return self.features.is_local or self.string.startswith(SFTP)
 
+    @property
+    def local_root(self) -> LocalRoot | None:
+        """The directory of this machine that it is; None for another storage, for a relative path, and where a
+        connection string or the operator chose the types of hash."""
+        is_plain = self.string.startswith(LOCAL) and self.root.startswith("/") and "{" not in self.name
+        return LocalRoot(self.name, self.root) if is_plain and FAST in self.hashes else None
+
 
 class _KnownPair(NamedTuple):
     source: _FsInfo
@@ -131,6 +140,7 @@ class _KnownPair(NamedTuple):
 
 
 def _pair(source: _FsInfo, target: _FsInfo) -> Pair:
+    here, there = source.local_root, target.local_root
     return Pair(
         hashes=tuple(hash_type for hash_type in source.hashes if hash_type in target.hashes),
         has_times=max(source.precision, target.precision) < NO_TIMES_NS,
@@ -138,6 +148,7 @@ def _pair(source: _FsInfo, target: _FsInfo) -> Pair:
         source_hashes_all=source.hashes_all,
         target_hashes_all=target.hashes_all,
         source_has_ranges=source.features.bucket_based,
+        local=LocalPair(here, there) if here and there else None,
     )
 
 
@@ -248,19 +259,23 @@ class Client:
         pair = await self.pair(source.fs, target.fs)
         if pair.reads_are_safe and (pair.has_times or (by_hash and pair.can_compare_hashes)):
             config = {"IgnoreTimes": True} if always else {}
-            await self.copy_unseen(
-                source, target, config | ({"CheckSum": True} if by_hash and pair.can_compare_hashes else {})
-            )
+            if by_hash and pair.can_compare_hashes:
+                config["CheckSum"] = True
+            await self.copy_unseen(source, target, config, pair.local)
             return None
         size_bytes = await copy_seen(self, source, target, pair, always=always)
         return size_bytes if size_bytes >= 0 else None
 
-    async def copy_unseen(self, source: Location, target: Location, config: Mapping[str, Any]) -> None:
-        """Copy one file as rclone does by itself, with ``config`` over its global options."""
+    async def copy_unseen(
+        self, source: Location, target: Location, config: Mapping[str, Any], local: LocalPair | None = None
+    ) -> None:
+        """Copy one file as rclone does by itself, with ``config`` over its global options. Between ``local`` roots it
+        compares by the fast hash."""
+        source_fs, target_fs = local.hashing(FAST) if local else (source.fs, target.fs)
         arguments = {
-            "srcFs": source.fs,
+            "srcFs": source_fs,
             "srcRemote": source.remote,
-            "dstFs": target.fs,
+            "dstFs": target_fs,
             "dstRemote": target.remote,
         }
         with self._groups.file() as group, self.partials.suffix(copy_id(target.joined)) as suffix:
