@@ -8,8 +8,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
+from typing import Final
 
 import click
+from click.shell_completion import CompletionItem
+
+DEFAULT_CONFIG: Final = Path("config/medusa_copier.yaml")
 
 config_option = click.option(
     "--config",
@@ -17,12 +21,25 @@ config_option = click.option(
     "config",
     metavar="FILE",
     type=click.Path(path_type=Path),
-    default=Path("config/medusa_copier.yaml"),
+    default=DEFAULT_CONFIG,
     show_default=True,
     envvar="MEDUSA_COPIER_CONFIG",
     show_envvar=True,
     help="The configuration: broker, roots, logs.",
 )
+
+
+def complete_place(context: click.Context, _: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """The roots of the configuration, as the beginning of ``ROOT:KEY``; none where it can't be read."""
+    from medusa_copier.settings import CopierSettings  # noqa: PLC0415
+    from simple_queue_server.errors import QueueServerError  # noqa: PLC0415
+    from simple_queue_server.settings.loader import load  # noqa: PLC0415
+
+    try:
+        roots = load(context.params.get("config") or DEFAULT_CONFIG, CopierSettings).roots
+    except QueueServerError:
+        return []
+    return [CompletionItem(f"{root}:") for root in roots if root.startswith(incomplete)]
 
 
 @contextmanager

@@ -10,13 +10,13 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from medusa_copier.cli.options import clear_errors, config_option
+from medusa_copier.cli.options import clear_errors, complete_place, config_option
 
 
 @click.command(short_help="Put a request on the queue.")
 @config_option
-@click.argument("source", metavar="[ROOT:KEY", required=False)
-@click.argument("target", metavar="ROOT:KEY]", required=False)
+@click.argument("source", metavar="[ROOT:KEY", required=False, shell_complete=complete_place)
+@click.argument("target", metavar="ROOT:KEY]", required=False, shell_complete=complete_place)
 @click.option(
     "--action",
     type=click.Choice(["copyto", "copy"]),
@@ -52,7 +52,9 @@ from medusa_copier.cli.options import clear_errors, config_option
     type=click.IntRange(min=1),
     help="copy: how many levels; 1 is the files of the directory alone.",
 )
-@click.option("--manifest", metavar="ROOT:KEY", help="copy: where a listing of the files is put.")
+@click.option(
+    "--manifest", metavar="ROOT:KEY", shell_complete=complete_place, help="copy: where a listing of the files is put."
+)
 @click.option(
     "--manifest-format",
     type=click.Choice(["jsonl", "bagit-md5", "bagit-sha256"]),

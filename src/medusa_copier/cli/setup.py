@@ -1,11 +1,110 @@
-"""Commands that print what others need: schemas."""
+"""Commands that print or write what others need: a configuration, a unit of systemd, completion, the schema."""
 
 from __future__ import annotations
 
+import getpass
+from pathlib import Path
+from typing import Any
+
 import click
 
+from medusa_copier.cli.options import clear_errors, config_option
 
-@click.command()
+
+@click.command(short_help="Write a commented configuration.")
+@config_option
+@click.option(
+    "--broker",
+    type=click.Choice(["amqp", "sqs", "embedded"]),
+    required=True,
+    help="RabbitMQ, Amazon SQS, or a queue in a file of this machine.",
+)
+@click.option(
+    "--root",
+    "roots",
+    metavar="NAME=PLACE",
+    multiple=True,
+    required=True,
+    help="A place that requests may name: a directory, a remote of rclone.conf, or a path in one. May be repeated.",
+)
+@click.option(
+    "--connection",
+    metavar="KEY=VALUE",
+    multiple=True,
+    help="How to reach the broker: host=mq.example.org, password='${MQ_PASSWORD}'. May be repeated.",
+)
+@click.option("--name", default="medusa_copier", show_default=True, help="Names the service.")
+def init(config: Path, **wanted: Any) -> None:
+    """Write a commented configuration for the broker and the roots that are named.
+
+    A file that is there is left as it is.
+    """
+    with clear_errors():
+        from medusa_copier.commands.init import write_configuration  # noqa: PLC0415
+
+        write_configuration(config, **wanted)
+        click.echo(f"{config} is written. See whether all of it can be reached: medusa-copier check --config {config}")
+
+
+@click.command(short_help="Print a hardened unit for systemd.")
+@config_option
+@click.option("--user", metavar="NAME", default=getpass.getuser, show_default="you", help="Whom the service runs as.")
+@click.option(
+    "--directory",
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    default=Path(),
+    show_default="this one",
+    help="Where it runs: log/ and run/ are in it.",
+)
+@click.option(
+    "--environment-file", metavar="FILE", type=click.Path(path_type=Path), help="Where secrets are: NAME=VALUE lines."
+)
+@click.option(
+    "--writable",
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    help="A further directory that it may write to. The roots that requests may write to are found. May be repeated.",
+)
+@click.option(
+    "--template", is_flag=True, help="A unit for services by name, medusa-copier@NAME: --config has %i for the name."
+)
+def systemd(**wanted: Any) -> None:
+    """Print a hardened unit for systemd.
+
+    \b
+    Installed, started now and at each boot:
+      medusa-copier systemd --user copier --directory /srv/copier > /etc/systemd/system/medusa-copier.service
+      systemctl enable --now medusa-copier
+    """
+    with clear_errors():
+        from medusa_copier.commands.systemd import Wanted, unit  # noqa: PLC0415
+
+        click.echo(unit(Wanted(**wanted)), nl=False)
+
+
+@click.command(short_help="Print what completes commands in a shell.")
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(shell: str) -> None:
+    """Print what completes commands, options and roots in a shell.
+
+    \b
+    For this user:
+      bash   medusa-copier completion bash > ~/.local/share/bash-completion/completions/medusa-copier
+      zsh    medusa-copier completion zsh > ~/.zfunc/_medusa-copier     with ~/.zfunc in fpath
+      fish   medusa-copier completion fish > ~/.config/fish/completions/medusa-copier.fish
+    """
+    from click.shell_completion import get_completion_class  # noqa: PLC0415
+
+    root = click.get_current_context().find_root()
+    kind = get_completion_class(shell)
+    assert kind is not None, "click knows these shells"  # noqa: S101
+    script = kind(root.command, {}, "medusa-copier", "_MEDUSA_COPIER_COMPLETE")
+    click.echo(script.source_template % script.source_vars())
+
+
+@click.command(short_help="Print the JSON Schema of requests and responses.")
 def schema() -> None:
     """Print the JSON Schema of requests and responses."""
     from importlib import resources  # noqa: PLC0415
