@@ -102,6 +102,18 @@ async def test_requests_and_responses_wait_until_somebody_comes_for_them(stage: 
     assert await take(await stage.client(), 1) == [b"done early"]
 
 
+async def test_the_length_of_the_queue_is_how_many_requests_wait_on_it(stage: Stage) -> None:
+    client, broker = await stage.client(), await stage.broker(max_in_flight=1)
+    assert await soon(broker.queue_length()) == 0
+    for _ in range(4):
+        await client.send(b"a request")
+    await receive(broker, 1)
+    async with asyncio.timeout(20):
+        while (waiting := await broker.queue_length()) != 3:
+            await asyncio.sleep(0.1)
+    assert waiting == 3
+
+
 async def test_an_answered_request_is_gone_and_its_response_is_on_the_outgoing_queue(stage: Stage) -> None:
     client, first = await stage.client(), await stage.broker()
     await client.send(b"one")

@@ -32,6 +32,8 @@ class QueueState:
     exists: bool
     services: int | None
     """How many services take requests from it; None where that can't be known."""
+    waiting: int = 0
+    """How many requests wait on it; in SQS about so many."""
 
 
 class Delivery(Protocol):
@@ -117,6 +119,12 @@ class Broker(Protocol):
         """Put an event on the progress queue, if there is one, at some time. Never waits, never raises.
 
         Events are dropped, and counted in the log, while the broker is away or slow.
+        """
+
+    async def queue_length(self) -> int:
+        """How many requests wait on the incoming queue; in SQS about so many. Raises BrokerError.
+
+        It may wait while the broker is away. Safe to cancel.
         """
 
     async def stop_receiving(self) -> None:

@@ -141,6 +141,9 @@ class MemoryBroker:
         if self.queue.progress is not None:
             self.queue.progress.put_response(body, ReplyAddress())
 
+    async def queue_length(self) -> int:
+        return len(self.queue.requests)
+
     async def stop_receiving(self) -> None:
         """Nothing is taken ahead here."""
 

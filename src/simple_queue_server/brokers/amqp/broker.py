@@ -15,7 +15,7 @@ from aiormq.abc import DeliveredMessage
 
 from simple_queue_server.brokers.amqp.broadcast import Control
 from simple_queue_server.brokers.amqp.connection import Link
-from simple_queue_server.brokers.amqp.driver import Channel, Connection, LinkDownError, make_queue
+from simple_queue_server.brokers.amqp.driver import Channel, Connection, LinkDownError, make_queue, queue_state
 from simple_queue_server.brokers.amqp.properties import legible
 from simple_queue_server.brokers.amqp.publisher import ProgressPublisher, Publisher
 from simple_queue_server.brokers.amqp.unsettled import AmqpDelivery, InHand, is_redelivered
@@ -118,6 +118,11 @@ class AmqpBroker:
     def notify(self, body: bytes) -> None:
         if self.has_progress_queue:
             self._event_buffer.put(body)
+
+    async def queue_length(self) -> int:
+        """See Broker.queue_length. On a channel of its own, since a queue that has gone closes the channel."""
+        async with self._consumer.operation(await self._consumer.channel()) as connection:
+            return (await queue_state(connection, self._settings.incoming_queue)).waiting
 
     async def stop_receiving(self) -> None:
         self._stopped = True

@@ -6,7 +6,6 @@ import asyncio
 import uuid
 from typing import Final, Self
 
-import aiormq
 import structlog
 from aiormq import spec
 from aiormq.abc import DeliveredMessage
@@ -19,6 +18,7 @@ from simple_queue_server.brokers.amqp.driver import (
     close,
     connect,
     make_queue,
+    queue_state,
     translated,
 )
 from simple_queue_server.brokers.amqp.publisher import Publisher
@@ -140,17 +140,12 @@ class AmqpClient:
 
 async def look(settings: AmqpSection) -> QueueState:
     """See :func:`simple_queue_server.brokers.look`."""
-    connection, channel = await connect(target(settings.connection), "check")
+    connection, _ = await connect(target(settings.connection), "check")
     try:
         with translated():
-            declared = await channel.queue_declare(settings.incoming_queue, passive=True)
-    except LinkDownError as error:
-        if isinstance(error.__cause__, aiormq.ChannelNotFoundEntity):
-            return QueueState(exists=False, services=0)
-        raise
+            return await queue_state(connection, settings.incoming_queue)
     finally:
         await close(connection)
-    return QueueState(exists=True, services=declared.consumer_count or 0)
 
 
 def _reply_queue_name(incoming: str) -> str:

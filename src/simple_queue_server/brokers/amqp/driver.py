@@ -19,6 +19,7 @@ import structlog
 from yarl import URL
 
 from simple_queue_server.brokers.amqp import properties
+from simple_queue_server.brokers.base import QueueState
 from simple_queue_server.errors import BrokerError
 from simple_queue_server.settings.amqp import Endpoint, Target
 
@@ -144,6 +145,17 @@ async def make_queue(connection: Connection, name: str) -> None:
         await channel.queue_declare(name, durable=True)
         log.info("queue_created", queue=name)
     await channel.close()
+
+
+async def queue_state(connection: Connection, name: str) -> QueueState:
+    """The queue as it is now."""
+    channel = await connection.channel(publisher_confirms=False)
+    try:
+        declared = await channel.queue_declare(name, passive=True)
+    except aiormq.ChannelNotFoundEntity:  # which has closed the channel
+        return QueueState(exists=False, services=0)
+    await channel.close()
+    return QueueState(exists=True, services=declared.consumer_count or 0, waiting=declared.message_count or 0)
 
 
 async def queue_exists(connection: Connection, name: str) -> bool:

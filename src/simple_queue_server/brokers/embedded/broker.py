@@ -119,6 +119,10 @@ class EmbeddedBroker:
         queue = self._settings.progress_queue or ""
         await self._member.run(lambda tables: tables.put_events(queue, bodies, EVENTS_KEPT))
 
+    async def queue_length(self) -> int:
+        incoming = self._settings.incoming_queue
+        return await self._member.run(lambda tables: tables.waiting(incoming))
+
     async def stop_receiving(self) -> None:
         if self._ended is None:
             await self._stop_feeding()

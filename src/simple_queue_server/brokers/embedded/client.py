@@ -140,6 +140,8 @@ async def look(settings: EmbeddedSection) -> QueueState:
     await member.open()
     try:
         owners = await member.run(Tables.owners)
+        waiting = await member.run(lambda tables: tables.waiting(settings.incoming_queue))
     finally:
         await member.close()
-    return QueueState(exists=True, services=sum(owner.listens == settings.incoming_queue for owner in owners))
+    services = sum(owner.listens == settings.incoming_queue for owner in owners)
+    return QueueState(exists=True, services=services, waiting=waiting)

@@ -107,6 +107,11 @@ class Tables:
         ).fetchall()
         return sorted((RequestRow(*row) for row in rows), key=lambda row: row.id)  # RETURNING has no order
 
+    def waiting(self, queue: str) -> int:
+        """How many requests wait on a queue."""
+        query = "SELECT count(*) FROM requests WHERE queue = ? AND owner IS NULL"
+        return int(self._execute(query, (queue,)).fetchone()[0])
+
     def finish(self, owner: str, request: RequestRow) -> bool:
         """Take a request off its queue; False when it is not in the hands of ``owner`` any more."""
         return self._execute(

@@ -152,6 +152,9 @@ class SqsBroker:
     async def _send_events(self, bodies: list[bytes]) -> None:
         await asyncio.gather(*(self._progress.put(body, ReplyAddress()) for body in bodies))
 
+    async def queue_length(self) -> int:
+        return await self._link.length(await self._incoming_queue())
+
     async def stop_receiving(self) -> None:
         """A poll that is under way goes on until :meth:`close`; what it brings goes back at once.
 

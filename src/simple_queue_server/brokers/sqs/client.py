@@ -197,11 +197,11 @@ async def look(settings: SqsSection) -> QueueState:
     link = SqsLink(settings)
     await link.open()
     try:
-        await link.queue(settings.incoming_queue)
+        waiting = await link.length(await link.queue(settings.incoming_queue))
     except SqsError as error:
         if error.kind != "gone":
             raise
         return QueueState(exists=False, services=0)
     finally:
         await link.close()
-    return QueueState(exists=True, services=None)
+    return QueueState(exists=True, services=None, waiting=waiting)

@@ -108,6 +108,12 @@ class SqsLink:
             self._queues[name] = Queue(name, url, await self._max_bytes(url))
         return self._queues[name]
 
+    async def length(self, queue: Queue) -> int:
+        """About how many messages wait on a queue. Raises SqsError."""
+        name = "ApproximateNumberOfMessages"
+        reply = await self.call("get_queue_attributes", QueueUrl=queue.url, AttributeNames=[name])
+        return int(reply.get("Attributes", {}).get(name, 0))
+
     def forget(self, name: str) -> None:
         """Look the queue up anew next time: it has gone."""
         self._queues.pop(name, None)
