@@ -550,15 +550,13 @@ async def test_whatever_its_id_is_a_request_is_answered_and_so_is_its_neighbour(
 async def test_whatever_its_reply_address_is_a_request_is_answered_and_so_is_its_neighbour(
     stage: Stage, tmp_path: Path
 ) -> None:
-    """As it is when the journal publishes: the address is what a client sent."""
+    """As it is when the journal publishes, whose files may say anything."""
     async with served(stage, tmp_path) as client:
         broker = await stage.broker(max_in_flight=1)
-        addresses = [address for address in HOSTILE_IDS.values() if stage.kit.carries_id(address)]
-        for address in addresses:
+        for address in HOSTILE_IDS.values():
             await soon(broker.publish(b'{"pass_through":0}', ReplyAddress(address, address)))
             await client.send(NEIGHBOUR)
             await soon(broker.publish(b'{"pass_through":0}', ReplyAddress(None, address)))
         await broker.stop_receiving()
-        responses = await take(client, 3 * len(addresses))
-    assert len(addresses) > len(HOSTILE_IDS) // 2
-    assert neighbours(responses) == ["success"] * len(addresses)
+        responses = await take(client, 3 * len(HOSTILE_IDS))
+    assert neighbours(responses) == ["success"] * len(HOSTILE_IDS)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
+import itertools
+import json
 import os
 import random
 import resource
@@ -15,14 +17,17 @@ import tempfile
 import threading
 import time
 from asyncio.subprocess import Process
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
 
+from simple_queue_server import Request, Server
 from simple_queue_server.brokers.base import Client, ReplyAddress
 from simple_queue_server.brokers.embedded import database
 from simple_queue_server.brokers.embedded import path as queue_path
@@ -32,7 +37,7 @@ from simple_queue_server.brokers.embedded.path import is_network
 from simple_queue_server.brokers.embedded.tables import Tables
 from simple_queue_server.brokers.embedded.writer import Store
 from simple_queue_server.errors import BrokerError, BrokerGaveUp
-from simple_queue_server.settings.sections import EmbeddedSection
+from simple_queue_server.settings.sections import EmbeddedSection, LogSection, ServerSection, Settings
 from simple_queue_server.system import mounts
 from simple_queue_server.system.mounts import mount_type
 from tests.support import embedded_peer
@@ -696,3 +701,50 @@ async def test_the_outgoing_queue_keeps_the_newest_responses_only(
         assert await client.take_response(0) is None
     await broker.close()
     assert [line["responses"] for line in logs if line["event"] == "responses_dropped"] == [2, 5]
+
+
+ODD_VALUES = ["CAST(x'ff61' AS TEXT)", "x'00ff'", "5", "1.5", "char(0)"]
+
+
+async def test_whatever_another_program_wrote_into_the_file_is_answered(
+    stage: Stage, section: EmbeddedSection, tmp_path: Path
+) -> None:
+    """Texts that aren't UTF-8, and values of other types than ours, in each column of a request."""
+    client = await stage.client()
+    server = Server(
+        Settings(server=ServerSection(name="test", max_in_flight=4), log=LogSection(show_requests=True)),
+        stage.kit.broker(4),
+        run_directory=tmp_path / "served",
+    )
+
+    @server.action("echo")
+    async def echo(request: Request) -> dict[str, Any]:
+        return {}
+
+    columns = ("message_id", "reply_to", "correlation_id", "body")
+    with contextlib.closing(sqlite3.connect(section.path)) as database, database:
+        for column, value in itertools.product(columns, ODD_VALUES):
+            row = {"queue": f"'{section.incoming_queue}'", "body": """'{"action":"echo"}'"""} | {column: value}
+            database.execute(f"INSERT INTO requests ({', '.join(row)}) VALUES ({', '.join(row.values())})")
+    serving = asyncio.create_task(server.serve())
+    responses = await take(client, len(columns) * len(ODD_VALUES))
+    server.stop()
+    await soon(serving)
+    states = Counter(json.loads(response)["status"] for response in responses)
+    assert states == {"success": 15, "failure": 5}
+    with contextlib.closing(sqlite3.connect(section.path)) as database:
+        assert database.execute("SELECT count(*) FROM requests").fetchone() == (0,)
+
+
+async def test_an_id_that_is_not_utf8_goes_back_as_the_bytes_that_came(stage: Stage, section: EmbeddedSection) -> None:
+    await stage.client()
+    with contextlib.closing(sqlite3.connect(section.path)) as database, database:
+        database.execute(
+            "INSERT INTO requests (queue, body, correlation_id) VALUES (?, ?, CAST(? AS TEXT))",
+            (section.incoming_queue, b"{}", b"\xff\xfe"),
+        )
+    (delivery,) = await receive(await stage.broker(), 1)
+    await soon(delivery.answer(b"done"))
+    with contextlib.closing(sqlite3.connect(section.path)) as database:
+        rows = database.execute("SELECT typeof(correlation_id), CAST(correlation_id AS BLOB) FROM responses").fetchall()
+    assert rows == [("text", b"\xff\xfe")]

@@ -16,7 +16,7 @@ from aiormq.abc import DeliveredMessage
 from simple_queue_server.brokers.amqp.broadcast import Control
 from simple_queue_server.brokers.amqp.connection import Link
 from simple_queue_server.brokers.amqp.driver import Channel, Connection, LinkDownError, make_queue, queue_state
-from simple_queue_server.brokers.amqp.properties import legible
+from simple_queue_server.brokers.amqp.properties import is_short, legible, shortened_id
 from simple_queue_server.brokers.amqp.publisher import ProgressPublisher, Publisher
 from simple_queue_server.brokers.amqp.unsettled import AmqpDelivery, InHand, is_redelivered
 from simple_queue_server.brokers.base import Hear, ReplyAddress
@@ -171,11 +171,11 @@ class AmqpBroker:
             await self._put(shortened(response, error.limit_bytes, str(error)), reply, request_id)
 
     async def _put(self, response: bytes, reply: ReplyAddress, request_id: str | None) -> None:
-        properties = {"correlation_id": reply.correlation_id, "headers": {REQUEST_ID_HEADER: request_id}}
+        properties = {"correlation_id": shortened_id(reply.correlation_id), "headers": {REQUEST_ID_HEADER: request_id}}
         if reply.reply_to == self._settings.incoming_queue:
             log.warning("reply_to_refused", reason="it names the incoming queue", request_id=request_id)
         elif reply.reply_to is not None:
-            if await self._publisher.put(reply.reply_to, response, **properties):
+            if is_short(reply.reply_to) and await self._publisher.put(reply.reply_to, response, **properties):
                 return
             log.warning(
                 "reply_queue_unavailable",

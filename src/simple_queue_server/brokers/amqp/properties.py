@@ -34,7 +34,27 @@ def install() -> None:
 
 def legible(text: str) -> str:
     r"""The text with bytes that weren't UTF-8 as ``\xNN``, for logs and events."""
-    return text if text.isascii() else text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return text if text.isascii() else _bytes(text).decode("utf-8", "backslashreplace")
+
+
+def is_short(text: str) -> bool:
+    """Whether it can be the name of a queue, as far as its length goes."""
+    return len(_bytes(text)) <= LONGEST_SHORT_STRING_BYTES
+
+
+def shortened_id(text: str | None) -> str | None:
+    """An id as it can be sent: no longer than the client of another broker can have made it."""
+    if text is None or is_short(text):
+        return text
+    return _bytes(text)[:LONGEST_SHORT_STRING_BYTES].decode("utf-8", "surrogateescape")
+
+
+def _bytes(text: str) -> bytes:
+    r"""Those that it was read from. Surrogates that stand for none, as a journal file may have them, as ``\uNNNN``."""
+    try:
+        return text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "backslashreplace")
 
 
 def _read_content_header(self: header.ContentHeader, data: bytes) -> None:
@@ -109,7 +129,7 @@ def _read_short_string(value: bytes) -> tuple[int, str]:
 
 
 def _write_short_string(value: str) -> bytes:
-    encoded = value.encode("utf-8", "surrogateescape")
+    encoded = _bytes(value)
     if len(encoded) > LONGEST_SHORT_STRING_BYTES:
         raise TypeError(f"{len(encoded)} bytes are more than the {LONGEST_SHORT_STRING_BYTES} of a short string")
     return struct.pack("B", len(encoded)) + encoded

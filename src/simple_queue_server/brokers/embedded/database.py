@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
-from simple_queue_server.brokers.embedded.tables import APPLICATION_ID, SCHEMA, SCHEMA_VERSION
+from simple_queue_server.brokers.embedded.tables import APPLICATION_ID, SCHEMA, SCHEMA_VERSION, read_text
 from simple_queue_server.errors import BrokerError, BrokerGaveUp
 
 LOCK_TIMEOUT_S: Final = 10.0
@@ -36,6 +36,7 @@ class QueueFile:
         with contextlib.ExitStack() as undo:
             self.connection = sqlite3.connect(path, timeout=OPENING_STEP_S, isolation_level=None)
             undo.callback(self.connection.close)
+            self.connection.text_factory = read_text
             self._while_busy(self._make_or_check)
             self._turn_fd = _open_directory(owners_directory(path))
             undo.callback(os.close, self._turn_fd)

@@ -79,6 +79,21 @@ class OwnerRow:
     outgoing: str | None
 
 
+def read_text(stored: bytes) -> str:
+    """A text of the file, to which any program may have written: bytes that aren't UTF-8 as surrogate escapes."""
+    return stored.decode("utf-8", "surrogateescape")
+
+
+def _stored(text: str | None) -> bytes | None:
+    r"""The bytes of a text, for ``CAST(? AS TEXT)``: those that it was read from. Other surrogates as ``\uNNNN``."""
+    if text is None:
+        return None
+    try:
+        return text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "backslashreplace")
+
+
 class Tables:
     """The statements. ``filled`` collects the queues that got something, for their listeners to be woken."""
 
@@ -91,8 +106,9 @@ class Tables:
     ) -> None:
         """Add a request at the end of its queue."""
         self._execute(
-            "INSERT INTO requests (queue, body, message_id, reply_to, correlation_id) VALUES (?, ?, ?, ?, ?)",
-            (queue, body, message_id, reply_to, correlation_id),
+            "INSERT INTO requests (queue, body, message_id, reply_to, correlation_id)"
+            " VALUES (?, ?, CAST(? AS TEXT), CAST(? AS TEXT), CAST(? AS TEXT))",
+            (queue, body, *map(_stored, (message_id, reply_to, correlation_id))),
         )
         self.filled.add(queue)
 
@@ -102,7 +118,8 @@ class Tables:
         rows = self._execute(
             "UPDATE requests SET owner = ?, attempt = attempt + 1 WHERE id IN"
             " (SELECT id FROM requests WHERE queue = ? AND owner IS NULL ORDER BY id LIMIT ?)"
-            " RETURNING id, body, message_id, reply_to, correlation_id, attempt",
+            " RETURNING id, CAST(body AS BLOB), CAST(message_id AS TEXT), CAST(reply_to AS TEXT),"
+            " CAST(correlation_id AS TEXT), attempt",
             (owner, queue, limit),
         ).fetchall()
         return sorted((RequestRow(*row) for row in rows), key=lambda row: row.id)  # RETURNING has no order
@@ -140,7 +157,8 @@ class Tables:
         queue = reply_to if reply_to is not None and self._is_owner(reply_to) else outgoing
         if queue is not None:
             self._execute(
-                "INSERT INTO responses (queue, body, correlation_id) VALUES (?, ?, ?)", (queue, body, correlation_id)
+                "INSERT INTO responses (queue, body, correlation_id) VALUES (?, ?, CAST(? AS TEXT))",
+                (queue, body, _stored(correlation_id)),
             )
             self.filled.add(queue)
 
@@ -156,8 +174,8 @@ class Tables:
     def put_back_response(self, queue: str, response: ResponseRow) -> None:
         """Put a response that was taken in vain back at its old place."""
         self._execute(
-            "INSERT INTO responses (id, queue, body, correlation_id) VALUES (?, ?, ?, ?)",
-            (response.id, queue, response.body, response.correlation_id),
+            "INSERT INTO responses (id, queue, body, correlation_id) VALUES (?, ?, ?, CAST(? AS TEXT))",
+            (response.id, queue, response.body, _stored(response.correlation_id)),
         )
         self.filled.add(queue)
 
@@ -231,7 +249,8 @@ class Tables:
         return {row[0] for row in rows}
 
     def _is_owner(self, name: str) -> bool:
-        return self._execute("SELECT 1 FROM owners WHERE name = ?", (name,)).fetchone() is not None
+        found = self._execute("SELECT 1 FROM owners WHERE name = CAST(? AS TEXT)", (_stored(name),))
+        return found.fetchone() is not None
 
     def _require_owner(self, name: str) -> None:
         if not self._is_owner(name):  # nobody would ever give its requests back, or answer it

@@ -63,6 +63,16 @@ def attributes(**values: str | None) -> dict[str, dict[str, str]]:
     return {name: {"DataType": "String", "StringValue": value} for name, value in values.items() if value}
 
 
+def legal_id(text: str | None) -> str | None:
+    r"""An id as SQS takes it: the characters that it refuses as ``\uNNNN``, and no more of it than others can have."""
+    return None if text is None else _ILLEGAL.sub(_as_escape, text)[:LONGEST_ATTRIBUTE]
+
+
+def is_legal(text: str) -> bool:
+    """Whether SQS takes all of its characters."""
+    return _ILLEGAL.search(text) is None
+
+
 def size_of(body: str, message_attributes: Mapping[str, Mapping[str, str]]) -> int:
     """What SQS counts against a queue's limit: the bytes of the body and of each attribute."""
     size = len(body.encode())
@@ -83,11 +93,15 @@ def legal_text(body: bytes) -> str:
         text = body.decode("utf-8")
     except UnicodeDecodeError as error:
         raise BrokerError(f"SQS takes text only, and the message is not UTF-8 (byte {error.start})") from None
-    return _ILLEGAL.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
+    return _ILLEGAL.sub(_as_escape, text)
+
+
+def _as_escape(illegal: re.Match[str]) -> str:
+    return f"\\u{ord(illegal[0]):04x}"
 
 
 def _attribute(message: Mapping[str, Any], name: str) -> str | None:
     value = message.get("MessageAttributes", {}).get(name, {}).get("StringValue")
-    if not value or len(value) > LONGEST_ATTRIBUTE or _ILLEGAL.search(value):  # SQS would not take it back
+    if not value or len(value) > LONGEST_ATTRIBUTE or not is_legal(value):  # SQS would not take it back
         return None
     return str(value)

@@ -11,7 +11,7 @@ import structlog
 from simple_queue_server.brokers.sqs.batcher import Batcher
 from simple_queue_server.brokers.sqs.connection import Queue, SqsLink, backoff
 from simple_queue_server.brokers.sqs.errors import SqsError, report
-from simple_queue_server.brokers.sqs.messages import attributes, legal_text, size_of
+from simple_queue_server.brokers.sqs.messages import attributes, is_legal, legal_id, legal_text, size_of
 from simple_queue_server.brokers.truncate import shortened
 
 if TYPE_CHECKING:
@@ -78,6 +78,9 @@ class Outbox:
 
     async def _put_on_reply_queue(self, name: str, response: bytes, reply: ReplyAddress) -> bool:
         """False when a response can't be put there. Its client may have gone; never make its queue again."""
+        if not is_legal(name):
+            log.warning("reply_queue_unavailable", reply_to=name, error="no queue can have such a name")
+            return False
         for last in (False, True):
             try:
                 queue = await self._link.patiently(lambda: self._link.queue(name), kinds=["away"])
@@ -94,7 +97,7 @@ class Outbox:
 
     async def _fitting(self, queue: Queue, response: bytes, reply: ReplyAddress, group: str | None) -> None:
         """Put the response, or a shorter one that says why when it's too large or refused."""
-        message_attributes = attributes(correlation_id=reply.correlation_id)
+        message_attributes = attributes(correlation_id=legal_id(reply.correlation_id))
         limit = queue.max_bytes - size_of("", message_attributes)
         body = legal_text(response)
         size = len(body.encode())
