@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import structlog
 
@@ -12,13 +13,16 @@ from medusa_copier.actions.copy import copy
 from medusa_copier.actions.copyto import copyto
 from medusa_copier.actions.held import Hold
 from medusa_copier.actions.watched import watched
-from medusa_copier.contract.parameters import CopyParameters, CopytoParameters, fields_of
+from medusa_copier.contract.parameters import CopyParameters, CopytoParameters, fields_of, root_uses
 from medusa_copier.rclone.errors import RcloneUnusable
 from medusa_copier.rclone.facade import Rclone
 from medusa_copier.roots.policy import Access
 from medusa_copier.settings import CopierSettings
 from simple_queue_server import Request, Server, logs
 from simple_queue_server.system import event_loop
+
+if TYPE_CHECKING:
+    from simple_queue_server.http.extension import Extension
 
 log = structlog.stdlib.get_logger("medusa_copier")
 
@@ -29,19 +33,15 @@ def run(settings: CopierSettings) -> None:
     event_loop.run(serve(settings))
 
 
+def named_roots(request: Request) -> set[str]:
+    """The roots that a request names, be they configured or not."""
+    return {root for root, _ in root_uses(request)}
+
+
 async def serve(settings: CopierSettings) -> None:
     """Serve in the running loop until a signal ends it."""
     server = Server(settings, is_configured_for=lambda request: named_roots(request) <= settings.roots.keys())
     await server.serve(_copying(server, settings))
-
-
-def named_roots(request: Request) -> set[str]:
-    """The roots that a request names, be they configured or not."""
-    parameters = request.parameters if isinstance(request.parameters, dict) else {}
-    manifest = parameters.get("manifest")
-    named = [parameters.get("source_root"), parameters.get("target_root")]
-    named += [manifest.get("root")] if isinstance(manifest, dict) else []
-    return {root for root in named if isinstance(root, str)}
 
 
 @asynccontextmanager
@@ -58,7 +58,14 @@ async def _copying(server: Server, settings: CopierSettings) -> AsyncIterator[No
         server.action("copyto", fields_of(CopytoParameters))(copying_one)
         copying_many = hold.holding(copy(settings.roots, rclone, access))
         server.action("copy", fields_of(CopyParameters))(copying_many)
+        server.http_extension = lambda: _http_extension(settings, rclone, access)
         yield
+
+
+def _http_extension(settings: CopierSettings, rclone: Rclone, access: Access) -> Extension:
+    from medusa_copier.http.extension import extension  # noqa: PLC0415 - only where there is an HTTP API
+
+    return extension(settings, rclone, access)
 
 
 def open_rclone(settings: CopierSettings, run_directory: Path | None = Path("run")) -> Rclone:

@@ -10,13 +10,14 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterator
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 
 from simple_queue_server import logs, messages, pipeline
 from simple_queue_server.brokers import broker_for, queues_of
 from simple_queue_server.brokers.base import Broker
+from simple_queue_server.errors import SettingsError
 from simple_queue_server.events import Events
 from simple_queue_server.in_flight import CANCEL, Cancellation, Canceller, InFlight, is_cancel
 from simple_queue_server.journal.delivery import Custody
@@ -24,10 +25,13 @@ from simple_queue_server.journal.poison import Suspects
 from simple_queue_server.journal.store import Entry, Journal, JournalError
 from simple_queue_server.messages import Request
 from simple_queue_server.parameters import Handler, ignoring_unknown
-from simple_queue_server.settings.sections import Settings
+from simple_queue_server.settings.sections import HttpSection, Settings
 from simple_queue_server.slots import Slot, Slots
 from simple_queue_server.system import event_loop
 from simple_queue_server.system.trouble import Trouble
+
+if TYPE_CHECKING:
+    from simple_queue_server.http.extension import Extension
 
 STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 ADOPT_INTERVAL_S: Final = 5.0
@@ -55,6 +59,9 @@ class Server:
         self._settings = settings
         self._is_configured_for = is_configured_for
         self._broker = broker or broker_for(settings)
+        self._run_directory = run_directory
+        self.http_extension: Callable[[], Extension] | None = None
+        """Makes what the application adds to the HTTP API; called only where there is one."""
         self._journal = Journal(run_directory / "journal", queues_of(settings))
         self._suspects = Suspects(self._journal, settings.server.max_attempts)
         self._handlers: dict[str, Handler] = {}
@@ -121,10 +128,21 @@ class Server:
             self.action(CANCEL, Cancellation.NAMES)(self._canceller.handle)
         resources.push_async_callback(self._journal.close)
         await self._journal.open()
+        if self._settings.http is not None:
+            await resources.enter_async_context(self._http_api(self._settings.http))
         resources.push_async_callback(self._broker.close)
         resources.push_async_callback(self._abort_running)
         self._broker.hold_up_to(self._slots.most_taken)
         await self._broker.open(self._canceller.hear)
+
+    def _http_api(self, section: HttpSection) -> AbstractAsyncContextManager[None]:
+        try:
+            from simple_queue_server.http.compose import serving  # noqa: PLC0415 - its libraries are an extra
+        except ImportError as error:
+            raise SettingsError(
+                f"the HTTP API needs {error.name}: pip install 'medusa-copier[http]', or remove http"
+            ) from None
+        return serving(self._settings, section, self._run_directory, self.http_extension)
 
     async def _abort_running(self) -> None:
         """Nothing is left to abort unless an error or a cancellation led here."""

@@ -12,7 +12,7 @@ from medusa_copier.cli import requests, service, setup
 SECTIONS: Final[Mapping[str, Sequence[click.Command]]] = {
     "The service": [service.run, service.check],
     "Requests": [requests.submit, requests.responses],
-    "Set-up": [setup.init, setup.systemd, setup.completion, setup.schema],
+    "Set-up": [setup.init, setup.systemd, setup.completion, setup.schema, setup.token],
 }
 """The commands as ``--help`` lists them. A command that is here is on the command line."""
 

@@ -110,3 +110,20 @@ def schema() -> None:
     from importlib import resources  # noqa: PLC0415
 
     click.echo(resources.files("medusa_copier.contract").joinpath("schema.json").read_text(encoding="utf-8"), nl=False)
+
+
+@click.command()
+@click.argument("name")
+def token(name: str) -> None:
+    """Make a token for the HTTP API, and print it with what stands for it in the configuration.
+
+    The configuration holds only its hash. Whoever has the token is NAME to the service.
+    """
+    from simple_queue_server.http.tokens import hash_of, new_secret  # noqa: PLC0415
+
+    secret = new_secret()
+    click.echo(f"The token, for {name} alone; it isn't kept anywhere:\n\n  {secret}\n\nIn the configuration:\n")
+    click.echo(f"http:\n  tokens:\n    - name: {name}\n      hash: {hash_of(secret)}")
+    click.echo(
+        "      # actions: [copyto]           # unset: all\n      # roots: {NAME: read, OTHER: write}   # unset: all"
+    )

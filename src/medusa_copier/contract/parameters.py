@@ -6,13 +6,13 @@ The classes are the single place of every parameter; the JSON Schema of the mess
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Final, Literal, TypeAlias, TypeVar
 
 import msgspec
 from msgspec import Meta
 
-from simple_queue_server import Failure
+from simple_queue_server import Failure, Request
 from simple_queue_server.nearest import hint
 from simple_queue_server.parameters import refuse_unknown
 from simple_queue_server.settings.loader import allowed_values, fields_at
@@ -167,6 +167,18 @@ def _kind(names: str) -> str:
     }
     parts = [part.strip().strip("`") for part in names.replace("|", ",").split(",")]
     return " or ".join(dict.fromkeys(kinds.get(part, part) for part in parts if part != "null" or len(parts) == 1))
+
+
+def root_uses(request: Request) -> Iterator[tuple[str, Literal["read", "write"]]]:
+    """The roots that a request names, be they configured or not, each with what it does there."""
+    parameters = request.parameters if isinstance(request.parameters, dict) else {}
+    manifest = parameters.get("manifest")
+    uses: list[tuple[Any, Literal["read", "write"]]] = [
+        (parameters.get("source_root"), "read"),
+        (parameters.get("target_root"), "write"),
+        (manifest.get("root") if isinstance(manifest, dict) else None, "write"),
+    ]
+    yield from ((root, purpose) for root, purpose in uses if isinstance(root, str))
 
 
 ACTIONS: Final[Mapping[str, type[msgspec.Struct]]] = {

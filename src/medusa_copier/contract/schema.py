@@ -9,20 +9,16 @@ A new action needs an entry in :data:`medusa_copier.contract.parameters.ACTIONS`
 
 from __future__ import annotations
 
-import ast
-import inspect
-import itertools
 import json
 import sys
-import textwrap
-import typing
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any, Literal
 
 import msgspec
 
 from medusa_copier.contract.parameters import ACTIONS
 from medusa_copier.contract.responses import FIELDS, STANDARD_RESPONSES, Success
+from simple_queue_server.schema import components
 
 
 class Request(msgspec.Struct, kw_only=True):
@@ -37,9 +33,7 @@ def schema() -> dict[str, Any]:
     requests = [_request(action, parameters) for action, parameters in ACTIONS.items()]
     responses = [_success(action, parameters) for action, parameters in ACTIONS.items()]
     messages: list[type[msgspec.Struct]] = [*requests, *responses, *STANDARD_RESPONSES]
-    _, components = msgspec.json.schema_components(messages, ref_template="#/$defs/{name}")
-    for struct in {inner for message in messages for inner in _structs(message)}:
-        _describe(components[struct.__name__], struct)
+    _, defined = components(messages, "#/$defs/{name}")
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "The messages of medusa-copier",
@@ -47,7 +41,7 @@ def schema() -> dict[str, Any]:
         "$defs": {
             "Request": _any_of(struct.__name__ for struct in requests),
             "Response": _any_of(struct.__name__ for struct in messages[len(requests) :]),
-            **components,
+            **defined,
         },
     }
 
@@ -75,36 +69,6 @@ def _name(action: str) -> str:
 
 def _any_of(names: Iterable[str]) -> dict[str, Any]:
     return {"anyOf": [{"$ref": f"#/$defs/{name}"} for name in names]}
-
-
-def _structs(annotation: Any) -> Iterator[type[msgspec.Struct]]:
-    """The structs in a type, those in their fields included."""
-    if isinstance(annotation, type) and issubclass(annotation, msgspec.Struct):
-        yield annotation
-        for field in msgspec.structs.fields(annotation):
-            yield from _structs(field.type)
-    for argument in typing.get_args(annotation):
-        yield from _structs(argument)
-
-
-def _describe(component: dict[str, Any], struct: type[msgspec.Struct]) -> None:
-    """Give a struct's properties the strings that stand below its fields, those of its bases included."""
-    docs = {name: doc for base in reversed(struct.__mro__) for name, doc in _field_docs(base)}
-    for field in msgspec.structs.fields(struct):
-        if field.name in docs:
-            component["properties"][field.encode_name].setdefault("description", docs[field.name])
-
-
-def _field_docs(struct: type) -> Iterator[tuple[str, str]]:
-    try:
-        (tree,) = ast.parse(textwrap.dedent(inspect.getsource(struct))).body
-    except (OSError, TypeError):  # it was made by defstruct, or in C
-        return
-    body = tree.body if isinstance(tree, ast.ClassDef) else []
-    for field, doc in itertools.pairwise(body):
-        match field, doc:
-            case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
-                yield name, inspect.cleandoc(text).replace("``", "")
 
 
 def text() -> str:

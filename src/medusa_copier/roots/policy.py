@@ -62,6 +62,14 @@ class Access:
                 await self._follow_configuration(uses)
                 yield await self._refuse_unfit(uses)
 
+    async def require(self, use: Use) -> None:
+        """Raise Failure when a use is against the policy of its root. For a look that counts as no work on it; other
+        errors as in :meth:`granted`.
+        """
+        self._require_purpose(use)
+        await self._follow_configuration([use])
+        await self._refuse_unfit([use])
+
     def overwrite(self, root: str, asked: Overwrite, *, explicit: bool) -> Overwrite | Literal["never"]:
         """What to do with content that is in ``root`` already, where a request ``asked`` for something.
 

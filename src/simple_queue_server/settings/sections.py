@@ -13,10 +13,12 @@ import msgspec
 from msgspec import Meta
 
 from simple_queue_server.settings.amqp import AmqpConnection, target
+from simple_queue_server.settings.http import address
 
 Count: TypeAlias = Annotated[int, Meta(ge=1)]
 Name: TypeAlias = Annotated[str, Meta(min_length=1, max_length=255)]
 SqsName: TypeAlias = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,75}(\.fifo)?$|^[A-Za-z0-9_-]{1,80}$")]
+Rights: TypeAlias = Literal["read", "write", "read-write"]
 Level: TypeAlias = Literal["debug", "info", "warn", "warning", "error", "fatal", "critical", "unknown"]
 
 
@@ -104,6 +106,76 @@ class EmbeddedSection(Section, frozen=True):
     """Events of each request go there. Unset: there are none."""
 
 
+class TokenSection(Section, frozen=True):
+    """``http.tokens[]``: who may use the HTTP API, and for what. ``medusa-copier token NAME`` makes one."""
+
+    name: Annotated[str, Meta(pattern=r"^[\w.@-]{1,64}$")]
+    """Whose requests they are; it is in their records."""
+    hash: Annotated[str, Meta(pattern=r"^sha256:[0-9a-f]{64}$")] | None = None
+    """The token's SHA-256. One of ``hash`` and ``token`` is needed."""
+    token: Annotated[str, Meta(min_length=20)] | None = None
+    """The token itself, from the environment: ``${NAME}``."""
+    actions: list[str] | None = None
+    """The actions that it may ask for; unset: all."""
+    roots: dict[str, Rights] | None = None
+    """The roots that its requests may name, and what for; unset: all that are configured."""
+    operator: bool = False
+    """Sees and changes the requests of all, halts the service, reads the dead letters and the metrics."""
+    metrics: bool = False
+    """Reads ``/metrics``."""
+
+    def __post_init__(self) -> None:
+        """Raise ValueError when there is no secret, or two."""
+        if (self.hash is None) == (self.token is None):
+            raise ValueError(f"the token {self.name} needs hash or token, and only one of them")
+
+    def __repr__(self) -> str:
+        """Show whose it is, and no secret."""
+        return f"TokenSection(name={self.name!r})"
+
+
+class TlsSection(Section, frozen=True):
+    """``http.tls``: the server's certificate, as PEM files."""
+
+    cert: Path
+    """The certificate, and those of the authorities between it and one that clients know."""
+    key: Path
+    """Its private key."""
+
+
+class HttpSection(Section, frozen=True):
+    """``http``: the HTTP API, health and metrics. Off unless configured. Needs the extra ``[http]``."""
+
+    listen: str = "127.0.0.1:8344"
+    """``HOST:PORT``, or ``unix:PATH`` for a socket in the file system."""
+    tokens: list[TokenSection] = msgspec.field(default_factory=list)
+    """Who may use it. Without any, a token of an operator is made in ``run/http-token``."""
+    tls: TlsSection | None = None
+    """Speak HTTPS."""
+    behind_proxy: bool = False
+    """A proxy in front of it speaks HTTPS: then it may listen beyond this machine without ``tls``."""
+    hosts: list[str] = msgspec.field(default_factory=list)
+    """The names under which clients reach it, beside ``localhost`` and addresses."""
+    max_body_bytes: Count = 2**20
+    """The largest body of a request."""
+    max_connections: Count = 200
+    """Beyond that, idle connections are closed for new ones."""
+    max_requests_per_s: Count = 2000
+    """How many each token may make; without one, all clients together."""
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for an address that can't be read, or is open to the network unprotected."""
+        where = address(self.listen)
+        if not (where.is_local or self.tls or self.behind_proxy):
+            raise ValueError(
+                f"listen: {self.listen} can be reached from other machines: configure tls (cert, key), or set "
+                "behind_proxy: true where a proxy in front of it speaks HTTPS"
+            )
+        names = [token.name for token in self.tokens]
+        if twice := {name for name in names if names.count(name) > 1}:
+            raise ValueError(f"tokens: there are two with the name {min(twice)}")
+
+
 class LogSection(Section, frozen=True):
     """``log``: where and how much."""
 
@@ -121,4 +193,5 @@ class Settings(Section, frozen=True):
     amqp: AmqpSection | None = None
     sqs: SqsSection | None = None
     embedded: EmbeddedSection | None = None
+    http: HttpSection | None = None
     log: LogSection = LogSection()

@@ -168,6 +168,10 @@ class _Listing(msgspec.Struct):
     entries: list[_Entry] = msgspec.field(name="list")
 
 
+class _Items(msgspec.Struct):
+    items: list[Item] = msgspec.field(name="list")
+
+
 class _Remotes(msgspec.Struct):
     remotes: list[str] | None = None
 
@@ -310,6 +314,16 @@ class Client:
         if hash_types:
             options |= {"showHash": True, "hashTypes": hash_types}
         return await self._stat(location.fs, location.remote, options)
+
+    async def list_directory(self, location: Location) -> list[Item]:
+        """What is in the directory at ``location``, by name as it is stored. Raises NotFound when there is none.
+
+        rclone lists it as a whole: 100,000 entries take some 30 MB meanwhile.
+        """
+        options = {"noMimeType": True}
+        arguments = {"fs": location.fs, "remote": location.remote, "opt": options}
+        body = await self._rc.call("operations/list", arguments)
+        return await asyncio.to_thread(_items, body)
 
     async def hash_of(self, location: Location, hash_type: str, *, read: bool) -> str | None:
         """The hash of a file in small hexadecimal digits, from the storage, or from its content if ``read``.
@@ -546,6 +560,12 @@ class Client:
         if fs not in (infos := self._fs_infos):
             infos[fs] = await self._rc.ask("operations/fsinfo", {"fs": fs}, _FsInfo)
         return infos[fs]
+
+
+def _items(body: bytes) -> list[Item]:
+    items = msgspec.json.decode(body, type=_Items).items
+    named = (msgspec.structs.replace(item, name=spoken(item.name)) for item in items)
+    return sorted(named, key=lambda item: item.name)
 
 
 def _explained(no_file: RcloneError, no_directory: RcloneError) -> RcloneError:

@@ -1,0 +1,1 @@
+"""What the copier adds to the HTTP API. Imported only when ``http`` is configured."""

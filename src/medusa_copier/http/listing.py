@@ -1,0 +1,62 @@
+"""What is in a directory of a root, a page at a time."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from bisect import bisect_right
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+from medusa_copier.rclone.facade import Rclone
+from medusa_copier.rclone.rcd.client import Item, Location
+
+KEPT_S: Final = 60.0
+"""How long a listing serves for its further pages."""
+KEPT_ITEMS: Final = 300_000
+"""Of all listings that are kept."""
+AT_A_TIME: Final = 2
+"""Listings that rclone makes for browsing: copying comes first."""
+
+
+class Page(NamedTuple):
+    """A part of a listing, and whether there is more after it."""
+
+    items: Sequence[Item]
+    has_more: bool
+
+
+class _Kept(NamedTuple):
+    items: list[Item]
+    since_s: float
+
+
+class Listings:
+    """Lists directories with rclone. rclone lists a directory as a whole, so a listing is kept for its next pages."""
+
+    def __init__(self, rclone: Rclone) -> None:
+        self._rclone = rclone
+        self._kept: dict[Location, _Kept] = {}
+        self._turns = asyncio.Semaphore(AT_A_TIME)
+
+    async def page(self, location: Location, after: str | None, limit: int) -> Page:
+        """The first ``limit`` items, by name, or those after the name ``after``. Raises RcloneError."""
+        items = self._still_kept(location) if after is not None else None
+        if items is None:
+            async with self._turns:
+                items = await self._rclone.client.list_directory(location)
+            self._keep(location, items)
+        first = 0 if after is None else bisect_right(items, after, key=lambda item: item.name)
+        return Page(items[first : first + limit], has_more=first + limit < len(items))
+
+    def _still_kept(self, location: Location) -> list[Item] | None:
+        kept = self._kept.get(location)
+        return None if kept is None or time.monotonic() - kept.since_s > KEPT_S else kept.items
+
+    def _keep(self, location: Location, items: list[Item]) -> None:
+        now_s = time.monotonic()
+        self._kept.pop(location, None)
+        self._kept = {place: kept for place, kept in self._kept.items() if now_s - kept.since_s <= KEPT_S}
+        self._kept[location] = _Kept(items, now_s)
+        while len(self._kept) > 1 and sum(len(kept.items) for kept in self._kept.values()) > KEPT_ITEMS:
+            del self._kept[next(iter(self._kept))]

@@ -1,0 +1,145 @@
+"""Operations on roots: which there are, and what is in them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+from medusa_copier.http.listing import Listings
+from medusa_copier.rclone.errors import NotFound, RcloneError, WrongKind
+from medusa_copier.rclone.facade import Rclone
+from medusa_copier.rclone.rcd.client import Item, Location
+from medusa_copier.roots.locate import is_empty, locate
+from medusa_copier.roots.policy import Access, Use
+from medusa_copier.settings import RootSection
+from simple_queue_server import Failure
+from simple_queue_server.http.operations import Call, Operation, Reply
+from simple_queue_server.http.problems import Problem
+from simple_queue_server.http.tokens import Token
+from simple_queue_server.secrets import masked
+
+
+class Root(msgspec.Struct, kw_only=True):
+    """A root of the configuration."""
+
+    name: str
+    access: Literal["read", "write", "read-write"]
+    """What requests with this token may do with it."""
+    overwrite: Literal["never"] | None = None
+    """``never``: no request may replace content in it."""
+    max_in_flight: int | None = None
+    """How many requests may work on it at the same time."""
+
+
+class Roots(msgspec.Struct):
+    """The roots that requests with this token may name."""
+
+    roots: list[Root]
+
+
+class Entry(msgspec.Struct, kw_only=True):
+    """A file or a directory."""
+
+    name: str
+    key: str
+    """What a request calls it."""
+    is_directory: bool
+    size_bytes: int | None = None
+    """None when unknown, and for a directory."""
+    modified: str | None = None
+    """In RFC 3339; None for a directory where the storage has no such time."""
+
+
+class Listing(msgspec.Struct):
+    """A page of a directory, by name."""
+
+    entries: list[Entry]
+    cursor: str | None = None
+    """Asks for the next page; None on the last one."""
+
+
+class ListQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Parameters of ``list``."""
+
+    key: Annotated[str, Meta(max_length=32_000)] = ""
+    """A directory below the root; empty for the root itself."""
+    limit: Annotated[int, Meta(ge=1, le=10_000)] = 1000
+    """How many entries a page has."""
+    cursor: str | None = None
+    """That of the page before."""
+
+
+class RootOperations:
+    """Operations on the ``roots``, with ``rclone``."""
+
+    def __init__(self, roots: Mapping[str, RootSection], rclone: Rclone, access: Access) -> None:
+        self._roots = roots
+        self._access = access
+        self._listings = Listings(rclone)
+
+    def operations(self) -> list[Operation]:
+        """All of them."""
+        return [
+            Operation("GET", "/v1/roots", self.roots, {200: Roots}),
+            Operation(
+                "GET",
+                "/v1/roots/{root}/list",
+                self.list_directory,
+                {200: Listing},
+                query=ListQuery,
+                problems=(404, 502, 503),
+            ),
+        ]
+
+    async def roots(self, call: Call) -> Reply:
+        """The roots that requests with this token may name."""
+        return Reply(Roots([root for name in self._roots if (root := self._root(name, call.caller)) is not None]))
+
+    async def list_directory(self, call: Call) -> Reply:
+        """What is in a directory of a root.
+
+        The token must be allowed to read or to write the root. Names that are not UTF-8 are shown with U+FFFD.
+        """
+        query: ListQuery = call.query
+        name = call.path("root")
+        root = self._root(name, call.caller)
+        if root is None:
+            raise Problem(404, f"there is no root {name!r} that this token may use")
+        purpose: Literal["read", "write"] = "read" if "read" in root.access else "write"
+        try:
+            place = locate(self._roots, name, query.key, "", is_root=is_empty(query.key))
+            await self._access.require(Use(purpose, name, place))
+            page = await self._listings.page(place, query.cursor, query.limit)
+        except Failure as failure:
+            raise Problem(400, failure.message) from None
+        except (NotFound, WrongKind):
+            raise Problem(404, f"there is no directory {name}:{query.key}") from None
+        except RcloneError as error:
+            raise Problem(502, masked(f"{name}:{query.key} can't be listed: {error.reason}")) from None
+        entries = [_entry(item, place) for item in page.items]
+        return Reply(Listing(entries, page.items[-1].name if page.has_more else None))
+
+    def _root(self, name: str, token: Token) -> Root | None:
+        """What the token may do with a root; None when nothing, or there is no such root."""
+        section = self._roots.get(name)
+        if section is None:
+            return None
+        allowed = [purpose for purpose in section.access.split("-") if token.may_use(name, purpose)]
+        if not allowed:
+            return None
+        access = msgspec.convert("-".join(allowed), Literal["read", "write", "read-write"])
+        return Root(name=name, access=access, overwrite=section.overwrite, max_in_flight=section.max_in_flight)
+
+
+def _entry(item: Item, directory: Location) -> Entry:
+    is_directory = item.is_dir
+    return Entry(
+        name=item.name,
+        key=f"{directory.path}/{item.name}" if directory.path else item.name,
+        is_directory=is_directory,
+        size_bytes=None if is_directory or item.size < 0 else item.size,
+        modified=item.mod_time or None,
+    )

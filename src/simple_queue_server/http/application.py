@@ -1,0 +1,88 @@
+"""The ASGI application: finds the operation that a call is for, lets the guards see the call, and answers it."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Final
+
+import structlog
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from simple_queue_server.http.guards import Hosts, Rate, body_of, require_access, token_of
+from simple_queue_server.http.operations import Call, Operation, Reply, query_of
+from simple_queue_server.http.problems import Problem
+from simple_queue_server.http.tokens import Tokens
+from simple_queue_server.settings.sections import HttpSection
+
+HEADERS: Final = {
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": "default-src 'none'; style-src 'self'; img-src 'self'; frame-ancestors 'none'",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
+"""On every response, unless it has one of its own."""
+
+log = structlog.stdlib.get_logger("simple_queue_server")
+
+
+class Application:
+    """Makes the ASGI application that serves ``operations``."""
+
+    def __init__(self, section: HttpSection, tokens: Tokens, operations: Iterable[Operation]) -> None:
+        self._section = section
+        self._tokens = tokens
+        self._hosts = Hosts(section.hosts)
+        self._rate = Rate(section.max_requests_per_s)
+        self._operations = tuple(operations)
+
+    def asgi(self) -> Starlette:
+        """The application."""
+        routes = [Route(each.path, self._endpoint(each), methods=[each.method]) for each in self._operations]
+        return Starlette(routes=routes, exception_handlers={HTTPException: self._no_operation})
+
+    def _endpoint(self, operation: Operation) -> Callable[[Request], Awaitable[Response]]:
+        async def endpoint(request: Request) -> Response:
+            return _finished(await self._answered(operation, request))
+
+        return endpoint
+
+    async def _answered(self, operation: Operation, request: Request) -> Response:
+        try:
+            reply = await operation.handler(await self._admitted(operation, request))
+            return reply.response() if isinstance(reply, Reply) else reply
+        except Problem as problem:
+            return problem.response()
+        except Exception:
+            log.exception("http_operation_crashed", operation=operation.name)
+            return Problem(500, "the service's log says more").response()
+
+    async def _admitted(self, operation: Operation, request: Request) -> Call:
+        self._hosts.require_known(request)
+        token = token_of(request, self._tokens)
+        self._rate.require_room(None if token is None else token.name)
+        require_access(token, operation.access)
+        query = query_of(request, operation.query)
+        body = await body_of(request, self._section.max_body_bytes) if operation.method == "POST" else b""
+        return Call(request, query, token, body)
+
+    async def _no_operation(self, request: Request, error: Exception) -> Response:
+        """No such path, or not with this method."""
+        try:
+            self._hosts.require_known(request)
+            self._rate.require_room(None)
+        except Problem as problem:
+            return _finished(problem.response())
+        status = error.status_code if isinstance(error, HTTPException) else 500
+        headers = error.headers if isinstance(error, HTTPException) else None
+        words = {404: "there is nothing at this path; /openapi.json has all that there is"}
+        return _finished(Problem(status, words.get(status), headers=headers).response())
+
+
+def _finished(response: Response) -> Response:
+    for name, value in HEADERS.items():
+        response.headers.setdefault(name, value)
+    return response

@@ -1,0 +1,110 @@
+"""An operation of the HTTP API: its place, what it takes and gives. The OpenAPI description is made from these."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeAlias, TypeVar
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+
+from simple_queue_server.http.problems import Problem
+from simple_queue_server.http.tokens import Token
+from simple_queue_server.nearest import hint
+
+Access: TypeAlias = Literal["open", "token", "operator"]
+Handler: TypeAlias = Callable[["Call"], Awaitable["Reply | Response"]]
+Q = TypeVar("Q", bound=msgspec.Struct)
+
+
+class NoQuery(msgspec.Struct, frozen=True):
+    """An operation without parameters."""
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One request to the API. ``query`` is of the operation's type; ``token`` is None where none was given."""
+
+    http: Request
+    query: Any
+    token: Token | None
+    body: bytes
+
+    @property
+    def caller(self) -> Token:
+        """Whose request it is, for an operation that needs a token."""
+        assert self.token is not None, "the operation is not open"  # noqa: S101
+        return self.token
+
+    def path(self, name: str) -> str:
+        """A part of the path."""
+        return str(self.http.path_params[name])
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What an operation gives: ``content`` becomes JSON; bytes are JSON."""
+
+    content: Any
+    status: int = 200
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+    def response(self) -> Response:
+        """As HTTP has it."""
+        body = self.content if isinstance(self.content, bytes) else msgspec.json.encode(self.content)
+        return Response(body, self.status, self.headers, media_type="application/json")
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """``method`` and ``path`` (``/v1/requests/{id}``) lead to the ``handler``, whose docstring describes it."""
+
+    method: Literal["GET", "POST"]
+    path: str
+    handler: Handler
+    returns: Mapping[int, Any]
+    """The type of the content by HTTP status; a str is a media type that is no JSON."""
+    query: type[msgspec.Struct] = NoQuery
+    body: type[msgspec.Struct] | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+    """The headers that it reads, and what each means."""
+    problems: tuple[int, ...] = ()
+    """The errors that it may answer beside those that all may."""
+    access: Access = "token"
+
+    @property
+    def name(self) -> str:
+        """The operation's id."""
+        return self.handler.__name__.strip("_")
+
+    @property
+    def summary(self) -> str:
+        """The first line of its description."""
+        return self.description.partition("\n")[0]
+
+    @property
+    def description(self) -> str:
+        """What it does."""
+        return inspect.getdoc(self.handler) or ""
+
+
+def query_of(request: Request, wanted: type[Q]) -> Q:
+    """The parameters in the URL. Raises Problem naming the one that is wrong."""
+    given: dict[str, str] = {}
+    names = [each.encode_name for each in msgspec.structs.fields(wanted)]
+    for name, value in request.query_params.multi_items():
+        if name == "token":
+            continue
+        if name not in names:
+            raise Problem(400, f"there is no parameter {name!r}{hint(name, names, repr)}")
+        if name in given:
+            raise Problem(400, f"the parameter {name} is given twice")
+        given[name] = value
+    try:
+        return msgspec.convert(given, wanted, strict=False)
+    except msgspec.ValidationError as error:
+        what, _, where = str(error).partition(" - at `$.")
+        raise Problem(400, f"the parameter {where.rstrip('`')}: {what.replace('`', '')}") from None

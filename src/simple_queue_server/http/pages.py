@@ -1,0 +1,63 @@
+"""What the API says of itself: its OpenAPI description, and the same as a page that needs nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import resources
+from typing import Any
+
+from jinja2 import Environment, PackageLoader
+from markupsafe import Markup, escape
+from starlette.responses import RedirectResponse, Response
+
+from simple_queue_server.http import openapi
+from simple_queue_server.http.operations import Call, Operation, Reply
+
+
+class Description:
+    """Operations that give the description ``document``, which they are in themselves."""
+
+    def __init__(self) -> None:
+        self.document: Mapping[str, Any] = {}
+
+    def operations(self) -> list[Operation]:
+        """All of them."""
+        return [
+            Operation("GET", "/", self.home, {307: "text/html"}, access="open"),
+            Operation("GET", "/openapi.json", self.openapi_json, {200: dict[str, Any]}, access="open"),
+            Operation("GET", "/description", self.description_page, {200: "text/html"}, access="open"),
+            Operation("GET", "/description.css", self.stylesheet, {200: "text/css"}, access="open"),
+        ]
+
+    async def home(self, _: Call) -> Response:
+        """Leads to the description of the API."""
+        return RedirectResponse("/description", 307)
+
+    async def openapi_json(self, _: Call) -> Reply:
+        """This description, as OpenAPI 3.1."""
+        return Reply(openapi.encoded(self.document))
+
+    async def description_page(self, _: Call) -> Response:
+        """This description, for people."""
+        environment = Environment(loader=PackageLoader("simple_queue_server.http"), autoescape=True)
+        page = environment.get_template("description.html").render(self.document, kind=_kind)
+        return Response(page, media_type="text/html")
+
+    async def stylesheet(self, _: Call) -> Response:
+        """The style of the page."""
+        text = resources.files("simple_queue_server.http").joinpath("templates/description.css").read_text("utf-8")
+        return Response(text, media_type="text/css")
+
+
+def _kind(schema: Mapping[str, Any]) -> Markup:
+    """A type in a few words, with links to those that have a name."""
+    if "$ref" in schema:
+        name = schema["$ref"].rpartition("/")[2]
+        return Markup('<a href="#type-{0}">{0}</a>').format(name)
+    if "anyOf" in schema:
+        return Markup(" or ").join(_kind(each) for each in schema["anyOf"])
+    if "enum" in schema:
+        return Markup(", ").join(Markup("<code>{}</code>").format(each) for each in schema["enum"])
+    if schema.get("type") == "array":
+        return Markup("array of {}").format(_kind(schema.get("items", {})))
+    return escape(schema.get("type", "any"))
