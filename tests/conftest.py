@@ -2,11 +2,12 @@
 
 from hypothesis import HealthCheck, settings
 
+from tests.support.postgresql import postgresql
 from tests.support.rabbitmq import rabbitmq, rabbitmq_node
 from tests.support.sqs_servers import moto_server, sqs_server
 from tests.support.storage_fixtures import client, daemon, world
 
-__all__ = ["client", "daemon", "moto_server", "rabbitmq", "rabbitmq_node", "sqs_server", "world"]
+__all__ = ["client", "daemon", "moto_server", "postgresql", "rabbitmq", "rabbitmq_node", "sqs_server", "world"]
 
 # How fast a machine is says nothing about what is tested. A run draws the same examples each time, so that a failure is
 # of the change that it came with; `pytest --hypothesis-profile=search` looks for new ones.

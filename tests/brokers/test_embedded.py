@@ -33,13 +33,12 @@ from simple_queue_server.brokers.embedded import database
 from simple_queue_server.brokers.embedded import path as queue_path
 from simple_queue_server.brokers.embedded.broker import EmbeddedBroker, EmbeddedClient
 from simple_queue_server.brokers.embedded.database import QueueFile
-from simple_queue_server.brokers.embedded.path import is_network
 from simple_queue_server.brokers.embedded.tables import Tables
 from simple_queue_server.brokers.embedded.writer import Store
 from simple_queue_server.errors import BrokerError, BrokerGaveUp
 from simple_queue_server.settings.sections import EmbeddedSection, LogSection, ServerSection, Settings
 from simple_queue_server.system import mounts
-from simple_queue_server.system.mounts import mount_type
+from simple_queue_server.system.mounts import is_network, mount_type
 from tests.support import embedded_peer
 from tests.support.contract import Stage, embedded_kit, receive, soon, take
 

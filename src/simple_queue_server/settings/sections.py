@@ -1,4 +1,4 @@
-"""The sections of a configuration file: ``server``, ``amqp``, ``sqs``, ``embedded``, ``log``.
+"""The sections of a configuration file: ``server``, ``amqp``, ``sqs``, ``embedded``, ``log``, ``records``.
 
 The single place of every option. An application adds its own sections by subclassing :class:`Settings`. The Ruby
 server's files load as they are.
@@ -7,7 +7,7 @@ server's files load as they are.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Final, Literal, TypeAlias
 
 import msgspec
 from msgspec import Meta
@@ -19,6 +19,8 @@ Count: TypeAlias = Annotated[int, Meta(ge=1)]
 Name: TypeAlias = Annotated[str, Meta(min_length=1, max_length=255)]
 SqsName: TypeAlias = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,75}(\.fifo)?$|^[A-Za-z0-9_-]{1,80}$")]
 Rights: TypeAlias = Literal["read", "write", "read-write"]
+POSTGRESQL: Final = ("postgresql://", "postgres://", "postgresql+psycopg://")
+"""What the URLs of PostgreSQL begin with."""
 Level: TypeAlias = Literal["debug", "info", "warn", "warning", "error", "fatal", "critical", "unknown"]
 
 
@@ -186,6 +188,24 @@ class LogSection(Section, frozen=True):
     show_responses: bool = False
 
 
+class RecordsSection(Section, frozen=True):
+    """``records``: what became of each request, for commands and pages."""
+
+    enabled: bool = True
+    """Whether records are kept."""
+    url: str | None = None
+    """A PostgreSQL database, ``postgresql://USER@HOST/DATABASE``. Unset: the file ``run/records.db``."""
+    keep_days: Annotated[float, Meta(gt=0)] = 30
+    """Older records are removed."""
+    keep_rows: Annotated[int, Meta(ge=1000)] = 1_000_000
+    """Of more records the oldest are removed."""
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for a URL of another kind, without what it holds: that may be a password."""
+        if self.url is not None and not self.url.startswith(POSTGRESQL):
+            raise ValueError("url: expected postgresql://USER@HOST/DATABASE; leave it out for a file")
+
+
 class Settings(Section, frozen=True):
     """A whole configuration file."""
 
@@ -195,3 +215,4 @@ class Settings(Section, frozen=True):
     embedded: EmbeddedSection | None = None
     http: HttpSection | None = None
     log: LogSection = LogSection()
+    records: RecordsSection = RecordsSection()

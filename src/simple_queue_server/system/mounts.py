@@ -24,6 +24,14 @@ KERNEL_FILE_SYSTEMS: Final = frozenset(
 """Types of mounts whose files the kernel makes up as they are read. Some never end, such as ``/proc/kmsg``."""
 BELIEVED_S: Final = 5.0
 """How long it is believed which mount has a device's number."""
+NETWORK_FILE_SYSTEMS: Final = frozenset(
+    {
+        *("9p", "afs", "beegfs", "ceph", "cephfs", "cifs", "coda", "cvmfs", "davfs", "davfs2", "gcsfuse", "gfs2"),
+        *("glusterfs", "gpfs", "kafs", "lustre", "moosefs", "ncpfs", "nfs", "nfs4", "ocfs2", "orangefs", "pvfs2"),
+        *("rclone", "s3fs", "seaweedfs", "smb2", "smb3", "smbfs", "sshfs", "vboxsf", "wekafs"),
+    }
+)
+"""Types of a mount, without the ``fuse.`` that those in user space carry."""
 
 
 def read() -> str | None:
@@ -42,6 +50,11 @@ def mount_type(mountinfo: str, path: Path) -> str | None:
         if length >= best_length and path.is_relative_to(mount_point):  # a later mount covers an earlier one
             best_length, best_type = length, file_system
     return best_type
+
+
+def is_network(file_system: str) -> bool:
+    """Whether a mount's type, such as ``nfs4`` or ``fuse.sshfs``, is a network file system."""
+    return file_system.removeprefix("fuse.") in NETWORK_FILE_SYSTEMS
 
 
 def types_below(mountinfo: str, path: Path) -> set[str]:

@@ -9,19 +9,9 @@ from __future__ import annotations
 import contextlib
 import os
 from pathlib import Path
-from typing import Final
 
 from simple_queue_server.errors import BrokerError
 from simple_queue_server.system import mounts
-
-NETWORK_FILE_SYSTEMS: Final = frozenset(
-    {
-        *("9p", "afs", "beegfs", "ceph", "cephfs", "cifs", "coda", "cvmfs", "davfs", "davfs2", "gcsfuse", "gfs2"),
-        *("glusterfs", "gpfs", "kafs", "lustre", "moosefs", "ncpfs", "nfs", "nfs4", "ocfs2", "orangefs", "pvfs2"),
-        *("rclone", "s3fs", "seaweedfs", "smb2", "smb3", "smbfs", "sshfs", "vboxsf", "wekafs"),
-    }
-)
-"""Types of a mount, without the ``fuse.`` that those in user space carry."""
 
 
 def prepare(path: Path) -> Path:
@@ -51,15 +41,10 @@ def require_place(path: Path) -> None:
         raise BrokerError(f"the queue's file {path} can't be made: this user may not write {parent}")
 
 
-def is_network(file_system: str) -> bool:
-    """Whether a mount's type, such as ``nfs4`` or ``fuse.sshfs``, is a network file system."""
-    return file_system.removeprefix("fuse.") in NETWORK_FILE_SYSTEMS
-
-
 def _refuse_network(path: Path) -> None:
     mountinfo = mounts.read()
     file_system = None if mountinfo is None else mounts.mount_type(mountinfo, path)
-    if file_system is not None and is_network(file_system):
+    if file_system is not None and mounts.is_network(file_system):
         raise BrokerError(
             f"the queue's file {path} is on a network file system ({file_system}), where its locks can't be trusted; "
             "set embedded.path to a file on a local disk, or use RabbitMQ or SQS to share work between machines"

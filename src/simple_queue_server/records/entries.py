@@ -1,0 +1,112 @@
+"""What a spool holds: what happened to requests, in the order in which it happened.
+
+A request that was taken and answered between two looks of the background thread is a single entry, :class:`Answered`
+with its :class:`Taken` in it.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any, Final, Literal, TypeAlias
+
+import msgspec
+
+LARGEST_BODY_BYTES: Final = 1 << 20
+"""A larger request or response is not kept; its record has everything else."""
+
+Outcome: TypeAlias = Literal["succeeded", "failed", "cancelled", "given_up"]
+
+
+class Owner(msgspec.Struct, array_like=True, frozen=True, tag="owner"):
+    """First in each file: who wrote it. ``is_service`` is false for clients, which only submit."""
+
+    instance: str
+    name: str
+    host: str
+    pid: int
+    queue: str
+    """The broker and the queues, see ``brokers.queues_of``."""
+    started_ms: int
+    is_service: bool = True
+
+
+class Taken(msgspec.Struct, array_like=True, frozen=True, tag="taken"):
+    """A service has taken a request. ``key`` names this taking in the entries that follow."""
+
+    key: int
+    request_id: str
+    body: bytes
+    body_bytes: int
+    """Of the body as it came, which is not kept when it is large."""
+    attempt: int
+
+
+class Started(msgspec.Struct, array_like=True, frozen=True, tag="started"):
+    """Its action has begun."""
+
+    key: int
+    started_ms: int
+
+
+class Answered(msgspec.Struct, array_like=True, frozen=True, tag="answered"):
+    """Its response is there, and is being given to the broker."""
+
+    key: int
+    outcome: Outcome | None
+    """None: as the response says."""
+    finished_ms: int
+    response: bytes
+    started_ms: int | None = None
+    details: dict[str, Any] = {}
+    """What the action said beside its response, as ``log_fields``."""
+    taken: Taken | None = None
+
+
+class Returned(msgspec.Struct, array_like=True, frozen=True, tag="returned"):
+    """It went back to its queue unanswered."""
+
+    key: int
+
+
+class Submitted(msgspec.Struct, array_like=True, frozen=True, tag="submitted"):
+    """A client is about to put a request on the queue."""
+
+    key: int
+    request_id: str
+    body: bytes
+    body_bytes: int
+    retry_of: int | None = None
+    """The key of the record whose request is sent again."""
+
+
+class Marked(msgspec.Struct, array_like=True, frozen=True, tag="marked"):
+    """Requests are to be cancelled: see :class:`simple_queue_server.records.marks.Mark`."""
+
+    key: int
+    kind: str
+    path: str
+    value: str
+    sent_ms: int
+
+
+Entry: TypeAlias = Owner | Taken | Started | Answered | Returned | Submitted | Marked
+
+encoder: Final = msgspec.msgpack.Encoder()
+decoder: Final[msgspec.msgpack.Decoder[Entry]] = msgspec.msgpack.Decoder(Entry)
+
+
+def kept(body: bytes) -> bytes:
+    """The body as it is kept: nothing of one that is too large."""
+    return body if len(body) <= LARGEST_BODY_BYTES else b""
+
+
+def legible_id(request_id: str) -> str:
+    """An id as text that any database takes: surrogates (bytes that are no UTF-8) and NUL are escaped, 255 at most."""
+    if not request_id.isascii():
+        request_id = request_id.encode("utf-8", "backslashreplace").decode()
+    return request_id.replace("\0", "\\x00")[:255]
+
+
+def now_ms() -> int:
+    """The present time in milliseconds since 1970."""
+    return time.time_ns() // 1_000_000

@@ -1,0 +1,122 @@
+"""Marks: requests that a client has cancelled, wherever they are, and that no service may begin.
+
+A mark stands in the database, so it reaches requests that are still on the queue, and survives restarts. It means a
+request by its id, by a label (``ticket=7``) or by its whole ``pass_through``; and only one that was sent before the
+mark was made. Where a message doesn't say when it was sent (AMQP, clients that set no timestamp), the mark counts until
+the queue was seen empty.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Literal, TypeAlias
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from simple_queue_server.records.database import Database
+from simple_queue_server.records.labels import labels_of
+from simple_queue_server.records.schema import marks
+
+Kind: TypeAlias = Literal["request_id", "label", "pass_through"]
+
+LARGEST_BYTES: Final = 10_000
+"""A larger pass_through is compared with none."""
+MOST_READ: Final = 100_000
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """Which requests: ``value`` is an id, the value of the label ``path``, or a pass_through as canonical JSON."""
+
+    kind: Kind
+    path: str
+    value: str
+    sent_ms: int
+    """Requests that were sent later are not meant."""
+    queue: str = ""
+    drained_ms: int | None = None
+    """When everything that was on the queue had been taken."""
+    id: int = 0
+
+    def covers(self, sent_ms: int | None) -> bool:
+        """Whether a request that was sent then (None: it doesn't say) came before this mark."""
+        return self.drained_ms is None if sent_ms is None else sent_ms <= self.sent_ms
+
+
+class Marks:
+    """The marks that count, in memory. False when there are none: then there is nothing to ask."""
+
+    def __init__(self, marks: Iterable[Mark] = ()) -> None:
+        self._by_id: dict[str, list[Mark]] = defaultdict(list)
+        self._by_label: dict[tuple[str, str], list[Mark]] = defaultdict(list)
+        self._by_pass_through: dict[str, list[Mark]] = defaultdict(list)
+        for mark in marks:
+            match mark.kind:
+                case "request_id":
+                    self._by_id[mark.value].append(mark)
+                case "label":
+                    self._by_label[mark.path, mark.value].append(mark)
+                case "pass_through":
+                    self._by_pass_through[mark.value].append(mark)
+
+    def __bool__(self) -> bool:
+        return bool(self._by_id or self._by_label or self._by_pass_through)
+
+    def means(self, request_id: str, pass_through: bytes, sent_ms: int | None) -> bool:
+        """Whether a request is to be cancelled."""
+        return any(mark.covers(sent_ms) for mark in self._named(request_id, pass_through))
+
+    def _named(self, request_id: str, pass_through: bytes) -> Iterable[Mark]:
+        yield from self._by_id.get(request_id, ())
+        if self._by_label:
+            for label in labels_of(pass_through):
+                yield from self._by_label.get(label, ())
+        if self._by_pass_through and (value := canonical(pass_through)) is not None:
+            yield from self._by_pass_through.get(value, ())
+
+
+def canonical(pass_through: bytes) -> str | None:
+    """JSON in a form that is the same for equal values, whatever the order of keys; ``1`` and ``1.0`` differ.
+
+    None for what is too large, or nested too deeply.
+    """
+    if len(pass_through) > LARGEST_BYTES:
+        return None
+    try:
+        return json.dumps(json.loads(pass_through), sort_keys=True)
+    except (ValueError, RecursionError):
+        return None
+
+
+def add(database: Database, new: Sequence[Mark]) -> None:
+    """Make marks. Raises RecordsError."""
+    with database.writing() as connection:
+        connection.execute(marks.insert(), [_values(mark) for mark in new])
+
+
+def load(connection: Connection, queue: str, after: int = 0) -> list[Mark]:
+    """The marks of a queue, those with a larger id than ``after``."""
+    names = ("kind", "path", "value", "sent_ms", "queue", "drained_ms", "id")
+    query = sa.select(*(marks.c[name] for name in names)).where(marks.c.queue.in_(("", queue)), marks.c.id > after)
+    return [Mark(*row) for row in connection.execute(query.order_by(marks.c.id).limit(MOST_READ))]
+
+
+def state(connection: Connection) -> tuple[Any, ...]:
+    """Changes with every change of the marks."""
+    query = sa.select(sa.func.count(), sa.func.max(marks.c.id), sa.func.max(marks.c.drained_ms))
+    return tuple(connection.execute(query).one())
+
+
+def set_drained(connection: Connection, queue: str, before_ms: int, now_ms: int) -> None:
+    """The queue was seen empty: what was on it when marks older than ``before_ms`` were made has been taken."""
+    which = sa.and_(marks.c.queue.in_(("", queue)), marks.c.drained_ms.is_(None), marks.c.sent_ms < before_ms)
+    connection.execute(marks.update().where(which).values(drained_ms=now_ms))
+
+
+def _values(mark: Mark) -> dict[str, Any]:
+    names = ("kind", "path", "value", "queue", "sent_ms")
+    return {name: getattr(mark, name) for name in names}

@@ -1,0 +1,243 @@
+"""The service's side of the records: observes its requests, and moves what happened into the database.
+
+Nothing here waits, and nothing raises, on the way of a request: an answered request costs one append to the spool. A
+background thread does the rest. While the database is away the spool grows; while the disk is full, responses are
+remembered without their bodies.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import time
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+import structlog
+
+from simple_queue_server.backoff import delays_s
+from simple_queue_server.records.entries import (
+    Answered,
+    Entry,
+    Outcome,
+    Owner,
+    Returned,
+    Started,
+    Taken,
+    kept,
+    legible_id,
+    now_ms,
+)
+from simple_queue_server.records.keys import KeyMaker
+from simple_queue_server.records.spool import SpoolWriter, instance_name
+from simple_queue_server.records.upkeep import Upkeep
+from simple_queue_server.system.trouble import Trouble
+
+INTERVAL_S: Final = 0.5
+"""How often what happened is moved into the database."""
+LONGEST_DELAY_S: Final = 15.0
+"""Between attempts, while the database is away."""
+CLOSE_S: Final = 5.0
+"""How long a service that stops waits for its last records; what isn't written is read at the next start."""
+MOST_REMEMBERED: Final = 100_000
+"""Responses that are remembered without bodies while the spool can't be written."""
+
+log = structlog.stdlib.get_logger("simple_queue_server")
+
+
+@dataclass(slots=True, eq=False)
+class _Open:
+    """A request that this service has."""
+
+    taken: Taken
+    started_ms: int | None = None
+    is_spooled: bool = False
+    is_start_spooled: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """For metrics."""
+
+    backlog_bytes: int
+    """What is in spools, and not yet in the database."""
+    dropped: int
+    """Entries of which bodies, or more, are lost."""
+    errors: int
+    """How often the database could not be used."""
+    is_reachable: bool
+    """Whether the database could be used last time."""
+
+
+class Recorder:
+    """Made when a service starts, closed when it ends.
+
+    The methods from :meth:`taken` to :meth:`returned` are for the event loop's thread. ``upkeep`` is used by the
+    background thread alone.
+    """
+
+    def __init__(self, directory: Path, name: str, queue: str, upkeep: Upkeep) -> None:
+        self._directory = directory
+        self._upkeep = upkeep
+        self.owner = Owner(instance_name("service"), name, socket.gethostname(), os.getpid(), queue, now_ms())
+        self._next_key = KeyMaker()
+        self._writing = threading.Lock()
+        self._writer: SpoolWriter | None = None
+        self._open: dict[int, _Open] = {}
+        self._remembered: deque[Entry] = deque(maxlen=MOST_REMEMBERED)
+        self._dropped = 0
+        self._errors = 0
+        self._backlog_bytes = 0
+        self._is_reachable = True
+        self._last_taken_s = time.monotonic()
+        self._spool_trouble = Trouble(log, "records_not_spooled")
+        self._trouble = Trouble(log, "records_not_written")
+        self._wake = threading.Event()
+        self._is_closing = False
+        self._thread = threading.Thread(target=self._work, name="records", daemon=True)
+
+    def start(self) -> None:
+        """Begin to move what happens into the database."""
+        self._thread.start()
+
+    def taken(self, request_id: str, body: bytes, attempt: int) -> int:
+        """A request was taken; returns the key for what follows."""
+        key = self._next_key()
+        self._open[key] = _Open(Taken(key, legible_id(request_id), kept(body), len(body), attempt))
+        self._last_taken_s = time.monotonic()
+        return key
+
+    def started(self, key: int) -> None:
+        """Its action begins."""
+        if (request := self._open.get(key)) is not None:
+            request.started_ms = now_ms()
+
+    def answering(self, key: int, response: bytes, details: Mapping[str, Any], outcome: Outcome | None = None) -> None:
+        """Its response is about to be given to the broker. From here on it is found, after kill -9 too."""
+        request = self._open.pop(key, None)
+        entry = Answered(
+            key=key,
+            outcome=outcome,
+            finished_ms=now_ms(),
+            response=kept(response),
+            started_ms=None if request is None else request.started_ms,
+            details=_plain(details),
+            taken=None if request is None or request.is_spooled else request.taken,
+        )
+        if not self._append(entry):
+            self._remember(entry)
+
+    def returned(self, key: int) -> None:
+        """It went back to its queue unanswered."""
+        request = self._open.pop(key, None)
+        if request is not None:
+            self._append(Returned(key) if request.is_spooled else request.taken)
+            if not request.is_spooled:
+                self._append(Returned(key))
+
+    @property
+    def health(self) -> Health:
+        """How the records are."""
+        return Health(self._backlog_bytes, self._dropped, self._errors, self._is_reachable)
+
+    def close(self) -> None:
+        """Write what is left, and let go. Blocks for CLOSE_S at most."""
+        self._is_closing = True
+        self._wake.set()
+        if self._thread.ident is not None:
+            self._thread.join(CLOSE_S)
+        with self._writing:
+            if self._writer is not None:
+                self._writer.close()
+                self._writer = None
+
+    def _append(self, entry: Entry) -> bool:
+        with self._writing:
+            try:
+                if self._writer is None and not self._is_closing:
+                    self._writer = SpoolWriter(self._directory, self.owner)
+            except OSError as error:
+                return self._not_spooled(str(error))
+            if self._writer is None:
+                return False
+            if self._writer.append(entry):
+                return True
+            return self._not_spooled(str(self._writer.error or "the backlog is full: is the database reachable?"))
+
+    def _not_spooled(self, error: str) -> bool:
+        self._spool_trouble.note(error=error, remedy="make room on the disk of the run directory")
+        return False
+
+    def _remember(self, entry: Answered) -> None:
+        """That a request ended is kept in memory, without bodies, until it can be written."""
+        self._dropped += 1
+        taken = entry.taken and msgspec.structs.replace(entry.taken, body=b"")
+        self._remembered.append(msgspec.structs.replace(entry, response=b"", taken=taken, outcome=_ended(entry)))
+
+    # the background thread
+
+    def _work(self) -> None:
+        delays = delays_s(INTERVAL_S, LONGEST_DELAY_S)
+        while not self._is_closing:
+            if self._cycle():
+                delays = delays_s(INTERVAL_S, LONGEST_DELAY_S)
+                self._wake.wait(INTERVAL_S)
+            else:
+                self._wake.wait(next(delays))
+        if self._cycle():
+            self._upkeep.leave()
+        self._upkeep.close()
+
+    def _cycle(self) -> bool:
+        """Write down what began and is still going on, then move all into the database; whether that could be done."""
+        try:
+            self._spool_open()
+            own = None if self._writer is None else self._writer.directory
+            if self._upkeep.run(self.owner, own, self._idle_s):
+                self._spool_again()
+            self._backlog_bytes = self._upkeep.backlog_bytes
+        except Exception as error:  # noqa: BLE001 - a worker's edge: whatever it is, requests go on
+            self._errors += 1
+            self._is_reachable = False
+            self._trouble.note(error=str(error) or repr(error))
+            return False
+        self._is_reachable = True
+        self._trouble.over()
+        return True
+
+    @property
+    def _idle_s(self) -> float:
+        return time.monotonic() - self._last_taken_s
+
+    def _spool_open(self) -> None:
+        while self._remembered and self._append(self._remembered[0]):
+            self._remembered.popleft()
+        for request in list(self._open.values()):
+            if not request.is_spooled:
+                request.is_spooled = self._append(request.taken)
+            if request.is_spooled and request.started_ms is not None and not request.is_start_spooled:
+                request.is_start_spooled = self._append(Started(request.taken.key, request.started_ms))
+        if not self._remembered:
+            self._spool_trouble.over()
+
+    def _spool_again(self) -> None:
+        """The database doesn't know this service any more: it is a new one, or took the service for dead."""
+        for request in list(self._open.values()):
+            request.taken = msgspec.structs.replace(request.taken, attempt=max(request.taken.attempt, 2))
+            request.is_spooled = request.is_start_spooled = False
+
+
+def _plain(details: Mapping[str, Any]) -> dict[str, Any]:
+    """What the background thread needs of a request's ``log_fields``."""
+    return {name: value for name, value in details.items() if isinstance(value, int) and abs(value) < 2**63}
+
+
+def _ended(entry: Answered) -> Outcome:
+    if entry.outcome is not None:
+        return entry.outcome
+    return "succeeded" if b'"status":"success"' in entry.response else "failed"

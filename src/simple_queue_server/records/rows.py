@@ -1,0 +1,337 @@
+"""Entries of a spool → rows of the tables, many at once."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
+
+import msgspec
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from simple_queue_server import messages
+from simple_queue_server.messages import NO_PASS_THROUGH, Request
+from simple_queue_server.records import keys
+from simple_queue_server.records.database import execute_many
+from simple_queue_server.records.description import Describer, number
+from simple_queue_server.records.entries import (
+    Answered,
+    Entry,
+    Marked,
+    Outcome,
+    Owner,
+    Returned,
+    Started,
+    Submitted,
+    Taken,
+)
+from simple_queue_server.records.labels import LONGEST_NAME, clean, labels_of
+from simple_queue_server.records.schema import OPEN, RUNNING, WAITING, bodies, labels, marks, records, totals, upsert
+
+MINUTE_MS: Final = 60_000
+LONGEST_KEY: Final = 4096
+LONGEST_MESSAGE: Final = 2000
+LONGEST_REASON: Final = 200
+LONGEST_LABEL: Final = 200
+"""Characters of a pass_through that a table of records shows."""
+
+_BLANK: Final[dict[str, Any]] = dict.fromkeys(column.name for column in records.columns)
+_KNOWN: Final = (records.c.key, records.c.serving, records.c.request_id, records.c.body_hash, records.c.state)
+_MATCHED: Final = (*_KNOWN, records.c.attempts, records.c.instance)
+
+
+class _Row:
+    """A record that a batch makes or changes."""
+
+    def __init__(self, values: dict[str, Any], *, is_new: bool) -> None:
+        self.values = values
+        self.is_new = is_new
+        self.changed: dict[str, Any] = {}
+
+    def set(self, **changes: Any) -> None:
+        """Change columns."""
+        self.values |= changes
+        if not self.is_new:
+            self.changed |= changes
+
+    @property
+    def is_waiting(self) -> bool:
+        return bool(self.values["state"] == WAITING)
+
+
+class Batch:
+    """Applies entries of one owner in one transaction: :meth:`apply`, then :meth:`write`."""
+
+    def __init__(self, connection: Connection, owner: Owner, describer: Describer) -> None:
+        self._connection = connection
+        self._owner = owner
+        self._describer = describer
+        self._rows: dict[int, _Row] = {}
+        self._serving: dict[int, _Row] = {}
+        self._by_id: dict[str, list[_Row]] = defaultdict(list)
+        self._requests: dict[int, bytes] = {}
+        self._responses: dict[int, bytes] = {}
+        self._labels: list[dict[str, Any]] = []
+        self._totals: dict[tuple[int, str], list[int]] = defaultdict(lambda: [0, 0, 0])
+        self._marks: list[dict[str, Any]] = []
+
+    def apply(self, entries: Sequence[Entry]) -> None:
+        """Apply entries in their order."""
+        self._load(entries)
+        for entry in entries:
+            match entry:
+                case Taken():
+                    self._taken(entry)
+                case Started():
+                    if row := self._serving.get(entry.key):
+                        row.set(started_ms=entry.started_ms)
+                case Answered():
+                    self._answered(entry)
+                case Returned():
+                    if row := self._serving.pop(entry.key, None):
+                        row.set(state=WAITING, instance=None, serving=None)
+                case Submitted():
+                    self._submitted(entry)
+                case Marked():
+                    self._marks.append(
+                        {"kind": entry.kind, "path": entry.path, "value": entry.value, "sent_ms": entry.sent_ms}
+                    )
+
+    def write(self) -> None:
+        """Write all that was applied."""
+        self._insert(records, [row.values for row in self._rows.values() if row.is_new])
+        self._write_changes()
+        self._write_bodies()
+        self._insert(labels, self._labels)
+        self._write_totals()
+        if self._marks:
+            self._connection.execute(marks.insert(), [mark | {"queue": self._owner.queue} for mark in self._marks])
+
+    def _insert(self, table: sa.Table, rows: list[dict[str, Any]]) -> None:
+        if rows:
+            execute_many(self._connection, upsert(self._connection, table).on_conflict_do_nothing(), rows)
+
+    # what is in the database already
+
+    def _load(self, entries: Iterable[Entry]) -> None:
+        takings = [taken for entry in entries if (taken := _taking(entry)) is not None]
+        submissions = [entry for entry in entries if isinstance(entry, Submitted)]
+        again = [taken for taken in takings if taken.attempt > 1]
+        self._find(records.c.request_id, {taken.request_id for taken in takings}, is_open=True)
+        ids = {taken.request_id for taken in again} | {submitted.request_id for submitted in submissions}
+        self._find(records.c.request_id, ids)
+        self._find(records.c.body_hash, {_hash(taken) for taken in again}, is_open=True)
+        before = {key for entry in entries if (key := _serving_key(entry)) is not None}
+        before -= {taken.key for taken in takings}
+        self._find(records.c.serving, before, is_open=True)
+        self._find(records.c.key, before - self._serving.keys())
+
+    def _find(self, column: sa.Column[Any], wanted: set[Any], *, is_open: bool = False) -> None:
+        if not wanted:
+            return
+        query = sa.select(*_MATCHED).where(column.in_(wanted)).order_by(records.c.key)
+        for found in self._connection.execute(query.where(sa.text(OPEN)) if is_open else query):
+            if found.key not in self._rows:
+                self._know(_Row(dict(found._mapping), is_new=False))  # noqa: SLF001 - public in spite of its name
+
+    def _know(self, row: _Row) -> None:
+        self._rows[row.values["key"]] = row
+        self._by_id[row.values["request_id"]].append(row)
+        if row.values["serving"] is not None:
+            self._serving[row.values["serving"]] = row
+
+    # entries
+
+    def _submitted(self, entry: Submitted) -> None:
+        body_hash = _hash(entry)
+        late = [
+            row
+            for row in self._by_id.get(entry.request_id, ())
+            if row.values["body_hash"] == body_hash and row.values["key"] >= entry.key
+        ]
+        if late:  # a service was faster, of another machine
+            late[0].set(submitted_ms=keys.time_ms(entry.key), retry_of=entry.retry_of)
+            return
+        row = self._make(entry, state=WAITING, attempts=0, submitted_ms=keys.time_ms(entry.key))
+        row.values["retry_of"] = entry.retry_of
+
+    def _taken(self, entry: Taken) -> _Row:
+        changes = {
+            "serving": entry.key,
+            "state": RUNNING,
+            "instance": self._owner.instance,
+            "service": clean(self._owner.name, LONGEST_NAME),
+            "host": clean(self._owner.host, LONGEST_NAME),
+            "queue": self._owner.queue,
+            "received_ms": keys.time_ms(entry.key),
+        }
+        row = self._match(entry)
+        if row is None:
+            row = self._make(entry, attempts=max(entry.attempt, 1), **changes)
+        else:
+            attempts = max(row.values["attempts"] + 1, min(entry.attempt, 2**31 - 1))
+            row.set(**changes, attempts=attempts, started_ms=None, finished_ms=None)
+        self._serving[entry.key] = row
+        return row
+
+    def _match(self, entry: Taken) -> _Row | None:
+        """The record of a request that was known before: it waited, or its service died, or its response was lost."""
+        body_hash = _hash(entry)
+        same_id = [row for row in self._by_id.get(entry.request_id, ()) if row.values["body_hash"] == body_hash]
+        if waiting := [row for row in same_id if row.is_waiting]:
+            return waiting[0]
+        if entry.attempt <= 1:
+            return None
+        if same_id:
+            return same_id[-1]
+        for row in self._rows.values():  # AMQP gives a request without an id another name each time
+            is_ours = row.values["state"] == RUNNING and row.values["instance"] == self._owner.instance
+            if row.values["body_hash"] == body_hash and row.values["state"] in {WAITING, RUNNING} and not is_ours:
+                return row
+        return None
+
+    def _answered(self, entry: Answered) -> None:
+        row = self._taken(entry.taken) if entry.taken is not None else self._serving.get(entry.key)
+        if row is None:
+            row = self._rows.get(entry.key) or self._unknown(entry.key)
+        response = _decoded(entry.response)
+        outcome = entry.outcome or _outcome(response)
+        amounts = self._describer.amounts(response, entry.details)
+        changes: dict[str, Any] = {
+            "state": outcome,
+            "finished_ms": entry.finished_ms,
+            "bytes": amounts.bytes,
+            "files": amounts.files,
+            "message": _text(response.get("message"), LONGEST_MESSAGE),
+            "verified": _json(response.get("verified")),
+            "rclone_status": _status(response),
+            "reason": None,
+        }
+        if outcome in {"failed", "given_up"}:
+            changes["reason"] = clean(self._describer.reason(response), LONGEST_REASON)
+        if entry.started_ms is not None:
+            changes["started_ms"] = entry.started_ms
+        row.set(**changes)
+        self._responses[row.values["key"]] = entry.response
+        total = self._totals[entry.finished_ms // MINUTE_MS, outcome]
+        for index, amount in enumerate((1, amounts.files or 0, amounts.bytes or 0)):
+            total[index] += amount
+
+    def _make(self, entry: Taken | Submitted, **values: Any) -> _Row:
+        request = messages.parse_request(entry.body, entry.request_id)
+        values |= {"key": entry.key, "request_id": entry.request_id, "body_hash": _hash(entry)}
+        if isinstance(request, Request):
+            values |= self._described(request)
+            pairs = labels_of(request.pass_through_json)
+            self._labels += [{"path": path, "value": value, "key": entry.key} for path, value in pairs]
+        row = _Row(_BLANK | values, is_new=True)
+        self._requests[entry.key] = entry.body
+        self._know(row)
+        return row
+
+    def _described(self, request: Request) -> dict[str, Any]:
+        places = self._describer.places(request)
+        action = request.action if isinstance(request.action, str) else None
+        label = None
+        if request.pass_through_json != NO_PASS_THROUGH:
+            label = clean(request.pass_through_json[: 4 * LONGEST_LABEL].decode("utf-8", "replace"), LONGEST_LABEL)
+        return {
+            "action": _text(action, LONGEST_NAME),
+            "source_root": _text(places.source_root, LONGEST_NAME),
+            "source_key": _text(places.source_key, LONGEST_KEY),
+            "target_root": _text(places.target_root, LONGEST_NAME),
+            "target_key": _text(places.target_key, LONGEST_KEY),
+            "label": label,
+        }
+
+    def _unknown(self, key: int) -> _Row:
+        """For an answer to a request of which the taking could not be written."""
+        values = {"key": key, "request_id": f"unknown-{key}", "body_hash": 0, "attempts": 1, "state": RUNNING}
+        owner = {"instance": self._owner.instance, "service": self._owner.name, "host": self._owner.host}
+        row = _Row(_BLANK | values | owner | {"queue": self._owner.queue}, is_new=True)
+        self._know(row)
+        return row
+
+    # writing
+
+    def _write_changes(self) -> None:
+        groups: dict[tuple[str, ...], list[dict[str, Any]]] = defaultdict(list)
+        for key, row in self._rows.items():
+            if row.changed:
+                groups[tuple(sorted(row.changed))].append(
+                    {f"to_{name}": row.changed[name] for name in row.changed} | {"of_key": key}
+                )
+        for names, values in groups.items():
+            statement = records.update().where(records.c.key == sa.bindparam("of_key"))
+            self._connection.execute(statement.values({name: sa.bindparam(f"to_{name}") for name in names}), values)
+
+    def _write_bodies(self) -> None:
+        new = [
+            {"key": key, "request": request, "response": self._responses.pop(key, None)}
+            for key, request in self._requests.items()
+        ]
+        self._insert(bodies, new)
+        if self._responses:
+            statement = upsert(self._connection, bodies)
+            self._connection.execute(
+                statement.on_conflict_do_update(index_elements=["key"], set_={"response": statement.excluded.response}),
+                [{"key": key, "response": response} for key, response in self._responses.items()],
+            )
+
+    def _write_totals(self) -> None:
+        if not self._totals:
+            return
+        statement = upsert(self._connection, totals)
+        sums = {name: totals.c[name] + statement.excluded[name] for name in ("requests", "files", "bytes")}
+        self._connection.execute(
+            statement.on_conflict_do_update(index_elements=["minute", "state"], set_=sums),
+            [
+                {"minute": minute, "state": state, "requests": requests, "files": files, "bytes": size}
+                for (minute, state), (requests, files, size) in sorted(self._totals.items())
+            ],
+        )
+
+
+def _taking(entry: Entry) -> Taken | None:
+    if isinstance(entry, Answered):
+        return entry.taken
+    return entry if isinstance(entry, Taken) else None
+
+
+def _serving_key(entry: Entry) -> int | None:
+    return entry.key if isinstance(entry, Started | Answered | Returned) else None
+
+
+def _hash(entry: Taken | Submitted) -> int:
+    """Of the body; of its size alone where it is not kept."""
+    body = entry.body or str(entry.body_bytes).encode()
+    return int.from_bytes(hashlib.blake2b(body, digest_size=8).digest(), "big", signed=True)
+
+
+def _decoded(response: bytes) -> dict[str, Any]:
+    try:
+        decoded = msgspec.json.decode(response)
+    except (msgspec.MsgspecError, RecursionError, ValueError):  # too large to be kept, for one
+        return {}
+    return decoded if isinstance(decoded, dict) else {}
+
+
+def _outcome(response: dict[str, Any]) -> Outcome:
+    if response.get("cancelled") is True:
+        return "cancelled"
+    return "succeeded" if response.get("status") == messages.SUCCESS else "failed"
+
+
+def _text(value: Any, longest: int) -> str | None:
+    return clean(value, longest) if isinstance(value, str) else None
+
+
+def _json(value: Any) -> str | None:
+    return None if value is None else clean(msgspec.json.encode(value).decode(), LONGEST_MESSAGE)
+
+
+def _status(response: dict[str, Any]) -> int | None:
+    status = number(response.get("rclone_status"))
+    return status if status is not None and status < 2**31 else None

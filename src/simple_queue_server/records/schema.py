@@ -1,0 +1,188 @@
+"""The tables of the records, and the steps from each version of them to the next.
+
+The same tables in SQLite and PostgreSQL. Times are milliseconds since 1970; keys are those of ``keys.py``, so that the
+order of keys is the order of time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Final
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.engine import Connection
+from sqlalchemy.schema import CreateIndex, CreateTable
+
+VERSION: Final = 1
+APPLICATION_ID: Final = 0x53515352
+"""Marks an SQLite file as ours."""
+
+WAITING: Final = "waiting"
+RUNNING: Final = "running"
+OPEN: Final = "state IN ('waiting', 'running')"
+"""The condition of the partial indexes; a query that is to use them has it in the same words."""
+
+metadata: Final = sa.MetaData()
+
+_key = sa.BigInteger().with_variant(sa.Integer(), "sqlite")  # SQLite: the table's own B-tree
+_big = sa.BigInteger()
+
+records: Final = sa.Table(
+    "records",
+    metadata,
+    sa.Column("key", _key, primary_key=True, autoincrement=False),
+    sa.Column("serving", _big),
+    sa.Column("request_id", sa.Text, nullable=False),
+    sa.Column("body_hash", _big, nullable=False),
+    sa.Column("state", sa.Text, nullable=False),
+    sa.Column("action", sa.Text),
+    sa.Column("source_root", sa.Text),
+    sa.Column("source_key", sa.Text),
+    sa.Column("target_root", sa.Text),
+    sa.Column("target_key", sa.Text),
+    sa.Column("label", sa.Text),
+    sa.Column("attempts", sa.Integer, nullable=False),
+    sa.Column("instance", sa.Text),
+    sa.Column("service", sa.Text),
+    sa.Column("host", sa.Text),
+    sa.Column("queue", sa.Text),
+    sa.Column("submitted_ms", _big),
+    sa.Column("received_ms", _big),
+    sa.Column("started_ms", _big),
+    sa.Column("finished_ms", _big),
+    sa.Column("bytes", _big),
+    sa.Column("files", _big),
+    sa.Column("rclone_status", sa.Integer),
+    sa.Column("message", sa.Text),
+    sa.Column("reason", sa.Text),
+    sa.Column("verified", sa.Text),
+    sa.Column("retry_of", _big),
+    sa.Index("records_state", "state", "key", "reason"),
+    sa.Index("records_request_id", "request_id"),
+    sa.Index("records_action", "action", "key"),
+    sa.Index("records_source_root", "source_root", "key"),
+    sa.Index("records_target_root", "target_root", "key"),
+    sa.Index("records_open", "request_id", sqlite_where=sa.text(OPEN), postgresql_where=sa.text(OPEN)),
+    sa.Index("records_open_body", "body_hash", sqlite_where=sa.text(OPEN), postgresql_where=sa.text(OPEN)),
+    sa.Index("records_serving", "serving", sqlite_where=sa.text(OPEN), postgresql_where=sa.text(OPEN)),
+    sa.Index(
+        "records_retry_of",
+        "retry_of",
+        sqlite_where=sa.text("retry_of IS NOT NULL"),
+        postgresql_where=sa.text("retry_of IS NOT NULL"),
+    ),
+)
+"""One row a request. ``serving`` is the key of the taking by the service that has or had it last."""
+
+bodies: Final = sa.Table(
+    "bodies",
+    metadata,
+    sa.Column("key", _key, primary_key=True, autoincrement=False),
+    sa.Column("request", sa.LargeBinary),
+    sa.Column("response", sa.LargeBinary),
+)
+"""Apart from the records, so that those are few pages to read through."""
+
+labels: Final = sa.Table(
+    "labels",
+    metadata,
+    sa.Column("path", sa.Text, primary_key=True),
+    sa.Column("value", sa.Text, primary_key=True),
+    sa.Column("key", _big, primary_key=True),
+    sa.Index("labels_key", "key"),
+    sqlite_with_rowid=False,
+)
+"""The scalars in each ``pass_through`` by their paths."""
+
+totals: Final = sa.Table(
+    "totals",
+    metadata,
+    sa.Column("minute", _big, primary_key=True, autoincrement=False),
+    sa.Column("state", sa.Text, primary_key=True),
+    sa.Column("requests", _big, nullable=False),
+    sa.Column("files", _big, nullable=False),
+    sa.Column("bytes", _big, nullable=False),
+    sqlite_with_rowid=False,
+)
+"""What ended in each minute (since 1970), for charts: they stay when records are removed for their number."""
+
+samples: Final = sa.Table(
+    "samples",
+    metadata,
+    sa.Column("minute", _big, primary_key=True, autoincrement=False),
+    sa.Column("service", sa.Text, primary_key=True),
+    sa.Column("in_flight", sa.Integer, nullable=False),
+    sa.Column("in_flight_limit", sa.Integer, nullable=False),
+    sa.Column("queue_length", _big),
+    sqlite_with_rowid=False,
+)
+"""How each service was in each minute; ``service`` is its name and host."""
+
+services: Final = sa.Table(
+    "services",
+    metadata,
+    sa.Column("instance", sa.Text, primary_key=True),
+    sa.Column("name", sa.Text, nullable=False),
+    sa.Column("host", sa.Text, nullable=False),
+    sa.Column("pid", sa.Integer, nullable=False),
+    sa.Column("queue", sa.Text, nullable=False),
+    sa.Column("started_ms", _big, nullable=False),
+    sa.Column("beat", _big, nullable=False),
+    sa.Column("beat_ms", _big, nullable=False),
+    sa.Column("status", sa.Text, nullable=False),
+)
+"""The services that are up, or died and weren't noticed yet. ``beat`` counts; ``status`` is JSON."""
+
+spools: Final = sa.Table(
+    "spools",
+    metadata,
+    sa.Column("owner", sa.Text, primary_key=True),
+    sa.Column("file", sa.Text, primary_key=True),
+    sa.Column("position", _big, nullable=False),
+)
+"""How far each spool was read."""
+
+marks: Final = sa.Table(
+    "marks",
+    metadata,
+    sa.Column("id", _key, primary_key=True, autoincrement=True),
+    sa.Column("kind", sa.Text, nullable=False),
+    sa.Column("path", sa.Text, nullable=False),
+    sa.Column("value", sa.Text, nullable=False),
+    sa.Column("queue", sa.Text, nullable=False),
+    sa.Column("sent_ms", _big, nullable=False),
+    sa.Column("drained_ms", _big),
+)
+"""Requests that are to be cancelled when they are taken, see ``marks.py``."""
+
+version: Final = sa.Table("schema_version", metadata, sa.Column("version", sa.Integer, nullable=False))
+
+
+def create(connection: Connection) -> None:
+    """Make all tables in an empty database, in the present version."""
+    for table in metadata.sorted_tables:
+        connection.execute(CreateTable(table))
+        for index in sorted(table.indexes, key=lambda index: str(index.name)):
+            connection.execute(CreateIndex(index))
+    connection.execute(version.insert().values(version=VERSION))
+
+
+STEPS: Final[Mapping[int, Callable[[Connection], None]]] = {}
+"""The step from each version to the next one. A step never changes: it has no use for the tables above."""
+
+
+def upgrade(connection: Connection, found: int) -> None:
+    """Take a database from the version ``found`` to the present one, in the transaction of ``connection``."""
+    for number in range(found, VERSION):
+        STEPS[number](connection)
+    connection.execute(version.update().values(version=VERSION))
+
+
+def upsert(connection: Connection, table: sa.Table) -> postgresql.Insert:
+    """An insert that can have ``on_conflict_do_update``, in the words of both databases."""
+    if connection.dialect.name == "postgresql":
+        return postgresql.insert(table)
+    from sqlalchemy.dialects import sqlite  # noqa: PLC0415 - has the same methods
+
+    return sqlite.insert(table)  # type: ignore[return-value]

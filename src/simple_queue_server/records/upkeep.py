@@ -1,0 +1,155 @@
+"""What a service does for the records in the background: moves spools, shows that it lives, notices who doesn't, reads
+marks, and removes what is old.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+import sqlalchemy as sa
+import structlog
+from sqlalchemy.engine import Connection
+
+from simple_queue_server.records import marks
+from simple_queue_server.records.database import Database
+from simple_queue_server.records.entries import Owner, now_ms
+from simple_queue_server.records.ingest import Ingest, release_requests
+from simple_queue_server.records.marks import Mark, Marks
+from simple_queue_server.records.retention import prune
+from simple_queue_server.records.schema import samples, services, upsert
+from simple_queue_server.settings.sections import RecordsSection
+
+BEAT_S: Final = 5.0
+DEAD_AFTER_S: Final = 60.0
+"""A service of another machine that hasn't shown for so long that it lives is dead."""
+MARKS_S: Final = 1.0
+PRUNE_S: Final = 600.0
+PRUNE_ROWS: Final = 10_000
+MINUTE_MS: Final = 60_000
+DRAINED_S: Final = 10.0
+"""A queue that gave nothing for so long, to a service that had room, is empty."""
+
+log = structlog.stdlib.get_logger("simple_queue_server")
+
+
+class Upkeep:
+    """For one thread. ``status`` says how the service is, as JSON; it is asked in that thread.
+
+    ``on_marks`` is called in that thread with the marks that count, whenever they change.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        settings: RecordsSection,
+        ingest: Ingest,
+        status: Callable[[], Mapping[str, Any]],
+        on_marks: Callable[[Marks], None],
+    ) -> None:
+        self._database = database
+        self._settings = settings
+        self._ingest = ingest
+        self._status = status
+        self._on_marks = on_marks
+        self._beat = 0
+        self._beat_due_s = 0.0
+        self._marks_due_s = 0.0
+        self._prune_due_s = time.monotonic() + PRUNE_S / 10
+        self._new_rows = 0
+        self._minute = 0
+        self._others: dict[str, tuple[int, float]] = {}
+        self._marks: list[Mark] = []
+        self._marks_state: tuple[Any, ...] = (0, None, None)
+        self._own: tuple[Owner, Path | None] | None = None
+        self.backlog_bytes = 0
+
+    def run(self, owner: Owner, own: Path | None, idle_s: float) -> bool:
+        """Do what is due; True when the database didn't know this service (any more). Raises RecordsError, OSError."""
+        self._own = owner, own
+        is_new = self._show(owner) if time.monotonic() >= self._beat_due_s else False
+        self._new_rows += self._ingest.run(own)
+        self.backlog_bytes = self._ingest.backlog_bytes()
+        if time.monotonic() >= self._marks_due_s:
+            self._read_marks(owner, idle_s)
+        if time.monotonic() >= self._prune_due_s or self._new_rows >= PRUNE_ROWS:
+            self._new_rows = 0
+            self._prune_due_s = time.monotonic() + PRUNE_S
+            prune(self._database, self._settings.keep_days, self._settings.keep_rows, now_ms())
+        return is_new
+
+    def leave(self) -> None:
+        """The service ends in good order, and all is written."""
+        if self._own is None:
+            return
+        owner, _ = self._own
+        with self._database.writing() as connection:
+            release_requests(connection, owner.instance)
+
+    def close(self) -> None:
+        """Let go of the database."""
+        self._database.close()
+
+    def _show(self, owner: Owner) -> bool:
+        """Show that the service lives, and look who else does."""
+        status = dict(self._status())
+        self._beat += 1
+        with self._database.writing() as connection:
+            values = {"beat": self._beat, "beat_ms": now_ms(), "status": msgspec.json.encode(status).decode()}
+            where = services.c.instance == owner.instance
+            is_known = connection.execute(services.update().where(where).values(values)).rowcount > 0
+            if not is_known:
+                names = ("instance", "name", "host", "pid", "queue", "started_ms")
+                connection.execute(services.insert().values({name: getattr(owner, name) for name in names} | values))
+            self._sample(connection, owner, status)
+            self._release_dead(connection, owner.instance)
+        self._beat_due_s = time.monotonic() + BEAT_S
+        return not is_known and self._beat > 1
+
+    def _sample(self, connection: Connection, owner: Owner, status: Mapping[str, Any]) -> None:
+        minute = now_ms() // MINUTE_MS
+        if minute == self._minute:
+            return
+        self._minute = minute
+        values = {
+            "in_flight": status.get("in_flight", 0),
+            "in_flight_limit": status.get("in_flight_limit", 0),
+            "queue_length": status.get("queue_length"),
+        }
+        statement = upsert(connection, samples).values(minute=minute, service=f"{owner.name}@{owner.host}", **values)
+        connection.execute(statement.on_conflict_do_update(index_elements=["minute", "service"], set_=values))
+
+    def _release_dead(self, connection: Connection, me: str) -> None:
+        """Who has not shown for DEAD_AFTER_S of this service's own clock that it lives, doesn't."""
+        now_s = time.monotonic()
+        seen: dict[str, tuple[int, float]] = {}
+        rows = connection.execute(sa.select(services.c.instance, services.c.beat).where(services.c.instance != me))
+        for instance, beat in rows.all():
+            last_beat, since_s = self._others.get(instance, (None, now_s))
+            seen[instance] = (beat, since_s if beat == last_beat else now_s)
+            if now_s - seen[instance][1] > DEAD_AFTER_S:
+                count = release_requests(connection, instance)
+                log.warning("records_of_dead_service", instance=instance, requests=count)
+        self._others = seen
+
+    def _read_marks(self, owner: Owner, idle_s: float) -> None:
+        self._marks_due_s = time.monotonic() + MARKS_S
+        with self._database.reading() as connection:
+            state = marks.state(connection)
+            if state != self._marks_state:
+                self._marks_state = state
+                self._marks = marks.load(connection, owner.queue)
+                self._on_marks(Marks(self._marks))
+        if idle_s > DRAINED_S and any(mark.drained_ms is None for mark in self._marks):
+            self._set_drained(owner)
+
+    def _set_drained(self, owner: Owner) -> None:
+        if not self._status().get("is_receiving"):
+            return
+        before_ms = now_ms() - int(DRAINED_S * 1000)
+        if any(mark.drained_ms is None and mark.sent_ms < before_ms for mark in self._marks):
+            with self._database.writing() as connection:
+                marks.set_drained(connection, owner.queue, before_ms, now_ms())
