@@ -10,7 +10,9 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
+from medusa_copier.rclone import configuration
 from medusa_copier.rclone.errors import RcloneError, RcloneUnusable
 from medusa_copier.rclone.facade import Rclone
 from medusa_copier.rclone.process.environment import FlagValue
@@ -103,7 +105,15 @@ def garble(path: Path) -> None:
     path.write_text("[src\nhalf of")
 
 
-@pytest.mark.parametrize("spoil", [remove, empty, halve, garble])
+def leave_a_remote_out(path: Path) -> None:
+    path.write_text(path.read_text().partition("[t]")[0])
+
+
+def leave_a_key_out(path: Path) -> None:
+    path.write_text(path.read_text().partition("[t]")[0] + "[t]\ntype = alias\n")
+
+
+@pytest.mark.parametrize("spoil", [remove, empty, halve, garble, leave_a_remote_out, leave_a_key_out])
 async def test_a_file_that_is_being_written_fails_no_request(places: Path, spoil: Callable[[Path], None]) -> None:
     async with started(places) as rclone:
         await rclone.copyto(at("src:a"), at("t:1"))
@@ -118,11 +128,24 @@ async def test_a_file_that_is_being_written_fails_no_request(places: Path, spoil
             await rclone.retried(command)
 
         waiting = asyncio.create_task(copy_both_ways())
-        await asyncio.sleep(0.2)
+        await asyncio.sleep(1)
         assert not waiting.done()
         write(places, target("new", places))
         await waiting
     assert {path.name for path in (places / "new").iterdir()} == {"2", "dir"}
+
+
+async def test_a_remote_that_was_taken_out_fails_after_a_while(places: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(configuration, "PATIENCE_S", 1.0)
+    async with started(places) as rclone:
+        leave_a_remote_out(places / "rclone.conf")
+        with capture_logs() as logs, pytest.raises(RcloneError, match="didn't find section"):
+            await rclone.copyto(at("src:a"), at("t:1"))
+        (warning,) = [line for line in logs if line["event"] == "rclone_config_invalid"]
+        assert warning["reason"] == "it lacks what it had of t"
+        started_at = asyncio.get_running_loop().time()
+        await rclone.copyto(at("src:a"), Location(str(places / "new"), "1"))
+        assert asyncio.get_running_loop().time() - started_at < 1, "it is waited for once"
 
 
 async def test_a_call_under_which_the_file_changed_is_made_again(places: Path) -> None:
@@ -169,6 +192,28 @@ async def test_an_encrypted_file_may_change_too(places: Path, monkeypatch: pytes
         encrypt(places / "rclone.conf")
         await rclone.copyto(at("src:a"), at("t:2"))
     assert (places / "new/2").exists()
+
+
+async def test_an_encrypted_file_that_is_being_written_fails_no_request(
+    places: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RCLONE_CONFIG_PASS", "right")
+    config = places / "rclone.conf"
+    encrypt(config)
+    async with started(places) as rclone:
+        await rclone.copyto(at("src:a"), at("t:1"))
+        config.write_text(config.read_text()[:-40])
+
+        async def command() -> None:
+            await rclone.commands.run_well("copy", "src:", "t:dir")
+
+        waiting = asyncio.create_task(rclone.retried(command))
+        await asyncio.sleep(1)
+        assert not waiting.done()
+        write(places, target("new", places))
+        encrypt(config)
+        await waiting
+    assert (places / "new/dir").exists()
 
 
 def encrypt(config: Path) -> None:

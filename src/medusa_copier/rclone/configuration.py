@@ -18,8 +18,9 @@ from typing import Any, Final, NamedTuple
 
 import structlog
 
-from medusa_copier.rclone.errors import RcloneUnusable
+from medusa_copier.rclone.errors import RcloneError, RcloneUnusable
 from medusa_copier.rclone.host_keys import Part, unchecked
+from medusa_copier.rclone.process.commands import Commands
 from medusa_copier.rclone.process.flags import flag_name, refusal
 from medusa_copier.rclone.rcd.client import Client
 from simple_queue_server.system import mounts
@@ -27,7 +28,7 @@ from simple_queue_server.system import mounts
 WHOLE_AFTER_S: Final = 0.3
 """A file that stayed as it is for so long isn't being written any more."""
 PATIENCE_S: Final = 5.0
-"""How long requests wait for a file that is missing, empty, broken, or lacks a remote that it had."""
+"""How long requests wait for a file that is missing, empty, broken, or lacks something that it had."""
 LOOK_S: Final = 0.05
 
 _WRITTEN_BY_RCLONE: Final = frozenset(
@@ -55,13 +56,15 @@ class Signature(NamedTuple):
 class Configuration:
     """``await configuration.current()`` before each use of rclone. ``path`` is None for rclone's own choice."""
 
-    def __init__(self, client: Callable[[], Client], path: Path | None) -> None:
+    def __init__(self, client: Callable[[], Client], commands: Callable[[], Commands], path: Path | None) -> None:
         self._client = client
+        self._commands = commands
         self._path = path
         self._name = ""
         self._is_local = False
         self._seen: Signature | None = None
         self._sections: Sections = {}
+        self._has_end = False
         self._renewing = asyncio.Lock()
         self.generation = 0
         """Grows with each change: what was learnt under another one may be wrong."""
@@ -73,6 +76,7 @@ class Configuration:
         self._is_local = await asyncio.to_thread(_is_on_local_disk, self._path)
         self._seen = await self.look()
         self._sections = await self._client().configuration()
+        self._has_end = _has_end(await asyncio.to_thread(self._text))
 
     async def look(self) -> Signature | None:
         """What the file is now; None when there is none. On a local disk at once, elsewhere in a thread."""
@@ -113,42 +117,53 @@ class Configuration:
         return None
 
     async def _renew(self) -> None:
-        signature = await self._settled()
-        client = self._client()
-        sections = await client.configuration()
+        signature, sections = await self._settled()
         if _without_renewed(sections) != _without_renewed(self._sections):
-            await client.forget()
+            await self._client().forget()
             self.generation += 1
             log.info("rclone_config_changed", path=str(self._path))
         self._sections = sections
+        self._has_end = _has_end(await asyncio.to_thread(self._text))
         self._seen = signature
 
-    async def _settled(self) -> Signature | None:
-        """Wait until the file is whole, no longer than PATIENCE_S: then rclone is to say what is wrong with it."""
+    async def _settled(self) -> tuple[Signature | None, Sections]:
+        """Wait until the file is whole, no longer than PATIENCE_S: then it is as somebody wants it, or rclone is to say
+        what is wrong with it.
+        """
         now = time.monotonic()
         until, since, last = now + PATIENCE_S, now, await self.look()
         while True:
             signature, now = await self.look(), time.monotonic()
             since, last = (since, last) if signature == last else (now, signature)
-            if signature and _is_old(signature, now - since) and await asyncio.to_thread(self._is_valid):
-                return signature
+            is_readable = signature and _is_old(signature, now - since) and await self._is_readable()
+            sections = await self._client().configuration() if is_readable or now > until else {}
+            lost = _lost(self._sections, sections)
+            if is_readable and not lost:
+                return signature, sections
             if now > until:
-                log.warning("rclone_config_invalid", path=str(self._path), waited_s=PATIENCE_S)
-                return signature
+                what = f"it lacks what it had of {', '.join(lost)}" if is_readable else "it can't be read"
+                log.warning("rclone_config_invalid", path=str(self._path), waited_s=PATIENCE_S, reason=what)
+                return signature, sections
             await asyncio.sleep(LOOK_S)
 
-    def _is_valid(self) -> bool:
-        """Whether the file can be read, and has the remotes that it had."""
+    async def _is_readable(self) -> bool:
+        """Whether the file can be read and no line is cut short. Only rclone knows it of an encrypted one."""
+        text = await asyncio.to_thread(self._text)
+        lines = _lines(text or "")
+        if _ENCRYPTED not in lines:
+            is_cut = text is None or (self._has_end and not _has_end(text))
+            return not is_cut and all(_is_header(line) or "=" in line or ":" in line for line in lines)
         try:
-            text = (self._path or Path()).read_text("utf-8", "surrogateescape")
-        except OSError:
+            await self._commands().run_well("listremotes", lines=lambda _: None)
+        except RcloneError:
             return False
-        lines = [line.strip().lstrip("\ufeff") for line in text.splitlines()]
-        lines = [line for line in lines if line and line[0] not in "#;"]
-        if _ENCRYPTED in lines:
-            return len(lines) > 1
-        names = {line[1:-1].strip() for line in lines if _is_header(line)}
-        return all(_is_header(line) or "=" in line or ":" in line for line in lines) and self._sections.keys() <= names
+        return True
+
+    def _text(self) -> str | None:
+        try:
+            return (self._path or Path()).read_text("utf-8", "surrogateescape")
+        except OSError:
+            return None
 
     def _behind(self, fs: str) -> list[Part]:
         """The text of ``fs`` and that of each remote that it leads to, with what to call it."""
@@ -174,8 +189,24 @@ def _as_text(section: Mapping[str, str]) -> str:
     return "\n".join(f"{key} = {value}" for key, value in section.items())
 
 
+def _lines(text: str) -> list[str]:
+    """Those of a configuration that mean something."""
+    lines = [line.strip().lstrip("\ufeff") for line in text.splitlines()]
+    return [line for line in lines if line and line[0] not in "#;"]
+
+
+def _has_end(text: str | None) -> bool:
+    return text is not None and text.endswith("\n")
+
+
 def _is_header(line: str) -> bool:
     return line.startswith("[") and line.endswith("]")
+
+
+def _lost(before: Sections, now: Sections) -> list[str]:
+    """The remotes that are missing now, or keys of which are."""
+    kept = _without_renewed(before)
+    return [name for name, keys in kept.items() if not (name in now and keys.keys() <= now[name].keys())]
 
 
 def _without_renewed(sections: Sections) -> dict[str, dict[str, Any]]:

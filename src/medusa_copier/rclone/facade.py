@@ -71,7 +71,7 @@ class Rclone:
         self.run_directory = run_directory
         self._waiting: ContextVar[Waiting] = ContextVar("waiting", default=nullcontext)
         self._quarantine = Quarantine(self._own, self._wait)
-        self.configuration = Configuration(lambda: self._daemon.client, config)
+        self.configuration = Configuration(lambda: self._daemon.client, lambda: self.commands, config)
         self._targets = PlaceLocks()
 
     async def __aenter__(self) -> Self:
