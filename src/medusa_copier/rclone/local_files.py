@@ -28,6 +28,8 @@ NO_SUCH_TIME: Final = (
     "has a modification time that rclone can't carry, before 1677 or after 2262, and would replace by another"
 )
 
+NAMES_AT_ONCE: Final = 1000
+
 
 def special_kind(mode: int) -> str | None:
     """What a file that is neither regular, a directory, nor a link is: ``a FIFO``. rclone would read it for ever, or
@@ -54,8 +56,8 @@ def why_not_written(target: os.stat_result) -> str | None:
 
 
 def walk(directory: str, take: Callable[[list[str]], object], *, but: Collection[str] = ()) -> bool:
-    """Hand on the paths of all regular files below, as rclone spells them, many at a time; none below the paths of
-    directories in ``but``.
+    """Hand on the paths of all regular files below, as rclone spells them, up to NAMES_AT_ONCE at a time; none below
+    the paths of directories in ``but``.
 
     Returns whether one of them has a time that rclone can't carry because it is too late. It takes some 3 µs a file,
     and may wait for a disk. What can't be listed has no files.
@@ -69,6 +71,9 @@ def walk(directory: str, take: Callable[[list[str]], object], *, but: Collection
                 if entry.is_file(follow_symlinks=False):
                     names.append(top + entry.name)
                     has_late = has_late or _is_late(entry)
+                    if len(names) == NAMES_AT_ONCE:
+                        take(all_spelled(names))
+                        names = []
                 elif entry.is_dir(follow_symlinks=False) and not (but and top + entry.name in but):
                     tops.append(f"{top}{entry.name}/")
         take(all_spelled(names))

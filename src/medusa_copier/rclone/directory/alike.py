@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
-from typing import TypeAlias
+from collections.abc import Iterable, Sequence
+from itertools import chain
 from unicodedata import normalize
 
-from medusa_copier.rclone.directory.spool import are_distinct
-
-Batches: TypeAlias = Callable[[], Iterable[Sequence[str]]]
+from medusa_copier.rclone.directory.spool import Batches, are_distinct, hashes
 
 
 def groups(count: int, batches: Batches) -> list[list[str]]:
@@ -20,7 +18,7 @@ def groups(count: int, batches: Batches) -> list[list[str]]:
 
     if are_distinct(count, all_folded):
         return []
-    twice = _twice(all_folded())
+    twice = _twice(count, all_folded)
     alike: dict[str, list[str]] = defaultdict(list)
     for names in batches():
         for name, folded in zip(names, _folded(names), strict=True):
@@ -35,11 +33,11 @@ def _folded(names: Sequence[str]) -> list[str]:
     return folded.split("\0")
 
 
-def _twice(batches: Iterable[Sequence[str]]) -> set[int]:
+def _twice(count: int, batches: Batches) -> set[int]:
     """The hashes that come more than once."""
-    once: set[int] = set()
     twice: set[int] = set()
-    for names in batches:
-        for one in map(hash, names):
+    for share in hashes(count, batches):
+        once: set[int] = set()
+        for one in chain.from_iterable(share):
             (twice if one in once else once).add(one)
     return twice

@@ -7,11 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeAlias
 
-READ_AT_ONCE: Final = 1 << 20
+Batches: TypeAlias = Callable[[], Iterable[Sequence[str]]]
+"""Names, many at a time; again with each call."""
+
+READ_AT_ONCE: Final = 1 << 17
+"""In bytes. What is made of them takes some eight times as much."""
 _END: Final = "\0"
 """What ends a line: the one character that neither a file system nor rclone's spelling of a name can hold."""
 NAMES_A_PASS: Final = 250_000
@@ -74,18 +79,20 @@ class Spool:
             self._file.close()
 
 
-def are_distinct(count: int, batches: Callable[[], Iterable[list[str]]]) -> bool:
-    """Whether ``count`` names are all different; perhaps no when they are, never yes when they aren't.
+def are_distinct(count: int, batches: Batches) -> bool:
+    """Whether ``count`` names are all different; perhaps no when they are, never yes when they aren't."""
+    return count == sum(len(set(chain.from_iterable(share))) for share in hashes(count, batches))
 
-    So that they need no memory, they are gone through once for each NAMES_A_PASS, each time for a share of the hashes.
+
+def hashes(count: int, batches: Batches) -> Iterator[Iterable[Iterable[int]]]:
+    """The hashes of ``count`` names in shares, each of which has all names with the same hash.
+
+    The names are gone through once for each share, so that no more than NAMES_A_PASS need memory at a time.
     """
-    passes = -(-count // NAMES_A_PASS)
-    return count == sum(len(_hashes(batches(), share, passes)) for share in range(passes))
+    shares = -(-count // NAMES_A_PASS)
+    for share in range(shares):
+        yield (_share(map(hash, names), share, shares) for names in batches())
 
 
-def _hashes(batches: Iterable[list[str]], share: int, of: int) -> set[int]:
-    found: set[int] = set()
-    for names in batches:
-        hashes = map(hash, names)
-        found.update(hashes if of == 1 else [one for one in hashes if one % of == share])
-    return found
+def _share(found: Iterable[int], share: int, of: int) -> Iterable[int]:
+    return found if of == 1 else [one for one in found if one % of == share]
