@@ -114,7 +114,7 @@ def _look_around(world: Stage, verdict: Verdict) -> None:
     verdict.partial_files = len(partial)
     verdict.findings += [f"leftover {path}" for path in partial]
     entries = [
-        path for path in world.directory.glob("service-*/run/journal/*/*.json") if path.parent.name != "set-aside"
+        path for path in world.directory.glob("service-*/run/journal/*/*.json") if path.parent.name != "dead-letters"
     ]
     verdict.left_in_journal = len(entries)
     verdict.findings += [f"in the journal: {path}" for path in entries]

@@ -1,4 +1,4 @@
-"""What becomes of each request, told on the progress queue: accepted, started, progress, finished.
+"""Publishes events of each request on the progress queue: accepted, started, progress, finished.
 
 Nobody waits for an event, and where there is no progress queue, nothing of this is in use.
 """
@@ -6,87 +6,83 @@ Nobody waits for an event, and where there is no progress queue, nothing of this
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any
 
+import msgspec
 import structlog
 
 from simple_queue_server import messages
-from simple_queue_server.journal.delivery import Custody
-from simple_queue_server.messages import ProgressSource, Request, Success
-from simple_queue_server.parameters import Handler
+from simple_queue_server.in_flight import InFlight
+from simple_queue_server.messages import ProgressSource, Request
 
 log = structlog.stdlib.get_logger("simple_queue_server")
 
 
-@dataclasses.dataclass(slots=True, eq=False)
-class _Running:
-    request: Request
-    since: float
-    source: ProgressSource | None = None
-
-    def set_source(self, source: ProgressSource) -> None:
-        self.source = source
-
-
 class Events:
-    """Makes events and gives them to ``notify``. Every ``interval_s`` it asks for the progress of long requests."""
+    """An observer that makes events and gives them to ``notify``. Every ``interval_s`` it asks long requests for their
+    progress, while :meth:`reporting_progress`.
+    """
 
     def __init__(self, notify: Callable[[bytes], None], interval_s: float) -> None:
         self._notify = notify
         self._interval_s = interval_s
-        self._running: set[_Running] = set()
+        self._started_s: dict[InFlight, float] = {}
 
-    def accepted(self, custody: Custody) -> None:
-        """A request was taken."""
-        self._notify(messages.event("accepted", _now(), custody.request_id, custody.request))
+    def accepted(self, request: InFlight) -> None:
+        self._publish("accepted", request)
 
-    def finished(self, custody: Custody) -> None:
-        """A response is out."""
-        if custody.response is not None:
-            fields = messages.outcome(custody.response)
-            self._notify(messages.event("finished", _now(), custody.request_id, custody.request, fields))
+    def started(self, request: InFlight) -> None:
+        self._started_s[request] = time.monotonic()
+        self._publish("started", request)
 
-    def telling(self, handlers: Mapping[str, Handler]) -> dict[str, Handler]:
-        """The handlers, telling what they do."""
-        return {name: self._telling(handler) for name, handler in handlers.items()}
+    def answering(self, request: InFlight) -> None:
+        self._started_s.pop(request, None)
 
-    async def run(self) -> None:
-        """Tell the progress of what runs, for ever."""
+    def finished(self, request: InFlight) -> None:
+        if request.response is not None:
+            fields = msgspec.to_builtins(messages.outcome(request.response))
+            self._publish("finished", request, fields)
+
+    def given_back(self, request: InFlight) -> None:
+        self._started_s.pop(request, None)
+
+    @asynccontextmanager
+    async def reporting_progress(self) -> AsyncIterator[None]:
+        """While the block runs, publish the progress of what runs for long."""
+        task = asyncio.create_task(self._report_for_ever(), name="progress events")
+        try:
+            yield
+        finally:
+            task.cancel()
+            await asyncio.wait({task})
+
+    async def _report_for_ever(self) -> None:
         while True:
             await asyncio.sleep(self._interval_s)
-            old = time.monotonic() - self._interval_s
-            due = [running for running in self._running if running.source is not None and running.since <= old]
-            await asyncio.gather(*(self._tell_progress(running) for running in due))
+            long_ago_s = time.monotonic() - self._interval_s
+            due = [request for request, started_s in self._started_s.items() if started_s <= long_ago_s]
+            await asyncio.gather(*(self._report(request) for request in due))
 
-    def _telling(self, handler: Handler) -> Handler:
-        async def handle(request: Request) -> Success | Mapping[str, Any]:
-            running = _Running(request, time.monotonic())
-            self._tell("started", request)
-            self._running.add(running)
-            try:
-                return await handler(dataclasses.replace(request, progress=running.set_source))
-            finally:
-                self._running.discard(running)
-
-        return handle
-
-    async def _tell_progress(self, running: _Running) -> None:
-        assert running.source is not None, "looked at before"  # noqa: S101
+    async def _report(self, request: InFlight) -> None:
+        source = _source(request)
+        if source is None:
+            return
         try:
             async with asyncio.timeout(self._interval_s):
-                fields = await running.source()
-            if fields is not None and running in self._running:
-                self._tell("progress", running.request, {"progress": dict(fields)})
+                fields = await source()
+            if fields is not None and request in self._started_s:
+                self._publish("progress", request, {"progress": dict(fields)})
         except Exception as error:  # noqa: BLE001 - a handler's own; its request goes on
-            log.warning("no progress can be told", request_id=running.request.id, error=repr(error))
+            log.warning("progress_unavailable", request_id=request.request_id, error=repr(error))
 
-    def _tell(self, name: str, request: Request, fields: Mapping[str, Any] | None = None) -> None:
-        self._notify(messages.event(name, _now(), request.id, request, fields))
+    def _publish(self, name: str, request: InFlight, fields: Mapping[str, Any] | None = None) -> None:
+        now = datetime.now(UTC).isoformat(timespec="milliseconds")
+        self._notify(messages.event(name, now, request.request_id, request.request, fields))
 
 
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="milliseconds")
+def _source(request: InFlight) -> ProgressSource | None:
+    return request.request.progress.source if isinstance(request.request, Request) else None

@@ -1,148 +1,202 @@
-"""A request that a server has, from the moment it was taken, and what makes a client's word to cancel it exact.
-
-Cancelling by a client isn't stopping: the one ends with a response, the other gives the request back.
-"""
+"""A request in flight: what was asked, who has it, and how far it is. One object from its delivery to its response."""
 
 from __future__ import annotations
 
 import asyncio
-import json
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar, Final, Self
-
-import structlog
+import random
+import time
+from enum import Enum
+from typing import Final, Self
 
 from simple_queue_server import messages
-from simple_queue_server.brokers.base import Broker
-from simple_queue_server.errors import Failure
-from simple_queue_server.journal.delivery import Custody
-from simple_queue_server.messages import NO_PASS_THROUGH, Request
-from simple_queue_server.parameters import refuse_unknown
+from simple_queue_server.brokers.base import Delivery, ReplyAddress
+from simple_queue_server.journal.store import Entry
+from simple_queue_server.messages import CANCEL, InvalidRequest, Request
 from simple_queue_server.slots import Slot
 
-CANCEL: Final = "cancel"
-"""The name of the action."""
 
-LARGEST_COMPARED_BYTES: Final = 10_000
-"""A larger pass_through is compared with nothing: there may be thousands of requests."""
-LONGEST_INTEGER: Final = 1000
-"""Digits of a number that is compared by its value."""
+class Holder(Enum):
+    """Who has a request: where it is found again if this process dies now.
 
-log = structlog.stdlib.get_logger("simple_queue_server")
+    ::
+
+        BROKER ──1──► BOTH ──2──► JOURNAL
+           │           │             │
+           3           3             3
+           └───────────┴─────────────┴──► ANSWERED
+
+    1. The journal begins to write the request down: the broker's patience is at its end, or the broker doesn't take
+       the response. It is BOTH also if that fails, since the file may be there all the same.
+    2. The request is in the journal, and acked at its broker.
+    3. The response is published, and the request acked; then its file is removed.
+    """
+
+    BROKER = "broker"
+    BOTH = "both"
+    JOURNAL = "journal"
+    ANSWERED = "answered"
 
 
-@dataclass(slots=True, eq=False)
+class Stage(Enum):
+    """How far the work on a request is.
+
+    ::
+
+        ACCEPTED ──► IN_LINE ──► WORKING ──► ANSWERING
+            │           │           │            ▲
+            └───────────┴───────────┴─► CANCELLED┘
+
+    From each, work that is stopped leads to GIVEN_BACK.
+    """
+
+    ACCEPTED = "accepted"
+    """Taken; its task has not begun, or it waits in the journal for room."""
+    IN_LINE = "in line"
+    """It waits for its first slot; nothing was done for it."""
+    WORKING = "working"
+    CANCELLED = "cancelled"
+    """Its client wants it no more. What was begun is ended; then it is answered."""
+    ANSWERING = "answering"
+    """Its response is decided, and on its way; see :class:`Holder` for whether it is there."""
+    GIVEN_BACK = "given back"
+    """Its work was stopped; who has it will have it served again."""
+
+
+_NEXT: Final[dict[Holder, set[Holder]]] = {
+    Holder.BROKER: {Holder.BOTH, Holder.ANSWERED},
+    Holder.BOTH: {Holder.JOURNAL, Holder.ANSWERED},
+    Holder.JOURNAL: {Holder.ANSWERED},
+    Holder.ANSWERED: set(),
+}
+
+
 class InFlight:
-    """A request in ``custody``, and the ``task`` that serves it, once there is one."""
+    """A request, made :meth:`of_delivery` or :meth:`of_entry`. Observers read it; the server's own modules move it on.
 
-    custody: Custody
-    task: asyncio.Task[None] | None = None
-    slot: Slot | None = None
-    has_begun: bool = False
-    has_ended: bool = False
-    is_cancelled: bool = False
+    ``id`` is this request's own, also where clients use a ``request_id`` twice; it sorts by time. ``body`` came from
+    the client, ``request`` is what it was parsed to. ``attempt`` is 1, or more when it may have been begun before.
+    ``received_s`` is the time (Unix, seconds) at which this process took it. ``response`` is None until it is decided;
+    ``is_given_up`` then says that it is a failure because the request killed its workers.
+    """
 
-    def cancel(self) -> bool:
-        """Its client wants it no more. False when that was known, or it is too late: its response is on its way."""
-        if self.is_cancelled or self.has_ended or self.custody.is_answered:
-            return False
-        self.is_cancelled = True
-        if self.task is not None and self.has_begun:  # else it sees at its beginning
-            self.task.cancel()
-        return True
+    def __init__(
+        self,
+        *,
+        id: str,  # noqa: A002
+        body: bytes,
+        request_id: str,
+        reply: ReplyAddress,
+        attempt: int,
+        slot: Slot,
+        holder: Holder,
+        delivery: Delivery | None = None,
+        response: bytes | None = None,
+    ) -> None:
+        self.id = id
+        self.body = body
+        self.request_id = request_id
+        self.reply = reply
+        self.attempt = attempt
+        self.received_s = time.time()
+        self.request: Request | InvalidRequest = messages.parse_request(body, request_id, attempt, slot.given_up)
+        self.response = response
+        self.is_given_up = False
+        self.holder = holder
+        self.stage = Stage.ACCEPTED
+        self.slot = slot
+        self.delivery = delivery
+        self.task: asyncio.Task[None] | None = None
+        self.journal_timer: asyncio.TimerHandle | None = None
+        self.journal_task: asyncio.Task[None] | None = None
+
+    @classmethod
+    def of_delivery(cls, delivery: Delivery, slot: Slot) -> Self:
+        """A request that the broker has."""
+        return cls(
+            id=f"{time.time_ns():020d}-{random.getrandbits(32):08x}",
+            body=delivery.body,
+            request_id=delivery.request_id,
+            reply=delivery.reply,
+            attempt=delivery.attempt,
+            slot=slot,
+            holder=Holder.BROKER,
+            delivery=delivery,
+        )
+
+    @classmethod
+    def of_entry(cls, entry: Entry, slot: Slot) -> Self:
+        """A request that the journal has; with its response, it only waits for that to be published."""
+        return cls(
+            id=entry.id,
+            body=entry.body,
+            request_id=entry.request_id,
+            reply=entry.reply,
+            attempt=2,
+            slot=slot,
+            holder=Holder.JOURNAL,
+            response=entry.response,
+        )
+
+    @property
+    def entry(self) -> Entry:
+        """The request as the journal writes it down."""
+        return Entry(
+            id=self.id,
+            request_id=self.request_id,
+            body=self.body,
+            reply_to=self.reply.reply_to,
+            correlation_id=self.reply.correlation_id,
+            response=self.response,
+        )
+
+    @property
+    def is_cancel(self) -> bool:
+        """Whether it is a request to cancel others."""
+        return isinstance(self.request, Request) and self.request.action == CANCEL
 
     @property
     def is_in_line(self) -> bool:
         """Whether it waits for its first slot, and nothing was done for it."""
-        is_waiting = self.slot is not None and not self.slot.was_held
-        return is_waiting and not self.is_cancelled and not is_cancel(self.custody)
+        return self.stage in {Stage.ACCEPTED, Stage.IN_LINE} and not self.is_cancel
+
+    def pass_to(self, holder: Holder) -> None:
+        """Let another one have the request."""
+        if holder not in _NEXT[self.holder]:
+            raise ValueError(f"the request {self.request_id} can't pass from {self.holder.value} to {holder.value}")
+        self.holder = holder
+
+    def begin(self) -> bool:
+        """Its task begins. False when it was cancelled before: then it needs no work."""
+        if self.stage is Stage.CANCELLED:
+            return False
+        self.stage = Stage.IN_LINE
+        return True
+
+    def work(self) -> None:
+        """It is its turn to be worked on."""
+        self.stage = Stage.WORKING
+
+    def decide(self, response: bytes, *, give_up: bool = False) -> None:
+        """This is its response; from here on it can't be cancelled."""
+        self.stage = Stage.ANSWERING
+        self.response = response
+        self.is_given_up = give_up
+
+    def cancel(self) -> bool:
+        """Its client wants it no more. False when that was known, or it is too late: its response is on its way."""
+        if self.response is not None or self.stage in {Stage.CANCELLED, Stage.GIVEN_BACK}:
+            return False
+        has_begun = self.stage is not Stage.ACCEPTED  # else it is seen when it begins
+        self.stage = Stage.CANCELLED
+        if has_begun and self.task is not None:
+            self.task.cancel()
+        return True
 
     def is_only_cancelled(self) -> bool:
-        """Whether the CancelledError that was caught is the client's doing, and nobody wants to stop besides."""
-        return self.is_cancelled and self.task is not None and self.task.uncancel() == 0
+        """Whether the CancelledError that its task caught is the client's doing, and nobody wants to stop besides."""
+        return self.stage is Stage.CANCELLED and self.task is not None and self.task.uncancel() == 0
 
-
-def is_cancel(custody: Custody) -> bool:
-    """Whether it is a request to cancel others."""
-    return isinstance(custody.request, Request) and custody.request.action == CANCEL
-
-
-@dataclass(frozen=True, slots=True)
-class Cancellation:
-    """Which requests to cancel: the one with this ``request_id``, or all with this ``pass_through``."""
-
-    request_id: str | None
-    pass_through: Any
-    """As :func:`_comparable` has it."""
-
-    NAMES: ClassVar[Sequence[str]] = ("request_id", "pass_through")
-
-    @classmethod
-    def of(cls, parameters: dict[str, Any]) -> Self:
-        """What a request with the action ``cancel`` wants. Raises Failure."""
-        refuse_unknown(parameters, cls.NAMES)
-        request_id, pass_through = (parameters.get(name) for name in cls.NAMES)
-        if (request_id is None) == (pass_through is None):
-            raise Failure("one of the parameters request_id and pass_through is needed, and only one")
-        if request_id is not None and not (isinstance(request_id, str) and request_id):
-            raise Failure("the parameter request_id must be a string that is not empty")
-        if pass_through == json.loads(NO_PASS_THROUGH):
-            raise Failure("an empty pass_through names no request: every request without one has it")
-        wanted = None if pass_through is None else _comparable(json.dumps(pass_through).encode())
-        if pass_through is not None and wanted is None:
-            raise Failure(f"a pass_through of more than {LARGEST_COMPARED_BYTES} bytes is not compared; use request_id")
-        return cls(request_id, wanted)
-
-    def means(self, custody: Custody) -> bool:
-        """Whether this request is to be cancelled. Never one that is there to cancel others."""
-        if self.request_id is not None and custody.request_id != self.request_id:
-            return False
-        request = custody.request
-        if not isinstance(request, Request) or request.action == CANCEL:
-            return False
-        return self.pass_through is None or _comparable(request.pass_through_json) == self.pass_through
-
-
-class Canceller:
-    """Cancels requests of this server, ``in_flight``, and passes the word on to others by the ``broker``."""
-
-    def __init__(self, broker: Broker, in_flight: Callable[[], Iterable[InFlight]]) -> None:
-        self._broker = broker
-        self._in_flight = in_flight
-
-    async def handle(self, request: Request) -> dict[str, Any]:
-        """The action ``cancel``. Raises Failure for one that names no request."""
-        cancelled = self._cancel(Cancellation.of(request.parameters))
-        word = {"action": CANCEL, "parameters": request.parameters}
-        return {"cancelled": cancelled, "passed_on": await self._broker.broadcast(json.dumps(word).encode())}
-
-    def hear(self, word: bytes) -> None:
-        """Do what a server, this one included, or a client says to all servers: a request to cancel."""
-        request = messages.parse_request(word)
-        if isinstance(request, Request) and request.action == CANCEL and isinstance(request.parameters, dict):
-            try:
-                self._cancel(Cancellation.of(request.parameters))
-            except Failure as failure:
-                log.warning("a word to all services can't be understood", reason=failure.message)
-
-    def _cancel(self, which: Cancellation) -> int:
-        return sum(taken.cancel() for taken in self._in_flight() if which.means(taken.custody))
-
-
-def _comparable(text: bytes) -> Any:
-    """A JSON value in a form that is equal for equal values, and for no others; None for one that is too large.
-
-    Python's own ``1 == 1.0 == True``, so numbers are tuples. Those with thousands of digits stay text.
-    """
-    if len(text) > LARGEST_COMPARED_BYTES:
-        return None
-    return json.loads(text, parse_int=_integer, parse_float=_number, parse_constant=_number)
-
-
-def _integer(digits: str) -> tuple[str, int | str]:
-    return "integer", digits if len(digits) > LONGEST_INTEGER else int(digits)
-
-
-def _number(digits: str) -> tuple[str, float]:
-    return "number", float(digits)
+    def stop(self) -> None:
+        """Stop the work on it: it is to be given back. Its task begins first if it hasn't, or nothing would do that."""
+        if self.task is not None:
+            asyncio.get_running_loop().call_soon(self.task.cancel)

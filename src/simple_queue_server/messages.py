@@ -26,6 +26,9 @@ UNRECOGNIZED_ACTION: Final = "Unrecognized Action"
 UNKNOWN_FAILURE: Final = "Unknown failure"
 CANCELLED: Final = "cancelled at the request of a client"
 
+CANCEL: Final = "cancel"
+"""The action that cancels other requests."""
+
 NO_PASS_THROUGH: Final = b"{}"
 """What comes back when a request has no ``pass_through``, or null."""
 
@@ -43,11 +46,19 @@ STANDARD_FIELDS: Final = frozenset({"action", "status", "message", "parameters",
 
 
 ProgressSource: TypeAlias = Callable[[], Awaitable[Mapping[str, Any] | None]]
-"""Says how far a request is, as JSON; None when there is nothing to say."""
+"""Returns how far a request is, as JSON; None when there is nothing to report."""
 
 
-def _untold(_: ProgressSource) -> None:
-    """Nobody asks for progress."""
+class Progress:
+    """Called by a handler with the ``source`` of its progress, which is None until then."""
+
+    __slots__ = ("source",)
+
+    def __init__(self) -> None:
+        self.source: ProgressSource | None = None
+
+    def __call__(self, source: ProgressSource) -> None:
+        self.source = source
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +71,8 @@ class Request:
     ``id`` names the request in the log. ``attempt`` is 1, or more when it may have been begun before.
 
     A handler may call ``progress(source)``: while the request runs, ``source`` is awaited every
-    ``server.progress_interval_s`` and what it returns is told on the progress queue; without one it is never called.
-    What it puts into ``log_fields`` is on the log line ``request_finished``.
+    ``server.progress_interval_s`` and what it returns is published on the progress queue; without one it is never
+    called. What it puts into ``log_fields`` is on the log line ``request_finished``.
 
     ``async with waiting():`` is for a handler that waits for its turn at something: meanwhile another request may be
     worked on.
@@ -73,7 +84,7 @@ class Request:
     id: str = ""
     attempt: int = 1
     waiting: Waiting = field(default=contextlib.nullcontext, repr=False, compare=False)
-    progress: Callable[[ProgressSource], None] = field(default=_untold, repr=False, compare=False)
+    progress: Progress = field(default_factory=Progress, repr=False, compare=False)
     log_fields: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
     @property
@@ -104,7 +115,9 @@ class _Envelope(msgspec.Struct):
     pass_through: msgspec.Raw = msgspec.Raw(b"null")
 
 
-class _Outcome(msgspec.Struct):
+class Outcome(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a response says of its request: ``status`` is ``success`` or ``failure``."""
+
     status: str
     message: str | None = None
     cancelled: Any = None
@@ -112,7 +125,7 @@ class _Outcome(msgspec.Struct):
 
 _decoder = msgspec.json.Decoder(_Envelope)
 _raw_decoder = msgspec.json.Decoder(msgspec.Raw)
-_outcome_decoder = msgspec.json.Decoder(_Outcome)
+_outcome_decoder = msgspec.json.Decoder(Outcome)
 
 
 def parse_request(
@@ -214,14 +227,13 @@ def event(
     if isinstance(request, Request):
         action, pass_through = request.action, request.pass_through_json
     legal_id = request_id.encode("utf-8", "backslashreplace").decode()  # it may stand for bytes that are no UTF-8
-    told = {"event": name, "time": time, "request_id": legal_id, "action": action}
-    return _encode(told | dict(fields or {}), pass_through)
+    common = {"event": name, "time": time, "request_id": legal_id, "action": action}
+    return _encode(common | dict(fields or {}), pass_through)
 
 
-def outcome(response: bytes) -> dict[str, Any]:
-    """What an event says of a response: its ``status``, and ``message`` and ``cancelled`` if it has them."""
-    told = msgspec.structs.asdict(_outcome_decoder.decode(response))
-    return {name: value for name, value in told.items() if value is not None}
+def outcome(response: bytes) -> Outcome:
+    """What a response says of its request."""
+    return _outcome_decoder.decode(response)
 
 
 def _extra(fields: Mapping[str, Any]) -> dict[str, Any]:

@@ -48,11 +48,16 @@ class Slots:
 
     async def room(self) -> Slot:
         """Wait until another request may be taken. Its slot is to be closed when it has ended."""
+        slot = Slot(self)
+        await slot.enter()
+        return slot
+
+    async def take_room(self) -> None:
+        """Wait until another request may be taken, and take the room for it."""
         while self._room <= 0:
             self._has_room.clear()
             await self._has_room.wait()
         self._room -= 1
-        return Slot(self)
 
     def add_room(self, count: int) -> None:
         """Let ``count`` more requests be taken."""
@@ -100,17 +105,22 @@ class Slots:
 
 
 class Slot:
-    """A request's claim to work. It has none at first."""
+    """A request's claim to be taken, and then to work. At first it has neither."""
 
     def __init__(self, slots: Slots) -> None:
         self._slots = slots
+        self._has_room = False
         self._is_held = False
-        self.was_held = False
+
+    async def enter(self) -> None:
+        """Wait until the request may be taken."""
+        await self._slots.take_room()
+        self._has_room = True
 
     async def take(self, *, first: bool = False) -> None:
         """Wait for the request's turn to work."""
         await self._slots.take(first=first)
-        self._is_held = self.was_held = True
+        self._is_held = True
 
     @asynccontextmanager
     async def given_up(self) -> AsyncIterator[None]:
@@ -129,7 +139,9 @@ class Slot:
     def close(self) -> None:
         """The request has ended."""
         self._leave()
-        self._slots.add_room(1)
+        if self._has_room:
+            self._has_room = False
+            self._slots.add_room(1)
 
     def _leave(self) -> None:
         if self._is_held:

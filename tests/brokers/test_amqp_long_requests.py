@@ -82,7 +82,7 @@ async def test_a_service_with_another_configuration_leaves_the_journal_of_a_kill
     async with world.client() as client:
         with world.service() as process:
             await client.send(copyto("src:big", "dst:big"))
-            eventually(lambda: any(entry["event"] == "the journal has the request now" for entry in world.log()))
+            eventually(lambda: any(entry["event"] == "request_journaled" for entry in world.log()))
             process.kill()
             process.wait()
         world.config.pop("amqp")
@@ -127,7 +127,7 @@ async def test_a_long_request_is_resumed_from_the_journal_after_a_kill(tmp_path:
     async with world.client() as client:
         with world.service() as process:
             await client.send(copyto("src:big", "dst:big"))
-            eventually(lambda: any(entry["event"] == "the journal has the request now" for entry in world.log()))
+            eventually(lambda: any(entry["event"] == "request_journaled" for entry in world.log()))
             process.kill()
             process.wait()
         assert await client.take_response(0.5) is None

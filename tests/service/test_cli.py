@@ -304,7 +304,7 @@ def test_check_waits_for_all_roots_at_once_and_no_longer_than_the_timeout(world:
 
 
 def test_check_tells_whether_a_service_runs(served: World) -> None:
-    eventually(lambda: "server started" in [entry["event"] for entry in served.log()])
+    eventually(lambda: "server_started" in [entry["event"] for entry in served.log()])
     assert "1 service runs" in served.command("check").stdout
 
 
@@ -423,10 +423,10 @@ def test_run_serves_the_other_roots_when_a_root_has_no_remote(served: World) -> 
 
 def test_sigterm_ends_the_service_with_status_zero(world: World) -> None:
     with world.service() as process:
-        eventually(lambda: any(e["event"] == "server started" for e in world.log()) or None)
+        eventually(lambda: any(e["event"] == "server_started" for e in world.log()) or None)
         process.send_signal(signal.SIGTERM)
         assert process.wait(20) == 0
-    assert world.log()[-1]["event"] == "server stopped"
+    assert world.log()[-1]["event"] == "server_stopped"
 
 
 def test_logs_go_to_stdout_as_json_when_asked(world: World) -> None:

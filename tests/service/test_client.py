@@ -31,7 +31,6 @@ from simple_queue_server import Failure, Handler, Request, Success, load_setting
 from simple_queue_server.brokers.memory import MemoryBroker, MemoryClient, MemoryQueue
 from simple_queue_server.brokers.sqs.errors import SqsError
 from simple_queue_server.errors import MessageTooLarge
-from simple_queue_server.settings.sections import LogSection
 from tests.support.contract import soon
 from tests.support.service import World
 from tests.support.waiting import eventually
@@ -83,7 +82,7 @@ async def served(queue: MemoryQueue, handlers: Mapping[str, Handler]) -> AsyncIt
         while True:
             delivery = await broker.receive()
             request = messages.parse_request(delivery.body, delivery.request_id)
-            await pipeline.serve(delivery, request, handlers, LogSection())
+            await delivery.answer(await pipeline.respond(request, handlers))
 
     serving = asyncio.create_task(serve())
     async with CopyClient(MemoryClient(queue)) as client:

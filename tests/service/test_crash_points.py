@@ -98,7 +98,7 @@ async def crash_and_start_again(world: World, broker: str, way: str, step: str, 
 
 def starts(world: World) -> int:
     """How often a service got as far as to take requests."""
-    return sum(entry["event"] == "server started" for entry in world.log())
+    return sum(entry["event"] == "server_started" for entry in world.log())
 
 
 def in_journal(world: World) -> list[Path]:

@@ -93,7 +93,7 @@ async def test_a_second_signal_stops_at_once_and_the_request_is_served_again(wor
         await send(world, copyto("src:big", "dst:big"))
         eventually(lambda: in_mid_copy(world))
         process.send_signal(signal.SIGTERM)
-        eventually(lambda: any(entry["event"].startswith("stopping after") for entry in world.log()))
+        eventually(lambda: any(entry["event"] == "server_stopping" for entry in world.log()))
         process.send_signal(signal.SIGTERM)
         assert process.wait(20) == 0
     assert not (world.dst / "big").exists()
@@ -111,9 +111,9 @@ async def test_sigusr2_halts_after_what_is_in_flight_and_a_second_one_goes_on(wo
         await send(world, copyto("src:big", "dst:big", 1), copyto("src:small", "dst:small", 2))
         eventually(lambda: in_mid_copy(world))
         process.send_signal(signal.SIGUSR2)
-        eventually(lambda: any(entry["event"].startswith("halting") for entry in world.log()))
+        eventually(lambda: any(entry["event"] == "server_halting" for entry in world.log()))
         process.send_signal(signal.SIGUSR2)
-        eventually(lambda: any(entry["event"].startswith("going on") for entry in world.log()))
+        eventually(lambda: any(entry["event"] == "server_resumed" for entry in world.log()))
         assert [answer["pass_through"] for answer in await responses(world, 2)] == [1, 2]
         await send(world, copyto("src:big", "dst:again", 3), copyto("src:small", "dst:small2", 4))
         eventually(lambda: in_mid_copy(world))

@@ -59,7 +59,7 @@ def assert_stops(world: World, process: subprocess.Popen[bytes], number: signal.
     process.send_signal(number)
     assert process.wait(20) == 0
     assert time.monotonic() - started < SOON_S
-    assert events(world)[-1] == "server stopped"
+    assert events(world)[-1] == "server_stopped"
     assert output(world.directory) == ""
     assert not rclones(world)
 
@@ -120,9 +120,9 @@ def test_a_stop_ends_the_wait_for_an_rclone_that_hangs(tmp_path: Path, number: s
 def test_sighup_is_logged_and_changes_nothing(tmp_path: Path) -> None:
     world = World(tmp_path, "", {})
     with world.service() as process:
-        eventually(lambda: "server started" in events(world))
+        eventually(lambda: "server_started" in events(world))
         process.send_signal(signal.SIGHUP)
-        eventually(lambda: any(event.startswith("SIGHUP is ignored") for event in events(world)))
+        eventually(lambda: any(event == "sighup_ignored" for event in events(world)))
         assert_stops(world, process, signal.SIGTERM)
 
 
@@ -172,5 +172,5 @@ def test_a_person_at_a_terminal_sees_which_broker_is_tried_why_and_when_again(
     retry = next(line for line in text.splitlines() if "retry_in_s" in line)
     assert f"127.0.0.1:{refusing_port}/" in retry
     assert "refused" in retry
-    assert "server stopped" in text
-    assert "server stopped" in events(world)
+    assert "server_stopped" in text
+    assert "server_stopped" in events(world)

@@ -46,7 +46,7 @@ class World:
 
     def started(self, name: str, times: int = 1) -> bool:
         log = self._directory / name / "log" / "worker.log"
-        return log.exists() and log.read_text().count('"server started"') >= times
+        return log.exists() and log.read_text().count('"server_started"') >= times
 
     def client(self) -> Client:
         return client_for(load_settings(self.directory("client") / "worker.yaml", Settings))
@@ -111,7 +111,9 @@ async def test_a_service_that_is_stopped_gives_what_it_has_to_the_other_at_once(
                 await asyncio.to_thread(eventually, (world.directory("second") / "hanging").exists)
 
 
-async def test_poison_is_answered_and_set_aside_and_the_others_are_served(make_world: Callable[..., World]) -> None:
+async def test_poison_is_answered_and_becomes_a_dead_letter_the_others_are_served(
+    make_world: Callable[..., World],
+) -> None:
     world = make_world(max_attempts=3)
     supervisor = asyncio.create_task(restart_for_ever(world, "mortal"))
     async with world.client() as client:
@@ -125,8 +127,8 @@ async def test_poison_is_answered_and_set_aside_and_the_others_are_served(make_w
         assert poison["status"] == "failure"
         assert "given up after 3 attempts" in poison["message"]
         assert {response["status"] for response in answered.values()} == {"success"}
-        (aside,) = (world.directory("mortal") / "run" / "journal" / "set-aside").iterdir()
-        assert json.loads(aside.read_text())["request_id"] == "poison"
+        (dead_letter,) = (world.directory("mortal") / "run" / "journal" / "dead-letters").iterdir()
+        assert json.loads(dead_letter.read_text())["request_id"] == "poison"
 
 
 async def restart_for_ever(world: World, name: str) -> None:

@@ -50,9 +50,9 @@ COMMIT: Final = "commit"
 """The embedded queue publishes and acknowledges in one transaction: the step is its commit."""
 
 JOURNAL_STEPS: Final[dict[str, Step]] = {
-    "journal request": (Journal, "keep", 1),
-    "journal response": (Journal, "keep", 2),
-    "forget": (Journal, "forget", 1),
+    "journal request": (Journal, "write", 1),
+    "journal response": (Journal, "write", 2),
+    "remove": (Journal, "remove", 1),
 }
 PUBLISH: Final[dict[str, Step]] = {
     "amqp": (AmqpBroker, "publish", 1),

@@ -236,7 +236,7 @@ async def test_requests_of_the_journal_are_cancelled_whether_they_run_or_wait(wo
     await journal.open()
     for name in ("1", "2"):
         entry = Entry(id=name, request_id=name, body=b'{"action": "hang"}', reply_to=None, correlation_id=name)
-        await journal.keep(entry)
+        await journal.write(entry)
     await journal.close()
     broker = MemoryBroker(world.queue, max_in_flight=1)
     world.serve(broker, max_in_flight=1)

@@ -10,12 +10,14 @@ from typing import Any, cast
 
 import pytest
 
-from simple_queue_server import Handler, Request, Server, Settings
+from simple_queue_server import Handler, Request, Server, Settings, settlement
 from simple_queue_server.brokers.base import ReplyAddress
 from simple_queue_server.brokers.memory import MemoryBroker, MemoryClient, MemoryDelivery, MemoryQueue
-from simple_queue_server.journal import delivery, poison
+from simple_queue_server.in_flight import InFlight
+from simple_queue_server.journal import poison
 from simple_queue_server.journal.store import Entry, Journal, JournalError
 from simple_queue_server.settings.sections import ServerSection
+from simple_queue_server.slots import Slot, Slots
 
 REQUEST = b'{"action":"work","pass_through":1}'
 
@@ -120,8 +122,8 @@ class World:
 
 @pytest.fixture
 async def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[World]:
-    monkeypatch.setattr(delivery, "LATE_S", 0.02)
-    monkeypatch.setattr(delivery, "RETRY_S", 0.02)
+    monkeypatch.setattr(settlement, "LATE_S", 0.02)
+    monkeypatch.setattr(settlement, "RETRY_S", 0.02)
     world = World(tmp_path)
     Broker.back = asyncio.Event()
     Broker.back.set()
@@ -159,7 +161,7 @@ async def test_a_short_request_never_touches_the_journal(world: World) -> None:
     await world.client.send(REQUEST)
     assert (await world.response())["status"] == "success"
     assert not world.entries()
-    assert not list((world.directory / "journal" / "suspects").iterdir())
+    assert not list((world.directory / "journal" / "poison").iterdir())
 
 
 async def test_the_journals_requests_are_resumed_first_after_a_restart(world: World) -> None:
@@ -191,7 +193,7 @@ async def test_a_resumed_request_is_answered_where_its_client_waits(world: World
 async def test_a_service_in_the_same_directory_goes_on_with_a_dead_ones_journal(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("simple_queue_server.server.ADOPT_INTERVAL_S", 0.02)
+    monkeypatch.setattr("simple_queue_server.runner.ADOPT_INTERVAL_S", 0.02)
     work = Work()
     first = world.serve(work, journal_after_s=0.02)
     await world.client.send(REQUEST)
@@ -273,13 +275,13 @@ async def test_a_journal_that_can_not_be_written_leaves_the_request_with_the_bro
     with monkeypatch.context() as patch:
         tried = asyncio.Event()
         patch.setattr(os, "fsync", full)
-        keep = Journal.keep
+        keep = Journal.write
 
         async def watched(self: Journal, entry: Entry) -> None:
             tried.set()
             await keep(self, entry)
 
-        patch.setattr(Journal, "keep", watched)
+        patch.setattr(Journal, "write", watched)
         world.serve(work, journal_after_s=0.02)
         await world.client.send(REQUEST)
         await asyncio.wait_for(tried.wait(), 10)
@@ -293,7 +295,7 @@ async def test_a_journal_that_can_not_be_written_leaves_the_request_with_the_bro
 async def test_the_journal_takes_a_long_request_over_as_soon_as_it_can_be_written_again(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    keep, refused = Journal.keep, asyncio.Event()
+    keep, refused = Journal.write, asyncio.Event()
 
     async def refuse_once(journal: Journal, entry: Entry) -> None:
         if not refused.is_set():
@@ -301,7 +303,7 @@ async def test_the_journal_takes_a_long_request_over_as_soon_as_it_can_be_writte
             raise JournalError("the disk is full")
         await keep(journal, entry)
 
-    monkeypatch.setattr(Journal, "keep", refuse_once)
+    monkeypatch.setattr(Journal, "write", refuse_once)
     world.patience_s = 0.01
     work = Work()
     world.serve(work)
@@ -328,7 +330,9 @@ async def test_what_is_cut_short_is_given_back_before_the_broker_is_closed(
     assert len(world.queue.requests) == 1
 
 
-async def test_a_request_that_kills_its_worker_again_and_again_is_given_up_and_set_aside(world: World) -> None:
+async def test_a_request_that_kills_its_worker_again_and_again_becomes_a_dead_letter(
+    world: World,
+) -> None:
     work = Work()
     await world.client.send(b'{"action":"work","pass_through":"innocent"}')
     await world.client.send(REQUEST, message_id="poison")
@@ -339,7 +343,7 @@ async def test_a_request_that_kills_its_worker_again_and_again_is_given_up_and_s
         if attempt > 1:
             journal = Journal(world.directory / "journal")
             await journal.open()
-            entry = delivery.Custody.of_delivery(journal, broker, poisonous)
+            entry = InFlight.of_delivery(poisonous, Slot(Slots(1))).entry
             await journal.count_deaths(entry.fingerprint, attempt - 1)
             await journal.close()
         await broker.close()
@@ -350,9 +354,9 @@ async def test_a_request_that_kills_its_worker_again_and_again_is_given_up_and_s
     assert responses["1"]["status"] == "failure"
     assert "given up after 4 attempts" in responses["1"]["message"]
     assert work.times == 1
-    (aside,) = (world.directory / "journal" / "set-aside").iterdir()
-    assert json.loads(aside.read_text())["request_id"] == "poison"
-    await until(lambda: not list((world.directory / "journal" / "suspects").iterdir()))
+    (dead_letter,) = (world.directory / "journal" / "dead-letters").iterdir()
+    assert json.loads(dead_letter.read_text())["request_id"] == "poison"
+    await until(lambda: not list((world.directory / "journal" / "poison").iterdir()))
 
 
 async def test_a_redelivered_request_that_harms_nobody_is_served_and_its_count_is_taken_back(world: World) -> None:
@@ -363,20 +367,20 @@ async def test_a_redelivered_request_that_harms_nobody_is_served_and_its_count_i
     await broker.close()
     world.serve(work)
     await asyncio.wait_for(work.begun.wait(), 10)
-    assert [p.read_text() for p in (world.directory / "journal" / "suspects").iterdir()] == ["1"]
+    assert [p.read_text() for p in (world.directory / "journal" / "poison").iterdir()] == ["1"]
     work.end.set()
     assert (await world.response())["status"] == "success"
-    await until(lambda: not list((world.directory / "journal" / "suspects").iterdir()))
+    await until(lambda: not list((world.directory / "journal" / "poison").iterdir()))
 
 
-async def test_suspects_that_wait_to_be_served_alone_hold_up_no_others(world: World) -> None:
+async def test_requests_that_wait_to_be_served_alone_hold_up_no_others(world: World) -> None:
     work = Work()
     broker = MemoryBroker(world.queue, max_in_flight=16)
     journal = Journal(world.directory / "journal")
     await journal.open()
     for number in range(5):
         await world.client.send(REQUEST, message_id=f"suspect-{number}")
-        suspect = delivery.Custody.of_delivery(journal, broker, await broker.receive())
+        suspect = InFlight.of_delivery(await broker.receive(), Slot(Slots(1))).entry
         await journal.count_deaths(suspect.fingerprint, poison.ALONE_AFTER)
     await journal.close()
     await broker.close()

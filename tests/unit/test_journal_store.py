@@ -27,6 +27,10 @@ def entry(number: int, response: bytes | None = None) -> Entry:
     )
 
 
+def as_it_is(entry: Entry) -> Entry:
+    return entry
+
+
 async def opened(directory: Path, queues: str | None = None) -> Journal:
     journal = Journal(directory, queues)
     await journal.open()
@@ -36,16 +40,16 @@ async def opened(directory: Path, queues: str | None = None) -> Journal:
 async def test_entries_of_a_service_that_ended_are_adopted_oldest_first(tmp_path: Path) -> None:
     first = await opened(tmp_path / "j")
     for number in (3, 1, 2):
-        await first.keep(entry(number))
-    await first.keep(entry(2, b"response"))
-    await first.forget(entry(3).id)
+        await first.write(entry(number))
+    await first.write(entry(2, b"response"))
+    await first.remove(entry(3).id)
     await first.close()
     second = await opened(tmp_path / "j")
-    assert await second.adopt() == [entry(1), entry(2, b"response")]
-    assert await second.adopt() == []
+    assert await second.adopt(as_it_is) == [entry(1), entry(2, b"response")]
+    assert await second.adopt(as_it_is) == []
     await second.close()
     third = await opened(tmp_path / "j")
-    assert await third.adopt() == [entry(1), entry(2, b"response")]
+    assert await third.adopt(as_it_is) == [entry(1), entry(2, b"response")]
     await third.close()
 
 
@@ -53,8 +57,8 @@ async def test_entries_that_were_adopted_before_the_disk_failed_are_served(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = await opened(tmp_path / "j")
-    await first.keep(entry(1))
-    await first.keep(entry(2))
+    await first.write(entry(1))
+    await first.write(entry(2))
     await first.close()
     second = await opened(tmp_path / "j")
     rename = Path.rename
@@ -65,20 +69,20 @@ async def test_entries_that_were_adopted_before_the_disk_failed_are_served(
         return rename(path, target)
 
     monkeypatch.setattr(Path, "rename", rename_the_first_only)
-    assert await second.adopt() == [entry(1)]
+    assert await second.adopt(as_it_is) == [entry(1)]
     monkeypatch.setattr(Path, "rename", rename)
-    assert await second.adopt() == [entry(2)]
+    assert await second.adopt(as_it_is) == [entry(2)]
     await second.close()
 
 
 async def test_a_journal_whose_directory_was_removed_is_made_anew(tmp_path: Path) -> None:
     first = await opened(tmp_path / "j")
     shutil.rmtree(tmp_path / "j")
-    await first.keep(entry(1))
+    await first.write(entry(1))
     second = await opened(tmp_path / "j")
-    assert await second.adopt() == []  # it is locked like the one before
+    assert await second.adopt(as_it_is) == []  # it is locked like the one before
     await first.close()
-    assert await second.adopt() == [entry(1)]
+    assert await second.adopt(as_it_is) == [entry(1)]
     await second.close()
 
 
@@ -93,30 +97,30 @@ async def test_a_journal_without_threads_is_unusable_for_a_while(
     with monkeypatch.context() as patched:
         patched.setattr(asyncio, "to_thread", no_thread)
         with pytest.raises(JournalError, match="can't start new thread"):
-            await journal.keep(entry(1))
-    await journal.keep(entry(1))
+            await journal.write(entry(1))
+    await journal.write(entry(1))
     await journal.close()
 
 
 async def test_entries_of_a_living_service_are_left_alone(tmp_path: Path) -> None:
     first = await opened(tmp_path / "j")
-    await first.keep(entry(1))
+    await first.write(entry(1))
     second = await opened(tmp_path / "j")
-    assert await second.adopt() == []
+    assert await second.adopt(as_it_is) == []
     await first.close()
-    assert await second.adopt() == [entry(1)]
+    assert await second.adopt(as_it_is) == [entry(1)]
     await second.close()
 
 
 async def test_entries_of_other_queues_are_left_alone_and_said_so_once(tmp_path: Path) -> None:
     owner = await opened(tmp_path / "j", "amqp a queues in, out")
-    await owner.keep(entry(1))
-    await owner.keep(entry(2, b"response"))
+    await owner.write(entry(1))
+    await owner.write(entry(2, b"response"))
     await owner.close()
     other = await opened(tmp_path / "j", "amqp b queues in, out")
     with structlog.testing.capture_logs() as logs:
-        assert await other.adopt() == []
-        assert await other.adopt() == []
+        assert await other.adopt(as_it_is) == []
+        assert await other.adopt(as_it_is) == []
     assert [line["event"] for line in logs] == ["journal_entry_left_alone"] * 2
     (file,) = (tmp_path / "j").glob(f"*/{entry(1).id}.json")
     assert logs[0]["file"] == str(file)
@@ -124,53 +128,53 @@ async def test_entries_of_other_queues_are_left_alone_and_said_so_once(tmp_path:
     assert "amqp b queues in, out" in logs[0]["reason"]
     assert "start the service" in logs[0]["remedy"]
     again = await opened(tmp_path / "j", "amqp a queues in, out")
-    assert [found.id for found in await again.adopt()] == [entry(1).id, entry(2).id]
+    assert [found.id for found in await again.adopt(as_it_is)] == [entry(1).id, entry(2).id]
     await other.close()
     await again.close()
 
 
 async def test_entries_of_the_same_queues_are_adopted_from_among_others(tmp_path: Path) -> None:
     first, second = await opened(tmp_path / "j", "a"), await opened(tmp_path / "j", "b")
-    await first.keep(entry(1))
-    await second.keep(entry(2))
+    await first.write(entry(1))
+    await second.write(entry(2))
     await first.close()
     await second.close()
     other = await opened(tmp_path / "j", "b")
-    assert [found.id for found in await other.adopt()] == [entry(2).id]
+    assert [found.id for found in await other.adopt(as_it_is)] == [entry(2).id]
     await other.close()
 
 
-async def test_what_this_service_is_not_configured_for_is_left_alone_unless_it_only_waits_to_be_published(
+async def test_what_is_not_served_here_is_left_alone_once(
     tmp_path: Path,
 ) -> None:
     owner = await opened(tmp_path / "j", "a")
-    await owner.keep(entry(1))
-    await owner.keep(entry(2, b"response"))
+    await owner.write(entry(1))
+    await owner.write(entry(2, b"response"))
     await owner.close()
     other = await opened(tmp_path / "j", "a")
-    assert [found.id for found in await other.adopt(lambda _: False)] == [entry(2).id]
-    assert [found.id for found in await other.adopt(lambda _: True)] == []  # once left alone, for its owner to take
+    assert await other.adopt(lambda entry: entry.id if entry.response is not None else None) == [entry(2).id]
+    assert await other.adopt(as_it_is) == []  # once left alone, for its owner to take
     await other.close()
 
 
 async def test_an_entry_of_a_version_that_recorded_no_queues_is_adopted(tmp_path: Path) -> None:
     owner = await opened(tmp_path / "j")
-    await owner.keep(entry(1))
+    await owner.write(entry(1))
     await owner.close()
     (path,) = (tmp_path / "j").glob("*/*.json")
     old = {name: value for name, value in json.loads(path.read_text()).items() if name != "queues"}
     path.write_text(json.dumps(old))
     new = await opened(tmp_path / "j", "a")
-    assert await new.adopt() == [entry(1)]
+    assert await new.adopt(as_it_is) == [entry(1)]
     await new.close()
 
 
 async def test_an_empty_journal_leaves_nothing_behind(tmp_path: Path) -> None:
     journal = await opened(tmp_path / "j")
-    await journal.keep(entry(1))
-    await journal.forget(entry(1).id)
+    await journal.write(entry(1))
+    await journal.remove(entry(1).id)
     await journal.close()
-    assert sorted(path.name for path in (tmp_path / "j").iterdir()) == ["set-aside", "suspects"]
+    assert sorted(path.name for path in (tmp_path / "j").iterdir()) == ["dead-letters", "poison"]
 
 
 @pytest.mark.parametrize("round_number", range(5))
@@ -181,7 +185,7 @@ async def test_a_service_killed_while_it_writes_leaves_whole_entries_only(tmp_pa
         "async def main():\n"
         "    journal = await opened(Path(sys.argv[1]))\n"
         "    for number in range(100_000):\n"
-        "        await journal.keep(entry(number)); print(number, flush=True)\n"
+        "        await journal.write(entry(number)); print(number, flush=True)\n"
         "asyncio.run(main())"
     )
     command = [sys.executable, "-c", code, str(tmp_path / "j"), str(Path(__file__).parent.parent.parent)]
@@ -194,22 +198,22 @@ async def test_a_service_killed_while_it_writes_leaves_whole_entries_only(tmp_pa
                 process.send_signal(signal.SIGKILL)
                 break
     journal = await opened(tmp_path / "j")
-    adopted = await journal.adopt()
+    adopted = await journal.adopt(as_it_is)
     assert adopted[: last + 1] == [entry(number) for number in range(last + 1)]
     assert len(adopted) <= last + 2 + 50  # what was written but not yet printed
     await journal.close()
 
 
-async def test_a_damaged_entry_is_set_aside_and_does_not_hide_the_others(tmp_path: Path) -> None:
+async def test_a_damaged_entry_is_moved_to_the_dead_letters_and_does_not_hide_the_others(tmp_path: Path) -> None:
     first = await opened(tmp_path / "j")
-    await first.keep(entry(1))
-    await first.keep(entry(2))
+    await first.write(entry(1))
+    await first.write(entry(2))
     await first.close()
     (damaged,) = (tmp_path / "j").glob("*/*1-x.json")
     damaged.write_bytes(b'{"id":')
     second = await opened(tmp_path / "j")
-    assert await second.adopt() == [entry(2)]
-    assert [path.name for path in (tmp_path / "j" / "set-aside").iterdir()] == [damaged.name]
+    assert await second.adopt(as_it_is) == [entry(2)]
+    assert [path.name for path in (tmp_path / "j" / "dead-letters").iterdir()] == [damaged.name]
     await second.close()
 
 
@@ -217,7 +221,7 @@ async def test_a_full_disk_is_an_error_that_names_the_journal_and_leaves_the_old
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     journal = await opened(tmp_path / "j")
-    await journal.keep(entry(1))
+    await journal.write(entry(1))
 
     def full(fd: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -225,10 +229,10 @@ async def test_a_full_disk_is_an_error_that_names_the_journal_and_leaves_the_old
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full)
         with pytest.raises(JournalError, match=r"the journal in .*j can't be used: .*No space left"):
-            await journal.keep(entry(1, b"response"))
+            await journal.write(entry(1, b"response"))
     await journal.close()
     second = await opened(tmp_path / "j")
-    assert await second.adopt() == [entry(1)]
+    assert await second.adopt(as_it_is) == [entry(1)]
     assert not list((tmp_path / "j").glob("*/*.new"))
     await second.close()
 
@@ -247,7 +251,7 @@ async def test_deaths_of_a_suspect_are_counted_until_it_is_acquitted(tmp_path: P
     await journal.close()
     again = await opened(tmp_path / "j")
     assert (await again.deaths(suspect), await again.deaths(other)) == (2, 0)
-    await again.acquit(suspect)
+    await again.clear_deaths(suspect)
     assert await again.deaths(suspect) == 0
     await again.close()
 
@@ -255,10 +259,23 @@ async def test_deaths_of_a_suspect_are_counted_until_it_is_acquitted(tmp_path: P
 async def test_two_services_never_adopt_the_same_entry(tmp_path: Path) -> None:
     dead = await opened(tmp_path / "j")
     for number in range(50):
-        await dead.keep(entry(number))
+        await dead.write(entry(number))
     await dead.close()
     journals = [await opened(tmp_path / "j") for _ in range(4)]
-    adopted = await asyncio.gather(*(journal.adopt() for journal in journals))
+    adopted = await asyncio.gather(*(journal.adopt(as_it_is) for journal in journals))
     assert sorted(e.request_id for found in adopted for e in found) == sorted(f"id-{n}" for n in range(50))
     for journal in journals:
         await journal.close()
+
+
+async def test_directories_of_earlier_versions_get_their_new_names(tmp_path: Path) -> None:
+    directory = tmp_path / "j"
+    for name in ("suspects", "set-aside"):
+        (directory / name).mkdir(parents=True)
+    (directory / "suspects" / "f").write_text("3")
+    (directory / "set-aside" / "1.json").write_text("{}")
+    journal = await opened(directory)
+    assert await journal.deaths("f") == 3
+    assert sorted(path.name for path in directory.iterdir() if path != journal._own) == ["dead-letters", "poison"]
+    assert (directory / "dead-letters" / "1.json").exists()
+    await journal.close()

@@ -127,7 +127,7 @@ async def test_a_crash_is_an_unknown_failure_with_its_traceback_in_the_log_only(
         "message": "Unknown failure",
         "pass_through": "p",
     }
-    assert [entry["exc_info"] for entry in logs if entry["event"] == "the handler crashed"] == [True]
+    assert [entry["exc_info"] for entry in logs if entry["event"] == "handler_crashed"] == [True]
 
 
 @pytest.mark.parametrize("result", [{"a": {(1,): 2}}, {"a": object()}, 5, None, ["list"]])

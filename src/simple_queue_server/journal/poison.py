@@ -1,33 +1,33 @@
-"""Requests that came before: one of them may be what killed its worker.
+"""Poison messages: requests that kill their worker.
 
-A death can't be reported by who died. So work on a request that isn't here for the first time is counted, durably,
-before it begins, and the count is taken back when it ends in good order. What is left is the number of deaths.
+A death can't be reported by who died. So work on a request that was handed out before is counted, durably, before it
+begins, and the count is removed when it ends in good order. What is left is the number of deaths.
 """
 
 from __future__ import annotations
 
 import asyncio
-import functools
-from collections.abc import Awaitable, Callable
-from contextlib import nullcontext
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, nullcontext
 from typing import Final
 
 import structlog
 
-from simple_queue_server import pipeline
-from simple_queue_server.journal.delivery import Custody
+from simple_queue_server.in_flight import InFlight
 from simple_queue_server.journal.store import Journal, JournalError
 from simple_queue_server.slots import in_turn
 
 ALONE_AFTER: Final = 2
-"""After so many deaths, or earlier where few are allowed, a suspect is served when no other one is: so that nobody is
-given up for a neighbour's doing."""
+"""After so many deaths, or earlier where few are allowed, a request is served when no other such one is: so that nobody
+is given up for a neighbour's doing."""
 
 log = structlog.stdlib.get_logger("simple_queue_server")
 
 
-class Suspects:
-    """Serves suspects; gives one up after ``max_attempts`` attempts, the first and unsuspected one included."""
+class PoisonCheck:
+    """Counts the deaths of requests that were handed out before, and gives one up after ``max_attempts`` attempts, the
+    first one, which wasn't counted, included.
+    """
 
     def __init__(self, journal: Journal, max_attempts: int) -> None:
         self._journal = journal
@@ -35,36 +35,40 @@ class Suspects:
         self._alone_after = min(ALONE_AFTER, max_attempts - 2)
         self._alone = asyncio.Lock()
 
-    async def serve(self, custody: Custody, work: Callable[[], Awaitable[None]]) -> None:
-        """Do ``work`` on the request, or answer that it is given up."""
-        deaths = await self._deaths(custody)
-        async with in_turn(self._alone, custody.waiting) if deaths >= self._alone_after else nullcontext():
+    @asynccontextmanager
+    async def attempt(self, request: InFlight) -> AsyncIterator[str | None]:
+        """The block is one attempt at the request. Yields why it is to be given up instead, or None."""
+        fingerprint = request.entry.fingerprint
+        deaths = await self._deaths(fingerprint)
+        async with in_turn(self._alone, request.slot.given_up) if deaths >= self._alone_after else nullcontext():
             attempts = deaths + 1
-            if attempts >= self._max_attempts:
-                reason = f"given up after {attempts} attempts: the service died each time it worked on this request"
-                work = functools.partial(pipeline.give_up, custody, reason)
-            else:
-                await self._count(custody, attempts)
+            is_given_up = attempts >= self._max_attempts
+            if not is_given_up:
+                await self._count(fingerprint, attempts)
             try:
-                await work()
+                yield _reason(attempts) if is_given_up else None
             finally:
-                await self._acquit(custody)
+                await self._clear(fingerprint)
 
-    async def _deaths(self, custody: Custody) -> int:
+    async def _deaths(self, fingerprint: str) -> int:
         try:
-            return await self._journal.deaths(custody.fingerprint)
+            return await self._journal.deaths(fingerprint)
         except JournalError as error:
-            log.error("deaths can't be counted", error=str(error))
+            log.error("deaths_not_counted", error=str(error))
             return 0
 
-    async def _count(self, custody: Custody, deaths: int) -> None:
+    async def _count(self, fingerprint: str, deaths: int) -> None:
         try:
-            await self._journal.count_deaths(custody.fingerprint, deaths)
+            await self._journal.count_deaths(fingerprint, deaths)
         except JournalError as error:
-            log.error("deaths can't be counted", error=str(error))
+            log.error("deaths_not_counted", error=str(error))
 
-    async def _acquit(self, custody: Custody) -> None:
+    async def _clear(self, fingerprint: str) -> None:
         try:
-            await self._journal.acquit(custody.fingerprint)
+            await self._journal.clear_deaths(fingerprint)
         except JournalError as error:
-            log.error("deaths can't be counted", error=str(error))
+            log.error("deaths_not_counted", error=str(error))
+
+
+def _reason(attempts: int) -> str:
+    return f"given up after {attempts} attempts: the service died each time it worked on this request"

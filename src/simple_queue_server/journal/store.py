@@ -4,8 +4,8 @@ One file a request, in a directory of this service's own below ``directory``::
 
     run/journal/OWNER/lock                held locked for as long as the service lives, however it ends
     run/journal/OWNER/ENTRY.json          a request, and its response when there is one
-    run/journal/suspects/FINGERPRINT      how many services died while they worked on this request
-    run/journal/set-aside/ENTRY.json      requests that were given up, for a person to look at
+    run/journal/poison/FINGERPRINT        how many services died while they worked on this request
+    run/journal/dead-letters/ENTRY.json   requests that were given up, for a person to look at
 
 Files, not a database: they are few (a request gets here when it takes very long, or when the broker is away), and an
 operator can read them. Each is written whole, synced, and renamed into place, so that it is there or it is not.
@@ -33,6 +33,8 @@ from simple_queue_server.system.locks import Lock
 T = TypeVar("T")
 
 LOCK: Final = "lock"
+FORMER_NAMES: Final = {"poison": "suspects", "dead-letters": "set-aside"}
+"""What earlier versions called these directories."""
 
 log = structlog.stdlib.get_logger("simple_queue_server")
 
@@ -75,8 +77,8 @@ class Journal:
         self._directory = directory
         self._queues = queues
         self._left_alone: set[Path] = set()
-        self._suspects = directory / "suspects"
-        self._set_aside = directory / "set-aside"
+        self._poison = directory / "poison"
+        self._dead_letters = directory / "dead-letters"
         self._own = directory
         self._lock: Lock | None = None
 
@@ -84,38 +86,43 @@ class Journal:
         """Make this service's directory and lock it."""
         await self._in_thread(self._open)
 
-    async def keep(self, entry: Entry) -> None:
+    async def write(self, entry: Entry) -> None:
         """Write an entry, or write it anew; when this returns, it outlives a power failure."""
         content = _encode(msgspec.structs.replace(entry, queues=self._queues))
         await self._in_thread(lambda: self._write(self._path(entry.id), content))
 
-    async def forget(self, entry_id: str) -> None:
+    async def remove(self, entry_id: str) -> None:
         """Remove an entry: its response is with the broker."""
         await self._in_thread(lambda: self._path(entry_id).unlink(missing_ok=True))
 
-    async def adopt(self, is_served: Callable[[Entry], bool] = lambda _: True) -> list[Entry]:
-        """Take over the entries of services that ended, the oldest first. They are this service's own then.
+    async def adopt(self, make: Callable[[Entry], T | None]) -> list[T]:
+        """Take over the entries of services that ended: what ``make`` makes of them, the oldest first.
 
-        Those of other queues, and those that are not ``is_served`` here, are left alone; a line in the log says so.
+        They are this service's own then. Those of other queues, and those of which ``make`` makes None because they
+        are not served here, are left alone; a line in the log says so. ``make`` is called in a thread.
         """
-        return await self._in_thread(lambda: sorted(self._adopt(is_served), key=lambda entry: entry.id))
+
+        def adopt() -> list[T]:
+            return [made for _, made in sorted(self._adopt(make), key=lambda adopted: adopted[0])]
+
+        return await self._in_thread(adopt)
 
     async def deaths(self, fingerprint: str) -> int:
-        """How many deaths of services are counted for a suspect."""
-        path = self._suspects / fingerprint
+        """How many services died while they worked on a request."""
+        path = self._poison / fingerprint
         return await self._in_thread(lambda: int(path.read_text()) if path.exists() else 0)
 
     async def count_deaths(self, fingerprint: str, deaths: int) -> None:
-        """Let a suspect have ``deaths`` from now on: written before the work on it, for should it be the next."""
-        await self._in_thread(lambda: self._write(self._suspects / fingerprint, str(deaths).encode()))
+        """Write down ``deaths`` for a request before the work on it begins, which may cause the last one of them."""
+        await self._in_thread(lambda: self._write(self._poison / fingerprint, str(deaths).encode()))
 
-    async def acquit(self, fingerprint: str) -> None:
-        """Work on a suspect ended in good order: it is none any more."""
-        await self._in_thread(lambda: (self._suspects / fingerprint).unlink(missing_ok=True))
+    async def clear_deaths(self, fingerprint: str) -> None:
+        """Work on a request ended in good order: it kills nobody."""
+        await self._in_thread(lambda: (self._poison / fingerprint).unlink(missing_ok=True))
 
-    async def set_aside(self, entry: Entry) -> Path:
+    async def write_dead_letter(self, entry: Entry) -> Path:
         """Keep a request that was given up, with its response; returns the file."""
-        path = self._set_aside / f"{entry.id}.json"
+        path = self._dead_letters / f"{entry.id}.json"
         await self._in_thread(lambda: self._write(path, msgspec.json.format(_encode(entry))))
         return path
 
@@ -127,13 +134,20 @@ class Journal:
             self._lock = None
 
     def _open(self) -> None:
-        for directory in (self._directory, self._suspects, self._set_aside):
+        self._rename_former()
+        for directory in (self._directory, self._poison, self._dead_letters):
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         while self._lock is None:  # another service may take a directory just made for a dead service's
             self._own = self._directory / f"{os.getpid()}-{secrets.token_hex(4)}"
             self._own.mkdir(mode=0o700)
             with contextlib.suppress(FileNotFoundError):
                 self._lock = Lock.take(self._own / LOCK, create=True)
+
+    def _rename_former(self) -> None:
+        for name, former in FORMER_NAMES.items():
+            with contextlib.suppress(FileNotFoundError):  # there is none, or another service renames it just now
+                if not (self._directory / name).exists():
+                    (self._directory / former).rename(self._directory / name)
 
     def _restore(self) -> None:
         """Make this service's directory anew if someone removed it: what is written from now on is found there."""
@@ -158,9 +172,9 @@ class Journal:
             raise
         _sync_directory(path.parent)
 
-    def _adopt(self, is_served: Callable[[Entry], bool]) -> Iterator[Entry]:
+    def _adopt(self, make: Callable[[Entry], T | None]) -> Iterator[tuple[str, T]]:
         for directory in sorted(self._directory.iterdir()):
-            if directory in {self._own, self._suspects, self._set_aside} or not directory.is_dir():
+            if directory in {self._own, self._poison, self._dead_letters} or not directory.is_dir():
                 continue
             try:
                 lock = Lock.take(directory / LOCK, create=False)
@@ -169,45 +183,39 @@ class Journal:
             if lock is None:
                 continue
             try:
-                yield from self._adopt_from(directory, is_served)
+                yield from self._adopt_from(directory, make)
             except OSError as error:  # what was taken so far is ours now, and has to be served
-                log.error("a journal can't be taken over yet", directory=str(directory), error=str(error))
+                log.error("journal_not_adopted", directory=str(directory), error=str(error))
             finally:
                 lock.release()
 
-    def _adopt_from(self, directory: Path, is_served: Callable[[Entry], bool]) -> Iterator[Entry]:
+    def _adopt_from(self, directory: Path, make: Callable[[Entry], T | None]) -> Iterator[tuple[str, T]]:
         for path in sorted(directory.glob("*.json")):
             if path in self._left_alone or (entry := self._read(path)) is None:
                 continue
-            if why := self._why_not_ours(entry, is_served):
-                self._left_alone.add(path)
-                log.error(
-                    "journal_entry_left_alone",
-                    file=str(path),
-                    reason=why,
-                    remedy="start the service that it belongs to in this directory; to give the request up, delete it",
-                )
-                continue
-            path.rename(self._own / path.name)
-            yield entry
+            if entry.queues not in (None, self._queues):
+                self._leave_alone(path, f"it belongs to {entry.queues}, and this service serves {self._queues}")
+            elif (made := make(entry)) is None:
+                self._leave_alone(path, "its request is none that this service is configured for")
+            else:
+                path.rename(self._own / path.name)
+                yield entry.id, made
         _sync_directory(self._own)
         if not any(directory.glob("*.json")):
             self._remove_tree(directory)
 
-    def _why_not_ours(self, entry: Entry, is_served: Callable[[Entry], bool]) -> str | None:
-        if entry.queues not in (None, self._queues):
-            return f"it belongs to {entry.queues}, and this service serves {self._queues}"
-        if entry.response is None and not is_served(entry):
-            return "its request is none that this service is configured for"
-        return None
+    def _leave_alone(self, path: Path, reason: str) -> None:
+        self._left_alone.add(path)
+        remedy = "start the service that it belongs to in this directory; to give the request up, delete it"
+        log.error("journal_entry_left_alone", file=str(path), reason=reason, remedy=remedy)
 
     def _read(self, path: Path) -> Entry | None:
         try:
             return msgspec.convert(json.loads(path.read_bytes()), Entry)
         except (msgspec.MsgspecError, ValueError) as error:  # a disk's fault: our own writes are whole
-            aside = self._set_aside / path.name
-            path.rename(aside)
-            log.error("a journal entry can't be read and is set aside", file=str(aside), error=str(error))
+            moved_to = self._dead_letters / path.name
+            path.rename(moved_to)
+            log.error("journal_entry_unreadable", file=str(moved_to), error=str(error))
             return None
 
     def _remove_if_empty(self) -> None:

@@ -1,0 +1,107 @@
+"""The action ``cancel``: which requests it means, in this server and, by a broadcast, in the others of the queue.
+
+Cancelling by a client isn't stopping: the one ends with a response, the other gives the request back.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Final, Self
+
+import structlog
+
+from simple_queue_server import messages
+from simple_queue_server.brokers.base import Broker
+from simple_queue_server.errors import Failure
+from simple_queue_server.in_flight import InFlight
+from simple_queue_server.messages import CANCEL, NO_PASS_THROUGH, Request
+from simple_queue_server.parameters import refuse_unknown
+
+LARGEST_COMPARED_BYTES: Final = 10_000
+"""A larger pass_through is compared with nothing: there may be thousands of requests."""
+LONGEST_INTEGER: Final = 1000
+"""Digits of a number that is compared by its value."""
+
+log = structlog.stdlib.get_logger("simple_queue_server")
+
+
+@dataclass(frozen=True, slots=True)
+class Cancellation:
+    """Which requests to cancel: the one with this ``request_id``, or all with this ``pass_through``."""
+
+    request_id: str | None
+    pass_through: Any
+    """As :func:`_comparable` has it."""
+
+    NAMES: ClassVar[Sequence[str]] = ("request_id", "pass_through")
+
+    @classmethod
+    def of(cls, parameters: dict[str, Any]) -> Self:
+        """What a request with the action ``cancel`` wants. Raises Failure."""
+        refuse_unknown(parameters, cls.NAMES)
+        request_id, pass_through = (parameters.get(name) for name in cls.NAMES)
+        if (request_id is None) == (pass_through is None):
+            raise Failure("one of the parameters request_id and pass_through is needed, and only one")
+        if request_id is not None and not (isinstance(request_id, str) and request_id):
+            raise Failure("the parameter request_id must be a string that is not empty")
+        if pass_through == json.loads(NO_PASS_THROUGH):
+            raise Failure("an empty pass_through names no request: every request without one has it")
+        wanted = None if pass_through is None else _comparable(json.dumps(pass_through).encode())
+        if pass_through is not None and wanted is None:
+            raise Failure(f"a pass_through of more than {LARGEST_COMPARED_BYTES} bytes is not compared; use request_id")
+        return cls(request_id, wanted)
+
+    def matches(self, in_flight: InFlight) -> bool:
+        """Whether this request is to be cancelled. Never one that is there to cancel others."""
+        if self.request_id is not None and in_flight.request_id != self.request_id:
+            return False
+        request = in_flight.request
+        if not isinstance(request, Request) or in_flight.is_cancel:
+            return False
+        return self.pass_through is None or _comparable(request.pass_through_json) == self.pass_through
+
+
+class Canceller:
+    """Cancels requests of this server, those ``in_flight``, and broadcasts to the others which ones are meant."""
+
+    def __init__(self, broker: Broker, in_flight: Callable[[], Iterable[InFlight]]) -> None:
+        self._broker = broker
+        self._in_flight = in_flight
+
+    async def handle(self, request: Request) -> dict[str, Any]:
+        """The action ``cancel``. Raises Failure for one that names no request."""
+        cancelled = self._cancel(Cancellation.of(request.parameters))
+        message = {"action": CANCEL, "parameters": request.parameters}
+        return {"cancelled": cancelled, "passed_on": await self._broker.broadcast(json.dumps(message).encode())}
+
+    def on_broadcast(self, body: bytes) -> None:
+        """Act on what a server, this one included, or a client broadcast: a request to cancel."""
+        request = messages.parse_request(body)
+        if isinstance(request, Request) and request.action == CANCEL and isinstance(request.parameters, dict):
+            try:
+                self._cancel(Cancellation.of(request.parameters))
+            except Failure as failure:
+                log.warning("broadcast_not_understood", reason=failure.message)
+
+    def _cancel(self, which: Cancellation) -> int:
+        return sum(request.cancel() for request in self._in_flight() if which.matches(request))
+
+
+def _comparable(text: bytes) -> Any:
+    """A JSON value in a form that is equal for equal values, and for no others; None for one that is too large.
+
+    Python's own ``1 == 1.0 == True``, so numbers are tuples. Those with thousands of digits stay text.
+    """
+    if len(text) > LARGEST_COMPARED_BYTES:
+        return None
+    return json.loads(text, parse_int=_integer, parse_float=_number, parse_constant=_number)
+
+
+def _integer(digits: str) -> tuple[str, int | str]:
+    return "integer", digits if len(digits) > LONGEST_INTEGER else int(digits)
+
+
+def _number(digits: str) -> tuple[str, float]:
+    return "number", float(digits)

@@ -1,0 +1,211 @@
+"""READ FIRST: the way of a request, receive → parse → wait for a slot → handle → publish → ack.
+
+Each request is one :class:`~simple_queue_server.in_flight.InFlight`, served in a task of its own. The last two steps
+are :mod:`simple_queue_server.settlement`: until then somebody has the request, whatever dies here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import Final
+
+import structlog
+
+from simple_queue_server import messages, pipeline
+from simple_queue_server.brokers.base import Broker
+from simple_queue_server.in_flight import Holder, InFlight, Stage
+from simple_queue_server.journal.poison import PoisonCheck
+from simple_queue_server.journal.store import Entry, Journal, JournalError
+from simple_queue_server.messages import Request
+from simple_queue_server.observers import Observers
+from simple_queue_server.parameters import Handler
+from simple_queue_server.settings.sections import Settings
+from simple_queue_server.settlement import Settlement
+from simple_queue_server.slots import Slot, Slots
+from simple_queue_server.system.trouble import Trouble
+
+ADOPT_INTERVAL_S: Final = 5.0
+"""How often to look for the journals of services that ended in the same run directory."""
+
+log = structlog.stdlib.get_logger("simple_queue_server")
+
+
+class Runner:
+    """Takes requests from the broker and the journal, and serves each with one of ``handlers``.
+
+    Requests of the journal are adopted if this service ``is_configured_for`` them. ``on_fault`` is called when the
+    broker is given up while it should take a response: nothing can be answered any more.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        broker: Broker,
+        journal: Journal,
+        handlers: Mapping[str, Handler],
+        *,
+        is_configured_for: Callable[[Request], bool],
+        on_fault: Callable[[Exception], None],
+    ) -> None:
+        self.observers = Observers()
+        self._broker = broker
+        self._journal = journal
+        self._handlers = handlers
+        self._is_configured_for = is_configured_for
+        self._on_fault = on_fault
+        self._show = settings.log
+        self._slots = Slots(settings.server.max_in_flight, broker.hold_up_to)
+        self._settlement = Settlement(broker, journal, _patience_s(settings, broker))
+        self._poison = PoisonCheck(journal, settings.server.max_attempts)
+        self._journal_trouble = Trouble(log, "journal_unreadable")
+        self._adopted: deque[InFlight] = deque()
+        self._running: dict[asyncio.Task[None], InFlight] = {}
+
+    @property
+    def tasks(self) -> set[asyncio.Task[None]]:
+        """The tasks of the requests that were started and have not ended."""
+        return set(self._running)
+
+    def in_flight(self) -> list[InFlight]:
+        """The requests that were taken and have not ended."""
+        return [*self._running.values(), *self._adopted]
+
+    def hold_as_many_as_slots(self) -> None:
+        """Let the broker know how many requests may be taken at a time."""
+        self._broker.hold_up_to(self._slots.most_taken)
+
+    async def receive(self) -> None:
+        """Take the next request from the broker, when there is room for one, and start it."""
+        slot = await self._slots.room()
+        try:
+            self._start(InFlight.of_delivery(await self._broker.receive(), slot))
+        except BaseException:
+            slot.close()
+            raise
+
+    async def adopt(self) -> None:
+        """Go on with the journal's requests of services that ended, ours of the last start among them."""
+        try:
+            self._adopted.extend(await self._journal.adopt(self._adopt_if_served))
+        except JournalError as error:
+            self._journal_trouble.note(error=str(error))
+        else:
+            self._journal_trouble.over()
+        while self._adopted:
+            await self._adopted[0].slot.enter()
+            self._start(self._adopted.popleft())
+
+    async def adopt_for_ever(self) -> None:
+        """Do so again and again."""
+        while True:
+            await asyncio.sleep(ADOPT_INTERVAL_S)
+            await self.adopt()
+
+    def stop_waiting(self) -> None:
+        """Give back what waits for its first slot, to whoever is free for it."""
+        for request in self._running.values():
+            if request.is_in_line:
+                request.stop()
+
+    def abort(self) -> None:
+        """Stop the work on all requests, and give them back."""
+        for request in self._running.values():
+            request.stop()
+
+    def _adopt_if_served(self, entry: Entry) -> InFlight | None:
+        request = InFlight.of_entry(entry, Slot(self._slots))
+        is_served = not isinstance(request.request, Request) or self._is_configured_for(request.request)
+        if request.response is None and not is_served:
+            return None
+        log.info("request_resumed", request_id=request.request_id, entry=entry.id)
+        return request
+
+    def _start(self, request: InFlight) -> None:
+        self._settlement.watch_patience(request)
+        self.observers.accepted(request)
+        request.task = asyncio.create_task(self._run(request), name=f"request {request.request_id}")
+        self._running[request.task] = request
+        request.task.add_done_callback(self._running.pop)
+
+    async def _run(self, request: InFlight) -> None:
+        structlog.contextvars.bind_contextvars(request_id=request.request_id)
+        try:
+            await self._serve_unless_cancelled(request)
+            self.observers.finished(request)
+        except asyncio.CancelledError:
+            await self._give_back(request)
+        except Exception as error:
+            log.exception("response_not_published", remedy="the request stays with its broker; see the error")
+            self.observers.given_back(request)
+            self._on_fault(error)
+        finally:
+            request.slot.close()
+
+    async def _serve_unless_cancelled(self, request: InFlight) -> None:
+        """Serve the request; or, once its client has cancelled it, answer that."""
+        try:
+            if request.begin():
+                await self._serve_in_turn(request)
+        except asyncio.CancelledError:
+            if not request.is_only_cancelled():
+                raise
+        if request.stage is Stage.CANCELLED and isinstance(request.request, Request):
+            await self._answer(request, pipeline.cancel(request.request))
+            log.info("request_finished", **pipeline.log_fields(request.request), state="cancelled")
+
+    async def _serve_in_turn(self, request: InFlight) -> None:
+        if not request.is_cancel:  # that would wait for what it is to end
+            await request.slot.take()
+        request.work()
+        if request.response is not None:
+            await self._answer(request, request.response)
+        elif request.attempt == 1:
+            await self._serve(request)
+        else:
+            await self._serve_unless_poison(request)
+
+    async def _serve_unless_poison(self, request: InFlight) -> None:
+        async with self._poison.attempt(request) as reason:
+            if reason is None:
+                await self._serve(request)
+            else:
+                await self._answer(request, pipeline.give_up(request.request, reason), give_up=True)
+
+    async def _serve(self, request: InFlight) -> None:
+        """Handle, publish, ack; with a line in the log before and after."""
+        started_s = time.monotonic()
+        if self._show.show_requests:
+            log.info("request", body=pipeline.text(request.body))
+        fields = pipeline.log_fields(request.request)
+        bound = log.bind()  # once for both lines: that is a sixth of what a line costs
+        bound.info("request_started", **fields)
+        response = await pipeline.respond(request.request, self._handlers, lambda: self.observers.started(request))
+        if self._show.show_responses:
+            log.info("response", body=pipeline.text(response))
+        await self._answer(request, response)
+        if isinstance(request.request, Request):
+            fields |= {name: pipeline.bounded(value) for name, value in request.request.log_fields.items()}
+        state = messages.outcome(response).status
+        bound.info("request_finished", **fields, state=state, seconds=round(time.monotonic() - started_s, 4))
+
+    async def _answer(self, request: InFlight, response: bytes, *, give_up: bool = False) -> None:
+        request.decide(response, give_up=give_up)
+        self.observers.answering(request)
+        await self._settlement.answer(request, response)
+
+    async def _give_back(self, request: InFlight) -> None:
+        if request.holder is Holder.ANSWERED:  # stopped while its file was removed from the journal
+            self.observers.finished(request)
+            return
+        request.stage = Stage.GIVEN_BACK
+        log.warning("request_given_back")
+        self.observers.given_back(request)
+        await self._settlement.give_back(request)
+
+
+def _patience_s(settings: Settings, broker: Broker) -> float | None:
+    """After how long the journal takes a request over from the broker."""
+    return None if broker.patience_s is None else settings.server.journal_after_s or broker.patience_s
