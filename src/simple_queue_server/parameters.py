@@ -23,7 +23,7 @@ def refuse_unknown(parameters: Mapping[str, Any], known: Collection[str]) -> Non
     """Raise Failure for the first parameter that isn't ``known``, naming the nearest that is."""
     name = next((name for name in parameters if name not in known), None)
     if name is not None:
-        raise Failure(f"the parameter {name[:LONGEST_SHOWN]} is unknown{hint(name, known)}")
+        raise Failure(f"the parameter {_shown(name[:LONGEST_SHOWN])} is unknown{hint(name, known)}")
 
 
 def ignoring_unknown(handler: Handler, known: Collection[str]) -> Handler:
@@ -42,3 +42,8 @@ def ignoring_unknown(handler: Handler, known: Collection[str]) -> Handler:
         return dataclasses.replace(success, fields={**success.fields, "ignored": ignored})
 
     return handle
+
+
+def _shown(name: str) -> str:
+    """A name in a message, in quotes where it would not be seen, or not where it ends."""
+    return name if name.isprintable() and name and " " not in name else repr(name)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 import pytest
+from structlog.testing import capture_logs
 
 from medusa_copier.actions.copyto import copyto as action
 from medusa_copier.rclone.errors import NotFound, RcloneError, RcloneStopped, WrongKind
@@ -437,6 +438,15 @@ async def test_a_partial_file_is_called_as_the_sweep_expects(world: storage.Plac
     assert (parts := split(partial.name)) is not None
     assert parts[0] == beginning(name)
     assert may_be_cut(parts[0]) == (name != "short")
+
+
+async def test_a_copy_that_is_made_again_after_a_kill_logs_no_errors(world: storage.Places) -> None:
+    (world.src / "a").write_text("content")
+    with capture_logs() as logs:
+        async with Rclone(config=world.config) as rclone:
+            await rclone.copyto(at("src:a"), at("dst:new/a"), again=True)
+            await rclone.copyto(at("src:a"), at("dst:new/a"), again=True)
+    assert [line for line in logs if line["log_level"] not in {"debug", "info"}] == []
 
 
 async def test_a_sweep_of_a_bucket_or_of_nothing_is_no_error(world: storage.Places, client: Client) -> None:

@@ -1,7 +1,10 @@
 """Which SFTP servers are used without a look at their host key."""
 
+from typing import Any
+
 import pytest
 
+from medusa_copier.rclone.configuration import Configuration
 from medusa_copier.rclone.host_keys import Part, unchecked
 
 SECTIONS = {
@@ -47,3 +50,30 @@ def test_variables_of_the_environment_count() -> None:
     assert unchecked(root, SECTIONS, {"RCLONE_CONFIG_NAS_KNOWN_HOSTS_FILE": "/a"}) is None
     assert unchecked(root, SECTIONS, {"RCLONE_CONFIG_OTHER_KNOWN_HOSTS_FILE": "/a"}) == "the remote nas"
     assert unchecked([Part("the root", "s3:")], SECTIONS, {"RCLONE_CONFIG_S3_TYPE": "sftp"}) == "the remote s3"
+
+
+@pytest.mark.parametrize(
+    ("fs", "environment", "found"),
+    [
+        ("nas:a", {"RCLONE_CONFIG_NAS_TYPE": "sftp"}, "the remote nas"),
+        ("my-nas:a", {"RCLONE_CONFIG_MY_NAS_TYPE": "sftp"}, "the remote my-nas"),
+        ("nas:a", {"RCLONE_CONFIG_NAS_TYPE": "sftp", "RCLONE_CONFIG_NAS_KNOWN_HOSTS_FILE": "/a"}, None),
+        ("nas,pin_host_key:a", {"RCLONE_CONFIG_NAS_TYPE": "sftp"}, None),
+        ("nas:a", {"RCLONE_CONFIG_NAS_TYPE": "s3"}, None),
+        ("/nas:a", {"RCLONE_CONFIG_NAS_TYPE": "sftp"}, None),
+        (
+            "far:a",
+            {"RCLONE_CONFIG_FAR_TYPE": "alias", "RCLONE_CONFIG_FAR_REMOTE": "nas:x", "RCLONE_CONFIG_NAS_TYPE": "sftp"},
+            "the remote nas",
+        ),
+    ],
+)
+def test_a_remote_that_only_the_environment_defines_counts(
+    fs: str, environment: dict[str, str], found: str | None
+) -> None:
+    configuration = Configuration(_unused, _unused, None)
+    assert configuration.unchecked_host(fs, environment) == found
+
+
+def _unused() -> Any:
+    raise AssertionError

@@ -112,3 +112,10 @@ def test_whatever_comes_is_decoded_or_refused_by_name(changes: dict[str, Any]) -
         decode(FOUR | changes, More)
     except Failure as failure:
         assert any(name in failure.message for name in changes)
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"), [("", "''"), ("\n", "'\\n'"), (" verify", "' verify'"), ("dry_run", "dry_run")]
+)
+def test_an_unknown_parameter_is_named_so_that_it_can_be_seen(name: str, shown: str) -> None:
+    assert refusal(**{name: True}).startswith(f"the parameter {shown} is unknown; ")

@@ -19,7 +19,7 @@ from typing import Any, Final, NamedTuple
 import structlog
 
 from medusa_copier.rclone.errors import RcloneError, RcloneUnusable
-from medusa_copier.rclone.host_keys import Part, unchecked
+from medusa_copier.rclone.host_keys import Part, of_environment, unchecked
 from medusa_copier.rclone.process.commands import Commands
 from medusa_copier.rclone.process.flags import flag_name, refusal
 from medusa_copier.rclone.rcd.client import Client
@@ -51,6 +51,13 @@ class Signature(NamedTuple):
     modified_ns: int
     size: int
     inode: int
+
+
+class Behind(NamedTuple):
+    """What is behind a root."""
+
+    parts: list[Part]
+    sections: Sections
 
 
 class Configuration:
@@ -92,7 +99,7 @@ class Configuration:
 
     def refusal(self, fs: str) -> str | None:
         """Why ``fs`` can't be used: a key of it, or of a remote behind it, that changes what counts as copied."""
-        for name, text in self._behind(fs):
+        for name, text in self._behind(fs).parts:
             for key, option in _OVERRIDING.findall(text):
                 if reason := refusal(flag_name(option)):
                     return f"{name} has {key}, which can't be set: {reason}; remove it"
@@ -107,7 +114,7 @@ class Configuration:
         """An SFTP remote behind ``fs`` whose host key isn't checked, as a message calls it. The ``environment`` is
         rclone's.
         """
-        return unchecked(self._behind(fs), self._sections, environment)
+        return unchecked(*self._behind(fs, environment), environment)
 
     def _look(self) -> Signature | None:
         with suppress(OSError):
@@ -165,19 +172,22 @@ class Configuration:
         except OSError:
             return None
 
-    def _behind(self, fs: str) -> list[Part]:
-        """The text of ``fs`` and that of each remote that it leads to, with what to call it."""
-        of_environment = " ".join(value for name, value in os.environ.items() if name.startswith("RCLONE_CONFIG_"))
+    def _behind(self, fs: str, environment: Mapping[str, str] = os.environ) -> Behind:
+        """The text of ``fs`` and that of each remote that it leads to, with what to call it; and the sections of all
+        remotes, those that the ``environment`` alone defines among them.
+        """
+        of_remotes = " ".join(value for name, value in environment.items() if name.startswith("RCLONE_CONFIG_"))
         found = [Part("the root", fs)]
-        names = set(self._sections)
+        sections = dict(self._sections)
+        places = dict.fromkeys(sections, str(self._path))
         for _, text in found:  # it grows
-            here = f"{text} {of_environment}"
-            reached = {name for name in names if re.search(rf"(?<![\w:/]){re.escape(name)}[:,]", here)}
-            names -= reached
-            found += [
-                Part(f"the remote {name} of {self._path}", _as_text(self._sections[name])) for name in sorted(reached)
-            ]
-        return found
+            here = f"{text} {of_remotes}"
+            sections = of_environment(here, environment) | sections
+            reached = {name for name in sections if re.search(rf"(?<![\w:/]){re.escape(name)}[:,]", here)}
+            labels = {name: f"the remote {name} of {places.get(name, 'the environment')}" for name in sorted(reached)}
+            known = {part.what for part in found}
+            found += [Part(what, _as_text(sections[name])) for name, what in labels.items() if what not in known]
+        return Behind(found, sections)
 
 
 def _is_old(signature: Signature, seen_for_s: float) -> bool:

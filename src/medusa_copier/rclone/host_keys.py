@@ -10,6 +10,8 @@ CHECKING: Final = ("known_hosts_file", "host_keys", "pin_host_key", "ssh")
 """Options by which rclone, or OpenSSH in its place, checks the host key. Without one any key will do for rclone."""
 
 _CHECKED_HERE: Final = re.compile(rf",(?:{'|'.join(CHECKING)})(?!=(?:false|''|\"\")?[,:])[=,:]")
+_NAME: Final = re.compile(r"(?<![\w:/])([\w.+@][\w.+@ -]*)(?=[:,])")
+"""The name of a remote where one is used."""
 _OFF: Final = frozenset({"", "false"})
 
 
@@ -38,6 +40,17 @@ def unchecked(
     return None
 
 
+def of_environment(text: str, environment: Mapping[str, str]) -> dict[str, dict[str, str]]:
+    """The sections of the remotes in a ``text`` that variables of the environment define, whatever rclone.conf has."""
+    found = {}
+    for name in _NAME.findall(text):
+        start = _variable(name, "")
+        section = {key[len(start) :].lower(): value for key, value in environment.items() if key.startswith(start)}
+        if "type" in section:
+            found[name] = section
+    return found
+
+
 def _uses(text: str, names: Sequence[str]) -> Iterator[tuple[str, str]]:
     """Each use of an SFTP remote: its name, "" for one without, and what follows up to the next use."""
     pattern = r"(?<!\w):sftp(?=[:,])"
@@ -57,8 +70,11 @@ def _option(
     name: str, option: str, sections: Mapping[str, Mapping[str, str]], environment: Mapping[str, str]
 ) -> str | None:
     """The value that rclone takes for an option of a remote: the environment wins."""
-    variable = re.sub(r"[^A-Z0-9_]", "_", f"RCLONE_CONFIG_{name}_{option}".upper())
-    return environment.get(variable) or sections.get(name, {}).get(option)
+    return environment.get(_variable(name, option)) or sections.get(name, {}).get(option)
+
+
+def _variable(name: str, option: str) -> str:
+    return re.sub(r"[^A-Z0-9_]", "_", f"RCLONE_CONFIG_{name}_{option}".upper())
 
 
 def _is_on(value: str | None) -> bool:

@@ -19,6 +19,8 @@ LONGEST_LINE: Final = 64 * 1024
 _COMPLAINT: Final = re.compile(r"(?:Error:|[\d/]+ [\d:]+ (?:CRITICAL|ERROR)\S*) (.*)")
 """A line before rclone knows that it is to write JSON."""
 
+_OF_A_CALL: Final = ('rc: "', "error listing: ")
+
 _LEVELS: Final = {
     "debug": logging.DEBUG,
     "info": logging.INFO,
@@ -66,7 +68,7 @@ class LogLines:
             self._take_text(line.decode("utf-8", "replace"))
             return
         level = _LEVELS.get(entry.level, logging.INFO)
-        if entry.msg.startswith('rc: "'):  # a failed call: whoever made it knows, and says so
+        if entry.msg.startswith(_OF_A_CALL):  # a failed one: whoever made it knows, and says so
             level = logging.DEBUG
         text = one_line(entry.msg)
         if level >= logging.ERROR:
