@@ -77,9 +77,27 @@ def for_client(settings: S, config: Path) -> S:
     return msgspec.structs.replace(settings, embedded=msgspec.structs.replace(section, path=path))
 
 
-def _queue_file(path: Path, config: Path) -> Path:
+def in_run_directory(config: Path, name: str) -> Path:
+    """The file or directory ``name`` in the run directory of the service of the file ``config``.
+
+    It is where there is one, in the places where :func:`for_client` looks for a queue; else below this directory.
+    Raises SettingsError when there is more than one.
+    """
+    found = [path for directory in dict.fromkeys(_places(config)) if (path := directory / "run" / name).exists()]
+    if len(found) > 1:
+        names = ", ".join(map(str, found))
+        raise SettingsError(f"{config}: its service may run in several directories: {names}; go to the right one")
+    return found[0] if found else Path("run") / name
+
+
+def _places(config: Path) -> list[Path]:
+    """Where the service of a configuration may run: here, beside the file, or above a directory ``config/``."""
     here, beside = Path.cwd(), config.absolute().parent.resolve()
-    places = [beside, beside.parent] if beside.name == "config" else [beside]
+    return [here, beside, *([beside.parent] if beside.name == "config" else [])]
+
+
+def _queue_file(path: Path, config: Path) -> Path:
+    here, *places = _places(config)
     files = dict.fromkeys((directory / path).resolve() for directory in [here, *places])
     found = [file for file in files if file.exists()]
     if len(found) == 1:

@@ -7,11 +7,11 @@ from typing import Final
 
 import click
 
-from medusa_copier.cli import requests, service, setup
+from medusa_copier.cli import dead, requests, service, setup
 
 SECTIONS: Final[Mapping[str, Sequence[click.Command]]] = {
     "The service": [service.run, service.check],
-    "Requests": [requests.submit, requests.responses],
+    "Requests": [requests.submit, requests.responses, dead.dead],
     "Set-up": [setup.init, setup.systemd, setup.completion, setup.schema, setup.token],
 }
 """The commands as ``--help`` lists them. A command that is here is on the command line."""

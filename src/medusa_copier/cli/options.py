@@ -29,6 +29,12 @@ config_option = click.option(
 )
 
 
+json_option = click.option(
+    "--json", "as_json", is_flag=True, help="A JSON object a line, as where the output is no terminal."
+)
+yes_option = click.option("--yes", is_flag=True, help="Don't ask.")
+
+
 def complete_place(context: click.Context, _: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """The roots of the configuration, as the beginning of ``ROOT:KEY``; none where it can't be read."""
     from medusa_copier.settings import CopierSettings  # noqa: PLC0415

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from urllib.parse import urlsplit
 
-from simple_queue_server.brokers.base import Broker, Client, QueueState
+from simple_queue_server.brokers.base import Broker, Client, DeadLetters, QueueState
 from simple_queue_server.settings.amqp import target
 from simple_queue_server.settings.sections import EmbeddedSection, Settings
 
@@ -38,6 +38,21 @@ def client_for(settings: Settings) -> Client:
     from simple_queue_server.brokers.embedded.client import EmbeddedClient  # noqa: PLC0415
 
     return EmbeddedClient(settings.embedded or EmbeddedSection())
+
+
+def dead_letters_for(settings: Settings, queue: str | None = None) -> DeadLetters:
+    """The dead letters of the same broker; ``queue`` is the dead-letter queue where it can't be found otherwise."""
+    if settings.amqp is not None:
+        from simple_queue_server.brokers.amqp.dead_letters import AmqpDeadLetters  # noqa: PLC0415
+
+        return AmqpDeadLetters(settings.amqp, queue)
+    if settings.sqs is not None:
+        from simple_queue_server.brokers.sqs.dead_letters import SqsDeadLetters  # noqa: PLC0415
+
+        return SqsDeadLetters(settings.sqs, queue)
+    from simple_queue_server.brokers.embedded.dead_letters import EmbeddedDeadLetters  # noqa: PLC0415
+
+    return EmbeddedDeadLetters(settings.embedded or EmbeddedSection())
 
 
 async def look(settings: Settings) -> QueueState:

@@ -5,9 +5,9 @@ Every broker (AMQP, SQS, embedded, memory) passes the same contract suite, ``tes
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
-from typing import Protocol, Self, TypeAlias
+from typing import Any, Protocol, Self, TypeAlias
 
 Hear: TypeAlias = Callable[[bytes], None]
 """Called with what was broadcast, in the event loop. It must not raise."""
@@ -155,3 +155,42 @@ class Client(Protocol):
 
     async def take_response(self, timeout_s: float) -> bytes | None:
         """Take the oldest response off the outgoing queue; None when none came in ``timeout_s`` seconds."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeadLetter:
+    """A request that was given up and put where nobody works on it."""
+
+    request_id: str
+    """The client's message or correlation id; "" when it said none."""
+    body: bytes
+    reply: ReplyAddress
+    place: str
+    """Where it is: the name of a queue, or a file."""
+    died: str | None = None
+    """When it came there, ISO 8601; None where that isn't known."""
+    reason: str | None = None
+    """Why, as the broker says."""
+    token: Any = None
+    """What the broker knows it by."""
+
+
+class DeadLetters(Protocol):
+    """Dead letters, for a person who looks through them. An async context manager: what was neither requeued nor
+    discarded is left where it was.
+
+    Entering it, and every method, raises BrokerError.
+    """
+
+    async def __aenter__(self) -> Self: ...
+
+    async def __aexit__(self, *exc_info: object) -> None: ...
+
+    def browse(self) -> AsyncIterator[DeadLetter]:
+        """Those of the dead-letter queue, the oldest first; none if there is no such queue."""
+
+    async def put(self, letter: DeadLetter) -> None:
+        """Put the request on the incoming queue, with its body and its ids. When this returns it is safely there."""
+
+    async def remove(self, letter: DeadLetter) -> None:
+        """Take one that :meth:`browse` yielded off the dead-letter queue, for good."""

@@ -123,7 +123,8 @@ class Journal:
     async def write_dead_letter(self, entry: Entry) -> Path:
         """Keep a request that was given up, with its response; returns the file."""
         path = self._dead_letters / f"{entry.id}.json"
-        await self._in_thread(lambda: self._write(path, msgspec.json.format(_encode(entry))))
+        content = msgspec.json.format(_encode(msgspec.structs.replace(entry, queues=self._queues)))
+        await self._in_thread(lambda: self._write(path, content))
         return path
 
     async def close(self) -> None:

@@ -1,0 +1,100 @@
+"""Commands about requests that were given up."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from medusa_copier.cli.options import clear_errors, config_option, json_option, yes_option
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def _queue_option(command: F) -> F:
+    return click.option(
+        "--queue",
+        metavar="NAME",
+        help="The dead-letter queue. Default: INCOMING.dead (AMQP), the redrive policy's (SQS).",
+    )(command)
+
+
+@click.group(short_help="Requests that were given up: list, show, requeue, discard.")
+def dead() -> None:
+    """Look at requests that were given up, and have them served again, or remove them.
+
+    They are in the broker's dead-letter queue, if it has one, and in the journal of the service that gave them up.
+    """
+
+
+@dead.command("list", short_help="List them, the oldest first.")
+@config_option
+@_queue_option
+@click.option(
+    "--limit", metavar="N", type=click.IntRange(min=1), default=1000, show_default=True, help="At most so many."
+)
+@json_option
+def list_command(config: Path, queue: str | None, limit: int, as_json: bool) -> None:
+    """List the requests that were given up, the oldest first."""
+    with clear_errors():
+        from medusa_copier.commands.dead import list_dead  # noqa: PLC0415
+
+        list_dead(config, queue, limit=limit, as_json=as_json)
+
+
+@dead.command(short_help="Print all that is known of one.")
+@config_option
+@_queue_option
+@click.argument("request_id", metavar="ID")
+def show(config: Path, queue: str | None, request_id: str) -> None:
+    """Print all that is known of a request that was given up, as JSON: its body, its response, where it is."""
+    with clear_errors():
+        from medusa_copier.commands.dead import show_dead  # noqa: PLC0415
+
+        sys.exit(0 if show_dead(config, queue, request_id) else 1)
+
+
+@dead.command(short_help="Put them on the queue again.")
+@config_option
+@_queue_option
+@click.argument("ids", metavar="[ID]...", nargs=-1)
+@click.option("--all", "is_all", is_flag=True, help="All of them.")
+@yes_option
+def requeue(config: Path, queue: str | None, ids: tuple[str, ...], is_all: bool, yes: bool) -> None:
+    """Put requests on the incoming queue again, with their bodies and ids.
+
+    Each leaves the dead letters only when it is safely there.
+    """
+    with clear_errors():
+        from medusa_copier.commands.dead import requeue as command  # noqa: PLC0415
+        from medusa_copier.commands.output import confirmed  # noqa: PLC0415
+
+        _require_some(ids, is_all=is_all)
+        if is_all:
+            confirmed("Put all requests that were given up on the queue again?", yes=yes)
+        sys.exit(0 if command(config, queue, ids) else 1)
+
+
+@dead.command(short_help="Remove them for good.")
+@config_option
+@_queue_option
+@click.argument("ids", metavar="[ID]...", nargs=-1)
+@click.option("--all", "is_all", is_flag=True, help="All of them.")
+@yes_option
+def discard(config: Path, queue: str | None, ids: tuple[str, ...], is_all: bool, yes: bool) -> None:
+    """Remove requests that were given up for good. They have been answered, with a failure."""
+    with clear_errors():
+        from medusa_copier.commands.dead import discard as command  # noqa: PLC0415
+        from medusa_copier.commands.output import confirmed  # noqa: PLC0415
+
+        _require_some(ids, is_all=is_all)
+        confirmed(f"Remove {'all' if is_all else len(ids)} for good?", yes=yes)
+        sys.exit(0 if command(config, queue, ids) else 1)
+
+
+def _require_some(ids: tuple[str, ...], *, is_all: bool) -> None:
+    if bool(ids) == is_all:
+        raise click.UsageError("say which: IDs as `dead list` shows them, or --all")

@@ -1,0 +1,89 @@
+"""What commands print: a table for a person at a terminal, a JSON object a line for a script."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeAlias
+
+import click
+import msgspec
+
+from simple_queue_server.printable import escaped, escaped_json
+
+
+class Column(NamedTuple):
+    """A column of a table: its title, and the text of a cell, made from a row."""
+
+    title: str
+    text: Callable[[Mapping[str, Any]], str]
+    is_number: bool = False
+
+
+Detail: TypeAlias = Callable[[Mapping[str, Any]], str]
+"""The text of a line below a row, made from the row; "" for none."""
+
+
+def is_for_script(*, as_json: bool) -> bool:
+    """Whether JSON is wanted: it was asked for, or nobody sees what is printed."""
+    return as_json or not sys.stdout.isatty()
+
+
+def show(
+    rows: Iterable[Mapping[str, Any]],
+    columns: Sequence[Column],
+    *,
+    details: Sequence[Detail] = (),
+    as_json: bool,
+    empty: str,
+) -> None:
+    """Print the rows; for a person as a table with ``details`` below each row, or ``empty`` where there are none."""
+    if is_for_script(as_json=as_json):
+        for row in rows:
+            show_json(row)
+        return
+    listed = list(rows)
+    if not listed:
+        click.echo(empty)
+        return
+    cells = [[escaped(column.text(row)) for column in columns] for row in listed]
+    titles = [column.title for column in columns]
+    widths = [max(map(len, texts)) for texts in zip(titles, *cells, strict=True)]
+    click.secho(_line(titles, columns, widths), bold=True)
+    for row, texts in zip(listed, cells, strict=True):
+        click.echo(_line(texts, columns, widths))
+        for detail in filter(None, (escaped(make(row)) for make in details)):
+            width = shutil.get_terminal_size().columns
+            click.echo(click.wrap_text(detail, width, initial_indent="    ", subsequent_indent="      "))
+
+
+def _line(texts: Sequence[str], columns: Sequence[Column], widths: Sequence[int]) -> str:
+    cells = zip(texts, columns, widths, strict=True)
+    return "  ".join(
+        text.rjust(width) if column.is_number else text.ljust(width) for text, column, width in cells
+    ).rstrip()
+
+
+def show_json(row: Any) -> None:
+    """Print a value as a line of JSON."""
+    click.echo(escaped_json(msgspec.json.encode(row).decode()))
+
+
+def confirmed(question: str, *, yes: bool) -> None:
+    """Ask a person, unless ``yes``; raises click.Abort for a no, and click.UsageError where nobody can be asked."""
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise click.UsageError(f"{question} Say --yes: there is no terminal to ask at")
+    click.confirm(question, abort=True)
+
+
+def readable_size(size_bytes: int) -> str:
+    """``1.5 GiB``."""
+    size = float(size_bytes)
+    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
+        if size < 1024 or unit == "TiB":
+            break
+        size /= 1024
+    return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
