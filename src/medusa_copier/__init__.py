@@ -1,1 +1,1 @@
-"""Copies content between storage endpoints when a message asks for it: JSON requests on a queue, rclone underneath."""
+"""Copies content between storage endpoints on request: JSON messages on a queue, rclone underneath."""

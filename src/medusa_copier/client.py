@@ -1,20 +1,20 @@
-"""A client of the service for Python programs: ask for a copy, and wait until it is there.
+"""The client for Python programs: requests a copy, and waits until it is done.
 
 ::
 
     async with CopyClient.from_config("config/medusa_copier.yaml") as client:
         await client.copyto("masters:film/1.mov", "access:film/1.mov")
 
-What it raises::
+Errors::
 
     QueueServerError
     ├── CopyFailed       the service answered that the copy failed
     ├── SettingsError    the configuration can't be used
-    └── BrokerError      the broker can't be used, or the connection was lost before the response came
+    └── BrokerError      the broker can't be used, or the connection was lost before the response arrived
     TimeoutError
-    └── ResponseTimeout  no response yet; the request is still the service's
+    └── ResponseTimeout  no response yet; the service still has the request
 
-It needs a broker and nothing else: no rclone, no roots.
+It needs only a broker: no rclone, no roots.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ ENVELOPE: Final = frozenset({"action", "status", "message", "parameters", "pass_
 
 
 def _checked(method: Callable[P, T]) -> Callable[P, T]:
-    """The method, which names the nearest argument when it is called with one that it doesn't have."""
+    """Wrap a method to suggest the nearest argument when it is called with an unknown one."""
     known = [name for name in inspect.signature(method).parameters if name != "self"]
 
     @functools.wraps(method)
@@ -83,8 +83,8 @@ def _checked(method: Callable[P, T]) -> Callable[P, T]:
 class CopyFailed(QueueServerError):
     """The service answered with a failure; ``str()`` is its message.
 
-    ``rclone_status`` is what the rclone command would have exited with, None when nothing was tried. ``cancelled``
-    is true when a client had the request cancelled. ``response`` is the whole response, decoded.
+    ``rclone_status`` is the exit status that the rclone command would have had, None if nothing was tried.
+    ``cancelled`` is true if a client cancelled the request. ``response`` is the whole response, decoded.
     """
 
     def __init__(self, response: Mapping[str, Any]) -> None:
@@ -100,7 +100,7 @@ class CopyFailed(QueueServerError):
 
 
 class ResponseTimeout(TimeoutError):
-    """No response came in time. The request may be served all the same; its response goes to the outgoing queue."""
+    """No response arrived in time. The request may still be served; its response goes to the outgoing queue."""
 
     def __init__(self, request_id: str, timeout_s: float) -> None:
         super().__init__(f"no response to the request {request_id} within {timeout_s:g} s; it may still be served")
@@ -113,9 +113,9 @@ class ResponseTimeout(TimeoutError):
 
 @dataclass(frozen=True, slots=True)
 class CopyResult:
-    """A copy that succeeded.
+    """A successful copy.
 
-    ``parameters`` are the response's, ``fields`` what else stands at its top level (counts, what was verified…).
+    ``parameters`` are the response's; ``fields`` are its other top-level fields (counts, what was verified…).
     """
 
     parameters: Mapping[str, Any]
@@ -126,7 +126,7 @@ class CopyResult:
 
     @property
     def verified(self) -> Any:
-        """What was compared after the copy; None when the response says nothing of it."""
+        """What was compared after the copy; None if the response doesn't say."""
         return self.fields.get("verified")
 
 
@@ -138,11 +138,10 @@ class ClientSettings(CopierSettings, frozen=True, kw_only=True):
 
 
 class CopyClient:
-    """Puts requests on the service's queue and waits for the responses. An async context manager.
+    """Sends requests to the service and waits for the responses. An async context manager.
 
-    Safe for many tasks at once: their requests travel together. ``broker`` is a configuration, or a client of
-    one's own that :mod:`simple_queue_server.brokers` made. Entering it raises BrokerError when the broker
-    can't be reached.
+    Safe for concurrent use: requests share connections and batches. ``broker`` is a configuration, or a client created
+    by :mod:`simple_queue_server.brokers`. Entering the context raises BrokerError if the broker can't be reached.
     """
 
     def __init__(self, broker: Settings | Client) -> None:
@@ -152,21 +151,21 @@ class CopyClient:
 
     @classmethod
     def from_config(cls, path: str | Path) -> Self:
-        """From the service's file, or one with only the broker's section. Raises SettingsError.
+        """Create a client from the service's file, or one with only the broker's section. Raises SettingsError.
 
-        A relative path of the embedded queue is where the service has made the queue; see docs/client.md.
+        A relative path of the embedded queue is resolved to where the service created the queue; see docs/client.md.
         """
         return cls(for_client(load(Path(path), ClientSettings), Path(path)))
 
     @classmethod
     def amqp(cls, url: str, *, incoming_queue: str, outgoing_queue: str | None = None) -> Self:
-        """From an ``amqp://`` or ``amqps://`` URL and the service's queues. Raises ValueError for another URL."""
+        """Create a client from an ``amqp://`` or ``amqps://`` URL and the service's queues. Raises ValueError."""
         section = AmqpSection(incoming_queue=incoming_queue, outgoing_queue=outgoing_queue, connection=url)
         return cls(ClientSettings(amqp=section))
 
     @classmethod
     def sqs(cls, *, incoming_queue: str, outgoing_queue: str | None = None, **connection: str) -> Self:
-        """From the names of the queues; ``connection`` as in the configuration (``region``, ``endpoint``…)."""
+        """Create a client from queue names; ``connection`` as in the configuration (``region``, ``endpoint``…)."""
         where = SqsConnection(**connection)
         return cls(
             ClientSettings(
@@ -176,7 +175,7 @@ class CopyClient:
 
     @classmethod
     def embedded(cls, path: str | Path = "run/queue.db") -> Self:
-        """From the file of the embedded queue of a service on this machine."""
+        """Create a client for the embedded queue of a service on this machine, from its file."""
         return cls(ClientSettings(embedded=EmbeddedSection(path=Path(path))))
 
     async def __aenter__(self) -> Self:
@@ -207,11 +206,12 @@ class CopyClient:
         timeout_s: float | None = None,
         request_id: str | None = None,
     ) -> CopyResult:
-        """Copy a file, or a directory where the source is one, from ``ROOT:KEY`` to ``ROOT:KEY``.
+        """Copy a file, or a directory if the source is one, from ``ROOT:KEY`` to ``ROOT:KEY``.
 
-        ``overwrite``, ``verify`` and ``expected`` (``{"md5": "…"}``) are the action's, see docs/messages.md.
-        ``pass_through`` and ``request_id`` (made here when not given) name the request to the service. Raises
-        CopyFailed; ResponseTimeout after ``timeout_s`` seconds; ValueError for what is no ``ROOT:KEY``.
+        ``overwrite``, ``verify`` and ``expected`` (``{"md5": "…"}``) are the action's parameters, see docs/messages.md.
+        ``pass_through`` is returned in the result; ``request_id`` identifies the request in the service's log
+        (generated if not given). Raises CopyFailed; ResponseTimeout after ``timeout_s`` seconds; ValueError for
+        arguments that are not ``ROOT:KEY``.
         """
         asked = copy_parameters(source, target, overwrite=overwrite, verify=verify, expected=expected)
         return await self._copy("copyto", asked, pass_through, timeout_s, request_id)
@@ -232,9 +232,10 @@ class CopyClient:
         timeout_s: float | None = None,
         request_id: str | None = None,
     ) -> CopyResult:
-        """Copy what is in a directory, ``ROOT:KEY`` or all of ``ROOT:``, into another; else as :meth:`copyto`.
+        """Copy the contents of a directory (``ROOT:KEY``, or ``ROOT:`` for all of it) into another.
 
-        ``include``, ``exclude``, ``max_depth`` and ``manifest`` (``{"root": …, "key": …}``) are the action's.
+        ``include``, ``exclude``, ``max_depth`` and ``manifest`` (``{"root": …, "key": …}``) are the action's
+        parameters; the rest is as in :meth:`copyto`.
         """
         asked = copy_parameters(
             source,
@@ -258,7 +259,7 @@ class CopyClient:
         timeout_s: float | None = None,
         request_id: str | None = None,
     ) -> dict[str, Any]:
-        """Ask for any action and return the response, decoded, whether it is a success or a failure."""
+        """Send a request for any action and return the decoded response, whether a success or a failure."""
         body = encode_request(action, parameters, pass_through)
         response = await self.call(body, request_id or uuid.uuid4().hex, timeout_s=timeout_s)
         decoded: dict[str, Any] = json.loads(response)
@@ -273,18 +274,18 @@ class CopyClient:
         *,
         request_id: str | None = None,
     ) -> str:
-        """Put a request on the queue and return its id; the response goes to the outgoing queue."""
+        """Queue a request and return its id; the response goes to the outgoing queue."""
         request_id = request_id or uuid.uuid4().hex
         await self.send(encode_request(action, parameters, pass_through), request_id)
         return request_id
 
     async def send(self, body: bytes, request_id: str) -> None:
-        """Put a whole request, as it is, on the queue; its response goes to the outgoing queue."""
+        """Queue a complete request body unchanged; its response goes to the outgoing queue."""
         await self._client.send(body, message_id=request_id)
 
     @_checked
     async def call(self, body: bytes, request_id: str, *, timeout_s: float | None = None) -> bytes:
-        """Put a whole request, as it is, on the queue; return its response as it comes. Raises ResponseTimeout."""
+        """Queue a complete request body unchanged, and return its response unchanged. Raises ResponseTimeout."""
         limit = asyncio.timeout(timeout_s)
         try:
             async with limit:
@@ -295,7 +296,7 @@ class CopyClient:
             raise ResponseTimeout(request_id, timeout_s) from None
 
     async def take_response(self, timeout_s: float) -> bytes | None:
-        """Take the oldest response off the outgoing queue; None when none came in ``timeout_s`` seconds."""
+        """Take the oldest response off the outgoing queue; None if none arrives within ``timeout_s`` seconds."""
         return await self._client.take_response(timeout_s)
 
     async def _copy(
@@ -320,9 +321,9 @@ class CopyClient:
 
 
 def copy_parameters(source: str, target: str, **further: Any) -> dict[str, Any]:
-    """The parameters of a copy from ``ROOT:KEY`` to ``ROOT:KEY``, and those of ``further`` that aren't None.
+    """The parameters of a copy from ``ROOT:KEY`` to ``ROOT:KEY``, with those of ``further`` that aren't None.
 
-    Raises ValueError for what is no ``ROOT:KEY``.
+    Raises ValueError for a place that is not ``ROOT:KEY``.
     """
     parameters: dict[str, Any] = {}
     for side, place in (("source", source), ("target", target)):
@@ -334,7 +335,7 @@ def copy_parameters(source: str, target: str, **further: Any) -> dict[str, Any]:
 
 
 def encode_request(action: str, parameters: Mapping[str, Any] | None = None, pass_through: Any = None) -> bytes:
-    """The body of a request. Raises TypeError or ValueError for what JSON can't hold."""
+    """Encode a request's body. Raises TypeError or ValueError for values that JSON can't represent."""
     request: dict[str, Any] = {"action": action, "parameters": dict(parameters or {})}
     if pass_through is not None:
         request["pass_through"] = pass_through

@@ -1,4 +1,4 @@
-"""A listing of the files of a directory copy, as JSON lines or as the payload manifest of a BagIt bag."""
+"""Lists the files of a directory copy, as JSON lines or as the payload manifest of a BagIt bag."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _ENCODED = str.maketrans({"%": "%25", "\n": "%0A", "\r": "%0D"})
 
 
 def hash_kind(layout: Format) -> str | None:
-    """The checksum that a format prescribes; None for any."""
+    """The hash that a format prescribes; None for any."""
     return layout.removeprefix("bagit-") if layout.startswith("bagit-") else None
 
 
 def lines(rows: Iterable[Row], layout: Format, kind: str) -> Iterator[bytes]:
-    """The lines of the manifest, ends included; ``kind`` says which checksum the rows have."""
+    """The lines of the manifest, including line endings; ``kind`` is the type of the rows' hashes."""
     for row in rows:
         yield (_json_line(row, kind) if layout == "jsonl" else _bagit_line(row)) + b"\n"
 
@@ -42,6 +42,8 @@ def _json_line(row: Row, kind: str) -> bytes:
 
 
 def _bagit_line(row: Row) -> bytes:
-    """RFC 8493, section 2.1.3: line breaks and the percent sign are encoded, and nothing else; the name has its own
-    bytes, as md5sum reads it."""
+    """A line according to RFC 8493, section 2.1.3: only line breaks and the percent sign are encoded.
+
+    The name keeps its bytes, as md5sum expects.
+    """
     return os.fsencode(f"{row.hash}  data/{spoken(row.path).translate(_ENCODED)}")

@@ -28,25 +28,25 @@ log = structlog.stdlib.get_logger("medusa_copier")
 
 
 def run(settings: CopierSettings) -> None:
-    """Serve in the foreground until a signal ends it. Raises BrokerError, RcloneError."""
+    """Serve in the foreground until stopped by a signal. Raises BrokerError, RcloneError."""
     logs.configure(settings.log, settings.server.name)
     event_loop.run(serve(settings))
 
 
 def named_roots(request: Request) -> set[str]:
-    """The roots that a request names, be they configured or not."""
+    """The roots that a request names, whether configured or not."""
     return {root for root, _ in root_uses(request)}
 
 
 async def serve(settings: CopierSettings) -> None:
-    """Serve in the running loop until a signal ends it."""
+    """Serve in the running event loop until stopped by a signal."""
     server = Server(settings, is_configured_for=lambda request: named_roots(request) <= settings.roots.keys())
     await server.serve(_copying(server, settings))
 
 
 @asynccontextmanager
 async def _copying(server: Server, settings: CopierSettings) -> AsyncIterator[None]:
-    """While the block runs, there is an rclone, and the server has the actions that copy with it."""
+    """Run rclone, and register the actions that copy with it, for the duration of the block."""
     async with open_rclone(settings) as rclone:
         for name, root in settings.roots.items():
             if reason := rclone.configuration.refusal(root.fs):
@@ -69,7 +69,7 @@ def _http_extension(settings: CopierSettings, rclone: Rclone, access: Access) ->
 
 
 def open_rclone(settings: CopierSettings, run_directory: Path | None = Path("run")) -> Rclone:
-    """The rclone that the settings mean, not yet started; without a ``run_directory`` it leaves nothing behind."""
+    """The configured rclone, not yet started; without a ``run_directory`` it leaves no files behind."""
     return Rclone(
         binary=settings.rclone.path,
         config=settings.rclone_config_path,

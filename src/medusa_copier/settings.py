@@ -1,4 +1,4 @@
-"""The copier's configuration: the action server's sections, and ``roots`` and ``rclone`` beside them."""
+"""The copier's configuration: the server's sections plus ``roots`` and ``rclone``."""
 
 from __future__ import annotations
 
@@ -15,44 +15,45 @@ Flag: TypeAlias = bool | int | float | str | list[str]
 
 
 class RootSection(Section, frozen=True):
-    """``roots.NAME``: a place that requests may name."""
+    """``roots.NAME``: a storage location that requests can name."""
 
     rclone_config: Annotated[str, Meta(min_length=1)]
-    """A remote of the rclone configuration (``source``), a path in one (``s3:bucket/prefix``), or a local
-    directory from ``/`` down."""
+    """A remote of the rclone configuration (``source``), a path in one (``s3:bucket/prefix``), or an absolute local
+    directory.
+    """
     access: Literal["read", "write", "read-write"] = "read-write"
-    """What requests may do with it."""
+    """What requests may do with the root."""
     overwrite: Literal["never"] | None = None
-    """``never``: no request may replace content in it. Unset: each request says for itself."""
+    """``never``: no request may replace content in the root. Unset: each request decides."""
     max_in_flight: Count | None = None
-    """How many requests may work on it at the same time; unset: as many as ``server.max_in_flight``."""
+    """How many requests may use the root at the same time; unset: as many as ``server.max_in_flight``."""
     symlinks: Literal["refuse", "follow"] = "refuse"
-    """What becomes of a request whose key leads out of a local root by a symbolic link."""
+    """Whether to refuse a request whose key leads out of a local root through a symbolic link."""
 
     @property
     def fs(self) -> str:
-        """The root as rclone writes it: ``source:``, ``s3:bucket/prefix``, ``/srv/masters``."""
+        """The root in rclone's notation: ``source:``, ``s3:bucket/prefix``, ``/srv/masters``."""
         is_complete = ":" in self.rclone_config or self.rclone_config.startswith("/")
         return self.rclone_config if is_complete else f"{self.rclone_config}:"
 
 
 class RcloneSection(Section, frozen=True):
-    """``rclone``: the program that copies."""
+    """``rclone``: the program that does the copying."""
 
     path: Path | None = None
-    """Another rclone binary than the one that is installed with this service."""
+    """An rclone binary to use instead of the one installed with this service."""
     flags: dict[str, Flag] = msgspec.field(default_factory=dict)
     """Any of rclone's global flags by its own name, for example ``bwlimit: 50M`` or ``transfers: 8``."""
     environment: list[str] = msgspec.field(default_factory=list)
-    """Variables of the service's environment that rclone gets beside the usual ones: ``VAULT_*``."""
+    """Environment variables to pass to rclone in addition to the usual ones: ``VAULT_*``."""
     attempts: Count = 3
-    """How often a copy is tried when the reason of its failure is temporary."""
+    """How often to try a copy whose failure is temporary."""
     local_hash: Literal["sha256", "blake3"] = "sha256"
     """What ``verify: checksum`` and manifests compare between directories of this machine."""
 
 
 class CopierSettings(Settings, frozen=True, kw_only=True):
-    """A whole configuration file of the copier."""
+    """A complete configuration file of the copier."""
 
     roots: Annotated[dict[str, RootSection], Meta(min_length=1)]
     rclone: RcloneSection = RcloneSection()
@@ -64,11 +65,11 @@ S = TypeVar("S", bound=Settings)
 
 
 def for_client(settings: S, config: Path) -> S:
-    """The settings of the file ``config``, as a client needs them: the embedded queue, if it is used, by its full path.
+    """The settings of the file ``config`` for a client: a relative path of the embedded queue is made absolute.
 
-    To the service a relative path is one below the directory that it runs in, which a client can't know. It is where
-    the queue is: in this directory, in that of ``config``, or in the one above a directory ``config/``. Raises
-    SettingsError when there is none, or more than one.
+    For the service, a relative path is relative to its working directory, which a client can't know. The queue is
+    looked for in the current directory, in that of ``config``, and, if that directory is named ``config``, in its
+    parent. Raises SettingsError if no queue is found, or more than one.
     """
     if settings.amqp is not None or settings.sqs is not None:
         return settings

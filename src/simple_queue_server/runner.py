@@ -57,7 +57,7 @@ class Runner:
         self._is_configured_for = is_configured_for
         self._on_fault = on_fault
         self._show = settings.log
-        self._slots = Slots(settings.server.max_in_flight, broker.hold_up_to)
+        self._slots = Slots(settings.server.max_in_flight, broker.set_max_unsettled)
         self._settlement = Settlement(broker, journal, _patience_s(settings, broker))
         self._poison = PoisonCheck(journal, settings.server.max_attempts)
         self._journal_trouble = Trouble(log, "journal_unreadable")
@@ -75,7 +75,7 @@ class Runner:
 
     def hold_as_many_as_slots(self) -> None:
         """Let the broker know how many requests may be taken at a time."""
-        self._broker.hold_up_to(self._slots.most_taken)
+        self._broker.set_max_unsettled(self._slots.most_taken)
 
     async def receive(self) -> None:
         """Take the next request from the broker, when there is room for one, and start it."""

@@ -38,7 +38,7 @@ def logged() -> Any:
 @pytest.fixture
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Reconnect at a steady pace, so that no test waits for a long backoff."""
-    monkeypatch.setattr(amqp_connection, "LAST_DELAY_S", 0.2)
+    monkeypatch.setattr(amqp_connection, "MAX_DELAY_S", 0.2)
 
 
 pytestmark = pytest.mark.usefixtures("patient")
@@ -531,7 +531,7 @@ async def test_the_start_gives_up_after_so_many_failed_attempts(stage: Stage, lo
     network = await stage.network()
     await network.refuse()
     with pytest.raises(
-        BrokerGaveUp, match=f"given up after {max(1, limit)} failed attempts: 127.0.0.1:{network.port}: "
+        BrokerGaveUp, match=f"gave up after {max(1, limit)} failed attempts: 127.0.0.1:{network.port}: "
     ):
         await stage.broker(connection=stage.through(network), max_connection_retry_errors=limit)
     assert len(events(logged, "broker_unavailable")) == max(0, limit - 1)
@@ -547,7 +547,7 @@ async def test_everything_gives_up_when_the_broker_stays_away(stage: Stage) -> N
     await network.refuse()
     network.cut()
     for operation in (broker.receive(), delivery.answer(b"done"), broker.publish(b"done", delivery.reply)):
-        with pytest.raises(BrokerGaveUp, match="given up after 3 failed attempts"):
+        with pytest.raises(BrokerGaveUp, match="gave up after 3 failed attempts"):
             await soon(operation)
     await delivery.requeue()
     await broker.close()

@@ -437,8 +437,8 @@ async def test_a_broker_that_was_never_opened_can_be_closed(stage: Stage) -> Non
 async def test_a_broadcast_is_heard_by_every_open_broker_that_it_can_reach(stage: Stage) -> None:
     mine: asyncio.Queue[bytes] = asyncio.Queue()
     others: asyncio.Queue[bytes] = asyncio.Queue()
-    broker = await stage.broker(hear=mine.put_nowait)
-    await stage.broker(hear=others.put_nowait)
+    broker = await stage.broker(on_broadcast=mine.put_nowait)
+    await stage.broker(on_broadcast=others.put_nowait)
     deaf = await stage.broker()
     assert await soon(broker.broadcast(b"word")) == stage.kit.reaches_all
     assert await soon(mine.get()) == b"word"
@@ -483,9 +483,9 @@ async def test_a_broker_holds_as_many_requests_as_it_was_told_last(stage: Stage)
         await client.send(body)
     held = await receive(broker, 2)
     assert await receives_nothing(broker)
-    broker.hold_up_to(6)
+    broker.set_max_unsettled(6)
     held += await receive(broker, 4)
-    broker.hold_up_to(2)
+    broker.set_max_unsettled(2)
     for delivery in held:
         await soon(delivery.answer(delivery.body))
     (last,) = await receive(broker, 1)

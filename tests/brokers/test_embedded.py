@@ -564,7 +564,7 @@ async def test_a_service_taken_for_dead_takes_no_more_requests(stage: Stage, sec
         path.unlink()
     client = await stage.client()
     await client.send(b"one")
-    with pytest.raises(BrokerGaveUp, match=r"took .* for dead"):
+    with pytest.raises(BrokerGaveUp, match=r"removed .* as dead"):
         await soon(broker.receive())
 
 

@@ -18,7 +18,7 @@ from structlog.testing import capture_logs
 from simple_queue_server import Request, Server, Settings
 from simple_queue_server.brokers.base import QueueState, ReplyAddress
 from simple_queue_server.brokers.sqs.broker import SqsBroker, SqsDelivery
-from simple_queue_server.brokers.sqs.client import REPLY_QUEUE_PREFIX, SqsClient, look
+from simple_queue_server.brokers.sqs.client import REPLY_QUEUE_PREFIX, SqsClient, inspect_queue
 from simple_queue_server.brokers.sqs.connection import Queue, SqsLink
 from simple_queue_server.brokers.sqs.messages import received
 from simple_queue_server.brokers.sqs.unsettled import Heartbeat
@@ -165,7 +165,7 @@ async def test_requests_worked_on_and_taken_ahead_stay_hidden_for_longer_than_th
     for _ in range(3):
         await bench.send(section.incoming_queue)
     delivery = await soon(broker)
-    await until(lambda: len(broker.in_hand.held) == 3)
+    await until(lambda: len(broker.unsettled.held) == 3)
     other = await bench.broker(section)
     assert await nothing(other, for_s=SHORT_S * 1.5)
     assert delivery.attempt == 1
@@ -228,7 +228,7 @@ async def test_requests_taken_ahead_go_back_at_once_when_receiving_stops(bench: 
     for _ in range(5):
         await bench.send(section.incoming_queue)
     working = await soon(first)
-    await until(lambda: len(first.in_hand.held) == 5)
+    await until(lambda: len(first.unsettled.held) == 5)
     await first.stop_receiving()
     second = await bench.broker(section)
     for _ in range(4):
@@ -396,7 +396,7 @@ async def test_a_heartbeat_never_asks_for_more_than_what_is_left_of_12_hours(mot
             await bench.send(section.incoming_queue)
             delivery = await soon(broker)
             queue = await bench.admin.queue(section.incoming_queue)
-            await Heartbeat(bench.admin, queue, broker.in_hand, 43_200).beat()
+            await Heartbeat(bench.admin, queue, broker.unsettled, 43_200).beat()
             assert delivery._held.lost is not kept  # moto refuses what goes beyond
             assert 0 < delivery.held_until - time.monotonic() <= limit_s
             await delivery.ack()
@@ -421,8 +421,8 @@ async def test_a_request_that_waited_too_long_for_its_turn_is_given_back_to_be_h
     section = bench.section()
     broker = await bench.broker(section, hold_limit_s=6)
     await bench.send(section.incoming_queue)
-    await until(lambda: broker.in_hand.held)
-    broker.in_hand.held[0].until -= 3
+    await until(lambda: broker.unsettled.held)
+    broker.unsettled.held[0].until -= 3
     delivery = await soon(broker, timeout_s=3)
     assert delivery.attempt == 2
     assert broker.patience_s is not None
@@ -648,9 +648,9 @@ def bare(bench: Bench, region: str | None) -> SqsSection:
 async def test_a_look_makes_no_queue_and_cannot_know_who_receives(bench: Bench) -> None:
     section = msgspec.structs.replace(bench.section(), incoming_queue="looked-at")
     for _ in range(2):
-        assert await look(section) == QueueState(exists=False, services=0)
+        assert await inspect_queue(section) == QueueState(exists=False, services=0)
     async with SqsClient(section):
-        assert await look(section) == QueueState(exists=True, services=None)
+        assert await inspect_queue(section) == QueueState(exists=True, services=None)
 
 
 async def test_missing_queues_are_made_even_by_two_services_at_once(bench: Bench) -> None:
@@ -682,7 +682,7 @@ async def test_queues_deleted_while_running_are_made_again_with_an_error_in_the_
             await bench.admin.call("delete_queue", QueueUrl=(await bench.admin.queue(name)).url)
             bench.admin.forget(name)
         await broker.publish(RESPONSE, ReplyAddress())
-        await bench.admin.patiently(lambda: bench.send(section.incoming_queue), kinds=["gone"])
+        await bench.admin.with_retry(lambda: bench.send(section.incoming_queue), kinds=["missing"])
         await (await soon(broker)).answer(RESPONSE)
     assert len(await bench.messages(section.outgoing_queue)) == 2
     codes = {entry["code"]: entry["log_level"] for entry in logs if entry["event"] == "sqs_call_failed"}
@@ -737,7 +737,7 @@ async def test_requests_of_one_message_group_are_worked_on_one_after_the_other(m
         broker = await bench.broker(section)
         first = {delivery.body: delivery for delivery in [await soon(broker), await soon(broker)]}
         assert set(first) == {b"a1", b"b1"}
-        assert len(broker.in_hand.held) == 4  # moto hands the whole group out at once, as SQS does
+        assert len(broker.unsettled.held) == 4  # moto hands the whole group out at once, as SQS does
         assert await nothing(broker)
         await first[b"a1"].answer(b"1")
         for number in (2, 3):

@@ -295,10 +295,10 @@ FAILED = {"status": "failure", "message": "Invalid Request", "reason": "why", "r
     [
         CopyFailed(FAILED),
         ResponseTimeout("id", 2.5),
-        BrokerError("away"),
+        BrokerError("unavailable"),
         MessageTooLarge("too large", 7),
         Failure("no", rclone_status=1),
-        SqsError("away", "Code", "text"),
+        SqsError("unavailable", "Code", "text"),
     ],
     ids=lambda error: type(error).__name__,
 )

@@ -12,7 +12,7 @@ from typing import Any, Final, TypeVar
 
 from msgspec import structs
 
-from simple_queue_server.brokers.base import Broker, Client, Delivery, Hear
+from simple_queue_server.brokers.base import BroadcastHandler, Broker, Client, Delivery
 from simple_queue_server.errors import BrokerGaveUp
 from simple_queue_server.settings.sections import AmqpSection, EmbeddedSection, SqsSection
 
@@ -60,11 +60,11 @@ class Stage:
         self.kit = kit
         self._resources = resources
 
-    async def broker(self, max_in_flight: int = 10, hear: Hear | None = None) -> Broker:
+    async def broker(self, max_in_flight: int = 10, on_broadcast: BroadcastHandler | None = None) -> Broker:
         """A broker, open."""
         broker = self.kit.broker(max_in_flight)
         self._resources.push_async_callback(broker.close)
-        await broker.open(hear)
+        await broker.open(on_broadcast)
         return broker
 
     async def client(self) -> Client:

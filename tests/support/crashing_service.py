@@ -25,7 +25,7 @@ from simple_queue_server.brokers.embedded.broker import EmbeddedBroker
 from simple_queue_server.brokers.embedded.database import QueueFile
 from simple_queue_server.brokers.embedded.tables import Tables
 from simple_queue_server.brokers.sqs.broker import SqsBroker
-from simple_queue_server.brokers.sqs.publisher import Outbox
+from simple_queue_server.brokers.sqs.publisher import Publisher
 from simple_queue_server.journal.store import Journal
 
 Step: TypeAlias = tuple[type, str, int]
@@ -42,7 +42,7 @@ STEPS: Final[dict[str, dict[str, Step]]] = {
     "sqs": {
         "take": (SqsBroker, "receive", 1),
         "copy": (Rclone, "copyto", 1),
-        "publish": (Outbox, "put", 1),
+        "publish": (Publisher, "put", 1),
         "ack": (SqsBroker, "_delete", 1),
     },
 }

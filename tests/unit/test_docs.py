@@ -20,7 +20,7 @@ import pytest
 import yaml
 
 from medusa_copier.settings import CopierSettings
-from simple_queue_server.brokers import look
+from simple_queue_server.brokers import inspect_queue
 from simple_queue_server.brokers.amqp.broker import AmqpBroker
 from simple_queue_server.brokers.amqp.client import AmqpClient
 from simple_queue_server.brokers.base import QueueState
@@ -108,12 +108,12 @@ async def test_the_permissions_that_are_advised_suffice_for_a_service_its_cancel
 ) -> None:
     broker = AmqpBroker(advised_user, max_in_flight=1)
     settings = Settings(server=ServerSection(name="test"), amqp=advised_user)
-    assert await look(settings) == QueueState(exists=False, services=0)
+    assert await inspect_queue(settings) == QueueState(exists=False, services=0)
     async with asyncio.timeout(30), AmqpClient(advised_user) as client:
         await broker.open()
         try:
             assert await broker.broadcast(b"word") is True
-            assert await look(settings) == QueueState(exists=True, services=1)
+            assert await inspect_queue(settings) == QueueState(exists=True, services=1)
             call = asyncio.create_task(client.call(REQUEST))
             await (await broker.receive()).answer(b"response")
             assert await call == b"response"

@@ -7,7 +7,7 @@ from structlog.testing import capture_logs
 
 from simple_queue_server import BrokerError
 from simple_queue_server.brokers import event_buffer
-from simple_queue_server.brokers.event_buffer import LARGEST_BATCH, MOST_WAITING, EventBuffer
+from simple_queue_server.brokers.event_buffer import MAX_BATCH_SIZE, MAX_WAITING, EventBuffer
 from tests.support.contract import soon
 
 
@@ -22,7 +22,7 @@ class Outlet:
         self.news = asyncio.Event()
 
     async def send(self, bodies: list[bytes]) -> None:
-        assert len(bodies) <= LARGEST_BATCH
+        assert len(bodies) <= MAX_BATCH_SIZE
         await self.flows.wait()
         if self.error is not None:
             raise self.error
@@ -33,7 +33,7 @@ class Outlet:
 async def test_what_is_put_is_sent_in_order_and_the_last_of_it_at_the_end() -> None:
     outlet = Outlet()
     buffer = EventBuffer(outlet.send)
-    bodies = [b"%d" % number for number in range(MOST_WAITING)]
+    bodies = [b"%d" % number for number in range(MAX_WAITING)]
     for body in bodies[:-1]:
         buffer.put(body)
     await soon(outlet.news.wait())
@@ -47,14 +47,14 @@ async def test_a_broker_that_is_stuck_costs_no_more_than_bounded_memory_and_the_
     outlet.flows.clear()
     buffer = EventBuffer(outlet.send)
     with capture_logs() as logs:
-        for number in range(10 * MOST_WAITING):
+        for number in range(10 * MAX_WAITING):
             buffer.put(b"%d" % number)
-        assert len(buffer._waiting) == MOST_WAITING
+        assert len(buffer._waiting) == MAX_WAITING
         outlet.flows.set()
         await buffer.close()
-    assert outlet.sent == [b"%d" % number for number in range(MOST_WAITING)]
+    assert outlet.sent == [b"%d" % number for number in range(MAX_WAITING)]
     assert logs[0]["event"] == "events_dropping"
-    assert sum(entry.get("count", 0) for entry in logs) == 9 * MOST_WAITING
+    assert sum(entry.get("count", 0) for entry in logs) == 9 * MAX_WAITING
 
 
 async def test_a_broker_that_fails_gets_later_events_when_it_works_again() -> None:
@@ -78,7 +78,7 @@ async def test_closing_does_not_wait_for_a_broker_that_is_stuck(monkeypatch: pyt
     outlet = Outlet()
     outlet.flows.clear()
     stuck = EventBuffer(outlet.send)
-    for _ in range(LARGEST_BATCH + 5):
+    for _ in range(MAX_BATCH_SIZE + 5):
         stuck.put(b"event")
     await soon(stuck.close())
     await soon(stuck.close())

@@ -49,7 +49,7 @@ class TakesAhead(Broker):
 
     async def stop_receiving(self) -> None:
         while self.ahead:
-            self.queue.give_back(self.ahead.pop())
+            self.queue.requeue(self.ahead.pop())
 
 
 class _WaitsForTheBroker:

@@ -15,7 +15,7 @@ from medusa_copier.client import CopyClient, copy_parameters
 from medusa_copier.contract import schema
 from medusa_copier.contract.parameters import ACTIONS
 from simple_queue_server import messages
-from simple_queue_server.brokers.truncate import shortened
+from simple_queue_server.brokers.truncate import truncated
 from tests.support.contract import soon
 from tests.support.processes import COPIER
 from tests.support.service import World
@@ -104,7 +104,7 @@ async def test_real_responses_are_valid(world: World) -> None:
 def test_a_shortened_response_is_valid() -> None:
     request = messages.Request("copyto", {}, json.dumps("x" * 1000).encode())
     body = messages.success(request, copy_parameters("src:" + "a" * 1000, "dst:b"))
-    short = json.loads(shortened(body, 200, "the response is too large"))
+    short = json.loads(truncated(body, 200, "the response is too large"))
     assert problems(short, "Shortened") == []
     assert "parameters" not in short
 

@@ -17,7 +17,7 @@ from medusa_copier.rclone.rcd.client import PERMISSION_DENIED
 from medusa_copier.service import open_rclone
 from medusa_copier.settings import CopierSettings, RootSection, for_client
 from simple_queue_server import BrokerError, SettingsError, load_settings, logs
-from simple_queue_server.brokers import describe, look
+from simple_queue_server.brokers import describe, inspect_queue
 from simple_queue_server.brokers.base import QueueState
 from simple_queue_server.printable import escaped
 from simple_queue_server.secrets import masked
@@ -111,7 +111,7 @@ def _warning(unchecked_host: str | None) -> str:
 async def _broker(settings: CopierSettings, timeout_s: float) -> Row:
     try:
         async with asyncio.timeout(timeout_s):
-            state = await look(settings)
+            state = await inspect_queue(settings)
     except BrokerError as error:
         return Row("broker", ok=False, note=str(error))
     except TimeoutError:

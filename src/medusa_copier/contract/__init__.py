@@ -1,1 +1,1 @@
-"""The messages: parameters of each action, responses, and the JSON Schema made from both."""
+"""The wire contract: parameters of each action, responses, and the JSON Schema generated from both."""

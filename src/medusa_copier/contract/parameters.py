@@ -1,6 +1,6 @@
-"""The parameters of each action, typed: what a request may say, and a Failure that names what is wrong with it.
+"""The parameters of each action, as types. Decoding raises a Failure that names the invalid parameter.
 
-The classes are the single place of every parameter; the JSON Schema of the messages is made from them.
+These classes are the single definition of every parameter; the JSON Schema is generated from them.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Verify: TypeAlias = Literal["default", "checksum", "download"]
 
 
 class Expected(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """Hashes that the content must have, in hexadecimal digits of either case. One at least."""
+    """Hashes that the content must have, as hexadecimal digits in upper or lower case. At least one."""
 
     md5: Annotated[str, Meta(pattern="^[0-9a-fA-F]{32}$", max_length=32)] | None = None
     """32 digits."""
@@ -35,84 +35,84 @@ class Expected(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """64 digits."""
 
     def __post_init__(self) -> None:
-        """Raise ValueError when there is none."""
+        """Raise ValueError if no hash is given."""
         if not self.hashes:
             raise ValueError("there must be one hash at least: md5, sha1 or sha256")
 
     @property
     def hashes(self) -> dict[str, str]:
-        """``{"md5": "…"}``, in small letters."""
+        """``{"md5": "…"}``, in lower case."""
         return {name: value.lower() for name, value in msgspec.structs.asdict(self).items() if value is not None}
 
 
 class CopytoParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Copy a file, or a directory where the source is one."""
+    """Copy a file, or a directory if the source is one."""
 
     source_root: str
-    """The name of a root of the configuration."""
+    """The name of a configured root."""
     source_key: str
     """A path below it."""
     target_root: str
-    """The same, or the name of another root."""
+    """The name of the same or another root."""
     target_key: str
     """A path below it."""
     overwrite: Overwrite = "if_different"
-    """Whether content that is at the target already is copied over."""
+    """Whether to replace content that already exists at the target."""
     verify: Verify = "default"
-    """How it is made sure that the target holds what the source holds."""
+    """How to verify that the target has the same content as the source."""
     expected: Expected | None = None
-    """What the source and the target must be."""
+    """The hashes that the content must have."""
 
 
 class ManifestParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Where a listing of the files is put, and how it is written."""
+    """Where to write a list of the files, and in which format."""
 
     root: str
-    """The name of a root of the configuration."""
+    """The name of a configured root."""
     key: str
     """The path of the file below it."""
     format: Literal["jsonl", "bagit-md5", "bagit-sha256"] = "jsonl"
-    """A JSON object a line, or the payload manifest of a BagIt bag."""
+    """One JSON object per line, or the payload manifest of a BagIt bag."""
 
 
 class CopyParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Copy what is in a directory."""
+    """Copy the contents of a directory."""
 
     source_root: str
-    """The name of a root of the configuration."""
+    """The name of a configured root."""
     source_key: str = ""
     """A directory below it; empty for the root itself."""
     target_root: str
-    """The same, or the name of another root."""
+    """The name of the same or another root."""
     target_key: str = ""
     """A directory below it; empty for the root itself."""
     include: list[Filter] = []
-    """Only files that match one of these, in rclone's filter syntax."""
+    """Copy only files that match one of these patterns, in rclone's filter syntax."""
     exclude: list[Filter] = []
-    """No file that matches one of these."""
+    """Copy no file that matches one of these patterns."""
     max_depth: Annotated[int, Meta(ge=1, le=2**31 - 1)] | None = None
-    """How many levels; 1 is the files of the directory alone."""
+    """How many levels of directories to copy; 1 copies only the files directly in the source."""
     overwrite: Overwrite = "if_different"
-    """Whether content that is at the target already is copied over."""
+    """Whether to replace content that already exists at the target."""
     verify: Verify = "default"
-    """How it is made sure that the target holds what the source holds."""
+    """How to verify that the target has the same content as the source."""
     manifest: ManifestParameters | None = None
-    """Where a listing of the files is put."""
+    """Where to write a list of the files."""
 
 
 class CancelParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Cancel requests. Exactly one of the two is needed. Read by the server itself."""
+    """Cancel requests. Exactly one of the two parameters is required. Handled by the server itself."""
 
     request_id: Annotated[str, Meta(min_length=1)] | None = None
     """The message id of the request to cancel."""
     pass_through: Any = None
-    """All requests with an equal pass_through are cancelled."""
+    """Cancel all requests whose pass_through equals this value."""
 
 
 def decode(parameters: Mapping[str, Any], wanted: type[T]) -> T:
-    """The parameters of a request as a ``wanted``. Raises Failure naming the parameter and what it must be.
+    """Convert a request's parameters to the type ``wanted``. Raises Failure naming the invalid parameter.
 
-    One that the action doesn't know is refused.
+    Parameters that the action doesn't know are refused.
     """
     fields = fields_of(wanted)
     refuse_unknown(parameters, fields)
@@ -127,12 +127,12 @@ def decode(parameters: Mapping[str, Any], wanted: type[T]) -> T:
 
 @functools.cache
 def fields_of(wanted: type[msgspec.Struct]) -> dict[str, msgspec.structs.FieldInfo]:
-    """The parameters that an action knows, by their names in a request."""
+    """The parameters of an action, by their names in a request."""
     return {field.encode_name: field for field in msgspec.structs.fields(wanted)}
 
 
 def given(parameters: Mapping[str, Any], wanted: type[msgspec.Struct]) -> dict[str, Any]:
-    """Those of a request's parameters that ``wanted`` knows and that aren't null, as the client wrote them."""
+    """The request's parameters that ``wanted`` knows and that aren't null, exactly as the client wrote them."""
     names = wanted.__struct_encode_fields__
     return {name: parameters[name] for name in names if parameters.get(name) is not None}
 

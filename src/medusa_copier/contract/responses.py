@@ -1,4 +1,4 @@
-"""The responses, typed: what stands in them beside an action's parameters. The JSON Schema is made from these."""
+"""The responses, as types: their fields besides the standard ones. The JSON Schema is generated from them."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ ExitStatus: TypeAlias = Annotated[int, Meta(ge=0, description="What the rclone c
 
 
 class Success(msgspec.Struct, kw_only=True):
-    """Base of the response to a request that succeeded. Its ``parameters`` are the request's, unless it has its own."""
+    """Base of all successful responses. Their ``parameters`` are the request's, unless defined otherwise."""
 
     status: Literal["success"]
     pass_through: Any
     ignored: list[str] | UnsetType = UNSET
-    """Parameters that the action doesn't know, where the service is configured to ignore them."""
+    """Parameters that the action doesn't know, if the service is configured to ignore them."""
 
 
 class Copied(Success, kw_only=True):
@@ -27,43 +27,43 @@ class Copied(Success, kw_only=True):
 
 
 class Verified(msgspec.Struct, kw_only=True):
-    """What was really compared, and how."""
+    """What was actually compared, and how."""
 
     method: Literal["default", "checksum", "download", "expected"]
     hashes: dict[str, str] | UnsetType = UNSET
-    """The hashes that both sides have, by their kind."""
+    """The hashes that source and target have in common, by type."""
     read: list[Literal["source", "target"]] | UnsetType = UNSET
-    """The sides that were read to be compared."""
+    """The sides whose content was read because the storage didn't provide the hashes."""
 
 
 class FileCopied(Copied, kw_only=True):
     """A success of copyto."""
 
     verified: Verified | UnsetType = UNSET
-    """Absent when the request said no more than what to copy where."""
+    """Absent if the request only said what to copy where."""
     skipped: SkippedFiles | UnsetType = UNSET
     """Absent for a file, and for a directory without symbolic links and special files."""
 
 
 class Files(msgspec.Struct):
-    """A count of files."""
+    """A number of files."""
 
     files: int
 
 
 class CopiedFiles(Files, kw_only=True):
-    """A count of files, and their size in all."""
+    """A number of files, and their total size."""
 
     bytes: int
 
 
 class NamedFile(msgspec.Struct, kw_only=True):
-    """A file of a directory."""
+    """A file in a directory."""
 
     key: str
-    """Its path below the source's, as it is stored; bytes that are not UTF-8 as \\xNN."""
+    r"""Its path below the source's, as stored; bytes that are not UTF-8 are shown as \\xNN."""
     key_base64: str | UnsetType = UNSET
-    """Its bytes, where they are not UTF-8."""
+    """The path's bytes, if they are not UTF-8."""
 
 
 class FailedFile(NamedFile, kw_only=True):
@@ -73,26 +73,26 @@ class FailedFile(NamedFile, kw_only=True):
 
 
 class FailedFiles(Files, kw_only=True):
-    """A count of the files that failed, and the first of them."""
+    """The number of files that failed, and the first of them."""
 
     first: list[FailedFile]
 
 
 class SkippedFile(NamedFile, kw_only=True):
-    """Something that is no file to copy."""
+    """An entry that is not a regular file."""
 
     reason: str
-    """What it is."""
+    """What kind of entry it is."""
 
 
 class SkippedFiles(Files, kw_only=True):
-    """A count of symbolic links and special files at the source, and the first of them."""
+    """The number of symbolic links and special files at the source, and the first of them."""
 
     first: list[SkippedFile]
 
 
 class RepairedFiles(Files, kw_only=True):
-    """A count of files whose content differed in spite of the same size and time, and the first of them."""
+    """The number of files whose content differed despite equal size and time, and the first of them."""
 
     first: list[NamedFile]
 
@@ -117,12 +117,12 @@ class DirectoryCopied(Copied, kw_only=True):
 
 
 class Cancelled(msgspec.Struct):
-    """How far the word to cancel went."""
+    """How many requests a cancel reached."""
 
     cancelled: int
-    """How many requests the service that was asked cancelled itself."""
+    """How many requests the service that received the request cancelled itself."""
     passed_on: bool
-    """Whether it told the other services."""
+    """Whether the cancel was broadcast to the other services."""
 
 
 class CancelDone(Success, kw_only=True):
@@ -135,17 +135,17 @@ class Failure(msgspec.Struct, kw_only=True):
     """The response to a request that failed."""
 
     action: Any
-    """The request's own; null when it had none."""
+    """The request's action; null if it had none."""
     status: Literal["failure"]
     message: str
-    """One line for a person."""
+    """One line for people."""
     pass_through: Any
     rclone_status: ExitStatus | UnsetType = UNSET
-    """Absent when nothing was tried."""
+    """Absent if nothing was tried."""
     ignored: list[str] | UnsetType = UNSET
-    """Parameters that the action doesn't know, where the service is configured to ignore them."""
+    """Parameters that the action doesn't know, if the service is configured to ignore them."""
     cancelled: Literal[True] | UnsetType = UNSET
-    """A client had the request cancelled."""
+    """A client cancelled the request."""
     copied: CopiedFiles | UnsetType = UNSET
     unchanged: Files | UnsetType = UNSET
     failed: FailedFiles | UnsetType = UNSET
@@ -155,14 +155,14 @@ class Failure(msgspec.Struct, kw_only=True):
 
 
 class InvalidRequest(msgspec.Struct, kw_only=True):
-    """The response to a body that is no request."""
+    """The response to a message body that is not a valid request."""
 
     status: Literal["failure"]
     message: Literal["Invalid Request"]
     reason: str
     """What is wrong with the body."""
     raw_request: str
-    """The body; bytes that are not UTF-8 as \\xNN."""
+    r"""The body; bytes that are not UTF-8 are shown as \\xNN."""
     pass_through: Any
 
 
@@ -171,10 +171,10 @@ class Shortened(msgspec.Struct, kw_only=True):
 
     status: Literal["success", "failure"]
     message: str
-    """Says which fields were left out."""
+    """Names the fields that were left out."""
 
 
 FIELDS: Final[Mapping[str, type[Success]]] = {"copyto": FileCopied, "copy": DirectoryCopied, "cancel": CancelDone}
-"""What the success of an action has beside the standard fields; :class:`Success` when the action isn't in here."""
+"""The success response of each action that has fields besides the standard ones; else :class:`Success`."""
 
 STANDARD_RESPONSES: Final = (Failure, InvalidRequest, Shortened)

@@ -1,10 +1,10 @@
-"""The JSON Schema of requests and responses, made from the code.
+"""The JSON Schema of requests and responses, generated from the code.
 
-The package ships it as ``schema.json``, which ``medusa-copier schema`` prints. After a change of the parameters or of
-the responses: ``python -m medusa_copier.contract.schema > src/medusa_copier/contract/schema.json``.
+The package ships it as ``schema.json``, which ``medusa-copier schema`` prints. After changing parameters or responses,
+run ``python -m medusa_copier.contract.schema > src/medusa_copier/contract/schema.json``.
 
 A new action needs an entry in :data:`medusa_copier.contract.parameters.ACTIONS`, and one in
-:data:`medusa_copier.contract.responses.FIELDS` when its response has fields of its own.
+:data:`medusa_copier.contract.responses.FIELDS` if its response has fields of its own.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ class Request(msgspec.Struct, kw_only=True):
     """Base of the request of each action."""
 
     pass_through: Any = None
-    """Comes back unchanged in the response; {} when absent or null."""
+    """Returned unchanged in the response; {} when absent or null."""
 
 
 def schema() -> dict[str, Any]:
-    """The JSON Schema. ``$defs/Request`` and ``$defs/Response`` are those of any request and any response."""
+    """The JSON Schema. ``$defs/Request`` and ``$defs/Response`` describe any request and any response."""
     requests = [_request(action, parameters) for action, parameters in ACTIONS.items()]
     responses = [_success(action, parameters) for action, parameters in ACTIONS.items()]
     messages: list[type[msgspec.Struct]] = [*requests, *responses, *STANDARD_RESPONSES]
@@ -54,7 +54,7 @@ def _request(action: str, parameters: type[msgspec.Struct]) -> type[msgspec.Stru
 
 
 def _success(action: str, parameters: type[msgspec.Struct]) -> type[msgspec.Struct]:
-    """The type of the responses to an action's requests that succeeded."""
+    """The type of an action's successful responses."""
     base = FIELDS.get(action, Success)
     fields: list[tuple[str, Any]] = [("action", Literal[action])]
     if "parameters" not in base.__struct_fields__:

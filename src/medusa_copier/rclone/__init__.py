@@ -1,7 +1,6 @@
-"""rclone as a resident servant: one supervised process, typed calls to it, and its errors.
+"""Everything about rclone: the supervised resident process, typed calls to it, and its errors.
 
-``resident`` is what the rest of the service uses: it finds rclone (``binary``), keeps it running (``daemon``,
-over ``process``, ``log_lines`` and ``stale``), talks to it (``client``, over ``connection``) and asks again
-when that may help (``retry``). ``directories`` copies and compares directories, by ``commands`` that are processes of
-their own, and keeps account of each file in a ``ledger``.
+``facade`` is what the rest of the service uses. ``process`` finds and starts the binary; ``rcd`` supervises the
+resident rclone and calls it; ``directory`` copies and compares directories with one-off commands and keeps a ledger of
+each file's outcome.
 """

@@ -1,7 +1,9 @@
-"""rclone.conf as one state for all ways: the resident rclone, the commands, and what is remembered of either.
+"""Treats rclone.conf as one consistent state for the resident rclone, the commands, and everything cached about
+either.
 
-rclone reads a changed file by itself, but goes on with the storages that it has open. So the file is looked at before
-each use; when it changed, and is whole again, all that was remembered is forgotten. Running copies end as they began.
+rclone itself re-reads a changed file but keeps using backends that it has open. So the file is checked before each use;
+when it has changed and is complete again, all caches are cleared. Running copies finish with the configuration they
+started with.
 """
 
 from __future__ import annotations
@@ -26,16 +28,16 @@ from medusa_copier.rclone.rcd.client import Client
 from simple_queue_server.system import mounts
 
 WHOLE_AFTER_S: Final = 0.3
-"""A file that stayed as it is for so long isn't being written any more."""
+"""A file that has been unchanged for this long is no longer being written."""
 PATIENCE_S: Final = 5.0
-"""How long requests wait for a file that is missing, empty, broken, or lacks something that it had."""
+"""How long requests wait while the file is missing, empty, broken, or lacks a remote that it had."""
 LOOK_S: Final = 0.05
 
 _WRITTEN_BY_RCLONE: Final = frozenset(
     {"authorization", "authorization_expiry", "client_access_token", "client_refresh_token", "client_salted_key_pass"}
     | {"client_uid", "cookies", "token_expiry", "trust_token"}
 )
-"""Keys that rclone itself renews in the file while it runs, beside ``token``."""
+"""Keys besides ``token`` that rclone itself updates in the file while it runs."""
 
 _ENCRYPTED: Final = "RCLONE_ENCRYPT_V0:"
 _OVERRIDING: Final = re.compile(r"(?:^|[\s,'\"])((?:global|override)\.(\w+))(?=[\s,:=]|$)")
@@ -46,7 +48,7 @@ Sections = Mapping[str, Mapping[str, str]]
 
 
 class Signature(NamedTuple):
-    """By what a file is known to be the same."""
+    """Identifies a version of the file."""
 
     modified_ns: int
     size: int
@@ -61,7 +63,7 @@ class Behind(NamedTuple):
 
 
 class Configuration:
-    """``await configuration.current()`` before each use of rclone. ``path`` is None for rclone's own choice."""
+    """``await configuration.current()`` before each use of rclone. ``path`` is None for rclone's default."""
 
     def __init__(self, client: Callable[[], Client], commands: Callable[[], Commands], path: Path | None) -> None:
         self._client = client
@@ -77,7 +79,7 @@ class Configuration:
         """Grows with each change: what was learnt under another one may be wrong."""
 
     async def begin(self) -> None:
-        """Read it for the first time."""
+        """Read the file for the first time."""
         self._path = (self._path or Path(await self._client().configuration_path())).absolute()
         self._name = str(self._path)
         self._is_local = await asyncio.to_thread(_is_on_local_disk, self._path)
@@ -86,11 +88,11 @@ class Configuration:
         self._has_end = _has_end(await asyncio.to_thread(self._text))
 
     async def look(self) -> Signature | None:
-        """What the file is now; None when there is none. On a local disk at once, elsewhere in a thread."""
+        """The file's current signature; None if there is no file. Immediate on a local disk, else in a thread."""
         return self._look() if self._is_local else await asyncio.to_thread(self._look)
 
     async def current(self) -> Signature | None:
-        """The file as rclone and all that is remembered of it have it from now on. Raises RcloneError."""
+        """Apply any change of the file, and return its signature. Raises RcloneError."""
         if (self._look() if self._is_local else await self.look()) != self._seen:
             async with self._renewing:
                 if await self.look() != self._seen:
@@ -98,7 +100,7 @@ class Configuration:
         return self._seen
 
     def refusal(self, fs: str) -> str | None:
-        """Why ``fs`` can't be used: a key of it, or of a remote behind it, that changes what counts as copied."""
+        """Why ``fs`` can't be used: it, or a remote behind it, sets an option that changes what counts as copied."""
         for name, text in self._behind(fs).parts:
             for key, option in _OVERRIDING.findall(text):
                 if reason := refusal(flag_name(option)):
@@ -106,13 +108,13 @@ class Configuration:
         return None
 
     def require_usable(self, fs: str) -> None:
-        """Raises RcloneUnusable, naming the remote and the remedy, where ``fs`` has a refusal."""
+        """Raise RcloneUnusable, naming the remote and the remedy, if ``fs`` is refused."""
         if reason := self.refusal(fs):
             raise RcloneUnusable(reason)
 
     def unchecked_host(self, fs: str, environment: Mapping[str, str]) -> str | None:
-        """An SFTP remote behind ``fs`` whose host key isn't checked, as a message calls it. The ``environment`` is
-        rclone's.
+        """Describe an SFTP remote behind ``fs`` whose host key isn't checked; None if there is none. ``environment``
+        is rclone's.
         """
         return unchecked(*self._behind(fs, environment), environment)
 
@@ -134,9 +136,7 @@ class Configuration:
         self._seen = signature
 
     async def _settled(self) -> tuple[Signature | None, Sections]:
-        """Wait until the file is whole, no longer than PATIENCE_S: then it is as somebody wants it, or rclone is to say
-        what is wrong with it.
-        """
+        """Wait until the file is complete, at most PATIENCE_S: after that, rclone is left to report what is wrong."""
         now = time.monotonic()
         until, since, last = now + PATIENCE_S, now, await self.look()
         while True:
@@ -173,9 +173,7 @@ class Configuration:
             return None
 
     def _behind(self, fs: str, environment: Mapping[str, str] = os.environ) -> Behind:
-        """The text of ``fs`` and that of each remote that it leads to, with what to call it; and the sections of all
-        remotes, those that the ``environment`` alone defines among them.
-        """
+        """The text of ``fs`` and of each remote that it refers to, with a description of each."""
         of_remotes = " ".join(value for name, value in environment.items() if name.startswith("RCLONE_CONFIG_"))
         found = [Part("the root", fs)]
         sections = dict(self._sections)
@@ -191,7 +189,7 @@ class Configuration:
 
 
 def _is_old(signature: Signature, seen_for_s: float) -> bool:
-    """Whether a file is as it is for long enough; its time may be another machine's."""
+    """Whether a file has been unchanged for long enough; its timestamp may come from another machine's clock."""
     return max(seen_for_s, time.time() - signature.modified_ns / 1e9) > WHOLE_AFTER_S
 
 
@@ -220,7 +218,7 @@ def _lost(before: Sections, now: Sections) -> list[str]:
 
 
 def _without_renewed(sections: Sections) -> dict[str, dict[str, Any]]:
-    """The sections but for what rclone renews in them: a token of OAuth is JSON, others are the operator's."""
+    """The sections without what rclone updates in them: an OAuth token is JSON, other tokens are the operator's."""
     return {
         name: {
             key: value

@@ -30,14 +30,14 @@ TEMPORARY_ERROR: Final = 5
 
 LONGEST_REASON: Final = 1000
 LONGEST_WORD: Final = 200
-"""Of a reason that is longer than that: paths are shortened first, in their middle."""
+"""If a reason is too long, its paths are shortened first, in the middle."""
 
 
 class RcloneError(Exception):
     """Base of every error of this package.
 
-    ``reason`` is one line for a person, without secrets. ``exit_status`` is what the rclone command would
-    have exited with. ``transient`` says that the same call may succeed a moment later.
+    ``reason`` is one line for people, without secrets. ``exit_status`` is the exit status that the rclone command would
+    have had. ``transient`` means that the same call may succeed a moment later.
     """
 
     def __init__(self, reason: str, *, exit_status: int = OTHER_ERROR, transient: bool = False) -> None:
@@ -48,34 +48,35 @@ class RcloneError(Exception):
 
 
 class NotFound(RcloneError):
-    """Nothing is at the source, or the root itself is missing."""
+    """There is nothing at the source, or the root itself is missing."""
 
     def __init__(self, reason: str = "no such file or directory") -> None:
         super().__init__(reason, exit_status=DIRECTORY_NOT_FOUND)
 
 
 class WrongKind(RcloneError):
-    """A directory stands where a file was expected, or a file where a directory was."""
+    """A directory was found where a file was expected, or a file where a directory was."""
 
 
 class RcloneStopped(RcloneError):
-    """rclone died, hung or isn't running. Nothing is known of what it was asked to do."""
+    """rclone died, hung or isn't running. It is unknown what became of the call."""
 
     def __init__(self, reason: str = "rclone stopped while it was working on this") -> None:
         super().__init__(reason, exit_status=TEMPORARY_ERROR, transient=True)
 
 
 class RcloneAway(RcloneStopped):
-    """rclone isn't running, or its socket is gone: it never got the call."""
+    """rclone isn't running, or its socket is gone: it never received the call."""
 
 
 class ProcessDied(RcloneStopped):
-    """A process of rclone's that worked on this alone died, or hung and was killed."""
+    """An rclone process that worked on one request alone died, or hung and was killed."""
 
 
 class MachineTrouble(RcloneError):
-    """This machine can't do it now: the run directory can't be written, there are no descriptors, no processes, no
-    memory, or the rclone binary is away. It says nothing about the request, and is never one of its attempts.
+    """This machine can't do it at the moment: the run directory can't be written, file descriptors, processes or
+    memory have run out, or the rclone binary is missing. It says nothing about the request, and never counts as
+    one of its attempts.
     """
 
     def __init__(self, reason: str) -> None:
@@ -83,7 +84,7 @@ class MachineTrouble(RcloneError):
 
 
 class RcloneUnusable(RcloneError):
-    """rclone can't be started as it is configured. Someone has to change something."""
+    """rclone can't be started as configured. An operator has to change something."""
 
 
 # Failures of the network: rclone's command exits 5 for these.
@@ -132,7 +133,7 @@ _MACHINE: Final = re.compile(
 
 
 def is_machine_trouble(error: BaseException) -> bool:
-    """Whether this machine is to blame, by what is scarce, for an error of any library."""
+    """Whether an error, of any library, is caused by exhausted resources of this machine."""
     if isinstance(error, OSError):
         return error.errno in _SCARCE
     if isinstance(error, RuntimeError):
@@ -141,9 +142,9 @@ def is_machine_trouble(error: BaseException) -> bool:
 
 
 def classify(text: str) -> RcloneError:
-    """The error that the rc's ``text`` stands for.
+    """Translate an error text of the rc to an RcloneError.
 
-    What isn't recognised counts as worth another try, as it does for the rclone command.
+    Unrecognised errors count as transient, as they do for the rclone command.
     """
     reason = one_line(text)
     if _NOT_FOUND.search(text):
@@ -179,7 +180,7 @@ _HTML: Final = re.compile(r"<!doctype html.*?</html>|<html.*?</html>", re.DOTALL
 
 
 def one_line(text: str) -> str:
-    """``text`` as one line that a person can read: no line breaks, no credentials, no S3 ceremony."""
+    """Reduce ``text`` to one readable line: no line breaks, no credentials, no S3 boilerplate."""
     text = _WRAPPING.sub("", text)
     text = _HTML.sub("(an HTML page)", text)
     text = _ARCHIVED.sub(
@@ -191,7 +192,7 @@ def one_line(text: str) -> str:
 
 
 def _of_length(text: str) -> str:
-    """``text`` without the middle of its paths, if it is too long: the cause is at its beginning or its end."""
+    """Shorten ``text`` in the middle of its paths, if it is too long: the cause is at its beginning or end."""
     if len(text) > LONGEST_REASON:
         text = " ".join(_without_middle(word, LONGEST_WORD) for word in text.split(" "))
     return _without_middle(text, LONGEST_REASON)

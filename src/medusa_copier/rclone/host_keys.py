@@ -1,4 +1,4 @@
-"""SFTP servers whose host key nobody checks: who is on the way to one can read, and change, what is copied."""
+"""Finds SFTP servers whose host key nobody checks: someone in the middle could read and change what is copied."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Final, NamedTuple
 
 CHECKING: Final = ("known_hosts_file", "host_keys", "pin_host_key", "ssh")
-"""Options by which rclone, or OpenSSH in its place, checks the host key. Without one any key will do for rclone."""
+"""Options by which rclone, or OpenSSH on its behalf, checks the host key. Without one, rclone accepts any key."""
 
 _CHECKED_HERE: Final = re.compile(rf",(?:{'|'.join(CHECKING)})(?!=(?:false|''|\"\")?[,:])[=,:]")
 _NAME: Final = re.compile(r"(?<![\w:/])([\w.+@][\w.+@ -]*)(?=[:,])")
@@ -16,18 +16,18 @@ _OFF: Final = frozenset({"", "false"})
 
 
 class Part(NamedTuple):
-    """A text that says where a root leads: its own, or the section of a remote that it leads to."""
+    """A text that determines where a root leads: its own, or the section of a remote that it refers to."""
 
     what: str
-    """How to call it in a message."""
+    """How to refer to it in a message."""
     text: str
 
 
 def unchecked(
     parts: Sequence[Part], sections: Mapping[str, Mapping[str, str]], environment: Mapping[str, str]
 ) -> str | None:
-    """An SFTP remote that the ``parts`` lead to and whose host key isn't checked, as a message calls it; None when
-    there is none. ``environment`` is that of rclone.
+    """Describe an SFTP remote among the ``parts`` whose host key isn't checked; None if there is none.
+    ``environment`` is rclone's.
     """
     if any(_is_on(environment.get(f"RCLONE_SFTP_{option.upper()}")) for option in CHECKING):
         return None
@@ -52,7 +52,7 @@ def of_environment(text: str, environment: Mapping[str, str]) -> dict[str, dict[
 
 
 def _uses(text: str, names: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Each use of an SFTP remote: its name, "" for one without, and what follows up to the next use."""
+    """Each use of an SFTP remote: its name ("" if it has none), and the text up to the next use."""
     pattern = r"(?<!\w):sftp(?=[:,])"
     if names:
         pattern += rf"|(?<![\w:/])(?P<name>{'|'.join(re.escape(name) for name in names)})(?=[:,])"
@@ -69,7 +69,7 @@ def _is_checked(name: str, sections: Mapping[str, Mapping[str, str]], environmen
 def _option(
     name: str, option: str, sections: Mapping[str, Mapping[str, str]], environment: Mapping[str, str]
 ) -> str | None:
-    """The value that rclone takes for an option of a remote: the environment wins."""
+    """The effective value of a remote's option: the environment takes precedence."""
     return environment.get(_variable(name, option)) or sections.get(name, {}).get(option)
 
 

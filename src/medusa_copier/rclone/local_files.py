@@ -1,4 +1,4 @@
-"""Files of this machine that rclone must not be given, by what ``os.stat`` says of them."""
+"""Local files that rclone must not be given, judged by their ``os.stat`` result."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ _KINDS: Final = {
 }
 _EARLIEST_NS: Final = -(1 << 63)
 _LATEST_NS: Final = (1 << 63) - 1
-"""Times that fit into a signed 64-bit number of nanoseconds, as rclone counts them."""
+"""rclone represents times as signed 64-bit numbers of nanoseconds."""
 EARLIEST_YEAR: Final = 1677
 LATEST_YEAR: Final = 2262
 TOO_LATE: Final = "2262-04-11"
-"""The last day, as rclone's filters take it."""
+"""The last representable day, in the notation of rclone's filters."""
 NO_SUCH_TIME: Final = (
     "has a modification time that rclone can't carry, before 1677 or after 2262, and would replace by another"
 )
@@ -38,7 +38,7 @@ def special_kind(mode: int) -> str | None:
 
 
 def why_not_copied(source: os.stat_result) -> str | None:
-    """Why rclone can't copy this, as the rest of a sentence that begins with its name; None when it can."""
+    """Why rclone can't copy this, as a predicate to follow the file's name; None if it can."""
     if kind := special_kind(source.st_mode):
         return f"is {kind}; only regular files are copied"
     if kind := kernel_file_system(source):
@@ -49,18 +49,18 @@ def why_not_copied(source: os.stat_result) -> str | None:
 
 
 def why_not_written(target: os.stat_result) -> str | None:
-    """Why what is at the target can't be replaced by a file, likewise."""
+    """Why this can't be replaced by a file, as a predicate to follow its name; None if it can."""
     if kind := special_kind(target.st_mode):
         return f"is {kind}; only regular files are written"
     return None
 
 
 def walk(directory: str, take: Callable[[list[str]], object], *, but: Collection[str] = ()) -> bool:
-    """Hand on the paths of all regular files below, as rclone spells them, up to NAMES_AT_ONCE at a time; none below
-    the paths of directories in ``but``.
+    """Pass the paths of all regular files below ``directory``, in rclone's encoding, to ``take`` in batches; except
+    below the directories in ``but``.
 
-    Returns whether one of them has a time that rclone can't carry because it is too late. It takes some 3 µs a file,
-    and may wait for a disk. What can't be listed has no files.
+    Returns whether one of them has a modification time that is too late for rclone. Takes about 3 µs per file and may
+    block on disk I/O. Directories that can't be listed are treated as empty.
     """
     has_late = False
     tops = [""]

@@ -1,6 +1,7 @@
-"""Names of files: as rclone spells them, as they are stored, as its log shows them, as a response can hold them.
+"""File names in their different forms: in rclone's encoding, as stored, as logged by rclone, and as shown in a
+response.
 
-In all of these, bytes that are not UTF-8 are lone surrogates, one a byte (PEP 383): ``os.fsencode`` gives them back.
+In all of them, bytes that are not UTF-8 are lone surrogates, one per byte (PEP 383): ``os.fsencode`` restores them.
 """
 
 from __future__ import annotations
@@ -10,14 +11,16 @@ from collections.abc import Sequence
 from typing import Final
 
 REPLACEMENT: Final = "\ufffd"
-"""What rclone's log has for each byte that is not UTF-8."""
+"""What rclone's log shows for each byte that is not UTF-8."""
 
 QUOTE: Final = "\u201b"
-"""What rclone puts before a character that means another one in its spelling."""
+"""rclone's escape character: what follows is meant literally."""
 _CONTROLS: Final = {code: chr(0x2400 + code) for code in range(1, 32)} | {0x7F: "\u2421"}
 SPELLING: Final = _CONTROLS | {ord(symbol): QUOTE + symbol for symbol in _CONTROLS.values()}
-"""rclone writes a control character as its symbol (``␊``), and quotes a symbol that is really there. Unless they
-are spelled so it finds nothing in an S3 prefix with the one, and another file for the other."""
+"""rclone writes a control character as its symbol (``␊``), and escapes a symbol that occurs literally. Names have to
+be encoded this way, or rclone finds nothing in an S3 prefix with a control character, and the wrong file for a
+symbol.
+"""
 
 _SPOKEN: Final = {symbol: chr(code) for code, symbol in _CONTROLS.items()}
 _SPELT: Final = re.compile(f"{QUOTE}?[{''.join(_SPOKEN)}]|{QUOTE}{QUOTE}")
@@ -25,12 +28,12 @@ _NO_UTF8: Final = re.compile("[\udc80-\udcff]")
 
 
 def spoken(remote: str) -> str:
-    """A path as it is stored, from rclone's spelling of it."""
+    """The path as stored, decoded from rclone's encoding."""
     return _SPELT.sub(lambda match: _SPOKEN.get(match[0], match[0][-1]), remote)
 
 
 def all_spelled(paths: list[str]) -> list[str]:
-    """Paths as rclone spells them, from those that are stored; next to nothing where all are ASCII."""
+    """Encode stored paths in rclone's encoding. Cheap if all are ASCII."""
     text = "\0".join(paths)
     return text.translate(SPELLING).split("\0") if paths and not _is_plain(text) else paths
 
@@ -40,21 +43,21 @@ def _is_plain(text: str) -> bool:
 
 
 def as_logged(path: str) -> str:
-    """A path as rclone's log shows it, where several paths may look the same."""
+    """A path as rclone's log shows it, where different paths may look the same."""
     return _NO_UTF8.sub(REPLACEMENT, path)
 
 
 def all_as_logged(paths: Sequence[str]) -> Sequence[str]:
-    """:func:`as_logged` for many; next to nothing where all are ASCII."""
+    """:func:`as_logged` for many paths. Cheap if all are ASCII."""
     text = "\0".join(paths)
     return paths if text.isascii() else as_logged(text).split("\0")
 
 
 def is_utf8(path: str) -> bool:
-    """Whether a path has no bytes but those of UTF-8."""
+    """Whether a path is valid UTF-8."""
     return not _NO_UTF8.search(path)
 
 
 def escaped(path: str) -> str:
-    r"""A path as text that any message can hold: bytes that are not UTF-8 as ``\xNN``."""
+    r"""A path as valid text: bytes that are not UTF-8 as ``\xNN``."""
     return path.encode(errors="surrogateescape").decode(errors="backslashreplace")

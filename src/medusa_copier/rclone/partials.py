@@ -1,8 +1,8 @@
-"""The names of partial files: which copy one belongs to, so that a sweep removes what this copy left and nothing else.
+"""Names of partial files: identify the copy that wrote one, so that a sweep removes only what that copy left.
 
-rclone writes ``NAME.CHECKSUM`` and a suffix of ours, and renames it when it is complete. Its own names depend on the
-source only: two copies of it to one target, by two services that a broker gave the same request, would write into one
-file, and the first to be done would rename it to the target while the other still wrote.
+rclone writes ``NAME.CHECKSUM`` plus our suffix, and renames the file when it is complete. Its own suffix depends only
+on the source: two services that a broker gave the same request would write to the same file, and the first to finish
+would rename it to the target while the other was still writing.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ _PARTIAL: Final = re.compile(rf"(?P<name>.*)\.[0-9a-f]{{8}}(?P<suffix>[0-9a-z]{{
 _ADDED_BYTES: Final = len(".01234567") + 2 * _WIDTH + len(_END)
 
 LONGEST_WHOLE_NAME_BYTES: Final = 100
-"""Of a longer name rclone takes the beginning only, so that the partial file's name is no longer than that."""
+"""rclone truncates longer names so that the partial file's name does not exceed this."""
 
 
 class Partials:
-    """The suffixes of the partial files that a service has in use, and of those that its dead rclones left."""
+    """The partial-file suffixes in use by a service, and those left by rclones that died."""
 
     def __init__(self) -> None:
         self._running: set[str] = set()
@@ -38,7 +38,7 @@ class Partials:
 
     @contextmanager
     def suffix(self, copy: str) -> Iterator[str]:
-        """A suffix of its own for a call; the block is the call. ``copy`` is what :func:`copy_id` returned."""
+        """A unique suffix for the call made in the block. ``copy`` is a :func:`copy_id`."""
         suffix = copy + _digits(random.getrandbits(32)) + _END
         self._running.add(suffix)
         try:
@@ -51,47 +51,47 @@ class Partials:
 
     @property
     def are_left(self) -> bool:
-        """Whether there may be partial files of any copy that nobody has swept yet."""
+        """Whether any copy may have left partial files that have not been removed yet."""
         return bool(self._left)
 
     def left(self, copy: str) -> frozenset[str]:
-        """The suffixes of the calls of this copy whose rclone died, until they are swept."""
+        """The suffixes of this copy's calls whose rclone died, until they are swept."""
         return frozenset(self._left.get(copy, ()))
 
     def note_left(self, copy: str, suffix: str) -> None:
-        """A call of this copy was ended by force, so that there may be partial files with its suffix."""
+        """Record that a call of this copy was killed, so there may be partial files with its suffix."""
         self._left.setdefault(copy, set()).add(suffix)
 
     def note_swept(self, copy: str, suffixes: frozenset[str]) -> None:
-        """There are no partial files with these suffixes any more."""
+        """Record that there are no partial files with these suffixes any more."""
         if remaining := self._left.get(copy, set()) - suffixes:
             self._left[copy] = remaining
         else:
             self._left.pop(copy, None)
 
     def may_be_removed(self, suffix: str, copy: str) -> bool:
-        """Whether the suffix is one of this copy, and of no call that runs in this service."""
+        """Whether the suffix belongs to this copy, and to no call running in this service."""
         return suffix.startswith(copy) and suffix not in self._running
 
 
 def copy_id(*places: str) -> str:
-    """Four characters that stand for a copy between these places, the same in every service and attempt."""
+    """Four characters that identify a copy between these places, the same in every service and attempt."""
     return _digits(zlib.crc32("\0".join(places).encode("utf-8", "surrogatepass")))
 
 
 def pattern(copy: str) -> str:
-    """A filter of rclone that matches all partial files of a copy."""
+    """An rclone filter that matches all partial files of a copy."""
     return f"*.{'?' * 8}{copy}{'?' * _WIDTH}{_END}"
 
 
 def split(path: str) -> tuple[str, str] | None:
-    """(the path that a partial file is made from, its suffix); None when it is no partial file of this service."""
+    """(the path that the partial file will become, its suffix); None if it is not a partial file of this service."""
     match = _PARTIAL.fullmatch(path)
     return (match["name"], match["suffix"]) if match else None
 
 
 def beginning(name: str) -> str:
-    """What a partial file's name begins with when the file is to be called ``name``."""
+    """The beginning of a partial file's name for a file that will be called ``name``."""
     encoded = posixpath.basename(name).encode("utf-8", "surrogatepass")
     if len(encoded) <= LONGEST_WHOLE_NAME_BYTES:
         return name
@@ -99,7 +99,7 @@ def beginning(name: str) -> str:
 
 
 def may_be_cut(path: str) -> bool:
-    """Whether ``path``, taken from a partial file, may be the beginning of a longer one."""
+    """Whether ``path``, taken from a partial file, may be the beginning of a longer name."""
     longest_character = 4
     return len(posixpath.basename(path).encode()) > LONGEST_WHOLE_NAME_BYTES - _ADDED_BYTES - longest_character
 

@@ -1,4 +1,6 @@
-"""Turns at places: who looks at a target and copies then must be alone there until the copy is done."""
+"""Locks on target locations: a request that inspects a target and then copies must have it to itself until it is
+done.
+"""
 
 from __future__ import annotations
 
@@ -25,10 +27,10 @@ class _Claim:
 
 
 class PlaceLocks:
-    """Locks on files, and on directories with all that is below them.
+    """Locks on files, and on directories including everything below them.
 
-    Whoever comes first has a place first. Nobody waits in a ring, because each waits for earlier ones only; don't take
-    a second lock while holding one.
+    Locks are granted in order of arrival. There can be no deadlock, because each waits for earlier ones only; don't
+    take a second lock while holding one.
     """
 
     def __init__(self) -> None:
@@ -36,7 +38,10 @@ class PlaceLocks:
 
     @asynccontextmanager
     async def held(self, place: Place, *, is_tree: bool = False, waiting: Waiting = nullcontext) -> AsyncIterator[None]:
-        """The block has ``place`` for itself, and all that is below it if ``is_tree``. ``waiting`` is the request's."""
+        """Hold ``place`` exclusively in the block, including everything below it if ``is_tree``.
+
+        ``waiting`` is the request's context manager for waiting: meanwhile another request may run.
+        """
         claim = _Claim(place, is_tree)
         earlier = [each for each in self._claims if each.excludes(claim)]
         self._claims[claim] = None

@@ -1,4 +1,6 @@
-"""Files in the run directory that rclone reads while a request is served; a later start removes those of the dead."""
+"""Temporary files in the run directory that rclone reads while a request is served; those of killed services are
+removed.
+"""
 
 from __future__ import annotations
 
@@ -15,9 +17,9 @@ _SUFFIX: Final = ".scratch"
 
 @contextmanager
 def scratch_file(directory: Path | None, name: str) -> Iterator[IO[str]]:
-    """A new file to write to, whose name begins with ``name``, in the block. Raises OSError.
+    """Create a temporary file whose name starts with ``name``, for the duration of the block. Raises OSError.
 
-    It is locked, so that another service that starts in the same directory leaves it.
+    It is locked, so that another service starting in the same directory doesn't remove it.
     """
     while True:
         with tempfile.NamedTemporaryFile(
@@ -41,7 +43,7 @@ def scratch_file(directory: Path | None, name: str) -> Iterator[IO[str]]:
 
 
 def remove_abandoned(directory: Path) -> None:
-    """Remove the scratch files of services that were killed."""
+    """Remove the temporary files of services that were killed."""
     for path in directory.glob(f"*{_SUFFIX}"):
         with suppress(OSError), path.open("rb") as file:
             fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,7 +1,7 @@
-"""Where in rclone's statistics the work of a request shows, and how far it is.
+"""Finds a request's work in rclone's statistics, and reports its progress.
 
-rclone counts by groups. Each call that copies has a group for itself while it runs: the only way to tell one transfer
-from another of the same name.
+rclone counts by groups. Each call that copies has its own group while it runs: the only way to tell transfers of the
+same name apart.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ LISTING_GROUPS: Final = "listings-"
 
 
 class Watch:
-    """The work that is done in a ``with`` block, and in tasks begun in it: ``group`` is the call that it is in."""
+    """The work done in a ``with`` block, including tasks started in it: ``group`` is the current call's group."""
 
     def __init__(self) -> None:
         self.group: str | None = None
@@ -41,7 +41,7 @@ _watch: ContextVar[Watch | None] = ContextVar("watch", default=None)
 
 
 class Groups:
-    """Names for statistics groups, which are used again: rclone keeps each that it ever heard of."""
+    """Names of statistics groups, which are reused because rclone never forgets one."""
 
     def __init__(self, progress: Progress | None = None) -> None:
         self._progress = progress
@@ -81,7 +81,7 @@ def _shown(group: str, progress: Progress | None) -> Iterator[None]:
 
 
 class Transfer(msgspec.Struct, frozen=True, rename="camel"):
-    """A file on its way, in rclone's statistics. Sizes in bytes, -1 when unknown; ``eta`` in seconds."""
+    """A transfer in progress, in rclone's statistics. Sizes in bytes, -1 if unknown; ``eta`` in seconds."""
 
     bytes: int = 0
     size: int = -1
@@ -90,7 +90,7 @@ class Transfer(msgspec.Struct, frozen=True, rename="camel"):
 
 
 class GroupStats(msgspec.Struct, frozen=True, rename="camel"):
-    """What rclone says of a group."""
+    """rclone's statistics of a group."""
 
     bytes: int = 0
     total_bytes: int = 0
@@ -106,7 +106,7 @@ Ask = Callable[[list[str]], Awaitable[list[GroupStats]]]
 
 
 class Progress:
-    """Tells how far watched work is. However many ask at the same time, rclone is asked once, by ``ask``."""
+    """Reports the progress of watched work. Concurrent queries are combined into one call of ``ask``."""
 
     def __init__(self, ask: Ask) -> None:
         self._ask = ask
@@ -144,7 +144,7 @@ def _figures(group: str, stats: GroupStats) -> dict[str, Any] | None:
 
 
 def directory_figures(stats: GroupStats) -> dict[str, Any]:
-    """What :meth:`Progress.of` tells, of a whole directory."""
+    """The fields of :meth:`Progress.of`, for a whole directory."""
     files = {"files": stats.transfers, "total_files": stats.total_transfers}
     return {"bytes": stats.bytes, "total_bytes": stats.total_bytes, **files, **_pace(stats)}
 

@@ -1,6 +1,6 @@
-"""Copy one file with proof: what is at the target already, and what arrives there, is compared by its content.
+"""Copies one file with verification: compares the content already at the target, and the content that arrives there.
 
-Look, copy, look again. Hashes come from the storage where it has them, or from reading the file through rclone.
+Inspect, copy, inspect again. Hashes come from the storage if it has them, or else from reading the file through rclone.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from medusa_copier.rclone.rcd.client import Client, Item, Location
 from medusa_copier.rclone.rcd.seen_copy import OtherSize
 
 READ_HASH: Final = "sha256"
-"""What is compared when files are read, and the client didn't say."""
+"""The hash to compute when files are read and the client named none."""
 
 From: TypeAlias = Literal["storage", "content", "either"]
-"""Where hashes are taken from; ``either`` is the storage if it has one, else the content."""
+"""Where hashes come from; ``either`` means the storage if it has one, else the content."""
 
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """On which terms to copy. ``expected`` maps types of hash to values in small hexadecimal digits."""
+    """The conditions of a copy. ``expected`` maps hash types to lower-case hexadecimal values."""
 
     overwrite: Literal["always", "if_different", "never"] = "if_different"
     verify: Literal["default", "checksum", "download"] = "default"
@@ -33,12 +33,12 @@ class Terms:
 
     @property
     def are_rclones(self) -> bool:
-        """Whether this is what rclone does by itself."""
+        """Whether these conditions are rclone's default behaviour."""
         return self.overwrite == "if_different" and not self.compares
 
     @property
     def compares(self) -> bool:
-        """Whether the content at the target is to be compared after a copy."""
+        """Whether the content at the target must be compared after a copy."""
         return self.verify != "default" or bool(self.expected)
 
 
@@ -53,7 +53,7 @@ class Verified(msgspec.Struct, frozen=True, omit_defaults=True):
 
 @dataclass(frozen=True, slots=True)
 class _Content:
-    """The hashes of a file, by type; ``read`` when one of them was made by reading it."""
+    """A file's hashes, by type; ``read`` if one of them was computed by reading the content."""
 
     hashes: dict[str, str]
     read: bool
@@ -68,12 +68,13 @@ async def copy_proven(
     *,
     local_hash: LocalHash = "sha256",
 ) -> Verified:
-    """Copy a file on these terms; return when the target holds what the source held, and how that was seen.
-    ``note_size`` gets the size in bytes of the source, if it is known; ``local_hash`` is what is compared between
-    directories of this machine where the terms expect no hash.
+    """Copy a file on these terms. Returns what was compared, once the target is known to hold what the source held.
+
+    ``note_size`` gets the size in bytes of the source, if it is known; ``local_hash`` is the hash to compare between
+    local directories if the terms expect none.
 
     Raises NotFound for a missing source, WrongKind for a directory, RcloneError for content that is not as expected,
-    that may not be replaced, that can't be compared, or that differs after the copy.
+    must not be replaced, can't be compared, or differs after the copy.
     """
     item = await _require_file(client, source)
     if item.size >= 0:
@@ -119,6 +120,7 @@ async def _copy(client: Client, source: Location, target: Location, terms: Terms
 
 
 async def _require_file(client: Client, source: Location) -> Item:
+    """The source's metadata. Raises NotFound, or WrongKind for a directory."""
     if item := await client.stat(source, files_only=True):
         return item
     if await client.stat(source) is None:
@@ -129,7 +131,7 @@ async def _require_file(client: Client, source: Location) -> Item:
 async def _plan(
     client: Client, source: Location, target: Location, terms: Terms, local_hash: LocalHash
 ) -> dict[str, From]:
-    """The types of hash to compare, and where they are to come from."""
+    """The hash types to compare, and where each is to come from."""
     if terms.expected:
         return dict.fromkeys(terms.expected, "content" if terms.verify == "download" else "either")
     if terms.verify == "download":

@@ -1,4 +1,4 @@
-"""Root name + key → the place that rclone copies from or to, or a Failure that says which parameter is wrong."""
+"""Resolves a root's name and a key to a location, or raises a Failure that names the invalid parameter."""
 
 from __future__ import annotations
 
@@ -11,20 +11,22 @@ from medusa_copier.settings import RootSection
 from simple_queue_server import Failure
 
 LONGEST_KEY_BYTES: Final = 32_000
-"""More than any storage takes, and little enough for an argument of a command, which Linux limits to 131072 bytes:
-rclone may spell a byte with three."""
+"""More than any storage supports, and short enough for a command-line argument, which Linux limits to 131072 bytes:
+rclone may encode one byte as three.
+"""
 
 _DOTS: Final = re.compile(r"(?:^|[/\uff0f\\])(\.\.|\uff0e\uff0e|\uff0e)(?=$|[/\uff0f\\])")
-"""A segment that may mean ``.`` or ``..`` to a storage. rclone reads the fullwidth forms of the dots (U+FF0E) and of
-the slash (U+FF0F) as the characters themselves, and hands those on to a storage whose remote has an ``encoding``
-without ``Dot`` or ``Slash``. The backslash separates names on servers that run Windows.
+"""A segment that a storage may interpret as ``.`` or ``..``. rclone treats the fullwidth forms of the dot (U+FF0E)
+and the slash (U+FF0F) as the characters themselves, and passes those on to a storage whose remote has an
+``encoding`` without ``Dot`` or ``Slash``. The backslash separates names on Windows servers.
 """
 
 
 def locate(roots: Mapping[str, RootSection], root: str, key: str, prefix: str, *, is_root: bool = False) -> Location:
-    """The place that a request's ``{prefix}root`` and ``{prefix}key`` name; ``prefix`` is ``source_``, ``target_``…
+    """The location that a request's ``{prefix}root`` and ``{prefix}key`` name; ``prefix`` is ``source_``,
+    ``target_``…
 
-    ``is_root`` says that the place is the root itself, and ``key`` means nothing.
+    With ``is_root``, the location is the root itself and ``key`` is ignored. Raises Failure.
     """
     if root not in roots:
         known = ", ".join(sorted(roots))
@@ -33,10 +35,10 @@ def locate(roots: Mapping[str, RootSection], root: str, key: str, prefix: str, *
 
 
 def clean_key(key: str, parameter: str) -> str:
-    """The path below the root that a key stands for, as the rclone command line reads it.
+    """Normalise a key to a path below the root, as the rclone command line does.
 
-    A leading slash, doubled slashes and ``.`` segments mean nothing, and are taken out: ``/a//./b`` is ``a/b``.
-    A ``..`` segment is refused in each of its spellings: it would lead out of the root, or become another name.
+    A leading slash, doubled slashes and ``.`` segments are removed: ``/a//./b`` becomes ``a/b``. A ``..`` segment is
+    refused in every spelling: it would lead out of the root, or become another name. Raises Failure.
     """
     if "\0" in key:
         raise Failure(f"{parameter} {key!r} contains a NUL character, which no storage can hold")
@@ -57,6 +59,6 @@ def is_empty(key: str) -> bool:
 
 
 def shown(root: str, key: str) -> str:
-    """``root:key`` for a message: on one line, whatever the key holds."""
+    """``root:key`` for a message, always on one line."""
     place = f"{root}:{key}"
     return place if place.isprintable() else repr(place)

@@ -1,5 +1,6 @@
-"""What requests may do with a root: read, write, replace, how many at once; that a key stays inside it, and means no
-device."""
+"""The access policy of the roots: read, write, overwrite, concurrency; and that a key stays inside its root and names
+no device.
+"""
 
 from __future__ import annotations
 
@@ -26,16 +27,16 @@ _UNFIT: Final = {"read": why_not_copied, "write": why_not_written}
 
 
 class Use(NamedTuple):
-    """What a request wants to do with a place: ``Use("read", "masters", location)``."""
+    """What a request wants to do with a location: ``Use("read", "masters", location)``."""
 
     purpose: Literal["read", "write"]
     root: str
-    """A configured one."""
+    """The name of a configured root."""
     location: Location
 
 
 class Access:
-    """The access policy of the ``roots``. One for a service, because it counts who is at work."""
+    """The access policy of the ``roots``. One per service, because it counts the requests that use each root."""
 
     def __init__(self, roots: Mapping[str, RootSection], rclone: Rclone) -> None:
         self._roots = roots
@@ -47,12 +48,14 @@ class Access:
 
     @asynccontextmanager
     async def granted(self, *uses: Use, waiting: Waiting = nullcontext) -> AsyncIterator[int | None]:
-        """The block may use these places; it begins when there is a free place in each root. ``waiting`` is the
-        request's: it works on nothing while it waits for one. While it waits for anything in the block, others have its
-        places. Yields the size in bytes of the file to be read, if it is a local one that was looked at.
+        """Run the block with access to these locations, as soon as each root has a free slot.
 
-        Raises Failure, naming the root and its policy, when a use is against it. Raises RcloneError when rclone
-        can't tell what a root is, and RcloneUnusable where rclone.conf makes it unusable.
+        ``waiting`` is the request's context manager for waiting: meanwhile another request may run, and while it waits
+        for anything inside the block, other requests may use its slots in the roots. Yields the size in bytes of the
+        file to read, if it is a local file that was inspected.
+
+        Raises Failure, naming the root and its policy, if a use violates it. Raises RcloneError if rclone can't
+        determine what a root is, and RcloneUnusable if rclone.conf makes it unusable.
         """
         for use in uses:
             self._require_purpose(use)
@@ -71,9 +74,9 @@ class Access:
         await self._refuse_unfit([use])
 
     def overwrite(self, root: str, asked: Overwrite, *, explicit: bool) -> Overwrite | Literal["never"]:
-        """What to do with content that is in ``root`` already, where a request ``asked`` for something.
+        """The ``overwrite`` to apply in ``root`` for a request that ``asked`` for one.
 
-        ``explicit``: the request said so, it isn't the default. Raises Failure when the root doesn't allow it.
+        ``explicit``: the request named it, rather than using the default. Raises Failure if the root doesn't allow it.
         """
         if self._roots[root].overwrite != "never":
             return asked
@@ -88,9 +91,9 @@ class Access:
             raise Failure(f"the root {use.root} can't be {verb}: it has access: {access}")
 
     async def refuse_links_below(self, use: Use, source: Location) -> None:
-        """For a directory that is to be written to: raise Failure when below it is a symbolic link that leads out of
-        the root and that rclone would follow, or a FIFO, socket or device in the place of a file of the ``source``.
-        It takes one listing of all that is below.
+        """Raise Failure if a directory to be written contains a symbolic link that leads out of the root and that
+        rclone would follow, or a FIFO, socket or device in place of a file of the ``source``. Lists the whole
+        directory once.
         """
         lookout = await self._lookout(use)
         if lookout is None or lookout.follow:
@@ -123,7 +126,7 @@ class Access:
         return size_bytes
 
     async def _follow_configuration(self, uses: Iterable[Use]) -> None:
-        """Forget what a root was by another rclone.conf. Raises RcloneUnusable for one that this makes unusable."""
+        """Forget what is known about the roots if rclone.conf has changed. Raises RcloneUnusable for unusable roots."""
         configuration = self._rclone.configuration
         await configuration.current()
         if self._generation != configuration.generation:

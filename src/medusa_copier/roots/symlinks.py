@@ -1,4 +1,4 @@
-"""What is at a path below a directory of this machine, and do symbolic links on the way lead out of it?"""
+"""Inspects paths below a local directory: what is there, and whether symbolic links on the way lead out of it."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from typing import Final, NamedTuple
 from simple_queue_server.system import mounts
 
 MOUNTS_S: Final = 5.0
-"""How long it is believed that nothing was mounted."""
+"""How long the list of mounts is cached."""
 SLOW_S: Final = 0.005
-"""A look that took so long waited for a disk."""
+"""An inspection that takes longer has waited for a disk."""
 WARY: Final = 100
 """How many looks are taken in threads after one that was slow."""
 THREADS: Final = 8
 
 WRITTEN_THROUGH: Final = ".rclonelink"
-"""rclone replaces a symbolic link to a file, but what has a name with this end it writes where the link leads."""
+"""rclone replaces a symbolic link to a file, except that it writes names with this suffix to the link's destination."""
 
 
 class Found(NamedTuple):

@@ -1,4 +1,4 @@
-"""The brokers, and which one a configuration means. Each one's libraries are imported only when it is used."""
+"""Chooses the broker that a configuration asks for. Each broker's libraries are imported only when it is used."""
 
 from __future__ import annotations
 
@@ -55,23 +55,23 @@ def dead_letters_for(settings: Settings, queue: str | None = None) -> DeadLetter
     return EmbeddedDeadLetters(settings.embedded or EmbeddedSection())
 
 
-async def look(settings: Settings) -> QueueState:
-    """See whether the incoming queue is there and served; nothing is made or taken. Raises BrokerError."""
+async def inspect_queue(settings: Settings) -> QueueState:
+    """Whether the incoming queue exists and is being served. Creates and consumes nothing. Raises BrokerError."""
     if settings.amqp is not None:
         from simple_queue_server.brokers.amqp import client as amqp  # noqa: PLC0415
 
-        return await amqp.look(settings.amqp)
+        return await amqp.inspect_queue(settings.amqp)
     if settings.sqs is not None:
         from simple_queue_server.brokers.sqs import client as sqs  # noqa: PLC0415
 
-        return await sqs.look(settings.sqs)
+        return await sqs.inspect_queue(settings.sqs)
     from simple_queue_server.brokers.embedded import client as embedded  # noqa: PLC0415
 
-    return await embedded.look(settings.embedded or EmbeddedSection())
+    return await embedded.inspect_queue(settings.embedded or EmbeddedSection())
 
 
 def describe(settings: Settings) -> str:
-    """The configured broker in a few words, without secrets."""
+    """A short description of the configured broker, for people. Contains no secrets."""
     if settings.amqp is not None:
         return str(target(settings.amqp.connection))
     if settings.sqs is not None:
@@ -81,7 +81,7 @@ def describe(settings: Settings) -> str:
 
 
 def queues_of(settings: Settings) -> str:
-    """The configured broker and its queues, the same in every service that shares them. Without secrets."""
+    """Identifies the configured broker and its queues: equal in all services that share them. Contains no secrets."""
     if settings.amqp is not None:
         where = target(settings.amqp.connection)
         broker = f"amqp {','.join(sorted(map(str, where.endpoints)))} vhost {where.vhost}"

@@ -1,4 +1,4 @@
-"""What the server needs of a broker, and what a client needs of it.
+"""The protocols that brokers and their clients implement.
 
 Every broker (AMQP, SQS, embedded, memory) passes the same contract suite, ``tests/brokers/test_contract.py``.
 """
@@ -9,16 +9,16 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Any, Protocol, Self, TypeAlias
 
-Hear: TypeAlias = Callable[[bytes], None]
-"""Called with what was broadcast, in the event loop. It must not raise."""
+BroadcastHandler: TypeAlias = Callable[[bytes], None]
+"""Called in the event loop with the body of each broadcast message. Must not raise."""
 
 
 @dataclass(frozen=True, slots=True)
 class ReplyAddress:
-    """Where a client wants its response: plain data, so that it can outlive a delivery.
+    """Where a client expects its response. Plain data, so that it can outlive a delivery.
 
-    ``reply_to`` names a queue of the client's own; None means the outgoing queue. ``correlation_id`` is set on
-    the response: the request's own, else the request's message id, else None.
+    ``reply_to`` names the client's reply queue; None means the outgoing queue. ``correlation_id`` is set on the
+    response: the request's own correlation id, else its message id, else None.
     """
 
     reply_to: str | None = None
@@ -27,98 +27,100 @@ class ReplyAddress:
 
 @dataclass(frozen=True, slots=True)
 class QueueState:
-    """The incoming queue, as somebody saw it who neither made nor took anything."""
+    """The state of the incoming queue, read without creating or consuming anything."""
 
     exists: bool
     services: int | None
-    """How many services take requests from it; None where that can't be known."""
+    """The number of services consuming from the queue; None if the broker can't tell."""
     waiting: int = 0
     """How many requests wait on it; in SQS about so many."""
 
 
 class Delivery(Protocol):
-    """One request, lent by the broker until :meth:`answer`, :meth:`ack` or :meth:`requeue` ends the loan.
+    """One request, held until :meth:`answer`, :meth:`ack` or :meth:`requeue` settles it.
 
-    A delivery stands for the request, not for one hand-over of it: when a broker hands the same request out
-    again because a connection was lost while its work is still running, the delivery takes the new hand-over
-    on and nothing is received a second time.
+    A delivery represents the request itself. If the connection is lost while the request is being processed and the
+    broker redelivers it, the existing delivery adopts the redelivery, so :meth:`Broker.receive` never returns the same
+    request twice.
     """
 
     @property
     def body(self) -> bytes:
-        """The message as the client sent it."""
+        """The message body, exactly as the client sent it."""
 
     @property
     def request_id(self) -> str:
-        """Names the request in the log: the client's message or correlation id, or one made here."""
+        """Identifies the request in the log: the client's message id or correlation id, or a generated id."""
 
     @property
     def reply(self) -> ReplyAddress:
-        """Where the response goes."""
+        """Where to send the response."""
 
     @property
     def attempt(self) -> int:
-        """How often the request was handed out, this time included, as far as the broker knows: 1, 2, …"""
+        """How many times the broker has delivered the request, including this one (1, 2, …), as far as it knows."""
 
     async def answer(self, response: bytes, *, give_up: bool = False) -> None:
-        """Put the response on its queue, durably, and only then take the request off its own.
+        """Publish the response durably, then take the request off its queue.
 
-        Waits for as long as the broker is away. A response whose private reply queue has gone goes to the
-        outgoing queue. Raises BrokerGaveUp when the broker is given up; the request is then not lost, it will
-        be delivered again. When cancelled, either both happened, or the request is still the broker's.
+        Waits while the broker is unavailable. If the client's reply queue no longer exists, the response goes to the
+        outgoing queue. Raises BrokerGaveUp when the connection is given up; the request is then not lost but will be
+        redelivered. When cancelled, either both steps have happened, or the request is still on its queue.
 
-        ``give_up`` says that nobody should work on the request again: it goes to the dead-letter queue if the
-        broker has one for it.
+        ``give_up`` means that the request must not be tried again: it is moved to the dead-letter queue if the broker
+        has one.
         """
 
     async def ack(self) -> None:
-        """Take the request off its queue without a response: something durable has taken it over."""
+        """Take the request off its queue without a response, because durable storage has taken it over."""
 
     async def requeue(self) -> None:
-        """Give the request back unanswered, for this or another service to take at once. Never raises."""
+        """Return the request to its queue unanswered, so that any service can take it at once. Never raises."""
 
 
 class Broker(Protocol):
-    """The server's side: takes requests, gives responses. Holds at most ``max_in_flight`` requests at a time, or as
-    many as :meth:`hold_up_to` said last.
+    """The server's side of a broker: receives requests and publishes responses.
+
+    Holds at most ``max_in_flight`` unsettled requests, or the number last passed to :meth:`set_max_unsettled`.
     """
 
     @property
     def patience_s(self) -> float | None:
-        """How long, in seconds, a request may safely be held; None: for ever."""
+        """How long a request can safely stay unsettled, in seconds; None if there is no limit."""
 
     @property
     def has_progress_queue(self) -> bool:
-        """Whether there is anybody to :meth:`notify`."""
+        """Whether a progress queue is configured for :meth:`notify`."""
 
-    async def open(self, hear: Hear | None = None) -> None:
-        """Connect, and make the queues that don't exist. Raises BrokerError or BrokerGaveUp.
+    async def open(self, on_broadcast: BroadcastHandler | None = None) -> None:
+        """Connect, and create the queues that don't exist. Raises BrokerError or BrokerGaveUp.
 
-        ``hear`` is called with what is broadcast to the servers of the incoming queue.
+        ``on_broadcast`` is called with each message that is broadcast to the servers of the incoming queue.
         """
 
-    def hold_up_to(self, count: int) -> None:
-        """Hold at most ``count`` requests from now on, some more while there are. AMQP lends in portions: up to twice
-        as many may be lent.
+    def set_max_unsettled(self, count: int) -> None:
+        """Change the number of requests that may be unsettled at the same time.
+
+        Takes effect gradually when lowered. AMQP changes the limit in steps, so up to twice ``count`` may be unsettled.
         """
 
     async def receive(self) -> Delivery:
-        """Wait for the next request. Safe to cancel. Raises BrokerGaveUp when the broker is given up or closed."""
+        """Wait for the next request. Safe to cancel. Raises BrokerGaveUp once the broker is closed or given up."""
 
     async def publish(self, response: bytes, reply: ReplyAddress) -> None:
-        """Put a response on its queue, durably, as :meth:`Delivery.answer` does, without a delivery."""
+        """Publish a response durably, as :meth:`Delivery.answer` does, without settling a delivery."""
 
     async def broadcast(self, body: bytes) -> bool:
-        """Say something to all servers of the incoming queue, this one included: to each at least once.
+        """Send a message to every server of the incoming queue, including this one, at least once each.
 
-        A server that isn't connected in this moment doesn't hear it. False when the broker can't reach others, and
-        only this server hears it.
+        Servers that aren't connected at that moment don't receive it. Returns False if the broker can't reach other
+        servers and only this one received it.
         """
 
     def notify(self, body: bytes) -> None:
-        """Put an event on the progress queue, if there is one, at some time. Never waits, never raises.
+        """Queue an event for the progress queue, if one is configured. Never waits, never raises.
 
-        Events are dropped, and counted in the log, while the broker is away or slow.
+        While the broker is slow or unavailable, events are dropped; the log says how many.
         """
 
     async def queue_length(self) -> int:
@@ -128,33 +130,39 @@ class Broker(Protocol):
         """
 
     async def stop_receiving(self) -> None:
-        """Take no more requests; those taken ahead and not yet received go back at once. Idempotent.
+        """Stop consuming; requests that were prefetched but not yet received are requeued at once. Idempotent.
 
-        The next :meth:`receive` begins to take requests again.
+        The next :meth:`receive` starts consuming again.
         """
 
     async def close(self) -> None:
-        """Let go of everything. Requests not answered stay with, or go back to, the broker. Idempotent."""
+        """Close all connections. Unanswered requests stay with, or return to, the broker. Idempotent."""
 
 
 class Client(Protocol):
-    """The client's side: puts requests, takes responses. An async context manager."""
+    """The client's side of a broker: sends requests and receives responses. An async context manager."""
 
     async def __aenter__(self) -> Self: ...
 
     async def __aexit__(self, *exc_info: object) -> None: ...
 
     async def send(self, request: bytes, *, message_id: str | None = None) -> None:
-        """Put a request on the incoming queue, durably; its response will be on the outgoing queue."""
+        """Put a request on the incoming queue durably; its response will go to the outgoing queue.
+
+        Raises BrokerError when the request can't be queued.
+        """
 
     async def call(self, request: bytes, *, message_id: str | None = None) -> bytes:
-        """Put a request and wait for its response on a reply queue of this client's own.
+        """Send a request and wait for its response on this client's own reply queue. Raises BrokerError.
 
-        When cancelled, the request may be served all the same; its response then goes to the outgoing queue.
+        When cancelled, the request may still be served; its response then goes to the outgoing queue.
         """
 
     async def take_response(self, timeout_s: float) -> bytes | None:
-        """Take the oldest response off the outgoing queue; None when none came in ``timeout_s`` seconds."""
+        """Take the oldest response off the outgoing queue; None if none arrives within ``timeout_s`` seconds.
+
+        Raises BrokerError.
+        """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""Messages that nobody waits for: sent in the background, and dropped rather than kept when the broker is slow."""
+"""Sends messages in the background, and drops them rather than queue without bound when the broker is slow."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ import structlog
 
 from simple_queue_server.errors import BrokerError
 
-MOST_WAITING: Final = 1000
-LARGEST_BATCH: Final = 100
+MAX_WAITING: Final = 1000
+MAX_BATCH_SIZE: Final = 100
 CLOSE_GRACE_S: Final = 2.0
 
 log = structlog.stdlib.get_logger("simple_queue_server")
 
 
 class EventBuffer:
-    """Sends what is ``put``, in order and in batches, by ``send``. At most MOST_WAITING are in memory."""
+    """Sends messages in order and in batches through ``send``. Holds at most MAX_WAITING of them in memory."""
 
     def __init__(self, send: Callable[[list[bytes]], Awaitable[None]]) -> None:
         self._send = send
@@ -30,8 +30,8 @@ class EventBuffer:
         self._task: asyncio.Task[None] | None = None
 
     def put(self, body: bytes) -> None:
-        """Send a message some time, or never. Doesn't wait."""
-        if self._closing or len(self._waiting) >= MOST_WAITING:
+        """Queue a message, or drop it when the buffer is full. Never waits."""
+        if self._closing or len(self._waiting) >= MAX_WAITING:
             self._drop(1, "the broker is slow or can't be reached")
             return
         self._waiting.append(body)
@@ -40,7 +40,7 @@ class EventBuffer:
             self._task = asyncio.create_task(self._run())
 
     async def close(self) -> None:
-        """Send what waits, if that takes no longer than a moment. Idempotent."""
+        """Send what is queued, for at most CLOSE_GRACE_S; drop the rest. Idempotent."""
         self._closing = True
         self._arrived.set()
         if self._task is not None:
@@ -50,17 +50,17 @@ class EventBuffer:
             self._task = None
             self._dropped += len(self._waiting)
             self._waiting.clear()
-            self._tell_dropped()
+            self._report_dropped()
 
     async def _run(self) -> None:
         while self._waiting or not self._closing:
-            batch = [self._waiting.popleft() for _ in range(min(LARGEST_BATCH, len(self._waiting)))]
+            batch = [self._waiting.popleft() for _ in range(min(MAX_BATCH_SIZE, len(self._waiting)))]
             try:
                 await self._send(batch)
             except BrokerError as error:
                 self._drop(len(batch), str(error))
             else:
-                self._tell_dropped()
+                self._report_dropped()
             if not (self._waiting or self._closing):
                 self._arrived.clear()
                 await self._arrived.wait()
@@ -70,7 +70,7 @@ class EventBuffer:
             log.warning("events_dropping", reason=reason)
         self._dropped += number
 
-    def _tell_dropped(self) -> None:
+    def _report_dropped(self) -> None:
         if self._dropped:
             log.warning("events_dropped", count=self._dropped)
             self._dropped = 0

@@ -1,4 +1,4 @@
-"""A queue in memory, for tests: what the real brokers promise, within one event loop.
+"""An in-memory queue for tests, with the guarantees of the real brokers within one event loop.
 
 ::
 
@@ -19,7 +19,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Self
 
-from simple_queue_server.brokers.base import Hear, ReplyAddress
+from simple_queue_server.brokers.base import BroadcastHandler, ReplyAddress
 from simple_queue_server.errors import BrokerGaveUp
 
 
@@ -33,9 +33,9 @@ class _Request:
 
 
 class MemoryQueue:
-    """What brokers and clients share: the requests that wait, the responses that wait, and the calls.
+    """The state shared by brokers and clients: waiting requests, waiting responses, and open calls.
 
-    ``progress`` gets the events, as its responses.
+    Events are appended to the responses of ``progress``.
     """
 
     def __init__(self, progress: MemoryQueue | None = None) -> None:
@@ -43,21 +43,21 @@ class MemoryQueue:
         self.requests: list[_Request] = []
         self.responses: deque[bytes] = deque()
         self.calls: dict[ReplyAddress, asyncio.Future[bytes]] = {}
-        self.hearers: set[Hear] = set()
+        self.broadcast_handlers: set[BroadcastHandler] = set()
         self._numbers = itertools.count(1)
         self._changed = asyncio.Event()
 
     def put_request(self, body: bytes, message_id: str | None, reply: ReplyAddress) -> None:
-        """Add a request at the end."""
-        self.give_back(_Request(next(self._numbers), body, message_id, reply))
+        """Append a request."""
+        self.requeue(_Request(next(self._numbers), body, message_id, reply))
 
-    def give_back(self, request: _Request) -> None:
-        """Let a request wait at its place."""
+    def requeue(self, request: _Request) -> None:
+        """Put a request back at its original position."""
         bisect.insort(self.requests, request, key=lambda request: request.number)
         self.notify()
 
     def put_response(self, body: bytes, reply: ReplyAddress) -> None:
-        """Give a response to the call that waits for it, else put it on the outgoing queue."""
+        """Complete the call that waits for the response, or else append it to the outgoing queue."""
         call = self.calls.get(reply)
         if call is not None and not call.done():
             call.set_result(body)
@@ -66,7 +66,7 @@ class MemoryQueue:
             self.notify()
 
     def notify(self) -> None:
-        """Wake everybody who waits for a change."""
+        """Wake everything that waits for a change."""
         self._changed.set()
         self._changed = asyncio.Event()
 
@@ -95,7 +95,7 @@ class MemoryDelivery:
 
     async def requeue(self) -> None:
         if self._broker.settle(self._request):
-            self._broker.queue.give_back(self._request)
+            self._broker.queue.requeue(self._request)
 
 
 @dataclass(slots=True, eq=False)
@@ -107,14 +107,14 @@ class MemoryBroker:
     patience_s: float | None = None
     _held: set[_Request] = field(default_factory=set)
     _closed: bool = False
-    _hear: Hear | None = None
+    _on_broadcast: BroadcastHandler | None = None
 
-    async def open(self, hear: Hear | None = None) -> None:
-        if hear is not None:
-            self._hear = hear
-            self.queue.hearers.add(hear)
+    async def open(self, on_broadcast: BroadcastHandler | None = None) -> None:
+        if on_broadcast is not None:
+            self._on_broadcast = on_broadcast
+            self.queue.broadcast_handlers.add(on_broadcast)
 
-    def hold_up_to(self, count: int) -> None:
+    def set_max_unsettled(self, count: int) -> None:
         self.max_in_flight = count
         self.queue.notify()
 
@@ -129,8 +129,8 @@ class MemoryBroker:
         self.queue.put_response(response, reply)
 
     async def broadcast(self, body: bytes) -> bool:
-        for hear in list(self.queue.hearers):
-            hear(body)
+        for on_broadcast in list(self.queue.broadcast_handlers):
+            on_broadcast(body)
         return True
 
     @property
@@ -145,19 +145,19 @@ class MemoryBroker:
         return len(self.queue.requests)
 
     async def stop_receiving(self) -> None:
-        """Nothing is taken ahead here."""
+        """Do nothing: this broker prefetches nothing."""
 
     async def close(self) -> None:
         self._closed = True
-        if self._hear is not None:
-            self.queue.hearers.discard(self._hear)
+        if self._on_broadcast is not None:
+            self.queue.broadcast_handlers.discard(self._on_broadcast)
         self.queue.notify()
         for request in list(self._held):
             self.settle(request)
-            self.queue.give_back(request)
+            self.queue.requeue(request)
 
     def settle(self, request: _Request) -> bool:
-        """End the loan of a request; False when it was ended before."""
+        """Settle a request; False if it was already settled."""
         if request not in self._held:
             return False
         self._held.remove(request)

@@ -12,7 +12,7 @@ from typing import Final, TypeAlias
 
 import msgspec
 
-from simple_queue_server.brokers import describe, look
+from simple_queue_server.brokers import describe, inspect_queue
 from simple_queue_server.errors import QueueServerError
 from simple_queue_server.http.operations import Call, Operation, Reply
 from simple_queue_server.secrets import masked
@@ -105,7 +105,7 @@ def broker_check(settings: Settings) -> Check:
     """Whether the broker answers, and has the incoming queue."""
 
     async def check() -> None:
-        if not (await look(settings)).exists:
+        if not (await inspect_queue(settings)).exists:
             raise QueueServerError(f"{describe(settings)} has no incoming queue yet; the service makes it")
 
     return check

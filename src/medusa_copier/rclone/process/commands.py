@@ -1,6 +1,7 @@
-"""rclone's commands as processes, for what the remote control has no way: the outcome of each of a million files.
+"""Runs rclone's commands as processes, for what the remote control can't report: the outcome of each of a million
+files.
 
-What they write comes line by line, so nothing grows with the number of files.
+Their output is processed line by line, so memory doesn't grow with the number of files.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from medusa_copier.rclone.process.pulse import Patience, Pulse
 from medusa_copier.rclone.stats import GroupStats
 
 STOP_PATIENCE_S: Final = 5.0
-"""How long a command that is told to stop may take to remove its partial files."""
+"""How long a command may take to remove its partial files when it is told to stop."""
 
 _FIXED: Final = (
     "--use-json-log",
@@ -39,10 +40,10 @@ _FIXED: Final = (
 _STATS: Final = ("--stats=1s", "--stats-log-level=INFO")
 _FAILED_TO: Final = re.compile(r"Failed to \w+: ")
 _CRASH: Final = re.compile(r"(fatal error|panic|runtime|SIG[A-Z]+): ")
-"""How the first line begins that a Go program writes when it crashes, or runs out of memory."""
+"""The beginning of the first line that a Go program prints when it crashes or runs out of memory."""
 _CRASHED: Final = 2
 _SIGNALLED: Final = 128
-"""A program that handles a signal and ends for it has this and the signal's number as its exit status."""
+"""A program that exits after handling a signal has this plus the signal's number as its exit status."""
 
 log = structlog.stdlib.get_logger("medusa_copier.rclone")
 
@@ -50,7 +51,7 @@ TakeLines: TypeAlias = Callable[[list[str]], None]
 
 
 class BadFilter(RcloneError):
-    """A filter that rclone can't read."""
+    """A filter pattern that rclone can't parse."""
 
 
 class Entry(msgspec.Struct, frozen=True, rename={"message": "msg", "kind": "objectType"}):
@@ -62,23 +63,23 @@ class Entry(msgspec.Struct, frozen=True, rename={"message": "msg", "kind": "obje
     kind: str = ""
     size: int = 0
     source: str = ""
-    """Where in rclone's source it is written."""
+    """The location in rclone's source that wrote it."""
     stats: GroupStats | None = None
-    """How far it is, in a line that says nothing else."""
+    """Transfer statistics, in a line that contains nothing else."""
 
     @property
     def is_summary(self) -> bool:
-        """Whether it sums up errors that were told one by one."""
+        """Whether it summarises errors that were reported one by one."""
         return self.level == "error" and self.source.startswith("cmd/cmd.go:")
 
     @property
     def is_error(self) -> bool:
-        """Whether something went wrong."""
+        """Whether it reports an error."""
         return self.level in {"error", "critical", "alert", "emergency"}
 
     @property
     def path(self) -> str | None:
-        """The file or directory that this is about; None when it is about all of them."""
+        """The file or directory that it is about; None if it is about the whole command."""
         return None if not self.object or self.kind.endswith(".Fs") else self.object
 
 
@@ -86,10 +87,10 @@ TakeEntries: TypeAlias = Callable[[list[Entry]], None]
 
 
 class Known(NamedTuple):
-    """Lines of the log that come by the hundred thousand, and are therefore not decoded.
+    """Log lines that occur by the hundred thousand and are therefore not decoded.
 
-    ``pattern`` matches whole lines with their ends. ``take`` gets what its groups matched, a list for each group, with
-    None where one has no part in the match. A line that it doesn't match is an Entry.
+    ``pattern`` matches whole lines with their ends. ``take`` gets what its groups matched, one list per group, with
+    None where a group took no part in the match. Lines that it doesn't match become an Entry.
     """
 
     pattern: re.Pattern[str]
@@ -101,7 +102,7 @@ _decoder = msgspec.json.Decoder(Entry)
 
 @dataclass(slots=True)
 class Outcome:
-    """How a command ended. ``complaint`` is what it said is wrong with the whole, "" when nothing is."""
+    """How a command ended. ``complaint`` is its error about the whole command, "" if there is none."""
 
     exit_status: int
     complaint: str = ""
@@ -116,7 +117,7 @@ class Outcome:
         return self.exit_status < 0 or self.exit_status > _SIGNALLED or crashed
 
     def error(self) -> RcloneError:
-        """The error that a command that failed stands for."""
+        """The error for a command that failed."""
         if self.exit_status == NOT_RUN:
             return MachineTrouble(one_line(self.complaint) or "rclone can't be run")
         if self.stopped:
@@ -135,7 +136,7 @@ class Outcome:
 class Commands:
     """``await Commands(binary, config=…, flags=…).run("copy", source, target, lines=…)``.
 
-    A command dies with this process, and when the coroutine is cancelled.
+    A command is killed when this process dies or the coroutine is cancelled.
     """
 
     def __init__(
@@ -162,11 +163,11 @@ class Commands:
         on_kill: Callable[[], object] = lambda: None,
         log_level: str = "INFO",
     ) -> Outcome:
-        """Run ``rclone ARGUMENTS`` to its end; ``lines`` gets what it prints, ``entries`` its log but for what
-        is ``known``, ``stats`` how far it is, once a second.
+        """Run ``rclone ARGUMENTS`` to its end. ``lines`` gets its standard output, ``entries`` its log except what is
+        ``known``, ``stats`` its progress once a second.
 
-        One that hangs is killed, and so is one that doesn't end within STOP_PATIENCE_S when this is cancelled. Then
-        ``on_kill`` is called: it could not clean up. Raises MachineTrouble when it can't be started.
+        A command that hangs is killed, as is one that doesn't end within STOP_PATIENCE_S of cancellation. ``on_kill``
+        is called then, because it couldn't clean up. Raises MachineTrouble if it can't be started.
         """
         shown, remotes = hidden(arguments)
         command = [*self._beginning, *shown, *self._end, *_STATS, f"--log-level={log_level}"]
@@ -192,7 +193,7 @@ class Commands:
         return outcome
 
     async def run_well(self, *arguments: str, lines: TakeLines | None = None) -> None:
-        """The same for a command whose failure is one of the whole. Raises RcloneError."""
+        """Run a command that must succeed as a whole. Raises RcloneError."""
         problems: list[str] = []
 
         def note(entries: Sequence[Entry]) -> None:
@@ -213,7 +214,7 @@ async def _run(
     *,
     on_kill: Callable[[], object],
 ) -> int:
-    """Run ``command``, hand on what it writes, some whole lines at a time; returns its exit status."""
+    """Run ``command`` and pass on its output in batches of whole lines; returns its exit status."""
     with Pipe() as printed, Pipe() as logged:
         process = await spawn(command, stdout=printed.writer, stderr=logged.writer, environment=environment)
         ended = asyncio.ensure_future(process.wait())
@@ -246,7 +247,7 @@ def _lines(batch: str) -> list[str]:
 
 
 def _without(known: Known, batch: str) -> str:
-    """Hand on what is known; returns the other lines."""
+    """Pass on the known lines; returns the others."""
     width = known.pattern.groups + 1
     parts = known.pattern.split(batch)
     if len(parts) > 1:

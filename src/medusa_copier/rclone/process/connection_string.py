@@ -1,5 +1,6 @@
-"""rclone's connection strings, ``remote,option=value:path``: their parts, and a way to pass them on without an argument
-that any user of the machine could read."""
+"""Parses rclone's connection strings, ``remote,option=value:path``, and keeps their secrets out of command-line
+arguments, which every user of the machine can read.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +20,7 @@ _OPTION: Final = re.compile(
 )
 
 HIDDEN_PREFIX: Final = "medusa_copier_"
-"""How the remotes begin that stand for connection strings; 24 hexadecimal digits follow."""
+"""The prefix of remotes that stand for connection strings; 24 hexadecimal digits follow."""
 
 
 class ConnectionString(NamedTuple):
@@ -32,7 +33,7 @@ class ConnectionString(NamedTuple):
 
 
 def parse(fs: str) -> ConnectionString | None:
-    """The parts of ``fs``; None for a path of this machine."""
+    """The parts of ``fs``; None for a local path."""
     if fs.startswith("/") or not (match := _PARTS.fullmatch(fs)):
         return None
     remote = fs[: match.start("path")]
@@ -51,8 +52,10 @@ def _options(text: str) -> Iterator[tuple[str, str]]:
 
 
 def hidden(arguments: Sequence[str]) -> tuple[list[str], dict[str, str]]:
-    """``arguments`` of a command with a remote in place of each connection string that has options, and the environment
-    that defines these remotes: ``:s3,secret_access_key=x:bucket`` becomes ``medusa_copier_0a1b…:bucket``.
+    """Replace connection strings with options in ``arguments`` by remotes, and return the environment that defines
+    those.
+
+    ``:s3,secret_access_key=x:bucket`` becomes ``medusa_copier_0a1b…:bucket``.
     """
     environment: dict[str, str] = {}
     shown = []

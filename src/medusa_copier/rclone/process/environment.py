@@ -1,6 +1,6 @@
-"""The environment of an rclone process: its flags, and of the service's own variables only those that it needs.
+"""The environment of an rclone process: its flags, and only those of the service's variables that it needs.
 
-Flags go this way because arguments can be read by every user of the machine, and some of them are secrets.
+Flags are passed this way because some are secrets, and every user of the machine can read arguments.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from simple_queue_server.secrets import is_secret_name
 FlagValue: TypeAlias = bool | int | float | str | Sequence[str]
 
 GARBAGE_PERCENT: Final = "200"
-"""How much garbage may gather in rclone before it is collected, in percent of what is in use. By Go's default of 100
-small files take a sixth more of its time. GOGC in the environment wins.
+"""GOGC for rclone: how much garbage may accumulate, in percent of live memory. With Go's default of 100, small files
+take a sixth more of its time. GOGC in the environment takes precedence.
 """
 
 _WORDS: Final = """
@@ -28,14 +28,14 @@ _WORDS: Final = """
     AWS_* AZURE_* GOOGLE_* CLOUDSDK_* OCI_* OS_* ST_* MSI_* IDENTITY_* IMDS_* HADOOP_* KRB5* SSH_AUTH_SOCK
     """
 HANDED_ON: Final = tuple(_WORDS.split())
-"""The variables that rclone and its libraries look at, beside RCLONE_*."""
+"""The variables that rclone and its libraries use, besides RCLONE_*."""
 
 _CSV: Final = re.compile(
     r"ca-cert|metadata-(exclude|filter|include)(-from)?|cloudinary-media-extensions|internetarchive-item-metadata"
 )
-"""Flags that rclone reads as a list with commas from its environment."""
+"""Flags that rclone parses as a comma-separated list from its environment."""
 _ONE_IN_ENVIRONMENT: Final = frozenset({"header", "header-download", "header-upload", "metadata-set"})
-"""Flags that may be repeated, but of which the environment holds one."""
+"""Flags that may be repeated, but of which the environment holds only one."""
 
 _CONFIGURATION: Final = ("RCLONE_CONFIG", "RCLONE_CONFIG_PASS", "RCLONE_CONFIG_DIR")
 _OF_REMOTE: Final = "RCLONE_CONFIG_"
@@ -58,9 +58,9 @@ def flag_variables(flags: Mapping[str, FlagValue]) -> dict[str, str]:
 
 
 def flag_arguments(flags: Mapping[str, FlagValue]) -> list[str]:
-    """What the environment can't hold: the second and further values of a flag that is repeated.
+    """Arguments for what the environment can't hold: the second and further values of a repeated flag.
 
-    Raises RcloneUnusable when one of them is a secret.
+    Raises RcloneUnusable if one of them is a secret.
     """
     arguments = []
     for name, value in flags.items():
@@ -80,10 +80,10 @@ def flag_arguments(flags: Mapping[str, FlagValue]) -> list[str]:
 def for_rclone(
     flags: Mapping[str, FlagValue] | None = None, hand_on: Sequence[str] = (), *, resident: bool = False
 ) -> dict[str, str]:
-    """The environment of a process that gets these flags.
+    """The environment of an rclone process with these flags.
 
-    ``hand_on`` names further variables of the service that it needs, with ``*`` for any characters. Unless it is
-    ``resident`` it gets no flag that would change what a command prints.
+    ``hand_on`` names further variables of the service to pass on; ``*`` matches any characters. Unless ``resident``,
+    flags that would change a command's output are left out.
     """
     flags = flags or {}
     if not resident:
@@ -98,7 +98,7 @@ def for_rclone(
 
 
 def ignored_variables() -> dict[str, str]:
-    """The variables of this service's environment that are meant for rclone and don't reach it, with the reason."""
+    """Variables of the service's environment meant for rclone that are not passed to it, with the reason."""
     return {
         name: _variable_refusal(name) or ""
         for name in sorted(os.environ)
@@ -129,7 +129,7 @@ def _secrets_first(values: Sequence[bool | float | str]) -> list[str]:
 
 
 def _is_secret(value: str) -> bool:
-    """Whether ``NAME: VALUE`` or ``NAME=VALUE`` is one by its name."""
+    """Whether ``NAME: VALUE`` or ``NAME=VALUE`` is a secret, judging by its name."""
     return is_secret_name(re.split(r"[:=]", value, maxsplit=1)[0].strip())
 
 

@@ -1,8 +1,8 @@
-"""Which of rclone's flags an operator may set, in ``rclone.flags``, in the environment, or for one remote.
+"""Which of rclone's flags an operator may set, in ``rclone.flags``, in the environment, or for a single remote.
 
-Every global flag of rclone is decided here by name. The flags of the backends are listed in ``backend_flags.txt``, and
-those that aren't named or matched here are allowed. A flag in neither list is refused: it may change what counts as
-copied, and rclone ignores a name that it doesn't know in its environment.
+Every global flag of rclone is listed here by name. The backends' flags are listed in ``backend_flags.txt``; those not
+named or matched here are allowed. A flag in neither list is refused: it may change what counts as copied, and rclone
+ignores unknown names in its environment.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ ALLOWED: Final = _words(
     tpslimit-burst transfers use-cookies use-mmap user-agent
     """
 )
-"""Flags for speed, the network and metadata: none changes which content is copied, or what counts as copied."""
+"""Flags for speed, the network and metadata: none affects which content is copied, or what counts as copied."""
 
 RESIDENT_ONLY: Final = _words(
     """
@@ -43,11 +43,12 @@ RESIDENT_ONLY: Final = _words(
     verbose
     """
 )
-"""Flags that reach the resident rclone but not the commands of ``copy``, whose output is read."""
+"""Flags for the resident rclone but not for the commands of ``copy``, whose output is parsed."""
 
 COMPARES_HASHES: Final = "checksum"
-"""Allowed in ``rclone.flags`` alone, and never given to rclone: the service asks for it copy by copy, for storages that
-have a hash of every file. For others rclone would compare the size alone."""
+"""Allowed in ``rclone.flags`` only, and never passed to rclone: the service requests it copy by copy, for storages
+that have a hash of every file. For others, rclone would compare only the size.
+"""
 
 REFUSED: Final[Mapping[str, str]] = {
     "other content at the target would be called copied; requests and roots say by overwrite what is to stay": """
@@ -83,7 +84,7 @@ REFUSED: Final[Mapping[str, str]] = {
         log-file log-file-compress log-file-max-age log-file-max-backups log-file-max-size log-format log-systemd syslog
         syslog-facility use-json-log""",
 }
-"""Reason → the flags that are refused for it."""
+"""Reason → the flags refused for it."""
 
 REFUSED_PATTERNS: Final[Mapping[str, str]] = {
     "the service controls rclone by itself": r"(rc|metrics)(-.*)?",
@@ -111,7 +112,7 @@ REFUSED_PATTERNS: Final[Mapping[str, str]] = {
     "damaged content would be copied as if it were whole": "crypt-pass-bad-blocks",
     "the copy would be the same file as its source": "sftp-copy-is-hardlink",
 }
-"""Reason → what the whole name of a flag matches that is refused for it."""
+"""Reason → a pattern for the full names of flags refused for it."""
 
 FEATURES: Final = _words(
     """
@@ -119,19 +120,19 @@ FEATURES: Final = _words(
     openchunkwriter openwriterat publiclink purge putstream putunchecked serversideacrossconfigs userinfo
     """
 )
-"""What the flag ``disable`` may turn off: ways of doing something, for which rclone has another."""
+"""What the flag ``disable`` may turn off: operations for which rclone has a fallback."""
 
 _COMPILED: Final = {reason: re.compile(pattern) for reason, pattern in REFUSED_PATTERNS.items()}
 _REASONS: Final = {name: reason for reason, names in REFUSED.items() for name in names.split()}
 
 
 def flag_name(name: str) -> str:
-    """A flag as rclone's manual writes it, without dashes before: ``fast_list`` → ``fast-list``."""
+    """A flag's name as in rclone's manual, without leading dashes: ``fast_list`` → ``fast-list``."""
     return name.lstrip("-").lower().replace("_", "-")
 
 
 def refusal(flag: str, value: object = None) -> str | None:
-    """Why ``flag`` (as by flag_name) can't be set, to this ``value``; None when it can."""
+    """Why ``flag`` (a flag_name) can't be set to this ``value``; None if it can."""
     if flag in ALLOWED:
         return _feature_refusal(value) if flag == "disable" else None
     if flag in RESIDENT_ONLY:
@@ -145,13 +146,13 @@ def refusal(flag: str, value: object = None) -> str | None:
 
 
 def without_comparison(flags: Mapping[str, T]) -> tuple[dict[str, T], bool]:
-    """``rclone.flags`` without ``checksum``, and whether it is set."""
+    """``rclone.flags`` without ``checksum``, and whether that is set."""
     rest = {name: value for name, value in flags.items() if flag_name(name) != COMPARES_HASHES}
     return rest, any(value not in (False, "false") for name, value in flags.items() if name not in rest)
 
 
 def is_known(flag: str) -> bool:
-    """Whether ``flag`` was decided here, one way or the other."""
+    """Whether ``flag`` is listed here, allowed or refused."""
     named = flag in ALLOWED | RESIDENT_ONLY or flag in _REASONS or flag in backend_flags()
     return named or any(pattern.fullmatch(flag) for pattern in _COMPILED.values())
 
@@ -175,7 +176,7 @@ def _nearest(flag: str) -> str:
 
 
 def table() -> str:
-    """The decisions for a reader: a table in Markdown."""
+    """The lists as a Markdown table, for the documentation."""
     rows = [
         ("allowed", _shown(ALLOWED) + "; of the backends' all that aren't below"),
         ("allowed, for the resident rclone alone", _shown(RESIDENT_ONLY)),
@@ -196,6 +197,6 @@ def table() -> str:
 
 
 def _shown(names: set[str] | frozenset[str]) -> str:
-    """``*-encoding`` stands for the sixty of them."""
+    """``…-encoding`` stands for about sixty flags."""
     short = {"…-encoding" if name.endswith("-encoding") else name for name in names}
     return ", ".join(f"`{name}`" for name in sorted(short))

@@ -1,7 +1,7 @@
-"""Run as a script: become the given program, to be killed by the kernel as soon as the parent dies (Linux).
+"""Run as a script: executes the given program so that the kernel kills it as soon as the parent dies (Linux).
 
-``python -I -S launcher.py PARENT_PID PROGRAM ARGUMENT…``. It is a program of its own because ``preexec_fn``
-isn't safe beside threads. The kernel's order to kill survives the change of program.
+``python -I -S launcher.py PARENT_PID PROGRAM ARGUMENT…``. It is a separate program because ``preexec_fn`` isn't safe in
+the presence of threads. The kernel's setting survives ``exec``.
 """
 
 import ctypes
@@ -11,11 +11,11 @@ import sys
 
 PR_SET_PDEATHSIG = 1
 NOT_RUN = 126
-"""The exit status when the program can't be run; rclone has none like it."""
+"""The exit status if the program can't be run; rclone has no such status."""
 
 
 def main() -> None:
-    """Never returns: becomes the program, or exits."""
+    """Never returns: executes the program, or exits."""
     parent, *command = sys.argv[1:]
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:

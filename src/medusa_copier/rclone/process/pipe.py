@@ -1,7 +1,7 @@
-"""A pipe for what a process writes, read at intervals: a reader that is woken by every line takes a core from rclone.
+"""A pipe for a process's output, read at intervals: a reader that wakes for every line takes a core away from rclone.
 
-Measured on two cores: ``rclone copy`` of small files into a pipe that is read as lines come has three quarters of the
-rate that it has into /dev/null, and nearly all of it into one that is read every few milliseconds and is never full.
+Measured on two cores: ``rclone copy`` of small files into a pipe read line by line reaches three quarters of the rate
+that it has with /dev/null, and nearly all of it with a pipe that is read every few milliseconds and never fills up.
 """
 
 from __future__ import annotations
@@ -17,16 +17,17 @@ from typing import Final, Self
 from medusa_copier.rclone.errors import MachineTrouble
 
 CAPACITY: Final = 512 * 1024
-"""In bytes; asked for where that can be done (Linux). A user who isn't root has 64 MiB for all pipes."""
+"""In bytes; requested where possible (Linux). An unprivileged user has 64 MiB for all pipes."""
 _USUAL_CAPACITY: Final = 64 * 1024
 SHORTEST_PAUSE_S: Final = 0.001
 LONGEST_PAUSE_S: Final = 0.05
 
 
 class Pipe:
-    """``with Pipe() as pipe``: give ``pipe.writer`` to a process, ``close_writer``, and read ``batches``.
+    """``with Pipe() as pipe``: pass ``pipe.writer`` to a process, call ``close_writer``, and iterate over
+    ``batches``.
 
-    Raises MachineTrouble when the system has no more.
+    Raises MachineTrouble if the system has no more pipes.
     """
 
     def __enter__(self) -> Self:
@@ -46,17 +47,17 @@ class Pipe:
 
     @property
     def writer(self) -> int:
-        """The end to write to."""
+        """The write end."""
         return self._writer
 
     def close_writer(self) -> None:
-        """When the process has it: the pipe ends when nobody has."""
+        """Call once the process has the write end: the pipe ends when it is closed everywhere."""
         if self._writer >= 0:
             os.close(self._writer)
         self._writer = -1
 
     async def batches(self, ended: asyncio.Future[int]) -> AsyncIterator[str]:
-        """What is written, some whole lines at a time, each with its end. ``ended`` is done when the process is.
+        """The output in batches of whole lines, including line ends. ``ended`` is done when the process has exited.
 
         Bytes that are not UTF-8 become lone surrogates (PEP 383).
         """
@@ -88,14 +89,14 @@ class Pipe:
 
 
 def _next_pause_s(pause_s: float, filled: float) -> float:
-    """As long as leaves the pipe a quarter to a half full: who writes to a full one has to wait."""
+    """The pause that leaves the pipe a quarter to half full: a process that writes to a full pipe has to wait."""
     if filled < 1 / 4:
         return min(pause_s * 2, LONGEST_PAUSE_S)
     return max(pause_s / 4, SHORTEST_PAUSE_S) if filled > 1 / 2 else pause_s
 
 
 def _enlarge(pipe: int) -> int:
-    """Make ``pipe`` large, if that is allowed; returns how large it is."""
+    """Enlarge ``pipe`` if permitted; returns its capacity."""
     if sys.platform != "linux":
         return _USUAL_CAPACITY
     import fcntl  # noqa: PLC0415 - not everywhere

@@ -1,4 +1,4 @@
-"""One rclone process: its command line, its start, its end."""
+"""Starts and ends an rclone process."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _FIXED: Final = (
 
 
 def command_line(binary: Path, socket: Path, config: Path | None, arguments: Sequence[str] = ()) -> list[str]:
-    """What serves the remote control on ``socket``, with further ``arguments``."""
+    """The command that serves the remote control on ``socket``, with further ``arguments``."""
     chosen = [f"--config={config}"] if config else []
     return [str(binary), "rcd", f"--rc-addr=unix://{socket}", *_FIXED, *chosen, *arguments]
 
@@ -47,11 +47,12 @@ async def spawn(
     stderr: int = asyncio.subprocess.PIPE,
     environment: Mapping[str, str] | None = None,
 ) -> asyncio.subprocess.Process:
-    """Start ``command`` with a pipe for stderr, and nothing else unless ``stdout`` or ``stderr`` says so. It dies
-    when this process does (Linux). ``environment`` is all of its environment; unset: that of an rclone without flags.
+    """Start ``command`` with a pipe for stderr; other streams as given. It is killed when this process dies (Linux).
 
-    It gets a process group of its own, so that Ctrl-C in the terminal doesn't reach it. The kernel watches
-    the thread that starts it: call this from one that lives as long as the service, best the main one.
+    ``environment`` is its complete environment; if unset, that of an rclone without flags.
+
+    It gets its own process group, so that Ctrl-C in the terminal doesn't reach it. The kernel watches the thread that
+    starts it: call this from one that lives as long as the service, preferably the main thread.
     """
     if sys.platform == "linux":
         command = [sys.executable, "-I", "-S", launcher.__file__, str(os.getpid()), *command]
@@ -70,7 +71,7 @@ async def spawn(
 
 
 async def end(process: asyncio.subprocess.Process, *, patience_s: float) -> None:
-    """Ask the process to end; kill it and its children after ``patience_s``. Returns when it is gone or unkillable."""
+    """Terminate the process; kill it and its children after ``patience_s``. Returns once it is gone or unkillable."""
     if process.returncode is None and patience_s > 0:
         with suppress(ProcessLookupError):
             process.terminate()

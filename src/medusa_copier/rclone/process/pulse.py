@@ -1,7 +1,7 @@
-"""Notice an rclone process that hangs: one that is stopped, or that has ceased to say how far it is.
+"""Detects an rclone process that hangs: one that is stopped, or that no longer reports its progress.
 
-A healthy one does the latter every second, however slow or stuck its storage is. Before the first time (while it
-connects) its silence means nothing.
+A healthy process reports every second, however slow its storage. Until its first report (while it connects), silence
+means nothing.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ log = structlog.stdlib.get_logger("medusa_copier.rclone")
 
 @dataclass(frozen=True, slots=True)
 class Patience:
-    """How often to look, and after how many looks in a row that found it so a process counts as hung.
+    """How often to check, and after how many consecutive bad checks a process counts as hung.
 
-    Looks are counted, and not seconds, so that a service that was itself frozen doesn't blame its processes.
+    Counts checks rather than seconds, so that a service that was itself suspended doesn't blame its processes.
     """
 
     look_interval_s: float = 10.0
@@ -31,7 +31,7 @@ class Patience:
 
 
 class Pulse:
-    """``beat`` for each sign of life of a process; its silence means something once ``is_expected``."""
+    """Call ``beat`` for each sign of life of a process; silence counts only once ``is_expected`` is set."""
 
     def __init__(self, patience: Patience) -> None:
         self._patience = patience
@@ -39,11 +39,11 @@ class Pulse:
         self.is_expected = False
 
     def beat(self) -> None:
-        """It lives."""
+        """Record a sign of life."""
         self._has_beaten = True
 
     async def kill_when_hung(self, process: asyncio.subprocess.Process) -> None:
-        """Return when the process has ended, or was killed."""
+        """Return once the process has ended or was killed."""
         silent = stopped = 0
         while process.returncode is None:
             await asyncio.sleep(self._patience.look_interval_s)

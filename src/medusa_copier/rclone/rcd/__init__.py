@@ -1,1 +1,1 @@
-"""The resident rclone (``rclone rcd``): started, watched, and called over its Unix socket."""
+"""The resident rclone (``rclone rcd``): started, supervised, and called over its Unix socket."""

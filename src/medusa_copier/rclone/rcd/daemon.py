@@ -1,6 +1,6 @@
-"""One resident rclone: started, watched, replaced when it dies or hangs, and ended with the service.
+"""Supervises one resident rclone: starts it, restarts it when it dies or hangs, and stops it with the service.
 
-It serves its remote control on a Unix socket in a directory that only this user can enter, and never on TCP.
+Its remote control listens on a Unix socket in a directory that only this user can enter, never on TCP.
 """
 
 from __future__ import annotations
@@ -27,27 +27,27 @@ from simple_queue_server.system.trouble import Trouble
 
 SOCKET_NAME: Final = "rc.sock"
 AWAY_S: Final = 0.2
-"""How long the news of rclone's death may take after its socket was found closed."""
+"""How long after its socket was found closed rclone's exit may take to be noticed."""
 LONGEST_SOCKET_PATH: Final = 100
-"""In bytes. The kernel takes 107 on Linux and 103 on macOS."""
+"""In bytes. The kernel's limit is 107 on Linux and 103 on macOS."""
 
 log = structlog.stdlib.get_logger("medusa_copier.rclone")
 
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """How patient the daemon is."""
+    """The daemon's timeouts and intervals."""
 
     start_timeout_s: float = 30.0
     stop_patience_s: float = 5.0
     first_backoff_s: float = 0.1
     longest_backoff_s: float = 10.0
     stable_after_s: float = 60.0
-    """After this long up, the next restart begins with the first backoff again."""
+    """After this long, the next restart starts again with the first backoff."""
     ping_interval_s: float = 10.0
     ping_timeout_s: float = 10.0
     ping_misses: int = 3
-    """So many pings in a row without an answer, and rclone counts as hung."""
+    """After this many unanswered pings in a row, rclone is considered hung."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,9 +60,9 @@ class _Running:
 class Daemon:
     """``async with Daemon(binary, config=…, flags=…) as daemon: await daemon.client.copy_file(…)``.
 
-    ``config`` is rclone's configuration file (None: rclone's default), ``flags`` are global flags by rclone's
-    own names, ``hand_on`` variables of our environment that it needs beside the usual ones. ``run_directory``, of this
-    service alone, gets a record by which a later start finds an rclone that outlived its service.
+    ``config`` is rclone's configuration file (None: rclone's default), ``flags`` are global flags by rclone's own
+    names, ``hand_on`` names further environment variables to pass to rclone. ``run_directory`` gets a record by which a
+    later start finds an rclone that outlived its service.
     """
 
     client: Client
@@ -105,12 +105,12 @@ class Daemon:
 
     @property
     def pid(self) -> int | None:
-        """The process number of the running rclone; None while there is none."""
+        """The process id of the running rclone; None while there is none."""
         running = self._running
         return running.process.pid if running and running.process.returncode is None else None
 
     async def start(self) -> None:
-        """Start rclone and return when it answers. Raises RcloneUnusable with rclone's own reason."""
+        """Start rclone, and return once it answers. Raises RcloneUnusable with rclone's own reason."""
         if self._config and not self._config.is_file():
             raise RcloneUnusable(f"there is no rclone configuration file {self._config}; see rclone_config_path")
         if ignored := ignored_variables():
@@ -128,7 +128,7 @@ class Daemon:
         self._supervisor = asyncio.create_task(self._supervise(), name="rclone supervisor")
 
     async def stop(self) -> None:
-        """End rclone and take its socket away. What is still being copied is cut off."""
+        """Stop rclone and remove its socket. Copies in progress are interrupted."""
         self._ready.clear()
         if self._supervisor:
             self._supervisor.cancel()
@@ -143,7 +143,7 @@ class Daemon:
             self._record.remove()
 
     async def ready(self) -> None:
-        """Return when rclone answers; waits for as long as that takes."""
+        """Wait until rclone answers, however long that takes."""
         while True:
             await self._ready.wait()
             try:
@@ -186,7 +186,7 @@ class Daemon:
         log.info("rclone_ready", pid=process.pid)
 
     def _note(self, pid: int) -> None:
-        """Write the record. It must not keep rclone from being started again: it is of use only after a crash."""
+        """Write the record. A failure must not prevent a restart: the record is needed only after a crash."""
         try:
             if self._record:
                 self._record.write(pid, self._socket)
@@ -196,7 +196,7 @@ class Daemon:
             log.warning("rclone_pid_not_recorded", reason=error.reason)
 
     async def _until_it_answers(self, running: _Running) -> None:
-        """Ask for the remotes, which makes rclone read its configuration, until it has an answer."""
+        """List the remotes, which makes rclone read its configuration, until it answers."""
         while running.process.returncode is None:
             try:
                 await self.client.list_remotes()
@@ -230,7 +230,7 @@ class Daemon:
         return delays_s(self._timing.first_backoff_s, self._timing.longest_backoff_s)
 
     async def _launch_again(self, delay_s: float, delays: Iterator[float]) -> None:
-        """Launch after ``delay_s``, and until it works after ``delays``."""
+        """Launch after ``delay_s``, and retry with ``delays`` until it works."""
         while True:
             await asyncio.sleep(delay_s)
             delay_s = next(delays)
@@ -242,7 +242,7 @@ class Daemon:
                 return
 
     async def _until_it_ends(self) -> str:
-        """Watch the running rclone; returns why it is gone. One that doesn't answer any more is killed."""
+        """Watch the running rclone, killing it if it stops answering; returns why it ended."""
         process = cast("_Running", self._running).process
         misses = 0
         while misses < self._timing.ping_misses:
@@ -259,7 +259,7 @@ class Daemon:
         return "it didn't answer any more and was killed" if hung else _ending(process.returncode)
 
     async def _until_news(self, process: asyncio.subprocess.Process) -> None:
-        """Return when the process has ended, when its socket can't be reached, or when it is time for a ping."""
+        """Wait until the process ends, its socket can't be reached, or a ping is due."""
         news = [asyncio.create_task(process.wait()), asyncio.create_task(self._is_away.wait())]
         try:
             await asyncio.wait(news, timeout=self._timing.ping_interval_s, return_when=asyncio.FIRST_COMPLETED)
@@ -284,7 +284,7 @@ class Daemon:
 
 
 def _make_socket_directory() -> Path:
-    """A new directory for this user alone, with a path short enough for a Unix socket."""
+    """Create a private directory whose path is short enough for a Unix socket."""
     directory = Path(tempfile.mkdtemp(prefix=orphans.DIRECTORY_PREFIX))
     if len(bytes(directory / SOCKET_NAME)) > LONGEST_SOCKET_PATH:
         directory.rmdir()

@@ -1,6 +1,6 @@
-"""rclone's remote control (rc) over its Unix socket: a POST with a JSON object, answered with one.
+"""rclone's remote control (rc) over its Unix socket: POST a JSON object, get one back.
 
-Dropping the connection cancels the call, and that is what cancelling a coroutine here does.
+Dropping the connection cancels the call, which is what cancelling a coroutine here does.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from medusa_copier.rclone.errors import (
 )
 
 QUICK_S: Final = 30.0
-"""How long a call may take that touches no storage, and a connection to come about."""
+"""The timeout for connecting, and for calls that access no storage."""
 
 REQUEST: Final = b"POST /%s HTTP/1.1\r\nHost: rclone\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s"
 
@@ -40,8 +40,10 @@ class _Answer(NamedTuple):
 
 
 class Connection:
-    """Calls to the rclone behind ``socket``, any number at a time, each on a connection of its own until it is
-    answered. Make it in a running event loop.
+    """Calls to the rclone behind ``socket``, any number concurrently, each on its own connection until it is
+    answered.
+
+    Create it in a running event loop.
     """
 
     def __init__(self, socket: Path) -> None:
@@ -52,7 +54,7 @@ class Connection:
         self._idle: list[_Wire] = []
 
     async def close(self) -> None:
-        """Drop all connections, which cancels what is still running."""
+        """Drop all connections, which cancels all running calls."""
         for wire in [*self._open]:
             self._drop(wire)
         await asyncio.sleep(0)  # they close when the loop gets to it
@@ -60,7 +62,7 @@ class Connection:
     async def ask(
         self, method: str, arguments: Mapping[str, Any], answer: type[T], *, timeout_s: float | None = None
     ) -> T:
-        """The answer to a call, decoded."""
+        """Make a call and decode the answer. Raises as :meth:`call` does."""
         body = await self.call(method, arguments, timeout_s=timeout_s)
         try:
             return msgspec.json.decode(body, type=answer)
@@ -68,9 +70,9 @@ class Connection:
             raise RcloneError(f"rclone's answer to {method} can't be read: {error}") from error
 
     async def call(self, method: str, arguments: Mapping[str, Any], *, timeout_s: float | None = None) -> bytes:
-        """The answer to a call, as it came. Without ``timeout_s`` it may take for ever, as a copy may.
+        """Make a call and return the raw answer. Without ``timeout_s`` it may take forever, as a copy may.
 
-        Raises the RcloneError that rclone's error stands for, RcloneStopped when it doesn't answer.
+        Raises an RcloneError for rclone's error, RcloneStopped if it doesn't answer.
         """
         try:
             body = msgspec.json.encode(arguments)
@@ -128,7 +130,7 @@ class Connection:
 
 
 class _Wire(asyncio.Protocol):
-    """One connection, with one call on it at a time. The methods with ``on_`` are called by the parser."""
+    """One connection, with one call at a time. Methods named ``on_…`` are called by the parser."""
 
     def __init__(self, on_lost: Callable[[_Wire], None]) -> None:
         self._on_lost = on_lost
@@ -137,7 +139,7 @@ class _Wire(asyncio.Protocol):
         self.is_reusable = True
 
     async def exchange(self, request: bytes) -> _Answer:
-        """Send a request; return what it is answered. Raises RcloneStopped when the connection is lost."""
+        """Send a request and return its answer. Raises RcloneStopped if the connection is lost."""
         if not self.is_reusable:  # it was lost as soon as it was made
             raise RcloneAway
         self._answer = asyncio.get_running_loop().create_future()
@@ -145,7 +147,7 @@ class _Wire(asyncio.Protocol):
         return await self._answer
 
     def drop(self) -> None:
-        """Close at once."""
+        """Close immediately."""
         self._transport.abort()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:

@@ -1,4 +1,4 @@
-"""rclone's log lines, put into our log."""
+"""Forwards rclone's log lines to our log."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ import structlog
 from medusa_copier.rclone.errors import one_line
 
 LONGEST_LINE: Final = 64 * 1024
-"""In bytes; what is longer is cut."""
+"""In bytes; longer lines are truncated."""
 
 _COMPLAINT: Final = re.compile(r"(?:Error:|[\d/]+ [\d:]+ (?:CRITICAL|ERROR)\S*) (.*)")
-"""A line before rclone knows that it is to write JSON."""
+"""An error line written before rclone has switched to JSON."""
 
 _OF_A_CALL: Final = ('rc: "', "error listing: ")
 
@@ -47,7 +47,7 @@ _decoder = msgspec.json.Decoder(_Line)
 class LogLines:
     """Reads the log of one rclone process until it ends.
 
-    ``complaint`` is the last thing it called an error, "" so far: why it ended, when it ended by itself.
+    ``complaint`` is its last error message, "" so far: the reason if rclone exits by itself.
     """
 
     def __init__(self, stream: asyncio.StreamReader) -> None:
@@ -57,7 +57,7 @@ class LogLines:
         """Set this once rclone answers: before, what isn't JSON is the help text after a wrong flag."""
 
     async def read(self) -> None:
-        """Log line after line as they come, so that rclone never waits for a full pipe."""
+        """Log each line as it arrives, so that rclone never blocks on a full pipe."""
         async for line in _lines(self._stream):
             self._take(line)
 
@@ -85,7 +85,7 @@ class LogLines:
 
 
 async def _lines(stream: asyncio.StreamReader) -> AsyncIterator[bytes]:
-    """The lines of ``stream``, without their ends, each cut to LONGEST_LINE."""
+    """The lines of ``stream`` without their ends, each truncated to LONGEST_LINE."""
     rest = b""
     while chunk := await stream.read(LONGEST_LINE):
         *complete, end = chunk.split(b"\n")

@@ -1,7 +1,6 @@
-"""End an rclone that outlived its service, and clear away what it left.
+"""Kills an rclone that outlived its service, and removes its files.
 
-On Linux the kernel does the first part when the service dies; elsewhere a record in the run directory must
-do.
+On Linux the kernel kills it when the service dies; elsewhere a record in the run directory is needed.
 """
 
 from __future__ import annotations
@@ -37,9 +36,9 @@ class _Note(msgspec.Struct, frozen=True):
 
 
 class Record:
-    """This service's note of its rclone in ``run_directory``, which services may share.
+    """This service's record of its rclone in ``run_directory``, which services may share.
 
-    It is locked while the service lives, so that the rclone of a living one is never taken for stale.
+    It is locked while the service is alive, so that a running service's rclone is never mistaken for an orphan.
     """
 
     def __init__(self, run_directory: Path) -> None:
@@ -47,7 +46,7 @@ class Record:
         self._lock: Lock | None = None
 
     def write(self, pid: int, socket: Path) -> None:
-        """Note that the process ``pid`` serves ``socket``. Raises RcloneUnusable when it can't be written."""
+        """Record that the process ``pid`` serves ``socket``. Raises RcloneUnusable if the file can't be written."""
         try:
             self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             if self._lock is not None and not self._lock.is_at(self._path):  # the run directory was emptied
@@ -60,7 +59,7 @@ class Record:
             raise RcloneUnusable(f"the run directory {self._path.parent} can't be written: {error}") from error
 
     def remove(self) -> None:
-        """Note that no process is left."""
+        """Remove the record: no process is left."""
         if self._lock is not None:
             self._path.unlink(missing_ok=True)
             self._lock.release()
@@ -68,7 +67,7 @@ class Record:
 
 
 async def end_stale(run_directory: Path) -> None:
-    """Kill the rclones on record whose service is dead, and clear away what they left."""
+    """Kill the recorded rclones whose service is dead, and remove their files."""
     for path in run_directory.glob(RECORDS):  # noqa: ASYNC240 - once, before there is anything to hold up
         try:
             lock = Lock.take(path, create=False)
@@ -99,7 +98,7 @@ async def _end(path: Path) -> None:
 
 
 def _command_line_of(pid: int) -> str:
-    """The arguments of a running process; "" when there is none."""
+    """The arguments of a running process; "" if there is none."""
     with suppress(OSError):
         return Path(f"/proc/{pid}/cmdline").read_bytes().decode("utf-8", "replace")
     listing = subprocess.run(  # where there is no /proc
@@ -109,7 +108,7 @@ def _command_line_of(pid: int) -> str:
 
 
 async def _gone(pid: int) -> None:
-    """Wait for the end of a process that is no child of ours."""
+    """Wait for the end of a process that is not our child."""
     async with asyncio.timeout(GONE_TIMEOUT_S):
         while _command_line_of(pid):  # noqa: ASYNC110 - nothing but looking again tells it
             await asyncio.sleep(0.01)

@@ -1,8 +1,8 @@
-"""Copy one file where rclone takes something on trust: look at it before, and at the target afterwards.
+"""Copies one file where rclone relies on assumptions: inspects it before the copy, and the target afterwards.
 
-rclone believes a source of which no hash is known: that it gives the range that was asked for, and that what it gives
-is all. Its HTTP and S3 backends even correct the size and the hash that they saw by those of the answer. And where a
-storage or a file has no times, rclone takes a file of the same size for unchanged.
+If no hash of the source is known, rclone assumes that the source honours range requests and that its answer is
+complete. Its HTTP and S3 backends even replace the size and hash that they saw by those of the answer. And if a storage
+or a file has no modification time, rclone treats a file of the same size as unchanged.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ if TYPE_CHECKING:
     from medusa_copier.rclone.rcd.client import Client, Item, Location
 
 NO_TIME: Final = ("1970-01-01T00:00:00", "0001-01-01T00:00:00")
-"""How the time of a file that has none begins."""
+"""How the timestamp of a file without one begins."""
 
 
 class OtherSize(RcloneError):
-    """The target isn't as large as the source was before the copy."""
+    """The target's size differs from the source's size before the copy."""
 
 
 async def copy_seen(client: Client, source: Location, target: Location, pair: Pair, *, always: bool) -> int:
-    """Copy a file between two storages whose reads aren't safe, or that have no times; returns the size that it had
-    before, -1 where nobody knows.
+    """Copy a file between two storages whose reads aren't safe, or that have no times. Returns the size before the
+    copy, -1 if unknown.
 
-    Raises NotFound when there is no such file, OtherSize for a target that is not as large as the source was.
+    Raises NotFound if there is no such file, OtherSize if the target is not as large as the source was.
     """
     if pair.hash_guards_some and pair.has_times:
         return await _copy_beside_a_look(client, source, target, pair, always=always)
@@ -49,8 +49,9 @@ async def copy_seen(client: Client, source: Location, target: Location, pair: Pa
 
 
 async def _copy_beside_a_look(client: Client, source: Location, target: Location, pair: Pair, *, always: bool) -> int:
-    """Copy while the look is taken, and again in one piece if it tells that no hash guards this file: nearly all files
-    of a bucket have one, and at a distance a look before each copy would take as long as the copy.
+    """Copy while inspecting the source, and again in one piece if it turns out that no hash protects this file:
+    nearly all objects of a bucket have one, and over a distance an inspection before each copy would take as long
+    as the copy.
     """
     copying = asyncio.create_task(client.copy_unseen(source, target, _config(always=always)), name="copy beside a look")
     try:

@@ -1,1 +1,1 @@
-"""RabbitMQ and other AMQP 0-9-1 brokers, by aiormq."""
+"""The broker for RabbitMQ and other AMQP 0-9-1 servers, based on aiormq."""

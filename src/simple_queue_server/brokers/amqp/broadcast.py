@@ -1,4 +1,4 @@
-"""A word to all servers of a queue: a fanout exchange, to which each binds a queue of its own while it is connected."""
+"""Broadcasts to all servers of a queue: a fanout exchange with an exclusive queue for each connected server."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ import structlog
 from aiormq.abc import DeliveredMessage
 
 from simple_queue_server.brokers.amqp.driver import AnyChannel, Connection, reason
-from simple_queue_server.brokers.base import Hear
+from simple_queue_server.brokers.base import BroadcastHandler
 
-LONGEST_STEM: Final = 200
-"""Bytes of the incoming queue's name that fit into a name with what is appended."""
+MAX_STEM_BYTES: Final = 200
+"""How much of the incoming queue's name fits into the exchange's name with its suffix."""
 
 log = structlog.stdlib.get_logger("simple_queue_server")
 
 
-class Control:
-    """Hears and says words, on a channel of its own: where the user may not make the exchange, all else works."""
+class BroadcastChannel:
+    """Sends and receives broadcasts on its own channel, so that missing permissions affect nothing else."""
 
     def __init__(self, incoming_queue: str) -> None:
-        stem = incoming_queue.encode()[:LONGEST_STEM].decode("utf-8", "ignore")
+        stem = incoming_queue.encode()[:MAX_STEM_BYTES].decode("utf-8", "ignore")
         self._exchange = f"{stem}.control"
         self._channel: AnyChannel | None = None
-        self.hear: Hear = lambda _: None
+        self.on_broadcast: BroadcastHandler = lambda _: None
 
     async def set_up(self, connection: Connection, on_lost: Callable[[str], None]) -> None:
-        """Listen on a new connection; ``on_lost`` is called with the reason when that comes to an end."""
+        """Listen on a new connection; ``on_lost`` is called with a reason when the channel or queue is closed."""
         self._channel = None
         try:
-            await self._make_exchange(connection)
+            await self._create_exchange(connection)
             channel = await connection.channel()
             queue = f"{self._exchange}.{uuid.uuid4().hex}"
             await channel.queue_declare(queue, exclusive=True, auto_delete=True)
@@ -50,16 +50,16 @@ class Control:
         channel.on_consumer_cancel_callbacks.add(lambda _: on_lost("the control queue was deleted"))
         self._channel = channel
 
-    async def say(self, body: bytes) -> bool:
-        """Give a word to all; False when that isn't allowed and only this server heard it."""
+    async def broadcast(self, body: bytes) -> bool:
+        """Send to all servers; False if that isn't permitted and only this server received it."""
         if self._channel is None:
-            self.hear(body)
+            self.on_broadcast(body)
             return False
         await self._channel.basic_publish(body, exchange=self._exchange)
         return True
 
-    async def _make_exchange(self, connection: Connection) -> None:
-        """Make it if there is none; one that exists is left as it is."""
+    async def _create_exchange(self, connection: Connection) -> None:
+        """Create the exchange unless it exists; an existing one is used as it is."""
         channel = await connection.channel(publisher_confirms=False)
         try:
             await channel.exchange_declare(self._exchange, passive=True)
@@ -69,4 +69,4 @@ class Control:
         await channel.close()
 
     async def _on_message(self, message: DeliveredMessage) -> None:
-        self.hear(message.body)
+        self.on_broadcast(message.body)

@@ -1,4 +1,4 @@
-"""The AMQP client: puts requests, takes responses from the outgoing queue or from a reply queue of its own."""
+"""The AMQP client: sends requests, and takes responses from the outgoing queue or its own reply queue."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from simple_queue_server.brokers.amqp.driver import (
     LinkDownError,
     close,
     connect,
-    make_queue,
+    create_queue,
     queue_state,
     translated,
 )
@@ -29,16 +29,16 @@ from simple_queue_server.settings.sections import AmqpSection
 
 log = structlog.stdlib.get_logger("simple_queue_server")
 
-LONGEST_NAME_BYTES: Final = 255
-"""What the protocol can say."""
+MAX_NAME_BYTES: Final = 255
+"""The protocol's limit."""
 LATE_GRACE_S: Final = 5.0
-"""A client that closes waits so long for responses that it is putting on the outgoing queue."""
+"""How long a closing client waits for late responses that it is moving to the outgoing queue."""
 
 
 class AmqpClient:
     """See :class:`simple_queue_server.brokers.base.Client`.
 
-    Entering it raises BrokerError when it can't connect; later on it waits while the broker is away.
+    Entering the context raises BrokerError when the broker can't be reached; later calls wait while it is unavailable.
     """
 
     def __init__(self, settings: AmqpSection) -> None:
@@ -63,31 +63,33 @@ class AmqpClient:
         await asyncio.gather(self._responses.close(), self._replies.close())
         if self._late:
             await asyncio.wait(self._late, timeout=LATE_GRACE_S)
-        for putting in self._late:
-            putting.cancel()
+        for task in self._late:
+            task.cancel()
         await self._publisher.close()
 
     async def send(self, request: bytes, *, message_id: str | None = None) -> None:
-        await self._publisher.insist(self._incoming, request, message_id=message_id or uuid.uuid4().hex)
+        await self._publisher.put_with_retry(self._incoming, request, message_id=message_id or uuid.uuid4().hex)
 
     async def call(self, request: bytes, *, message_id: str | None = None) -> bytes:
-        """See Client.call. Raises BrokerError when the connection is lost: the response may come elsewhere then."""
+        """See Client.call. Raises BrokerError if the connection is lost; the response may then go to the outgoing
+        queue.
+        """
         await self._open(self._replies)
         correlation_id = uuid.uuid4().hex
         response: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
         self._calls[correlation_id] = response
         ids = {"correlation_id": correlation_id, "message_id": message_id or correlation_id}
         try:
-            await self._publisher.insist(self._incoming, request, reply_to=self._reply_queue, **ids)
+            await self._publisher.put_with_retry(self._incoming, request, reply_to=self._reply_queue, **ids)
             return await response
         finally:
             del self._calls[correlation_id]
             response.cancel()
 
     async def take_response(self, timeout_s: float) -> bytes | None:
-        """See Client.take_response. Raises BrokerError when the connection is lost meanwhile."""
+        """See Client.take_response. Raises BrokerError if the connection is lost."""
         if self._outgoing is None:
-            raise BrokerError("no outgoing_queue is configured: responses go to reply queues only")
+            raise BrokerError("there is no outgoing queue to take responses from; set amqp.outgoing_queue")
         async with self._taking:
             channel = await self._open(self._responses)
             try:
@@ -96,7 +98,7 @@ class AmqpClient:
             except LinkDownError as error:
                 raise BrokerError(f"no response was taken: {error}") from error
             except asyncio.CancelledError:
-                self._responses.break_up(channel, "taking a response was cancelled")  # what is on its way goes back
+                self._responses.drop(channel, "taking a response was cancelled")  # a message on its way is requeued
                 raise
 
     async def _open(self, link: Link) -> Channel:
@@ -107,7 +109,7 @@ class AmqpClient:
 
     async def _prepare_taking(self, connection: Connection, channel: Channel) -> None:
         if self._outgoing is not None:
-            await make_queue(connection, self._outgoing)
+            await create_queue(connection, self._outgoing)
         await channel.basic_qos(prefetch_count=1)
 
     async def _consume_replies(self, _: Connection, channel: Channel) -> None:
@@ -120,26 +122,26 @@ class AmqpClient:
         response = self._calls.get(correlation_id or "")
         if response is not None and not response.done():
             response.set_result(message.body)
-        elif self._outgoing is not None:  # its call was cancelled; a task of the client's own outlives the channel
-            task = asyncio.create_task(self._put_late(self._outgoing, message.body, correlation_id))
+        elif self._outgoing is not None:  # its call was cancelled; a separate task outlives the channel
+            task = asyncio.create_task(self._put_late_response(self._outgoing, message.body, correlation_id))
             self._late.add(task)
             task.add_done_callback(self._late.discard)
 
-    async def _put_late(self, queue: str, response: bytes, correlation_id: str | None) -> None:
+    async def _put_late_response(self, queue: str, response: bytes, correlation_id: str | None) -> None:
         try:
-            await self._publisher.insist(queue, response, correlation_id=correlation_id)
+            await self._publisher.put_with_retry(queue, response, correlation_id=correlation_id)
         except BrokerError as error:
             log.error("late_response_lost", queue=queue, error=str(error))
 
     def _fail_calls(self) -> None:
-        """The reply queue is gone with its connection."""
+        """Fail all open calls: the reply queue was deleted with its connection."""
         for response in self._calls.values():
             if not response.done():
-                response.set_exception(BrokerError("the connection was lost before the response came"))
+                response.set_exception(BrokerError("the connection was lost before the response arrived"))
 
 
-async def look(settings: AmqpSection) -> QueueState:
-    """See :func:`simple_queue_server.brokers.look`."""
+async def inspect_queue(settings: AmqpSection) -> QueueState:
+    """See :func:`simple_queue_server.brokers.inspect_queue`."""
     connection, _ = await connect(target(settings.connection), "check")
     try:
         with translated():
@@ -149,9 +151,9 @@ async def look(settings: AmqpSection) -> QueueState:
 
 
 def _reply_queue_name(incoming: str) -> str:
-    """One that the permissions for the services' own queues cover; the broker's choice where that would be too long."""
+    """A name covered by the permissions for the services' queues; "" (the broker chooses) if it would be too long."""
     name = f"{incoming}.control.replies.{uuid.uuid4().hex}"
-    return name if len(name.encode()) <= LONGEST_NAME_BYTES else ""
+    return name if len(name.encode()) <= MAX_NAME_BYTES else ""
 
 
 async def _take(channel: Channel, queue: str, timeout_s: float) -> bytes | None:
@@ -165,7 +167,7 @@ async def _take(channel: Channel, queue: str, timeout_s: float) -> bytes | None:
 
 
 async def _wait_for_one(channel: Channel, queue: str, timeout_s: float) -> DeliveredMessage | None:
-    """Consume one message; the channel's prefetch of 1 sees to it that there isn't a second one."""
+    """Consume one message; the channel's prefetch of 1 rules out a second one."""
     arrived: asyncio.Future[DeliveredMessage] = asyncio.get_running_loop().create_future()
 
     async def on_message(message: DeliveredMessage) -> None:

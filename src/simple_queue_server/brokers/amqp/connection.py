@@ -1,4 +1,4 @@
-"""One AMQP connection with one channel, kept up: when either breaks, both are made again."""
+"""An AMQP connection with one channel, kept up: when either breaks, both are opened again."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ from simple_queue_server.brokers.amqp.driver import (
     LinkDownError,
     close,
     connect,
-    is_hopeless,
+    is_permanent,
     reason,
     translated,
 )
 from simple_queue_server.errors import BrokerError, BrokerGaveUp
 from simple_queue_server.settings.amqp import Target
 
-FIRST_DELAY_S: Final = 0.1
-LAST_DELAY_S: Final = 30.0
+INITIAL_DELAY_S: Final = 0.1
+MAX_DELAY_S: Final = 30.0
 STABLE_S: Final = 10.0
-"""A link that lasted this long is made again at once; one that keeps breaking backs off."""
+"""A link that lasted this long is reconnected at once; one that breaks sooner backs off."""
 
 
 class Link:
     """A connection and its channel, kept up.
 
-    ``set_up`` is awaited for each new pair. ``on_lost`` is called when a pair is gone, and ``on_gave_up``
-    when ``max_failures`` attempts in a row have failed (None: never).
+    ``set_up`` is awaited for each new pair. ``on_lost`` is called when a pair is lost, and ``on_gave_up`` after
+    ``max_failures`` consecutive failed attempts (None: never).
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class Link:
         self._on_gave_up = on_gave_up
         self._max_failures = max_failures
         self._purpose = purpose
-        # lazy, unlike bind: made before the log is configured, it is written as the log is then
+        # lazy, unlike bind: logging may be configured after this
         self._log = structlog.stdlib.get_logger("simple_queue_server", broker=str(target), purpose=purpose)
         self._pair: tuple[Connection, Channel] | None = None
         self._operations: set[asyncio.Timeout] = set()
@@ -64,14 +64,13 @@ class Link:
 
     @property
     def is_open(self) -> bool:
-        """Whether it was opened, and neither closed nor given up."""
+        """Whether the link has been opened and is neither closed nor given up."""
         return self._supervisor is not None and not self._supervisor.done()
 
     async def open(self, *, patient: bool = True) -> None:
-        """Connect and keep connected. Raises BrokerError at once for what waiting can't mend.
+        """Connect and stay connected. Raises BrokerError at once for errors that waiting can't fix.
 
-        That is a wrong password, an unknown vhost, a certificate that can't be trusted; unless ``patient``,
-        anything.
+        Those are a wrong password, an unknown vhost or an untrusted certificate; unless ``patient``, any error.
         """
         self._patient = patient
         self._up: asyncio.Future[Channel] = asyncio.get_running_loop().create_future()
@@ -80,37 +79,37 @@ class Link:
         await self.channel()
 
     async def channel(self) -> Channel:
-        """The channel, as soon as there is one. Raises BrokerGaveUp when there will be none any more."""
+        """Wait for the channel. Raises BrokerGaveUp when there will be none any more."""
         return self._up.result() if self._up.done() else await asyncio.shield(self._up)
 
     def operation(self, channel: AnyChannel) -> Operation:
-        """Work on the channel in an ``async with`` block. It ends when the channel does, which raises LinkDownError.
+        """Use the channel in an ``async with`` block. Raises LinkDownError as soon as the channel is lost.
 
-        Left to itself, the library waits forever for room in the write queue of a connection that has ended.
-        A declare, consume or get that is cancelled closes its channel.
+        Without this, the library waits forever for room in the write queue of a closed connection. Cancelling a
+        declare, consume or get closes its channel.
         """
         if self._pair is None or self._pair[1] is not channel:
             raise LinkDownError("the connection was lost")
         return Operation(self._pair[0], self._operations)
 
-    def break_up(self, channel: AnyChannel, why: str) -> None:
-        """Make everything again, unless ``channel`` is a former one: then that was done already.
+    def drop(self, channel: AnyChannel, why: str) -> None:
+        """Give up the connection and reconnect, unless ``channel`` is an earlier one: then that has been done.
 
-        From here on nobody gets this channel any more, and whoever works on it is interrupted.
+        From now on this channel is no longer handed out, and operations on it are interrupted.
         """
         if self._pair is None or self._pair[1] is not channel:
             return
         self._pair = None
         if self._up.done():
             self._up = asyncio.get_running_loop().create_future()
-        if not self._broken.done():  # it is cancelled when this link is closed
+        if not self._broken.done():  # done if this link is being closed
             self._broken.set_result(why)
         for scope in self._operations:
             scope.reschedule(asyncio.get_running_loop().time())
         self._on_lost()
 
     async def close(self) -> None:
-        """Close in good order: what was sent on the channel is with the broker. Idempotent."""
+        """Close cleanly: everything sent on the channel has reached the broker. Idempotent."""
         if self._supervisor is None:
             return
         self._supervisor.cancel()
@@ -123,7 +122,7 @@ class Link:
     async def _guard(self) -> None:
         try:
             await self._supervise()
-        except Exception as error:  # noqa: BLE001 - nobody may wait forever for a supervisor that is gone
+        except Exception as error:  # noqa: BLE001 - without the supervisor, waiters would wait forever
             self._log.exception("connection_supervisor_failed")
             self._give_up(BrokerGaveUp(f"{self._target}: {type(error).__name__}: {error}"))
 
@@ -133,7 +132,7 @@ class Link:
         while True:
             try:
                 pair = await self._connect()
-            except Exception as error:  # noqa: BLE001 - whatever it is, the link is down
+            except Exception as error:  # noqa: BLE001 - whatever the error, the link is down
                 failures += 1
                 if self._is_final(error, failures):
                     return
@@ -160,7 +159,7 @@ class Link:
                 async with asyncio.timeout(self._target.timeout_s):
                     await self._set_up(connection, channel)
         except BaseException:
-            self.break_up(channel, "it can't be set up")
+            self.drop(channel, "setting it up failed")
             await self._close(connection, channel)
             raise
         return connection, channel
@@ -173,22 +172,22 @@ class Link:
         try:
             self._log.warning("broker_connection_lost", reason=await self._broken)
         finally:
-            self.break_up(channel, "it is being closed")
+            self.drop(channel, "it is being closed")
             await self._close(connection, channel)
 
     async def _close(self, connection: Connection, channel: Channel) -> None:
-        """Close in a task of its own, which goes on when this link is closed meanwhile."""
+        """Close in a separate task, which continues if this link is closed in the meantime."""
         self._closing = asyncio.create_task(close(connection, channel))
         await asyncio.wait({self._closing})
 
     def _is_final(self, error: Exception, failures: int) -> bool:
-        """Whether to try no more. Then everybody who waits for the channel gets to know why."""
-        if not self._was_up and (not self._patient or is_hopeless(error)):
+        """Whether to stop trying. If so, everything that waits for the channel fails with the reason."""
+        if not self._was_up and (not self._patient or is_permanent(error)):
             self._end(BrokerError(f"{self._target}: {error}"))
             return True
         if self._max_failures is None or failures < self._max_failures:
             return False
-        self._give_up(BrokerGaveUp(f"{self._target}: given up after {failures} failed attempts: {error}"))
+        self._give_up(BrokerGaveUp(f"{self._target}: gave up after {failures} failed attempts: {error}"))
         return True
 
     def _give_up(self, error: BrokerGaveUp) -> None:
@@ -206,10 +205,10 @@ class Link:
 
         def on_closed(closing: asyncio.Future[None]) -> None:
             error = None if closing.cancelled() else closing.exception()
-            self.break_up(channel, "it was closed" if error is None else reason(error))
+            self.drop(channel, "it was closed" if error is None else reason(error))
 
         def on_consumer_cancelled(_: object) -> None:
-            self.break_up(channel, "the broker ended the consumer: its queue was deleted or moved")
+            self.drop(channel, "the broker ended the consumer: its queue was deleted or moved")
 
         connection.closing.add_done_callback(on_closed)
         channel.closing.add_done_callback(on_closed)
@@ -242,4 +241,4 @@ class Operation:
 
 
 def _delays_s() -> Iterator[float]:
-    return delays_s(FIRST_DELAY_S, LAST_DELAY_S)
+    return delays_s(INITIAL_DELAY_S, MAX_DELAY_S)

@@ -68,7 +68,7 @@ class AmqpDeadLetters:
     async def put(self, letter: DeadLetter) -> None:
         """See DeadLetters.put. All properties and headers of its client stay as they were."""
         properties = dict(letter.token[1]) if letter.token else _properties_of(letter)
-        await self._publisher.insist(self._incoming, letter.body, **properties)
+        await self._publisher.put_with_retry(self._incoming, letter.body, **properties)
 
     async def remove(self, letter: DeadLetter) -> None:
         assert self._channel is not None, "entered"  # noqa: S101

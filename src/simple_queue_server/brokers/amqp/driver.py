@@ -1,7 +1,7 @@
-"""The edge to AMQP: a connection and its channel are made here, and the library's errors are translated here.
+"""The boundary to aiormq: opens connections and channels, and translates the library's errors.
 
-Stands on aiormq, the layer that aio-pika itself stands on. It rejects whatever waits with the error that ended
-the connection, of any class: a bare ``Exception``, or a ``CancelledError`` that nobody asked for, included.
+aiormq is the protocol layer beneath aio-pika. When a connection ends, it fails whatever is pending with the error that
+ended it, of any class: a bare ``Exception``, or a ``CancelledError`` that nobody requested, included.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ Connection: TypeAlias = aiormq.Connection
 
 CLOSE_TIMEOUT_S: Final = 5.0
 VHOST_REFUSED: Final = "Expected one of ['Connection.OpenOk'], got <Connection.Close "
-"""All that the library says of a vhost that doesn't exist or that the user may not use."""
+"""The library's only message for a vhost that doesn't exist or that the user may not use."""
 
 _LIBRARY: Final = (aiormq.AMQPError, pamqp.exceptions.PAMQPException, OSError, RuntimeError, EOFError)
-_HOPELESS: Final = (
+_PERMANENT: Final = (
     aiormq.AuthenticationError,
     aiormq.ProbableAuthenticationError,
     aiormq.ChannelAccessRefused,
@@ -43,22 +43,22 @@ log = structlog.stdlib.get_logger("simple_queue_server")
 
 
 class _AnyQueue(aiormq.spec.Queue.Declare):
-    """Declares a queue of any name; the library refuses some that RabbitMQ makes, such as a direct reply-to's."""
+    """Declares a queue of any name; the library rejects some that RabbitMQ creates, such as a direct reply-to's."""
 
     def validate(self) -> None:
-        """Leave it to the broker."""
+        """Leave validation to the broker."""
 
 
 class LinkDownError(BrokerError):
-    """The connection or the channel broke under an operation. Its cause is the library's error."""
+    """The connection or channel broke during an operation. ``__cause__`` is the library's error."""
 
 
-class HopelessError(BrokerError):
-    """What waiting can't mend: a wrong password, an unknown vhost, a certificate that can't be trusted."""
+class PermanentError(BrokerError):
+    """An error that waiting can't fix: a wrong password, an unknown vhost, an untrusted certificate."""
 
 
 async def connect(target: Target, purpose: str) -> tuple[Connection, Channel]:
-    """Try the hosts in turn. Raises BrokerError, or HopelessError, naming each host with its reason.
+    """Try the hosts in turn. Raises BrokerError, or PermanentError, naming each host with its reason.
 
     The channel confirms what is published, and raises for a message that can't be routed.
     """
@@ -69,7 +69,7 @@ async def connect(target: Target, purpose: str) -> tuple[Connection, Channel]:
             return await _connect(target, endpoint, purpose)
         except BrokerError as error:
             errors[endpoint] = error
-    kind = HopelessError if all(map(is_hopeless, errors.values())) else BrokerError
+    kind = PermanentError if all(map(is_permanent, errors.values())) else BrokerError
     raise kind("; ".join(f"{endpoint}: {error}" for endpoint, error in errors.items()))
 
 
@@ -77,7 +77,7 @@ async def _connect(target: Target, endpoint: Endpoint, purpose: str) -> tuple[Co
     try:
         context = None if target.tls is None else target.tls.context()
     except BrokerError as error:
-        raise HopelessError(str(error)) from None
+        raise PermanentError(str(error)) from None
     connection = Connection(
         _url(target, endpoint),
         context=context,
@@ -96,7 +96,7 @@ async def _connect(target: Target, endpoint: Endpoint, purpose: str) -> tuple[Co
 
 @contextlib.contextmanager
 def translated() -> Iterator[None]:
-    """Raise what the library raises for a broken connection as LinkDownError. A real cancellation passes."""
+    """Translate the library's errors for a broken connection to LinkDownError. Real cancellations pass through."""
     try:
         yield
     except asyncio.CancelledError:
@@ -111,32 +111,32 @@ def translated() -> Iterator[None]:
 
 
 def reason(error: BaseException) -> str:
-    """One line for a person."""
+    """A one-line description of an error, for people."""
     if isinstance(error, aiormq.AMQPError) and isinstance(error.__cause__, OSError):
         error = error.__cause__
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"its certificate can't be trusted: {error.verify_message}"
     if isinstance(error, TimeoutError):
-        return "no answer in time"
+        return "timed out"
     if str(error).startswith(VHOST_REFUSED):
-        return "the vhost doesn't exist, or the user may not use it"
+        return "the vhost doesn't exist, or the user has no access to it"
     if isinstance(error, aiormq.ConnectionClosed) and len(error.args) == 2:  # a reply code and its text
         return str(error.args[1])
     return (getattr(error, "strerror", None) or str(error) or type(error).__name__).strip()
 
 
-def is_hopeless(error: Exception) -> bool:
-    """Whether waiting can't mend it."""
-    if isinstance(error, HopelessError):
+def is_permanent(error: Exception) -> bool:
+    """Whether waiting can't fix the error."""
+    if isinstance(error, PermanentError):
         return True
     cause = error.__cause__
     if str(cause).startswith(VHOST_REFUSED):
         return True
-    return any(isinstance(each, _HOPELESS) for each in (cause, cause and cause.__cause__))
+    return any(isinstance(each, _PERMANENT) for each in (cause, cause and cause.__cause__))
 
 
-async def make_queue(connection: Connection, name: str) -> None:
-    """Make the durable queue if there is none; one that exists is left as it is, whatever its arguments."""
+async def create_queue(connection: Connection, name: str) -> None:
+    """Create the durable queue unless it exists; an existing one is used as it is, whatever its arguments."""
     channel = await connection.channel(publisher_confirms=False)
     try:
         await channel.queue_declare(name, passive=True)
@@ -159,7 +159,7 @@ async def queue_state(connection: Connection, name: str) -> QueueState:
 
 
 async def queue_exists(connection: Connection, name: str) -> bool:
-    """Whether there is such a queue, or still a client behind a direct reply-to."""
+    """Whether the queue exists, or a client still listens on a direct reply-to."""
     channel = cast("Channel", await connection.channel(publisher_confirms=False))
     try:
         await channel.rpc(_AnyQueue(queue=name, passive=True))
@@ -170,7 +170,7 @@ async def queue_exists(connection: Connection, name: str) -> bool:
 
 
 async def close(connection: Connection, channel: Channel | None = None) -> None:
-    """Close what may be broken or stuck already. Closing the channel waits for all that was sent on it."""
+    """Close a connection that may be broken or stuck. Closing the channel waits for everything sent on it."""
     for each in (channel, connection):
         if each is not None:
             with contextlib.suppress(Exception, asyncio.CancelledError):

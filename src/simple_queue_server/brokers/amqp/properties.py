@@ -1,8 +1,8 @@
-"""Reads and writes what clients put into a message's properties, whatever bytes that is.
+"""Reads and writes message properties with any bytes that clients put into them.
 
-The library decodes each property strictly, and ends the connection over a timestamp in microseconds or a header whose
-name isn't UTF-8. The broker would then hand the message out again and again. Here nothing raises: text that isn't
-UTF-8 keeps its bytes as surrogate escapes, so that an id goes back as it came; what can't be read is None.
+The library decodes every property strictly and ends the connection over a timestamp in microseconds, or a header whose
+name isn't UTF-8; the broker would then redeliver the message forever. Nothing here raises: bytes that aren't UTF-8
+become surrogate escapes, so that an id is returned unchanged; what can't be decoded becomes None.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from typing import Any, Final
 
 from pamqp import commands, decode, encode, header
 
-LARGEST_TABLE_BYTES: Final = 8192
-"""Headers above that are not read: decoding them could take longer than other requests should wait."""
-LONGEST_SHORT_STRING_BYTES: Final = 255
+MAX_TABLE_BYTES: Final = 8192
+"""Larger header tables are not decoded: that could delay other requests for too long."""
+MAX_SHORT_STRING_BYTES: Final = 255
 MILLISECONDS_FROM: Final = 2**32
 
 _HEAD = struct.Struct(">HHQ")
@@ -26,7 +26,7 @@ _TIMESTAMP = struct.Struct(">Q")
 
 
 def install() -> None:
-    """Let the library, in this process, read and write any bytes. Idempotent."""
+    """Patch the library, for this process, to read and write any bytes. Idempotent."""
     decode.METHODS["shortstr"] = _read_short_string
     encode.METHODS["shortstr"] = _write_short_string
     header.ContentHeader.unmarshal = _read_content_header  # type: ignore[method-assign]
@@ -39,14 +39,14 @@ def legible(text: str) -> str:
 
 def is_short(text: str) -> bool:
     """Whether it can be the name of a queue, as far as its length goes."""
-    return len(_bytes(text)) <= LONGEST_SHORT_STRING_BYTES
+    return len(_bytes(text)) <= MAX_SHORT_STRING_BYTES
 
 
 def shortened_id(text: str | None) -> str | None:
     """An id as it can be sent: no longer than the client of another broker can have made it."""
     if text is None or is_short(text):
         return text
-    return _bytes(text)[:LONGEST_SHORT_STRING_BYTES].decode("utf-8", "surrogateescape")
+    return _bytes(text)[:MAX_SHORT_STRING_BYTES].decode("utf-8", "surrogateescape")
 
 
 def _bytes(text: str) -> bytes:
@@ -72,7 +72,7 @@ def _read_content_header(self: header.ContentHeader, data: bytes) -> None:
 
 
 def _read_properties(properties: commands.Basic.Properties, flags: int, data: bytes, offset: int) -> None:
-    """Read the properties that the flags announce; those after one that is cut off stay None."""
+    """Read the properties that the flags announce; if one is truncated, it and those after it stay None."""
     for name, flag, read in _PROPERTIES:
         if flags & flag:
             try:
@@ -103,11 +103,11 @@ def _timestamp(data: bytes, offset: int) -> tuple[datetime | None, int]:
 def _table(data: bytes, offset: int) -> tuple[Any, int]:
     (length,) = _LENGTH.unpack_from(data, offset)
     end = offset + _LENGTH.size + length
-    if length > LARGEST_TABLE_BYTES:
+    if length > MAX_TABLE_BYTES:
         return None, end
     try:
         return decode.field_table(data[offset:end])[1], end
-    except Exception:  # noqa: BLE001 - of many kinds; the rest of the message is as good as ever
+    except Exception:  # noqa: BLE001 - many kinds; the rest of the message is still usable
         return None, end
 
 
@@ -130,6 +130,6 @@ def _read_short_string(value: bytes) -> tuple[int, str]:
 
 def _write_short_string(value: str) -> bytes:
     encoded = _bytes(value)
-    if len(encoded) > LONGEST_SHORT_STRING_BYTES:
-        raise TypeError(f"{len(encoded)} bytes are more than the {LONGEST_SHORT_STRING_BYTES} of a short string")
+    if len(encoded) > MAX_SHORT_STRING_BYTES:
+        raise TypeError(f"{len(encoded)} bytes are more than the {MAX_SHORT_STRING_BYTES} of a short string")
     return struct.pack("B", len(encoded)) + encoded

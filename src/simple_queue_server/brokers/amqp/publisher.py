@@ -1,4 +1,4 @@
-"""Puts messages on AMQP queues: durable, confirmed by the broker, for as long as that takes."""
+"""Publishes messages to AMQP queues: durable, confirmed by the broker, and retried until they are."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ import aiormq
 import structlog
 
 from simple_queue_server.brokers.amqp.connection import Link
-from simple_queue_server.brokers.amqp.driver import Channel, Connection, LinkDownError, make_queue, queue_exists
+from simple_queue_server.brokers.amqp.driver import Channel, Connection, LinkDownError, create_queue, queue_exists
 from simple_queue_server.errors import BrokerError, MessageTooLarge
 from simple_queue_server.settings.amqp import Target
 
-FIRST_PAUSE_S: Final = 0.1
-LAST_PAUSE_S: Final = 10.0
+INITIAL_DELAY_S: Final = 0.1
+MAX_DELAY_S: Final = 10.0
 TRANSIENT: Final = 1
 PERSISTENT: Final = 2
 DIRECT_REPLY_TO: Final = "amq.rabbitmq.reply-to."
-"""What the name begins with that RabbitMQ puts in the place of a client's ``amq.rabbitmq.reply-to``."""
+"""The prefix of the name that RabbitMQ substitutes for a client's ``amq.rabbitmq.reply-to``."""
 JSON: Final = "application/json"
 
 log = structlog.stdlib.get_logger("simple_queue_server")
 
 
 class Publisher:
-    """A connection for publishing only, so that a broker short of memory blocks nothing else.
+    """A separate connection for publishing, so that a broker that blocks publishers blocks nothing else.
 
-    ``queue`` is made when it doesn't exist. Publishes may overlap.
+    ``queue`` is created if it doesn't exist. Publishes may run concurrently.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class Publisher:
         self._link = Link(target, "publisher", set_up=self._set_up, on_gave_up=on_gave_up, max_failures=max_failures)
 
     async def open(self, *, patient: bool = True) -> None:
-        """Connect, see Link.open, and make the queue that doesn't exist."""
+        """Connect, see Link.open, and create the queue if it doesn't exist."""
         await self._link.open(patient=patient)
 
     async def close(self) -> None:
@@ -53,11 +53,11 @@ class Publisher:
         await self._link.close()
 
     async def put(self, queue: str, body: bytes, **properties: Any) -> bool:
-        """Put a message on a queue: True when it is there, durably; False when there is none, or it is full.
+        """Publish a message: True once it is stored durably; False if the queue doesn't exist or is full.
 
-        A direct reply-to (``amq.rabbitmq.reply-to.…``) is asked for before, since the broker returns what it routed
-        there as unroutable. Waits while the broker is away. ``properties`` are those of AMQP (``correlation_id``,
-        ``headers``…). Raises BrokerGaveUp, and MessageTooLarge.
+        A direct reply-to (``amq.rabbitmq.reply-to.…``) is checked beforehand, because the broker returns messages that
+        it routed there as unroutable. Waits while the broker is unavailable. ``properties`` are AMQP's
+        (``correlation_id``, ``headers``…). Raises BrokerGaveUp, and MessageTooLarge.
         """
         is_direct = queue.startswith(DIRECT_REPLY_TO)
         while True:
@@ -74,36 +74,36 @@ class Publisher:
                         wait=False,
                     )
             except LinkDownError as error:
-                if isinstance(error.__cause__, aiormq.DeliveryError):  # returned as unroutable, or refused
+                if isinstance(error.__cause__, aiormq.DeliveryError):  # returned as unroutable, or rejected
                     return False
                 if too_large := re.search(rf"message size {len(body)} is larger than .*?(\d+)", str(error)):
                     limit = int(too_large[1])
-                    raise MessageTooLarge(f"{len(body)} bytes are more than the broker's {limit}", limit) from None
-                self._link.break_up(channel, str(error))
+                    raise MessageTooLarge(f"{len(body)} bytes exceed the broker's limit of {limit}", limit) from None
+                self._link.drop(channel, str(error))
             else:
                 return True
 
-    async def insist(self, queue: str, body: bytes, **properties: Any) -> None:
-        """Put a message on a queue that is made when it has gone, and waited for when it is full."""
+    async def put_with_retry(self, queue: str, body: bytes, **properties: Any) -> None:
+        """Publish a message, creating the queue if it is missing and waiting while it is full."""
         pause_s = 0.0
         while not await self.put(queue, body, **properties):
             log.error("queue_unavailable", queue=queue, reason="it doesn't exist or is full", retry_in_s=pause_s)
             await asyncio.sleep(pause_s)
-            pause_s = min(LAST_PAUSE_S, 2 * pause_s + FIRST_PAUSE_S)
+            pause_s = min(MAX_DELAY_S, 2 * pause_s + INITIAL_DELAY_S)
             channel = await self._link.channel()
             try:
                 async with self._link.operation(channel) as connection:
-                    await make_queue(connection, queue)
+                    await create_queue(connection, queue)
             except LinkDownError as error:
                 log.warning("queue_not_created", queue=queue, reason=str(error))
 
     async def _set_up(self, connection: Connection, _: Channel) -> None:
         if self._queue is not None:
-            await make_queue(connection, self._queue)
+            await create_queue(connection, self._queue)
 
 
 class ProgressPublisher:
-    """Puts events on the progress queue, on a connection of its own, which is made when there is a first one."""
+    """Publishes events to the progress queue, on a separate connection opened for the first event."""
 
     def __init__(self, target: Target, queue: str | None) -> None:
         self._queue = queue or ""
@@ -111,29 +111,29 @@ class ProgressPublisher:
         self._is_open = False
 
     async def send(self, bodies: list[bytes]) -> None:
-        """Put the events there. Waits while the broker is away, or the queue is full. Raises BrokerError."""
+        """Publish the events. Waits while the broker is unavailable or the queue is full. Raises BrokerError."""
         if not self._is_open:
             self._is_open = True
             await self._publisher.open()
         taken = await asyncio.gather(
             *(self._publisher.put(self._queue, body, delivery_mode=TRANSIENT) for body in bodies)
         )
-        if not all(taken):  # the queue is gone, or full: wait with one of them until it isn't
+        if not all(taken):  # the queue is missing or full: wait with one of them until it isn't
             log.warning(
                 "events_rejected",
                 queue=self._queue,
                 count=taken.count(False),
                 reason="the queue doesn't exist or is full",
             )
-            await self._publisher.insist(self._queue, bodies[taken.index(False)], delivery_mode=TRANSIENT)
+            await self._publisher.put_with_retry(self._queue, bodies[taken.index(False)], delivery_mode=TRANSIENT)
 
     async def close(self) -> None:
-        """Idempotent."""
+        """Close the connection. Idempotent."""
         await self._publisher.close()
 
 
 def _properties(properties: dict[str, Any]) -> aiormq.spec.Basic.Properties:
-    """A fresh message id for each attempt, unless there is one: the library finds what came back by it."""
+    """AMQP properties with a fresh message id unless one is given: the library matches returned messages by it."""
     fresh: dict[str, Any] = {"delivery_mode": PERSISTENT, "content_type": JSON}
     fresh["message_id"] = f"{random.getrandbits(128):032x}"
     return aiormq.spec.Basic.Properties(**fresh | properties)

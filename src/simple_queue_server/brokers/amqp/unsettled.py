@@ -1,7 +1,7 @@
-"""Which requests of an AMQP broker are in hand, and which of the broker's hand-overs belong to them.
+"""Tracks unsettled requests, and recognises redeliveries of them.
 
-A request whose channel died is handed out again by the broker, here or elsewhere, marked as redelivered.
-Nothing in AMQP says that it is the same request, so it is recognised by all that its client wrote.
+A request whose channel was closed is redelivered by the broker, to this or another service, with the redelivered flag
+set. AMQP doesn't identify the request, so it is recognised by its body and the properties that the client set.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ ANSWERED_KEPT: Final = 10_000
 
 
 class Handle(NamedTuple):
-    """One hand-over of a request, which can be acknowledged as long as its channel lives."""
+    """One delivery by the broker; can be acknowledged while its channel is open."""
 
     channel: AbstractChannel
     tag: int
 
 
 class Fingerprint(NamedTuple):
-    """Requests that agree in all of this are interchangeable."""
+    """Requests with equal fingerprints are interchangeable."""
 
     digest: bytes
     message_id: str | None
@@ -45,8 +45,8 @@ class _Broker(Protocol):
 class AmqpDelivery:
     """See :class:`simple_queue_server.brokers.base.Delivery`.
 
-    ``handle`` is the hand-over by which the request is held now; None when that was lost with its channel.
-    ``answered`` says that its response is confirmed.
+    ``handle`` is the broker's current delivery of the request; None if it was lost with its channel. ``answered`` is
+    set once the response is confirmed.
     """
 
     __slots__ = ("_broker", "answered", "attempt", "body", "handle", "message_id", "reply", "request_id")
@@ -65,7 +65,7 @@ class AmqpDelivery:
 
     @property
     def fingerprint(self) -> Fingerprint:
-        """Worked out when asked for: most requests never need it."""
+        """Computed on demand: most requests never need it."""
         return Fingerprint(hashlib.blake2b(self.body, digest_size=16).digest(), self.message_id, self.reply)
 
     async def answer(self, response: bytes, *, give_up: bool = False) -> None:
@@ -79,54 +79,54 @@ class AmqpDelivery:
 
 
 def is_redelivered(message: DeliveredMessage) -> bool:
-    """Whether the broker handed the message out before, to anybody."""
+    """Whether the broker has delivered the message before, to any consumer."""
     return bool(getattr(message.delivery, "redelivered", False))
 
 
 def _attempt(message: DeliveredMessage) -> int:
-    """Quorum queues count the hand-overs before this one; classic queues say whether there were any."""
+    """Quorum queues count previous deliveries; classic queues only flag that there was one."""
     before = (message.header.properties.headers or {}).get("x-delivery-count")
     if isinstance(before, int) and before > 0:
         return before + 1
     return 2 if is_redelivered(message) else 1
 
 
-class InHand:
-    """The requests received and not ended, and those that ended while the broker may not know it."""
+class Unsettled:
+    """The requests received and not yet settled, and those settled without the broker's knowledge."""
 
     def __init__(self, max_in_flight: int) -> None:
         self._held: set[AmqpDelivery] = set()
         self._orphans: dict[Fingerprint, list[AmqpDelivery]] = {}
-        # No more hand-overs are out than that, so no more acks than that can be lost with a channel.
+        # No more deliveries are outstanding than that, so no more acks can be lost with a channel.
         self._last_acked: deque[Fingerprint] = deque(maxlen=max_in_flight)
         self._answered: OrderedDict[Fingerprint, int] = OrderedDict()
 
     def holds(self, delivery: AmqpDelivery) -> bool:
-        """Whether the request was received and has not ended."""
+        """Whether the request was received and is not yet settled."""
         return delivery in self._held
 
     def take(self, delivery: AmqpDelivery) -> None:
-        """A request was received."""
+        """Record that a request was received."""
         self._held.add(delivery)
 
     def end(self, delivery: AmqpDelivery) -> None:
-        """A request was given back."""
+        """Record that a request was requeued."""
         self._held.discard(delivery)
         if delivery.handle is None:
             self._forget_orphan(delivery)
 
     def finish(self, delivery: AmqpDelivery, *, acked: bool) -> None:
-        """A request was answered, and ``acked`` on a channel that lived then."""
+        """Record that a request was answered; ``acked`` says whether its channel was open for the ack."""
         self.end(delivery)
         if delivery.message_id is None:
-            return  # another request may be just like it, so it can't be recognised
+            return  # another request may be identical, so it can't be recognised
         if acked:
             self._last_acked.append(delivery.fingerprint)
         else:
             self._remember(delivery.fingerprint)
 
     def channel_died(self) -> None:
-        """All hand-overs are lost: the broker makes them again."""
+        """Record that all current deliveries are lost and will be redelivered."""
         for delivery in self._held:
             if delivery.handle is not None:
                 delivery.handle = None
@@ -135,7 +135,7 @@ class InHand:
             self._remember(self._last_acked.popleft())
 
     def adopt(self, again: AmqpDelivery) -> AmqpDelivery | None:
-        """Give a new hand-over to the request in hand that lost its own, if there is one."""
+        """Assign a redelivery to the unsettled request that lost its channel, and return that request, if any."""
         if not self._orphans:
             return None
         orphans = self._orphans.get(again.fingerprint)
@@ -147,7 +147,7 @@ class InHand:
         return delivery
 
     def was_answered(self, again: AmqpDelivery) -> bool:
-        """Whether this is a request that was answered already; forgets it: each answer counts once."""
+        """Whether this redelivers a request already answered. Forgets it: each answer counts once."""
         fingerprint = again.fingerprint
         times = self._answered.pop(fingerprint, 0)
         if times > 1:
@@ -155,7 +155,7 @@ class InHand:
         return times > 0
 
     def is_new(self, delivery: AmqpDelivery) -> None:
-        """A client sent this now: if one just like it was answered before, that doesn't answer this one."""
+        """Record a first delivery: an identical request answered earlier is not this one."""
         if self._answered:
             self._answered.pop(delivery.fingerprint, None)
 

@@ -1,1 +1,1 @@
-"""The embedded queue: an SQLite file that services and clients of one machine share."""
+"""The embedded queue: an SQLite file shared by the services and clients of one machine."""

@@ -9,8 +9,8 @@ from typing import Self
 import structlog
 
 from simple_queue_server.brokers.base import QueueState
-from simple_queue_server.brokers.embedded.path import require_place
-from simple_queue_server.brokers.embedded.session import Member, is_set_within
+from simple_queue_server.brokers.embedded.path import require_usable
+from simple_queue_server.brokers.embedded.session import Session, is_set_within
 from simple_queue_server.brokers.embedded.tables import ResponseRow, Tables
 from simple_queue_server.errors import BrokerError, BrokerGaveUp
 from simple_queue_server.settings.sections import EmbeddedSection
@@ -19,21 +19,21 @@ log = structlog.stdlib.get_logger("simple_queue_server")
 
 
 class EmbeddedClient:
-    """Puts requests into the file and takes responses out, see :class:`simple_queue_server.brokers.base.Client`.
+    """Writes requests to the file and reads responses from it, see :class:`simple_queue_server.brokers.base.Client`.
 
     Every method raises BrokerError when the file can't be written.
     """
 
     def __init__(self, settings: EmbeddedSection) -> None:
         self._settings = settings
-        self._member = Member(settings, listens=settings.outgoing_queue, on_wake=self._wake)
+        self._session = Session(settings, listens=settings.outgoing_queue, on_wake=self._wake)
         self._ring = asyncio.Event()
         self._calls: dict[str, asyncio.Future[bytes]] = {}
         self._collector: asyncio.Task[None] | None = None
         self._ended: BrokerError | None = None
 
     async def __aenter__(self) -> Self:
-        await self._member.open()
+        await self._session.open()
         self._collector = asyncio.create_task(self._collect())
         return self
 
@@ -42,20 +42,20 @@ class EmbeddedClient:
             self._collector.cancel()
             await asyncio.wait({self._collector})
         self._end(BrokerGaveUp(f"the client of the queue {self._settings.path} is closed"))
-        await self._member.close()
+        await self._session.close()
 
     async def send(self, request: bytes, *, message_id: str | None = None) -> None:
         incoming = self._settings.incoming_queue
-        await self._member.run(lambda tables: tables.put_request(incoming, request, message_id, None, None))
+        await self._session.run(lambda tables: tables.put_request(incoming, request, message_id, None, None))
 
     async def call(self, request: bytes, *, message_id: str | None = None) -> bytes:
         if self._ended is not None:
             raise self._ended
-        incoming, reply_to, correlation_id = self._settings.incoming_queue, self._member.name, uuid.uuid4().hex
+        incoming, reply_to, correlation_id = self._settings.incoming_queue, self._session.name, uuid.uuid4().hex
         response: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
         self._calls[correlation_id] = response
         try:
-            await self._member.run(
+            await self._session.run(
                 lambda tables: tables.put_request(incoming, request, message_id, reply_to, correlation_id)
             )
             return await response
@@ -68,7 +68,7 @@ class EmbeddedClient:
             raise BrokerError("there is no outgoing queue to take responses from; set embedded.outgoing_queue")
         deadline = asyncio.get_running_loop().time() + timeout_s
         while True:
-            ring = self._ring  # before looking: a ring from now on counts
+            ring = self._ring  # before reading, so that a wake-up from now on counts
             response = await self._take(outgoing)
             if response is not None:
                 return response.body
@@ -78,7 +78,7 @@ class EmbeddedClient:
             await is_set_within(ring, remaining_s)
 
     async def _take(self, queue: str) -> ResponseRow | None:
-        taken = self._member.submit(lambda tables: tables.take_response(queue))
+        taken = self._session.submit(lambda tables: tables.take_response(queue))
         try:
             return await asyncio.shield(taken)
         except asyncio.CancelledError:
@@ -88,11 +88,11 @@ class EmbeddedClient:
     def _put_back(self, queue: str, taken: asyncio.Future[ResponseRow | None]) -> None:
         response = None if taken.exception() else taken.result()
         if response is not None:
-            done = self._member.submit(lambda tables: tables.put_back_response(queue, response))
+            done = self._session.submit(lambda tables: tables.put_back_response(queue, response))
             done.add_done_callback(_log_error)
 
     async def _collect(self) -> None:
-        """Hand the responses on the private queue to the calls that wait for them."""
+        """Pass the responses on the private queue to the calls that wait for them."""
         try:
             while True:
                 ring = self._ring
@@ -102,7 +102,7 @@ class EmbeddedClient:
             self._end(error)
 
     async def _hand_out(self) -> None:
-        rows = await self._member.insist(lambda tables: tables.responses(self._member.name))
+        rows = await self._session.run_with_retry(lambda tables: tables.responses(self._session.name))
         delivered, unwanted = [], []
         for row in rows:
             call = self._calls.get(row.correlation_id or "")
@@ -113,7 +113,7 @@ class EmbeddedClient:
                 delivered.append(row.id)
         if rows:
             outgoing = self._settings.outgoing_queue
-            await self._member.insist(lambda tables: tables.clear_responses(delivered, unwanted, outgoing))
+            await self._session.run_with_retry(lambda tables: tables.clear_responses(delivered, unwanted, outgoing))
 
     def _wake(self) -> None:
         self._ring.set()
@@ -131,17 +131,17 @@ def _log_error(done: asyncio.Future[None]) -> None:
         log.error("late_response_lost", error=str(error))
 
 
-async def look(settings: EmbeddedSection) -> QueueState:
-    """See :func:`simple_queue_server.brokers.look`."""
+async def inspect_queue(settings: EmbeddedSection) -> QueueState:
+    """See :func:`simple_queue_server.brokers.inspect_queue`."""
     if not settings.path.exists():
-        require_place(settings.path)
+        require_usable(settings.path)
         return QueueState(exists=False, services=0)
-    member = Member(settings, listens=None, on_wake=lambda: None)
-    await member.open()
+    session = Session(settings, listens=None, on_wake=lambda: None)
+    await session.open()
     try:
-        owners = await member.run(Tables.owners)
-        waiting = await member.run(lambda tables: tables.waiting(settings.incoming_queue))
+        owners = await session.run(Tables.owners)
+        waiting = await session.run(lambda tables: tables.waiting(settings.incoming_queue))
     finally:
-        await member.close()
+        await session.close()
     services = sum(owner.listens == settings.incoming_queue for owner in owners)
     return QueueState(exists=True, services=services, waiting=waiting)

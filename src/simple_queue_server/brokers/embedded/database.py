@@ -1,4 +1,4 @@
-"""The database file of an embedded queue: opening it, transactions on it, and its errors in our words."""
+"""The database file of an embedded queue: opens it, runs transactions on it, and translates its errors."""
 
 from __future__ import annotations
 
@@ -16,113 +16,113 @@ from simple_queue_server.errors import BrokerError, BrokerGaveUp
 
 LOCK_TIMEOUT_S: Final = 10.0
 OPENING_STEP_S: Final = 0.2
-"""How long SQLite itself waits for a lock while the file is opened, before it is asked whether to go on waiting."""
+"""SQLite's own lock timeout while the file is opened; between these waits it checks whether to give up."""
 
 
 class FileLocked(BrokerError):
-    """Another process has kept the file locked for too long."""
+    """Another process has held the file's lock for too long."""
 
 
 class QueueFile:
-    """The database at ``path``, open, for use by one thread. Its methods raise BrokerError or sqlite3.Error.
+    """The open database at ``path``, for use by one thread. Its methods raise BrokerError or sqlite3.Error.
 
-    Opening it waits while others keep it locked, but no longer than until ``is_unwanted``.
+    Opening waits while other processes hold the lock, unless ``should_abort`` returns True.
     """
 
-    def __init__(self, path: Path, *, is_unwanted: Callable[[], bool] = lambda: False) -> None:
+    def __init__(self, path: Path, *, should_abort: Callable[[], bool] = lambda: False) -> None:
         self._path = path
-        self._is_unwanted = is_unwanted
+        self._should_abort = should_abort
         self._identity = path.stat()
         with contextlib.ExitStack() as undo:
             self.connection = sqlite3.connect(path, timeout=OPENING_STEP_S, isolation_level=None)
             undo.callback(self.connection.close)
             self.connection.text_factory = read_text
-            self._while_busy(self._make_or_check)
-            self._turn_fd = _open_directory(owners_directory(path))
-            undo.callback(os.close, self._turn_fd)
-            self._while_busy(self._turn_to_wal)
+            self._retry_while_busy(self._create_or_check_schema)
+            self._lock_fd = _open_directory(owners_directory(path))
+            undo.callback(os.close, self._lock_fd)
+            self._retry_while_busy(self._enable_wal)
             self.connection.execute(f"PRAGMA busy_timeout = {LOCK_TIMEOUT_S * 1000:.0f}")
             self.connection.execute("PRAGMA synchronous = FULL")
             self.connection.execute("PRAGMA fullfsync = ON")  # macOS: sync the disk, not only its cache
             self.connection.execute("PRAGMA journal_size_limit = 67108864")
             undo.pop_all()
-        self._is_unwanted = lambda: False  # from here on, what is begun is ended
+        self._should_abort = lambda: False  # from here on, finish what was started
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:
-        """What is executed in the block is done, durably, when the block ends; or nothing, when it raises."""
+        """Commit durably what the block executes, or roll it back if the block raises."""
         self._check_identity()
-        with self._turn(), _transaction(self.connection):
+        with self._exclusive(), _transaction(self.connection):
             yield
 
     def close(self) -> None:
-        """The last one to close tidies the file up."""
-        with contextlib.suppress(FileLocked), self._turn():
+        """Close the file. The last process to close it cleans up its write-ahead log."""
+        with contextlib.suppress(FileLocked), self._exclusive():
             self.connection.close()
         self.connection.close()
-        os.close(self._turn_fd)
+        os.close(self._lock_fd)
 
     @contextlib.contextmanager
-    def _turn(self) -> Iterator[None]:
-        """One process at a time writes, checkpoints or closes.
+    def _exclusive(self) -> Iterator[None]:
+        """Ensure that only one process writes, checkpoints or closes at a time.
 
-        SQLite has locks of its own, but before 3.51.3 two processes that checkpoint at the same time could, very
-        rarely, damage the file ("WAL-reset bug"). This also lets others in sooner than SQLite's way of waiting.
+        SQLite has its own locks, but before 3.51.3 two processes that checkpoint at the same time could, very rarely,
+        corrupt the file ("WAL-reset bug"). It also lets waiting processes in sooner than SQLite's busy handler.
         """
         deadline = time.monotonic() + LOCK_TIMEOUT_S
-        while not _flock(self._turn_fd):
-            if time.monotonic() > deadline or self._is_unwanted():
+        while not _flock(self._lock_fd):
+            if time.monotonic() > deadline or self._should_abort():
                 raise FileLocked(
-                    f"the queue {self._path}: another process has kept it locked for {LOCK_TIMEOUT_S:.0f} s; is one "
-                    "of its users suspended? Let it go on, or end it"
+                    f"the queue {self._path}: another process has held its lock for {LOCK_TIMEOUT_S:.0f} s; "
+                    "if a process that uses it is suspended, resume it or end it"
                 )
             time.sleep(0.001)
         try:
             yield
         finally:
-            fcntl.flock(self._turn_fd, fcntl.LOCK_UN)
+            fcntl.flock(self._lock_fd, fcntl.LOCK_UN)
 
-    def _while_busy(self, step: Callable[[], None]) -> None:
-        """Where others open a new file at the same time, SQLite may call it locked at once, without its own waiting."""
+    def _retry_while_busy(self, step: Callable[[], None]) -> None:
+        """Retry a step: while several processes open a new file, SQLite may report "locked" without waiting."""
         deadline = time.monotonic() + LOCK_TIMEOUT_S
         while True:
             try:
                 return step()
             except sqlite3.OperationalError as error:
                 is_busy = error.sqlite_errorname.startswith("SQLITE_BUSY")
-                if not is_busy or time.monotonic() > deadline or self._is_unwanted():
+                if not is_busy or time.monotonic() > deadline or self._should_abort():
                     raise
             time.sleep(0.001)
 
-    def _make_or_check(self) -> None:
+    def _create_or_check_schema(self) -> None:
         with _transaction(self.connection):
             _check_schema(self.connection, self._path)
 
-    def _turn_to_wal(self) -> None:
-        with self._turn():
+    def _enable_wal(self) -> None:
+        with self._exclusive():
             self.connection.execute("PRAGMA journal_mode = WAL")
 
     def _check_identity(self) -> None:
-        """SQLite would go on in a file that nobody else finds any more."""
+        """Raise BrokerError if the path no longer leads to the open file: SQLite would keep using an orphaned one."""
         try:
             is_ours = os.path.samestat(self._identity, self._path.stat())
         except OSError as error:
             raise BrokerError(
-                f"the queue {self._path} is not there: {error.strerror}; put it back, or restart the service for an "
-                "empty one"
+                f"the queue {self._path} is not there: {error.strerror}; put it back, or restart the service to "
+                "create an empty one"
             ) from error
         if is_ours:
             return
-        raise BrokerGaveUp(f"the queue {self._path} was replaced while in use: put it back and start again")
+        raise BrokerGaveUp(f"the queue {self._path} was replaced while in use; restore the original file and restart")
 
 
 def owners_directory(path: Path) -> Path:
-    """The directory beside the database at ``path``, for what its users need to know of each other."""
+    """The directory beside the database at ``path`` that holds its owners' locks and sockets."""
     return path.with_name(f"{path.name}.owners")
 
 
 def translate(error: Exception, path: Path) -> BrokerError:
-    """Whatever went wrong with the file at ``path``, in words that name the remedy."""
+    """Translate an error of the file at ``path`` to a BrokerError that names the remedy."""
     if isinstance(error, BrokerError):
         return error
     name = getattr(error, "sqlite_errorname", "")
@@ -135,15 +135,19 @@ def translate(error: Exception, path: Path) -> BrokerError:
 
 
 _REMEDIES: Final[tuple[tuple[str, type[BrokerError], str], ...]] = (
-    ("SQLITE_BUSY", FileLocked, "another program has kept it locked for too long: end that one"),
-    ("SQLITE_LOCKED", FileLocked, "another program has kept it locked for too long: end that one"),
-    ("SQLITE_FULL", BrokerError, "make room on its disk"),
-    ("SQLITE_IOERR", BrokerError, "make room on its disk, and look for the disk's errors in the system's log"),
-    ("SQLITE_READONLY", BrokerError, "let this user write the file and its directory"),
-    ("SQLITE_CANTOPEN", BrokerError, "let this user write the file and its directory"),
-    ("SQLITE_NOTADB", BrokerGaveUp, "name another file in embedded.path"),
-    ("SQLITE_CORRUPT", BrokerGaveUp, "move it away, and recover what it holds by `sqlite3 FILE .recover`"),
-    ("", BrokerError, "let this user write the file and its directory, or report it if that is not the reason"),
+    ("SQLITE_BUSY", FileLocked, "another program has held its lock for too long; end that program"),
+    ("SQLITE_LOCKED", FileLocked, "another program has held its lock for too long; end that program"),
+    ("SQLITE_FULL", BrokerError, "free up space on its disk"),
+    ("SQLITE_IOERR", BrokerError, "free up space on its disk, and check the system log for disk errors"),
+    ("SQLITE_READONLY", BrokerError, "give this user write permission for the file and its directory"),
+    ("SQLITE_CANTOPEN", BrokerError, "give this user write permission for the file and its directory"),
+    ("SQLITE_NOTADB", BrokerGaveUp, "set embedded.path to another file"),
+    ("SQLITE_CORRUPT", BrokerGaveUp, "move it away, and recover its contents with `sqlite3 FILE .recover`"),
+    (
+        "",
+        BrokerError,
+        "give this user write permission for the file and its directory, or report it if that is not the cause",
+    ),
 )
 
 
@@ -155,11 +159,11 @@ def _check_schema(connection: sqlite3.Connection, path: Path) -> None:
         for statement in SCHEMA:
             connection.execute(statement)
     elif made_by != APPLICATION_ID:
-        raise BrokerError(f"{path} is another program's SQLite database; name another file in embedded.path")
+        raise BrokerError(f"{path} is another program's SQLite database; set embedded.path to another file")
     elif version != SCHEMA_VERSION:
         raise BrokerError(
-            f"the queue {path} has schema version {version}, this program has version {SCHEMA_VERSION}; "
-            "empty it with the program that made it, or name another file in embedded.path"
+            f"the queue {path} has schema version {version}, but this program supports version {SCHEMA_VERSION}; "
+            "process its requests with the version that created it, or set embedded.path to another file"
         )
 
 

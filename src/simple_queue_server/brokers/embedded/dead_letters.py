@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from typing import Self
 
 from simple_queue_server.brokers.base import DeadLetter
-from simple_queue_server.brokers.embedded.session import Member
+from simple_queue_server.brokers.embedded.session import Session
 from simple_queue_server.settings.sections import EmbeddedSection
 
 
@@ -15,14 +15,14 @@ class EmbeddedDeadLetters:
 
     def __init__(self, settings: EmbeddedSection) -> None:
         self._incoming = settings.incoming_queue
-        self._member = Member(settings, listens=None, on_wake=lambda: None)
+        self._session = Session(settings, listens=None, on_wake=lambda: None)
 
     async def __aenter__(self) -> Self:
-        await self._member.open()
+        await self._session.open()
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
-        await self._member.close()
+        await self._session.close()
 
     async def browse(self) -> AsyncIterator[DeadLetter]:
         nothing: list[DeadLetter] = []
@@ -31,7 +31,7 @@ class EmbeddedDeadLetters:
 
     async def put(self, letter: DeadLetter) -> None:
         reply = letter.reply
-        await self._member.run(
+        await self._session.run(
             lambda tables: tables.put_request(
                 self._incoming, letter.body, letter.request_id or None, reply.reply_to, reply.correlation_id
             )

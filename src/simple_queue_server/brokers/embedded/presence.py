@@ -1,7 +1,7 @@
-"""An owner of an embedded queue: a service or client that is alive for as long as it holds the lock on its file.
+"""The owners of an embedded queue: a service or client is alive as long as it holds the lock on its file.
 
-Beside the database lies a directory with two files an owner: ``NAME.lock``, whose lock the kernel frees however the
-process ends, so that nothing has to expire; and ``NAME.bell``, a Unix datagram socket by which others wake it.
+The directory beside the database holds two files for each owner: ``NAME.lock``, whose lock the kernel releases however
+the process ends, so no lease is needed; and ``NAME.bell``, a Unix datagram socket by which other processes wake it.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from simple_queue_server.brokers.embedded.tables import OwnerRow
 from simple_queue_server.system.locks import Lock
 
 QUEUE: Final = b"q"
-"""Rung when something was put on a queue that the owner listens to."""
+"""Sent when a message was put on a queue that the owner listens to."""
 OWNERS: Final = b"o"
-"""Rung when an owner came."""
-WORD: Final = b"w"
-"""Rung when there is a word to all servers."""
+"""Sent when a new owner has joined."""
+BROADCAST: Final = b"w"
+"""Sent when a message was broadcast to all servers."""
 
 
 class OwnersDirectory:
@@ -38,55 +38,55 @@ class OwnersDirectory:
         self._sender.setblocking(False)
 
     def open(self) -> None:
-        """Open the directory, which is made with the database. Raises OSError."""
+        """Open the directory, which is created with the database. Raises OSError."""
         self._fd = os.open(self._path, os.O_RDONLY | os.O_DIRECTORY)
-        # The address of a Unix socket holds about 100 bytes: through the open directory, any path is short.
+        # A Unix socket's address is limited to about 100 bytes; by way of the open directory, any path is short.
         through_fd = Path(f"/proc/self/fd/{self._fd}")
         if through_fd.exists():
             self._addresses = through_fd
 
     def lock_path(self, name: str) -> Path:
-        """The file that the owner ``name`` holds locked while it lives."""
+        """The file that the owner ``name`` keeps locked while it is alive."""
         return self._path / f"{name}.lock"
 
     def bell_address(self, name: str) -> str:
-        """The address of the owner's socket, for this process."""
+        """The address of the owner's socket, as seen from this process."""
         return str(self._addresses / f"{name}.bell")
 
     def names(self) -> set[str]:
-        """The owners that have a lock file, living or dead."""
+        """The owners that have a lock file, alive or dead."""
         return {path.stem for path in self._path.glob("*.lock")}
 
     def ring(self, names: Iterable[str], what: bytes = QUEUE) -> None:
-        """Wake owners. One that can't be rung looks for itself every few seconds. Any thread may call this."""
+        """Wake owners. One that can't be reached polls every few seconds anyway. Thread-safe."""
         for name in names:
-            with contextlib.suppress(OSError):  # gone, or rung so often that it doesn't matter
+            with contextlib.suppress(OSError):  # it is gone, or has enough wake-ups pending
                 self._sender.sendto(what, self.bell_address(name))
 
     def remove(self, name: str) -> None:
-        """Remove an owner's files, the lock last: while it is there, somebody will clean up."""
+        """Remove an owner's files, the lock last: while it exists, another owner will clean up."""
         (self._path / f"{name}.bell").unlink(missing_ok=True)
         self.lock_path(name).unlink(missing_ok=True)
 
     def close(self) -> None:
-        """Idempotent."""
+        """Close the directory. Idempotent."""
         self._sender.close()
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
 
 
-def be_born(directory: OwnersDirectory) -> tuple[str, Lock]:
-    """Make a new owner: its name and its lock, held."""
+def create_owner(directory: OwnersDirectory) -> tuple[str, Lock]:
+    """Create a new owner; returns its name and its lock, held."""
     while True:
         name = f"{os.getpid()}-{secrets.token_hex(8)}"
         lock = Lock.take(directory.lock_path(name), create=True)
-        if lock is not None:  # None: somebody took the new file for a dead owner's
+        if lock is not None:  # None: another process took the new file for a dead owner's
             return name, lock
 
 
 class Bell:
-    """The socket by which this owner is woken; ``on_ring`` is called with the set of what was rung."""
+    """The socket by which this owner is woken; ``on_ring`` is called with the set of messages received."""
 
     def __init__(self, directory: OwnersDirectory, name: str, on_ring: Callable[[set[bytes]], None]) -> None:
         self._loop = asyncio.get_running_loop()
@@ -95,13 +95,13 @@ class Bell:
         self._socket.setblocking(False)
         try:
             self._socket.bind(directory.bell_address(name))
-        except OSError:  # the path is too long here: there is the tick
+        except OSError:  # the path is too long here: rely on the tick
             self.close()
         else:
             self._loop.add_reader(self._socket, self._rung)
 
     def close(self) -> None:
-        """Idempotent."""
+        """Close the socket. Idempotent."""
         if self._socket is not None:
             self._loop.remove_reader(self._socket)
             self._socket.close()
@@ -116,7 +116,7 @@ class Bell:
 
 
 class DeathWatch:
-    """Calls ``on_death`` at once when the process of another owner ends, where the system can tell (Linux)."""
+    """Calls ``on_death`` as soon as the process of another owner ends, where the system supports it (Linux)."""
 
     def __init__(self, on_death: Callable[[], None]) -> None:
         self._loop = asyncio.get_running_loop()
@@ -125,24 +125,24 @@ class DeathWatch:
         self._seen: set[str] = set()
 
     def watch(self, owners: Iterable[OwnerRow]) -> None:
-        """Watch these owners, and no others any more."""
+        """Watch these owners, replacing those watched before."""
         pids = {owner.name: owner.pid for owner in owners}
         for name in self._fds.keys() - pids.keys():
             self._forget(name)
         self._seen &= pids.keys()
         for name in pids.keys() - self._seen:
             self._seen.add(name)
-            with contextlib.suppress(OSError, AttributeError):  # gone already, or an older system: there is the tick
+            with contextlib.suppress(OSError, AttributeError):  # already gone, or an older system: rely on the tick
                 self._fds[name] = os.pidfd_open(pids[name])
                 self._loop.add_reader(self._fds[name], self._died, name)
 
     def close(self) -> None:
-        """Idempotent."""
+        """Stop watching. Idempotent."""
         for name in list(self._fds):
             self._forget(name)
 
     def _died(self, name: str) -> None:
-        self._forget(name)  # it stays readable: ask once
+        self._forget(name)  # it stays readable: report it once
         self._on_death()
 
     def _forget(self, name: str) -> None:

@@ -1,8 +1,8 @@
-"""The tables of an embedded queue, and every statement on them. Each method runs inside one transaction.
+"""The tables of an embedded queue, and every statement on them. Each method runs inside a transaction.
 
-A request is a row of ``requests`` until it is answered: waiting while ``owner`` is NULL, else in the hands of that
-owner. A response is a row of ``responses`` until a client takes it. ``owners`` are the services and clients that have
-the file open; an owner's name is also the name of its private reply queue.
+A request is a row of ``requests`` until it is answered: waiting while ``owner`` is NULL, else claimed by that owner. A
+response is a row of ``responses`` until a client takes it. ``owners`` are the services and clients that have the file
+open; an owner's name is also the name of its private reply queue.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ SCHEMA: Final = (
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RequestRow:
-    """One hand-over of a request to an owner: named by ``id`` and ``attempt`` together."""
+    """One delivery of a request to an owner, identified by ``id`` and ``attempt`` together."""
 
     id: int
     body: bytes
@@ -62,7 +62,7 @@ class RequestRow:
 
 @dataclass(frozen=True, slots=True)
 class ResponseRow:
-    """A response that waits on a queue."""
+    """A response waiting on a queue."""
 
     id: int
     body: bytes
@@ -71,7 +71,7 @@ class ResponseRow:
 
 @dataclass(frozen=True, slots=True)
 class OwnerRow:
-    """A service or client: ``listens`` is the shared queue it wants to hear of, ``outgoing`` its outgoing queue."""
+    """A service or client: ``listens`` is the shared queue to be woken for, ``outgoing`` its outgoing queue."""
 
     name: str
     pid: int
@@ -95,7 +95,7 @@ def _stored(text: str | None) -> bytes | None:
 
 
 class Tables:
-    """The statements. ``filled`` collects the queues that got something, for their listeners to be woken."""
+    """The statements. ``filled`` collects the queues that received messages, so that their listeners can be woken."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._execute = connection.execute
@@ -104,7 +104,7 @@ class Tables:
     def put_request(
         self, queue: str, body: bytes, message_id: str | None, reply_to: str | None, correlation_id: str | None
     ) -> None:
-        """Add a request at the end of its queue."""
+        """Append a request to its queue."""
         self._execute(
             "INSERT INTO requests (queue, body, message_id, reply_to, correlation_id)"
             " VALUES (?, ?, CAST(? AS TEXT), CAST(? AS TEXT), CAST(? AS TEXT))",
@@ -113,7 +113,7 @@ class Tables:
         self.filled.add(queue)
 
     def claim(self, queue: str, owner: str, limit: int) -> list[RequestRow]:
-        """Put the oldest waiting requests into the hands of ``owner``. Raises BrokerGaveUp when it was removed."""
+        """Claim the oldest waiting requests for ``owner``. Raises BrokerGaveUp if that owner was removed."""
         self._require_owner(owner)
         rows = self._execute(
             "UPDATE requests SET owner = ?, attempt = attempt + 1 WHERE id IN"
@@ -130,21 +130,21 @@ class Tables:
         return int(self._execute(query, (queue,)).fetchone()[0])
 
     def finish(self, owner: str, request: RequestRow) -> bool:
-        """Take a request off its queue; False when it is not in the hands of ``owner`` any more."""
+        """Delete a request; False if ``owner`` no longer holds it."""
         return self._execute(
             "DELETE FROM requests WHERE id = ? AND owner = ? AND attempt = ?",
             (request.id, owner, request.attempt),
         ).rowcount == 1  # fmt: skip
 
-    def give_back(self, owner: str, request: RequestRow) -> None:
-        """Let a request wait again, at its old place in the queue."""
+    def requeue(self, owner: str, request: RequestRow) -> None:
+        """Return a request to its original position in the queue."""
         self._fill(
             "UPDATE requests SET owner = NULL WHERE id = ? AND owner = ? AND attempt = ? RETURNING queue",
             (request.id, owner, request.attempt),
         )
 
-    def give_back_unseen(self, owner: str, seen: Iterable[RequestRow]) -> None:
-        """Let all requests of ``owner`` wait again but those ``seen``; that they were taken ahead is no attempt."""
+    def requeue_prefetched(self, owner: str, seen: Iterable[RequestRow]) -> None:
+        """Requeue all requests of ``owner`` except ``seen``; prefetching doesn't count as an attempt."""
         hand_overs = json.dumps([(request.id, request.attempt) for request in seen])
         self._fill(
             "UPDATE requests SET owner = NULL, attempt = attempt - 1 WHERE owner = ? AND (id, attempt) NOT IN"
@@ -153,7 +153,7 @@ class Tables:
         )
 
     def put_response(self, outgoing: str | None, body: bytes, reply_to: str | None, correlation_id: str | None) -> None:
-        """Add a response to the reply queue, or to ``outgoing`` when that client has gone or none was named."""
+        """Add a response to the reply queue, or to ``outgoing`` if that client is gone or none was named."""
         queue = reply_to if reply_to is not None and self._is_owner(reply_to) else outgoing
         if queue is not None:
             self._execute(
@@ -172,7 +172,7 @@ class Tables:
         return None if row is None else ResponseRow(*row)
 
     def put_back_response(self, queue: str, response: ResponseRow) -> None:
-        """Put a response that was taken in vain back at its old place."""
+        """Return a response whose reader was cancelled to its original position."""
         self._execute(
             "INSERT INTO responses (id, queue, body, correlation_id) VALUES (?, ?, ?, CAST(? AS TEXT))",
             (response.id, queue, response.body, _stored(response.correlation_id)),
@@ -180,40 +180,40 @@ class Tables:
         self.filled.add(queue)
 
     def responses(self, queue: str) -> list[ResponseRow]:
-        """The responses on the private queue of the owner ``queue``; they stay there. Raises BrokerGaveUp."""
+        """The responses on the private queue of the owner ``queue``, without removing them. Raises BrokerGaveUp."""
         self._require_owner(queue)
         rows = self._execute("SELECT id, body, correlation_id FROM responses WHERE queue = ? ORDER BY id", (queue,))
         return [ResponseRow(*row) for row in rows]
 
     def clear_responses(self, delivered: Iterable[int], unwanted: Iterable[int], outgoing: str | None) -> None:
-        """Remove responses that their callers got; those that nobody waits for any more go to ``outgoing``."""
+        """Delete responses that were delivered to their callers; move unwanted ones to ``outgoing``."""
         self._execute(
             "DELETE FROM responses WHERE id IN (SELECT value FROM json_each(?))", (json.dumps(list(delivered)),)
         )
         self._move_responses("id IN (SELECT value FROM json_each(?))", json.dumps(list(unwanted)), outgoing)
 
     def broadcast(self, queue: str, body: bytes) -> list[str]:
-        """Put a word on the private queue of each owner that listens to ``queue``. Returns their names."""
+        """Put a message on the private queue of each owner that listens to ``queue``. Returns their names."""
         rows = self._execute(
             "INSERT INTO responses (queue, body) SELECT name, ? FROM owners WHERE listens = ? RETURNING queue",
             (body, queue),
         )
         return [row[0] for row in rows]
 
-    def take_words(self, owner: str) -> list[bytes]:
-        """Take what was broadcast to a server, the oldest first."""
+    def take_broadcasts(self, owner: str) -> list[bytes]:
+        """Take the messages broadcast to a server, the oldest first."""
         rows = self._execute("DELETE FROM responses WHERE queue = ? RETURNING id, body", (owner,)).fetchall()
         return [body for _, body in sorted(rows)]
 
     def put_events(self, queue: str, bodies: Iterable[bytes], keep: int) -> None:
-        """Put events on a queue as responses, and remove the oldest but ``keep``: perhaps nobody reads them."""
+        """Put events on a queue as responses, keeping only the newest ``keep``: there may be no reader."""
         for body in bodies:
             self._execute("INSERT INTO responses (queue, body) VALUES (?, ?)", (queue, body))
         self.trim(queue, keep)
         self.filled.add(queue)
 
     def trim(self, queue: str, keep: int) -> int:
-        """Remove the oldest responses on a queue but ``keep``; returns how many."""
+        """Delete all but the newest ``keep`` responses of a queue; returns the number deleted."""
         return self._execute(
             "DELETE FROM responses WHERE queue = ? AND id <="
             " (SELECT id FROM responses WHERE queue = ? ORDER BY id DESC LIMIT 1 OFFSET ?)",
@@ -221,18 +221,18 @@ class Tables:
         ).rowcount
 
     def add_owner(self, owner: OwnerRow) -> None:
-        """Make an owner known. From here on it can be given requests and responses."""
+        """Register an owner. From now on it can be sent requests and responses."""
         self._execute(
             "INSERT INTO owners (name, pid, listens, outgoing) VALUES (?, ?, ?, ?)",
             (owner.name, owner.pid, owner.listens, owner.outgoing),
         )
 
     def owners(self) -> list[OwnerRow]:
-        """All owners that have not left, the dead ones too."""
+        """All registered owners, dead ones included."""
         return [OwnerRow(*row) for row in self._execute("SELECT name, pid, listens, outgoing FROM owners")]
 
     def remove_owner(self, name: str) -> int:
-        """Forget an owner: its requests wait again, its responses go to its outgoing queue. Returns their number."""
+        """Remove an owner: requeue its requests, move its responses to its outgoing queue. Returns their number."""
         row = self._execute("DELETE FROM owners WHERE name = ? RETURNING outgoing", (name,)).fetchone()
         if row is None:
             return 0
@@ -253,10 +253,10 @@ class Tables:
         return found.fetchone() is not None
 
     def _require_owner(self, name: str) -> None:
-        if not self._is_owner(name):  # nobody would ever give its requests back, or answer it
+        if not self._is_owner(name):  # its requests would never be requeued, nor its calls answered
             raise BrokerGaveUp(
-                f"others took {name} for dead, although it runs: was its file in the directory of owners removed? "
-                "Start it again"
+                f"other processes removed {name} as dead although it is running, "
+                "probably because its lock file was deleted; restart it"
             )
 
     def _move_responses(self, which: str, value: str, outgoing: str | None) -> int:

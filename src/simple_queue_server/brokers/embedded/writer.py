@@ -1,6 +1,6 @@
-"""The file of an embedded queue: one thread that runs operations on it, as many in one transaction as are waiting.
+"""The thread that executes operations on an embedded queue's file, batching those that wait into one transaction.
 
-A commit costs a sync of the disk, whether it holds one operation or hundreds: this is what makes the queue fast.
+A commit costs one sync of the disk, whether it holds one operation or hundreds: this is what makes the queue fast.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from simple_queue_server.errors import BrokerGaveUp
 
 T = TypeVar("T")
 Operation: TypeAlias = Callable[[Tables], T]
-"""Works on the tables within a transaction, and on nothing else: it may be run again when a neighbour failed."""
+"""Works on the tables within a transaction, without other side effects: it is run again if the batch fails."""
 
-LARGEST_BATCH: Final = 256
+MAX_BATCH_SIZE: Final = 256
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -47,7 +47,7 @@ class _Outcome:
 
 
 class Store:
-    """A queue's file, open. ``wake`` is called in the store's thread with the names of owners that got something."""
+    """A queue's file, open. ``wake`` is called in the writer thread with the names of owners to wake."""
 
     def __init__(self, path: Path, wake: Callable[[set[str]], None]) -> None:
         self._path = path
@@ -59,12 +59,12 @@ class Store:
         self._closed = False
 
     async def open(self) -> None:
-        """Open the file, and make its tables when it is new. Raises BrokerError."""
+        """Open the file, and create its tables if it is new. Raises BrokerError."""
         self._thread.start()
         await self._opened
 
     def submit(self, operation: Operation[T]) -> asyncio.Future[T]:
-        """Run an operation, durably, after all submitted before. Its future fails with a BrokerError."""
+        """Execute an operation durably, after all submitted before it. Its future fails with a BrokerError."""
         future: asyncio.Future[T] = self._loop.create_future()
         if self._closed:
             future.set_exception(BrokerGaveUp(f"the queue {self._path} is closed"))
@@ -73,11 +73,11 @@ class Store:
         return future
 
     async def run(self, operation: Operation[T]) -> T:
-        """Run an operation and wait for it. When cancelled, it may or may not have been done."""
+        """Execute an operation and wait for it. When cancelled, it may or may not have been executed."""
         return await self.submit(operation)
 
     async def close(self) -> None:
-        """Finish what was submitted, then let go of the file. Idempotent."""
+        """Finish what was submitted, then close the file. Idempotent."""
         if not self._closed:
             self._closed = True
             self._jobs.put(None)
@@ -86,8 +86,8 @@ class Store:
 
     def _work(self) -> None:
         try:
-            file = QueueFile(self._path, is_unwanted=lambda: self._closed)
-        except Exception as error:  # noqa: BLE001 - it is raised where the file is opened
+            file = QueueFile(self._path, should_abort=lambda: self._closed)
+        except Exception as error:  # noqa: BLE001 - raised again in open()
             self._report(self._set_opened, translate(error, self._path))
             return
         self._report(self._set_opened, None)
@@ -106,16 +106,16 @@ class Store:
             self._opened.set_exception(error)
 
     def _next_batch(self) -> list[_Job]:
-        """The jobs that wait, at least one; none when it is time to end."""
+        """The waiting jobs, at least one; an empty list when it is time to stop."""
         batch: list[_Job] = []
         job = self._jobs.get()
         while job is not None:
             batch.append(job)
-            if len(batch) == LARGEST_BATCH or self._jobs.empty():
+            if len(batch) == MAX_BATCH_SIZE or self._jobs.empty():
                 return batch
             job = self._jobs.get()
         if batch:
-            self._jobs.put(None)  # this batch first
+            self._jobs.put(None)  # run this batch first
         return batch
 
     def _commit(self, file: QueueFile, tables: Tables, batch: list[_Job]) -> list[_Outcome]:
@@ -124,9 +124,9 @@ class Store:
                 tables.filled.clear()
                 outcomes = [_Outcome(job, job.operation(tables)) for job in batch]
                 listeners = tables.listeners() if tables.filled else set()
-        except Exception as caught:  # noqa: BLE001 - it is raised where the operation was submitted
+        except Exception as caught:  # noqa: BLE001 - set on the operation's future
             error = translate(caught, self._path)
-            if len(batch) > 1 and not isinstance(error, FileLocked):  # one must not fail its neighbours
+            if len(batch) > 1 and not isinstance(error, FileLocked):  # one failure must not affect the others
                 return [outcome for job in batch for outcome in self._commit(file, tables, [job])]
             return [_Outcome(job, error=error) for job in batch]
         if listeners:
@@ -134,7 +134,7 @@ class Store:
         return outcomes
 
     def _report(self, callback: Callable[[Any], object], value: Any) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop was closed without closing this
+        with contextlib.suppress(RuntimeError):  # the loop was closed before this store
             self._loop.call_soon_threadsafe(callback, value)
 
 

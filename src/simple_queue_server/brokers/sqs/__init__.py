@@ -1,1 +1,1 @@
-"""Amazon SQS, by aiobotocore (the extra ``[sqs]``)."""
+"""The broker for Amazon SQS, based on aiobotocore (the extra ``[sqs]``)."""

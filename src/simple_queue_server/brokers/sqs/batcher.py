@@ -1,4 +1,4 @@
-"""Puts entries that come at about the same time into one call, and checks the result of each."""
+"""Groups entries that are submitted at about the same time into one batch call, and checks the result of each."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from simple_queue_server.brokers.sqs.connection import Queue, SqsLink, backoff
 from simple_queue_server.brokers.sqs.errors import SqsError, entry_error, report
 from simple_queue_server.errors import BrokerGaveUp
 
-LARGEST_BATCH: Final = 10
+MAX_BATCH_SIZE: Final = 10
 LINGER_S: Final = 0.005
-"""How long an entry waits for company while a call is under way. With none under way it doesn't wait."""
+"""How long an entry waits for others while a call is running. If none is running, it doesn't wait."""
 
-CALLS_AT_ONCE: Final = 4
+MAX_CONCURRENT_CALLS: Final = 4
 
 
 @dataclass(slots=True, eq=False)
@@ -27,9 +27,9 @@ class _Item:
 
 
 class Batcher:
-    """``send_message_batch`` or ``delete_message_batch`` on one queue, for many callers at once.
+    """``send_message_batch`` or ``delete_message_batch`` on one queue, for many concurrent callers.
 
-    ``attempts``: how often an entry is tried when SQS is away or denies; None: until it works.
+    ``attempts``: how often to try an entry when SQS is unavailable or denies access; None: without limit.
     """
 
     def __init__(self, link: SqsLink, operation: str, queue: Queue, attempts: int | None = None) -> None:
@@ -43,20 +43,20 @@ class Batcher:
         self._closed = False
 
     async def put(self, entry: dict[str, Any], size_bytes: int = 0) -> None:
-        """Have the entry (without ``Id``) sent. Raises SqsError when refused, BrokerGaveUp when closed."""
+        """Send the entry (without ``Id``). Raises SqsError when it is refused, BrokerGaveUp when closed."""
         if self._closed:
             raise BrokerGaveUp(f"the connection to {self._link.where} is closed")
         loop = asyncio.get_running_loop()
         item = _Item(entry, size_bytes, loop.create_future())
         self._waiting.append(item)
-        if len(self._waiting) >= LARGEST_BATCH:
+        if len(self._waiting) >= MAX_BATCH_SIZE:
             self._flush()
         elif self._timer is None:
             self._timer = loop.call_later(LINGER_S if self._running else 0, self._flush)
         await item.done
 
     async def close(self, grace_s: float) -> None:
-        """Let what is under way end, within ``grace_s``; the rest raises BrokerGaveUp at its callers."""
+        """Wait up to ``grace_s`` seconds for running calls; the remaining callers get BrokerGaveUp."""
         self._flush()
         while self._running and grace_s > 0:
             started = asyncio.get_running_loop().time()
@@ -74,7 +74,7 @@ class Batcher:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        while self._waiting and len(self._running) < CALLS_AT_ONCE:
+        while self._waiting and len(self._running) < MAX_CONCURRENT_CALLS:
             task = asyncio.get_running_loop().create_task(self._run(self._next_batch()))
             self._running.add(task)
             task.add_done_callback(self._finished)
@@ -85,9 +85,9 @@ class Batcher:
             self._flush()
 
     def _next_batch(self) -> list[_Item]:
-        """The oldest entries: ten, or as many as one call may hold."""
+        """The oldest entries: ten, or as many as fit into one call."""
         room, count = self.queue.max_bytes, 0
-        for item in islice(self._waiting, LARGEST_BATCH):
+        for item in islice(self._waiting, MAX_BATCH_SIZE):
             room -= item.size_bytes
             if room < 0 and count:
                 break
@@ -102,19 +102,19 @@ class Batcher:
                 if not left:
                     return
                 await asyncio.sleep(delay_s)
-                left = _undone(left)  # a caller that was cancelled meanwhile doesn't want it any more
+                left = _undone(left)  # skip callers that were cancelled in the meantime
         finally:
             self._give_up(left)
 
     async def _call(self, batch: list[_Item], *, last: bool) -> list[_Item]:
-        """Try once; returns the entries that are worth another try."""
+        """Make one call; returns the entries worth retrying."""
         if not batch:
             return []
         entries = [{**item.entry, "Id": str(number)} for number, item in enumerate(batch)]
         try:
             reply = await self._link.call(self._operation, QueueUrl=self.queue.url, Entries=entries)
         except SqsError as error:
-            if error.kind == "refused" and len(batch) > 1:  # one bad entry must not take the others with it
+            if error.kind == "refused" and len(batch) > 1:  # one bad entry must not fail the others
                 return [left for item in batch for left in await self._call([item], last=last)]
             self._failed(batch, error, last=last)
             return _undone(batch)
@@ -125,7 +125,7 @@ class Batcher:
         return _undone(batch)
 
     def _failed(self, items: list[_Item], error: SqsError, *, last: bool) -> None:
-        if last or error.kind in ("gone", "refused"):
+        if last or error.kind in ("missing", "refused"):
             for item in items:
                 _settle(item, error)
         else:

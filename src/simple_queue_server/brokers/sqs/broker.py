@@ -1,8 +1,7 @@
-"""Amazon SQS, standard and FIFO queues, by aiobotocore (the extra ``[sqs]``).
+"""The SQS broker, for standard and FIFO queues.
 
-A request stays hidden from others while it's in hand (:mod:`unsettled`), for 12 hours at the most; when
-this service dies it shows up again after ``visibility_timeout_s``. A response is on its queue before its
-request is deleted.
+An unsettled request stays hidden from other consumers (:mod:`unsettled`), for at most 12 hours; if this service dies,
+it becomes visible again after ``visibility_timeout_s``. A request is deleted only after its response is on its queue.
 """
 
 from __future__ import annotations
@@ -17,23 +16,23 @@ from simple_queue_server.brokers.base import ReplyAddress
 from simple_queue_server.brokers.event_buffer import EventBuffer
 from simple_queue_server.brokers.sqs.batcher import Batcher
 from simple_queue_server.brokers.sqs.connection import SqsLink
-from simple_queue_server.brokers.sqs.dead_letters import set_aside
+from simple_queue_server.brokers.sqs.dead_letters import dead_letter
 from simple_queue_server.brokers.sqs.errors import SqsError
-from simple_queue_server.brokers.sqs.poller import Intake
-from simple_queue_server.brokers.sqs.publisher import Outbox
-from simple_queue_server.brokers.sqs.unsettled import Heartbeat, InHand
+from simple_queue_server.brokers.sqs.poller import Poller
+from simple_queue_server.brokers.sqs.publisher import Publisher
+from simple_queue_server.brokers.sqs.unsettled import Heartbeat, Unsettled
 from simple_queue_server.errors import BrokerGaveUp
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
 
-    from simple_queue_server.brokers.base import Hear
+    from simple_queue_server.brokers.base import BroadcastHandler
     from simple_queue_server.brokers.sqs.connection import Queue
     from simple_queue_server.brokers.sqs.unsettled import Held
     from simple_queue_server.settings.sections import SqsSection
 
 HOLD_LIMIT_S: Final = 43_200.0
-"""SQS lets a hand-over be held for 12 hours, however often it's extended."""
+"""SQS allows a message to stay hidden for at most 12 hours, however often that is extended."""
 
 CLOSE_GRACE_S: Final = 1.0
 
@@ -41,7 +40,7 @@ log = structlog.stdlib.get_logger("simple_queue_server")
 
 
 class SqsDelivery:
-    """A request in hand; see :class:`base.Delivery`."""
+    """An unsettled request; see :class:`base.Delivery`."""
 
     def __init__(self, broker: SqsBroker, held: Held) -> None:
         self._broker = broker
@@ -65,20 +64,20 @@ class SqsDelivery:
 
     @property
     def held_until(self) -> float:
-        """When SQS takes the request back, whatever we do, on the clock of time.monotonic()."""
+        """When SQS makes the request visible again regardless, as a time.monotonic() value."""
         return self._held.until
 
     async def answer(self, response: bytes, *, give_up: bool = False) -> None:
-        await self._broker.outbox.put(response, self.reply, self._held.first.group)
+        await self._broker.publisher.put(response, self.reply, self._held.first.group)
         if give_up:
-            await self._broker.set_aside(self._held)
+            await self._broker.dead_letter(self._held)
         await self._broker.settle(self._held)
 
     async def ack(self) -> None:
         await self._broker.settle(self._held)
 
     async def requeue(self) -> None:
-        await self._broker.give_back(self._broker.in_hand.drop_with_mates(self._held))
+        await self._broker.requeue(self._broker.unsettled.drop_with_group(self._held))
 
 
 class SqsBroker:
@@ -88,61 +87,61 @@ class SqsBroker:
         self.patience_s: float | None = hold_limit_s * 11 / 12
         self._settings = settings
         self._link = SqsLink(settings)
-        self.in_hand: Final = InHand(max_in_flight, ordered=settings.incoming_queue.endswith(".fifo"))
-        self.outbox: Final = Outbox(self._link, settings.outgoing_queue, incoming=settings.incoming_queue)
-        self._intake = Intake(
+        self.unsettled: Final = Unsettled(max_in_flight, ordered=settings.incoming_queue.endswith(".fifo"))
+        self.publisher: Final = Publisher(self._link, settings.outgoing_queue, incoming=settings.incoming_queue)
+        self._poller = Poller(
             self._link,
             settings.incoming_queue,
-            self.in_hand,
+            self.unsettled,
             visibility_s=settings.visibility_timeout_s,
             hold_limit_s=hold_limit_s,
-            give_back=self.give_back,
+            requeue=self.requeue,
             delete=self._delete_again,
         )
         self._deletes: Batcher | None = None
-        self._taking: asyncio.Task[Any] | None = None
-        self._hear: Hear | None = None
-        self._progress = Outbox(self._link, settings.progress_queue)
+        self._polling: asyncio.Task[Any] | None = None
+        self._on_broadcast: BroadcastHandler | None = None
+        self._progress = Publisher(self._link, settings.progress_queue)
         self._event_buffer = EventBuffer(self._send_events)
         self.has_progress_queue: bool = settings.progress_queue is not None
         self._closed = False
         self._broken: BaseException | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._errands: set[asyncio.Task[Any]] = set()
+        self._background: set[asyncio.Task[Any]] = set()
 
-    async def open(self, hear: Hear | None = None) -> None:
-        self._hear = hear
+    async def open(self, on_broadcast: BroadcastHandler | None = None) -> None:
+        self._on_broadcast = on_broadcast
         await self._link.open()
         try:
-            queue = await self._link.patiently(self._incoming_queue, kinds=["away"])
-            await self._link.patiently(self.outbox.open, kinds=["away"])
+            queue = await self._link.with_retry(self._incoming_queue, kinds=["unavailable"])
+            await self._link.with_retry(self.publisher.open, kinds=["unavailable"])
         except BaseException:
             await self._link.close()
             raise
         self._deletes = Batcher(self._link, "delete_message_batch", queue)
-        heartbeat = Heartbeat(self._link, queue, self.in_hand, self._settings.visibility_timeout_s)
+        heartbeat = Heartbeat(self._link, queue, self.unsettled, self._settings.visibility_timeout_s)
         self._start(self._tasks, heartbeat.run())
-        self._taking = self._start(self._tasks, self._intake.run())
+        self._polling = self._start(self._tasks, self._poller.run())
 
-    def hold_up_to(self, count: int) -> None:
-        self.in_hand.hold_up_to(count)
+    def set_max_unsettled(self, count: int) -> None:
+        self.unsettled.set_max_unsettled(count)
 
     async def receive(self) -> SqsDelivery:
-        self._take_again()
-        while (held := await self.in_hand.next()) is not None:
+        self._resume_polling()
+        while (held := await self.unsettled.next()) is not None:
             if self.patience_s is None or held.until - time.monotonic() >= self.patience_s:
                 return SqsDelivery(self, held)
-            # it waited too long for its turn; when it comes again, it may be held for the whole time
-            await self.give_back(self.in_hand.drop_with_mates(held))
+            # it waited too long; once redelivered, it can be held for the full time again
+            await self.requeue(self.unsettled.drop_with_group(held))
         raise BrokerGaveUp("the broker is closed") from self._broken
 
     async def publish(self, response: bytes, reply: ReplyAddress) -> None:
-        await self.outbox.put(response, reply)
+        await self.publisher.put(response, reply)
 
     async def broadcast(self, body: bytes) -> bool:
-        """SQS gives a message to one receiver only, so nobody else hears it."""
-        if self._hear is not None:
-            self._hear(body)
+        """SQS delivers a message to one consumer only, so no other server can be reached."""
+        if self._on_broadcast is not None:
+            self._on_broadcast(body)
         return False
 
     def notify(self, body: bytes) -> None:
@@ -156,12 +155,12 @@ class SqsBroker:
         return await self._link.length(await self._incoming_queue())
 
     async def stop_receiving(self) -> None:
-        """A poll that is under way goes on until :meth:`close`; what it brings goes back at once.
+        """A poll in progress continues until :meth:`close`; whatever it returns is requeued at once.
 
-        Cut off, SQS would go on handing messages out to it, and for a while they would be nobody's.
+        If it were cut off, SQS would still hand messages to it, and those would stay hidden until their timeout.
         """
-        self._intake.stopping = True
-        await self.give_back(self.in_hand.drop_untaken())
+        self._poller.stopping = True
+        await self.requeue(self.unsettled.drop_prefetched())
 
     async def close(self) -> None:
         if self._closed:
@@ -170,43 +169,43 @@ class SqsBroker:
         await self.stop_receiving()
         await self._event_buffer.close()
         await self._progress.close(CLOSE_GRACE_S)
-        await self.outbox.close(CLOSE_GRACE_S)
+        await self.publisher.close(CLOSE_GRACE_S)
         if self._deletes is not None:
             await self._deletes.close(CLOSE_GRACE_S)
-        left = [held for held in reversed(self.in_hand.held) if self.in_hand.drop(held)]
-        await self.give_back(left)
-        if left and self._tasks:  # our own poll may be handed them: it gives them back once more
+        left = [held for held in reversed(self.unsettled.held) if self.unsettled.drop(held)]
+        await self.requeue(left)
+        if left and self._tasks:  # our own poll may receive them: it requeues them once more
             await asyncio.wait(self._tasks, timeout=CLOSE_GRACE_S / 4, return_when=asyncio.FIRST_COMPLETED)
         for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, *self._errands, return_exceptions=True)
-        self.in_hand.close()
+        await asyncio.gather(*self._tasks, *self._background, return_exceptions=True)
+        self.unsettled.close()
         await self._link.close()
 
-    async def set_aside(self, held: Held) -> None:
-        """Copy a request that is given up to the dead-letter queue, if there's one."""
-        await set_aside(self._link, await self._link.patiently(self._incoming_queue), held.first)
+    async def dead_letter(self, held: Held) -> None:
+        """Copy a request that is given up to the dead-letter queue, if there is one."""
+        await dead_letter(self._link, await self._link.with_retry(self._incoming_queue), held.first)
 
     async def settle(self, held: Held) -> None:
-        """Delete a request that is done. What can't be deleted now is deleted when it shows up again."""
-        self.in_hand.remember(held)
-        await asyncio.shield(self._start(self._errands, self._delete(held)))
+        """Delete a request that is done. If that fails, it is deleted when it is redelivered."""
+        self.unsettled.remember(held)
+        await asyncio.shield(self._start(self._background, self._delete(held)))
 
-    async def give_back(self, dropped: list[Held]) -> None:
-        """Let others have these at once. Never raises; at worst they show up after the visibility timeout."""
+    async def requeue(self, dropped: list[Held]) -> None:
+        """Make requests visible again at once. Never raises; at worst that happens at the visibility timeout."""
         chunks = [dropped[start : start + 10] for start in range(0, len(dropped), 10)]
-        errands = [self._start(self._errands, self._give_back(chunk)) for chunk in chunks]
-        await asyncio.gather(*(asyncio.shield(errand) for errand in errands))
+        tasks = [self._start(self._background, self._requeue(chunk)) for chunk in chunks]
+        await asyncio.gather(*(asyncio.shield(task) for task in tasks))
 
-    def _take_again(self) -> None:
-        """After :meth:`stop_receiving`, begin anew; or go on, if its last poll still is under way."""
-        if self._intake.stopping and not self._closed:
-            self._intake.stopping = False
-            if self._taking is not None and self._taking.done():
-                self._taking = self._start(self._tasks, self._intake.run())
+    def _resume_polling(self) -> None:
+        """After :meth:`stop_receiving`, start polling again, or continue the last poll if it is still running."""
+        if self._poller.stopping and not self._closed:
+            self._poller.stopping = False
+            if self._polling is not None and self._polling.done():
+                self._polling = self._start(self._tasks, self._poller.run())
 
     def _delete_again(self, held: Held) -> None:
-        self._start(self._errands, self._delete(held))
+        self._start(self._background, self._delete(held))
 
     async def _delete(self, held: Held) -> None:
         assert self._deletes is not None, "opened before anything was received"  # noqa: S101
@@ -214,9 +213,9 @@ class SqsBroker:
             await self._deletes.put({"ReceiptHandle": held.newest.handle})
         except SqsError as error:
             log.warning("request_not_deleted", request_id=held.first.request_id, error=str(error))
-        self.in_hand.drop(held)
+        self.unsettled.drop(held)
 
-    async def _give_back(self, chunk: list[Held]) -> None:
+    async def _requeue(self, chunk: list[Held]) -> None:
         entries = [
             {"Id": str(number), "ReceiptHandle": held.newest.handle, "VisibilityTimeout": 0}
             for number, held in enumerate(chunk)
@@ -238,9 +237,9 @@ class SqsBroker:
         return task
 
     def _ended(self, task: asyncio.Task[Any]) -> None:
-        """No failure goes unseen: one that nobody expected ends receiving."""
+        """Log an unexpected failure of a background task, and stop receiving because of it."""
         error = None if task.cancelled() else task.exception()
         if error is not None and not self._closed and not isinstance(error, BrokerGaveUp):
             log.error("broker_failed", exc_info=error)
             self._broken = error
-            self.in_hand.close()
+            self.unsettled.close()

@@ -22,17 +22,17 @@ if TYPE_CHECKING:
     from simple_queue_server.settings.sections import SqsSection
 
 ATTEMPTS: Final = 6
-"""A client tells of SQS's absence after so many tries, some three seconds."""
+"""How often a client tries before it reports SQS as unavailable: for about three seconds."""
 
 REPLY_QUEUE_PREFIX: Final = "simple-queue-reply-"
 REPLY_RETENTION_S: Final = 86_400
-"""When a client dies, its reply queue stays; the responses on it are gone after a day."""
+"""If a client dies, its reply queue remains; the responses on it expire after a day."""
 
 log = structlog.stdlib.get_logger("simple_queue_server")
 
 
 class SqsClient:
-    """Puts requests, takes responses. Safe for many tasks at once: their requests go out in batches."""
+    """Sends requests and takes responses. Safe for concurrent use: requests are sent in batches."""
 
     def __init__(self, settings: SqsSection) -> None:
         self._settings = settings
@@ -76,7 +76,7 @@ class SqsClient:
 
     async def call(self, request: bytes, *, message_id: str | None = None) -> bytes:
         async with self._lock:
-            queue = self._reply_queue = self._reply_queue or await self._make_reply_queue()
+            queue = self._reply_queue = self._reply_queue or await self._create_reply_queue()
         correlation_id = uuid.uuid4().hex
         response: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
         self._calls[correlation_id] = response
@@ -95,9 +95,9 @@ class SqsClient:
             self._calls.pop(correlation_id, None)
 
     async def take_response(self, timeout_s: float) -> bytes | None:
-        """Up to a second late: SQS counts in seconds, and a poll that is cut off could swallow a response."""
+        """Up to a second late: SQS counts in whole seconds, and cutting off a poll could lose a response."""
         if self._settings.outgoing_queue is None:
-            raise BrokerError("sqs.outgoing_queue is not set: there is no queue to take responses from")
+            raise BrokerError("there is no outgoing queue to take responses from; set sqs.outgoing_queue")
         queue = await self._queue(self._settings.outgoing_queue)
         deadline = time.monotonic() + timeout_s
         while True:
@@ -114,12 +114,14 @@ class SqsClient:
         size = size_of(body, message_attributes)
         queue = self._requests.queue
         if size > queue.max_bytes:
-            raise BrokerError(f"the request of {size} bytes exceeds the {queue.max_bytes} of the queue {queue.name}")
+            raise BrokerError(
+                f"the request of {size} bytes exceeds the limit of {queue.max_bytes} bytes of the queue {queue.name}"
+            )
         entry = {"MessageBody": body, "MessageAttributes": message_attributes, **fifo_fields(queue)}
         await self._requests.put(entry, size)
 
     async def _take(self, queue: Queue, count: int, wait_s: float) -> list[Any]:
-        """Receive and delete. What was received but not deleted comes again."""
+        """Receive and delete. What was received but not deleted is redelivered."""
 
         async def attempt() -> list[Any]:
             wait = min(20, max(0, math.ceil(wait_s)))
@@ -137,10 +139,10 @@ class SqsClient:
                 await self._link.call("delete_message_batch", QueueUrl=queue.url, Entries=entries)
             return messages
 
-        return await self._link.patiently(attempt, attempts=ATTEMPTS)
+        return await self._link.with_retry(attempt, attempts=ATTEMPTS)
 
     async def _read_replies(self, queue: Queue) -> None:
-        """Hand responses to their calls, for as long as there are any."""
+        """Pass responses to the calls that wait for them, while there are any."""
         try:
             while self._calls or self._late:
                 for message in await self._take(queue, 10, 20):
@@ -148,12 +150,12 @@ class SqsClient:
                     if call is not None and not call.done():
                         call.set_result(str(message.get("Body", "")).encode())
                     else:
-                        await self._put_late(message)
+                        await self._put_late_response(message)
         except BrokerError as error:
             self._fail_calls(error)
 
-    async def _put_late(self, message: Any) -> None:
-        """Put a response whose call was cancelled on the outgoing queue."""
+    async def _put_late_response(self, message: Any) -> None:
+        """Move a response whose call was cancelled to the outgoing queue."""
         correlation_id = correlation_of(message)
         self._late.discard(correlation_id or "")
         if self._settings.outgoing_queue is None:
@@ -165,7 +167,7 @@ class SqsClient:
             **fifo_fields(queue),
         }
         try:
-            await self._link.patiently(
+            await self._link.with_retry(
                 lambda: self._link.call("send_message", QueueUrl=queue.url, **entry), attempts=ATTEMPTS
             )
         except BrokerError as error:
@@ -176,30 +178,30 @@ class SqsClient:
             if not call.done():
                 call.set_exception(error)
 
-    async def _make_reply_queue(self) -> Queue:
+    async def _create_reply_queue(self) -> Queue:
         name = REPLY_QUEUE_PREFIX + uuid.uuid4().hex
         retention = {"MessageRetentionPeriod": str(REPLY_RETENTION_S)}
 
         async def attempt() -> Any:
             return await self._link.call("create_queue", QueueName=name, Attributes=retention)
 
-        await self._link.patiently(attempt, attempts=ATTEMPTS)
+        await self._link.with_retry(attempt, attempts=ATTEMPTS)
         return await self._queue(name)
 
     async def _queue(self, name: str) -> Queue:
-        return await self._link.patiently(
-            lambda: self._link.queue(name, create=True), kinds=["away"], attempts=ATTEMPTS
+        return await self._link.with_retry(
+            lambda: self._link.queue(name, create=True), kinds=["unavailable"], attempts=ATTEMPTS
         )
 
 
-async def look(settings: SqsSection) -> QueueState:
-    """See :func:`simple_queue_server.brokers.look`. SQS doesn't know who receives."""
+async def inspect_queue(settings: SqsSection) -> QueueState:
+    """See :func:`simple_queue_server.brokers.inspect_queue`. SQS doesn't report consumers."""
     link = SqsLink(settings)
     await link.open()
     try:
         waiting = await link.length(await link.queue(settings.incoming_queue))
     except SqsError as error:
-        if error.kind != "gone":
+        if error.kind != "missing":
             raise
         return QueueState(exists=False, services=0)
     finally:

@@ -1,4 +1,4 @@
-"""The way to SQS: one client of aiobotocore, its errors translated, and the queues by their names."""
+"""The connection to SQS: one aiobotocore client, translated errors, and a cache of queues by name."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 CALL_TIMEOUT_S: Final = 10.0
-LARGEST_MESSAGE_BYTES: Final = 1_048_576
-"""The most that any queue takes, and the most that one batch may hold in all (256 KiB before August 2025)."""
+MAX_MESSAGE_BYTES: Final = 1_048_576
+"""SQS's limit for one message and for one batch (256 KiB before August 2025)."""
 
 log = structlog.stdlib.get_logger("simple_queue_server")
 
 
 @dataclass(frozen=True, slots=True)
 class Queue:
-    """A queue that exists. ``max_bytes``: the most that a message with its attributes may measure."""
+    """An existing queue. ``max_bytes``: the limit for a message including its attributes."""
 
     name: str
     url: str
@@ -44,7 +44,7 @@ class Queue:
 
 
 class SqsLink:
-    """Makes calls, and knows queues. ``open`` it before anything else."""
+    """Calls SQS and caches queues. ``open`` it first."""
 
     def __init__(self, settings: SqsSection) -> None:
         self._connection = settings.connection
@@ -56,7 +56,7 @@ class SqsLink:
         self.where: Final = _where(settings)
 
     async def open(self) -> None:
-        """Make the client; nothing goes over the network yet. Raises BrokerError."""
+        """Create the client, without network traffic yet. Raises BrokerError."""
         try:
             session = importlib.import_module("aiobotocore.session").get_session()
             config = importlib.import_module("aiobotocore.config").AioConfig
@@ -75,8 +75,8 @@ class SqsLink:
             aws_session_token=connection.session_token,
             config=config(
                 connect_timeout=5,
-                read_timeout=60,  # longer than a long poll; every call has its own, shorter limit
-                retries={"total_max_attempts": 1},  # retrying is done here, where it is logged
+                read_timeout=60,  # longer than a long poll; every call has its own, shorter timeout
+                retries={"total_max_attempts": 1},  # we retry ourselves, and log it
                 max_pool_connections=64,
                 tcp_keepalive=True,
             ),
@@ -87,7 +87,7 @@ class SqsLink:
             raise BrokerError(self._setup_problem(error)) from None
 
     async def close(self) -> None:
-        """Every later call raises BrokerGaveUp. Idempotent."""
+        """Close the client; later calls raise BrokerGaveUp. Idempotent."""
         self._client = None
         await self._stack.aclose()
 
@@ -102,7 +102,7 @@ class SqsLink:
             raise self._translated(error, operation) from None
 
     async def queue(self, name: str, *, create: bool = False) -> Queue:
-        """The queue of this name, made when it doesn't exist and ``create`` says so. Raises SqsError."""
+        """The queue of this name, created if it doesn't exist and ``create`` is set. Raises SqsError."""
         if name not in self._queues:
             url = await self._url(name, create=create)
             self._queues[name] = Queue(name, url, await self._max_bytes(url))
@@ -115,17 +115,17 @@ class SqsLink:
         return int(reply.get("Attributes", {}).get(name, 0))
 
     def forget(self, name: str) -> None:
-        """Look the queue up anew next time: it has gone."""
+        """Drop a queue from the cache, because it was deleted."""
         self._queues.pop(name, None)
 
-    async def patiently(
+    async def with_retry(
         self,
         attempt: Callable[[], Awaitable[T]],
         *,
-        kinds: Collection[Kind] = ("away", "denied"),
+        kinds: Collection[Kind] = ("unavailable", "denied"),
         attempts: int | None = None,
     ) -> T:
-        """Try until it works, with waits in between; errors of other ``kinds`` are raised at once."""
+        """Retry with backoff until it succeeds; errors not of these ``kinds`` are raised at once."""
         for number, delay_s in enumerate(backoff(), 1):
             try:
                 return await attempt()
@@ -140,7 +140,7 @@ class SqsLink:
         try:
             found = await self.call("get_queue_url", QueueName=name)
         except SqsError as error:
-            if error.kind != "gone" or not create:
+            if error.kind != "missing" or not create:
                 raise
             attributes = {"FifoQueue": "true"} if name.endswith(".fifo") else {}
             found = await self._create(name, attributes)
@@ -148,23 +148,23 @@ class SqsLink:
 
     async def _create(self, name: str, attributes: Mapping[str, str]) -> Any:
         try:
-            made = await self.call("create_queue", QueueName=name, Attributes=attributes)
+            created = await self.call("create_queue", QueueName=name, Attributes=attributes)
         except SqsError as error:
             if error.code not in ("QueueNameExists", "QueueAlreadyExists"):
                 raise
-            return await self.call("get_queue_url", QueueName=name)  # someone else was faster
+            return await self.call("get_queue_url", QueueName=name)  # another process was faster
         log.info("queue_created", queue=name)
-        return made
+        return created
 
     async def _max_bytes(self, url: str) -> int:
-        """What the queue's own limit is; the largest there is when we may not ask."""
+        """The queue's own limit; SQS's maximum if we may not ask."""
         try:
             reply = await self.call("get_queue_attributes", QueueUrl=url, AttributeNames=["MaximumMessageSize"])
         except SqsError as error:
-            if error.kind in ("away", "gone"):
+            if error.kind in ("unavailable", "missing"):
                 raise
-            return LARGEST_MESSAGE_BYTES
-        return int(reply.get("Attributes", {}).get("MaximumMessageSize", LARGEST_MESSAGE_BYTES))
+            return MAX_MESSAGE_BYTES
+        return int(reply.get("Attributes", {}).get("MaximumMessageSize", MAX_MESSAGE_BYTES))
 
     def _setup_problem(self, error: Exception) -> str:
         if type(error).__name__ == "NoRegionError":
@@ -175,17 +175,17 @@ class SqsLink:
 
     def _translated(self, error: Exception, operation: str) -> SqsError:
         kind, code, text = read_error(error)
-        said = self._plain(text) or "no answer in time"
+        reason = self._plain(text) or "timed out"
         hint = ""
         if kind == "denied":
             hint = (
                 "; check sqs.connection.access_key_id and secret_access_key,"
-                " or what the AWS default chain gives, and the permissions"
+                " or the AWS default credential chain, and the permissions"
             )
-        return SqsError(kind, code, f"{operation} at {self.where}: {said} ({code}){hint}")
+        return SqsError(kind, code, f"{operation} at {self.where}: {reason} ({code}){hint}")
 
     def _plain(self, error: Exception | str) -> str:
-        """One line, no secret: SQS may quote a request with its token, botocore a URL with its password."""
+        """One line without secrets: SQS may quote a request with its token, botocore a URL with its password."""
         line = str(error).partition("\n")[0]
         for secret in self._secrets:
             line = line.replace(secret, "***")

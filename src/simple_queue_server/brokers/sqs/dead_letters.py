@@ -28,10 +28,10 @@ ATTEMPTS: Final = 6
 log = structlog.stdlib.get_logger("simple_queue_server")
 
 
-async def set_aside(link: SqsLink, incoming: Queue, request: Received) -> None:
-    """Put a copy of the request on the dead-letter queue; without one, nothing. Never raises SqsError.
+async def dead_letter(link: SqsLink, incoming: Queue, request: Received) -> None:
+    """Copy the request to the dead-letter queue, if there is one. Never raises SqsError.
 
-    SQS moves a message there by itself when it's received too often, and has no call to do it at once.
+    SQS moves a message there by itself after too many receives, but has no call to do it at once.
     """
     try:
         queue = await _dead_letter_queue(link, incoming)
@@ -77,8 +77,8 @@ class SqsDeadLetters:
     async def __aenter__(self) -> Self:
         await self._link.open()
         try:
-            self._incoming = await self._link.patiently(self._find_incoming, attempts=ATTEMPTS)
-            self._queue = await self._link.patiently(self._find, attempts=ATTEMPTS)
+            self._incoming = await self._link.with_retry(self._find_incoming, attempts=ATTEMPTS)
+            self._queue = await self._link.with_retry(self._find, attempts=ATTEMPTS)
         except BaseException:
             await self._link.close()
             raise
@@ -111,14 +111,14 @@ class SqsDeadLetters:
             "MessageAttributes": given,
             **fifo_fields(self._incoming, group),
         }
-        await self._link.patiently(
+        await self._link.with_retry(
             lambda: self._link.call("send_message", QueueUrl=self._incoming.url, **message), attempts=ATTEMPTS
         )
 
     async def remove(self, letter: DeadLetter) -> None:
         if self._queue is not None:
             handle, url = self._held[letter.token[0]], self._queue.url
-            await self._link.patiently(
+            await self._link.with_retry(
                 lambda: self._link.call("delete_message", QueueUrl=url, ReceiptHandle=handle), attempts=ATTEMPTS
             )
             del self._held[letter.token[0]]
@@ -143,7 +143,7 @@ class SqsDeadLetters:
                 AttributeNames=["ApproximateReceiveCount", "MessageGroupId", "SentTimestamp"],
             )
 
-        messages: list[Any] = (await self._link.patiently(attempt, attempts=ATTEMPTS)).get("Messages", [])
+        messages: list[Any] = (await self._link.with_retry(attempt, attempts=ATTEMPTS)).get("Messages", [])
         return messages
 
     async def _release(self) -> None:

@@ -1,4 +1,4 @@
-"""What goes wrong at SQS, told apart by what it means for us. Knows botocore's errors by their shape."""
+"""Classifies SQS's errors by what they mean for us. Recognises botocore's errors without importing it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import structlog
 
 from simple_queue_server.errors import BrokerError
 
-Kind: TypeAlias = Literal["away", "denied", "gone", "refused"]
+Kind: TypeAlias = Literal["unavailable", "denied", "missing", "refused"]
 
 DENIED: Final = frozenset(
     {
@@ -54,8 +54,8 @@ log = structlog.stdlib.get_logger("simple_queue_server")
 class SqsError(BrokerError):
     """A call that failed.
 
-    ``kind``: ``away`` passes by itself (network, throttling, 5xx), ``denied`` needs an operator (credentials,
-    permissions), ``gone`` is a queue that doesn't exist, ``refused`` will never succeed as it is.
+    ``kind``: ``unavailable`` is transient (network, throttling, 5xx), ``denied`` needs an operator (credentials,
+    permissions), ``missing`` is a queue that doesn't exist, ``refused`` will never succeed unchanged.
     """
 
     def __init__(self, kind: Kind, code: str, message: str) -> None:
@@ -79,7 +79,7 @@ def read_error(error: Exception) -> tuple[Kind, str, str]:
         return "refused", code, str(error)
     if any(word in code for word in ("Credential", "Token", "SSO", "Profile")):
         return "denied", code, str(error)
-    return "away", code, str(error)
+    return "unavailable", code, str(error)
 
 
 def entry_error(failed: Mapping[str, Any]) -> SqsError:
@@ -90,16 +90,16 @@ def entry_error(failed: Mapping[str, Any]) -> SqsError:
 
 
 def report(error: SqsError, **fields: Any) -> None:
-    """Log a failed call that will be tried again: what passes by itself as a warning, else as an error."""
-    level = log.warning if error.kind == "away" and error.code != "QueueDeletedRecently" else log.error
+    """Log a failed call that will be retried: transient errors as warnings, others as errors."""
+    level = log.warning if error.kind == "unavailable" and error.code != "QueueDeletedRecently" else log.error
     level("sqs_call_failed", error=str(error), code=error.code, **fields)
 
 
 def _kind(code: str, status: int) -> Kind:
     if code in GONE:
-        return "gone"
+        return "missing"
     if code in DENIED:
         return "denied"
     if code in PASSING or status >= 500 or status == 429:
-        return "away"
+        return "unavailable"
     return "denied" if status in (401, 403) else "refused"

@@ -1,7 +1,7 @@
-"""Between SQS's messages and ours: attributes, legal characters, sizes. Pure; no I/O.
+"""Converts between SQS messages and ours: attributes, permitted characters, sizes. Pure; no I/O.
 
-A request may carry the message attributes ``message_id``, ``correlation_id`` and ``reply_to`` (the name of a
-queue), all of type String; a response carries ``correlation_id``. Bodies are JSON text, nothing wrapped.
+A request may carry the message attributes ``message_id``, ``correlation_id`` and ``reply_to`` (the name of a queue),
+all of type String; a response carries ``correlation_id``. Bodies are plain JSON text.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 REQUEST_ATTRIBUTES: Final = ["message_id", "correlation_id", "reply_to"]
-LONGEST_ATTRIBUTE: Final = 1024
-"""In characters. A longer one is nobody's id or queue, and a response might not have room for it."""
+MAX_ATTRIBUTE_LENGTH: Final = 1024
+"""In characters. A longer value is no plausible id or queue name, and might not fit into a response."""
 SYSTEM_ATTRIBUTES: Final = ["ApproximateReceiveCount", "MessageGroupId"]
 
 _ILLEGAL = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
@@ -26,7 +26,7 @@ _ILLEGAL = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """A message as SQS handed it out. ``handle`` is good until SQS hands it out again."""
+    """A message as delivered by SQS. ``handle`` is valid until SQS delivers it again."""
 
     message_id: str
     handle: str
@@ -38,7 +38,7 @@ class Received:
 
 
 def received(message: Mapping[str, Any]) -> Received:
-    """Read an element of ``Messages`` in the reply to ReceiveMessage. Never raises for what SQS can send."""
+    """Parse an element of ``Messages`` in the reply to ReceiveMessage. Never raises for what SQS can send."""
     system = message.get("Attributes", {})
     own_id, correlation_id, reply_to = (_attribute(message, name) for name in REQUEST_ATTRIBUTES)
     message_id = str(message["MessageId"])
@@ -59,13 +59,13 @@ def correlation_of(message: Mapping[str, Any]) -> str | None:
 
 
 def attributes(**values: str | None) -> dict[str, dict[str, str]]:
-    """``MessageAttributes`` of those values that are given."""
+    """The ``MessageAttributes`` for the given values; None and "" are omitted."""
     return {name: {"DataType": "String", "StringValue": value} for name, value in values.items() if value}
 
 
 def legal_id(text: str | None) -> str | None:
     r"""An id as SQS takes it: the characters that it refuses as ``\uNNNN``, and no more of it than others can have."""
-    return None if text is None else _ILLEGAL.sub(_as_escape, text)[:LONGEST_ATTRIBUTE]
+    return None if text is None else _ILLEGAL.sub(_as_escape, text)[:MAX_ATTRIBUTE_LENGTH]
 
 
 def is_legal(text: str) -> bool:
@@ -74,7 +74,7 @@ def is_legal(text: str) -> bool:
 
 
 def size_of(body: str, message_attributes: Mapping[str, Mapping[str, str]]) -> int:
-    """What SQS counts against a queue's limit: the bytes of the body and of each attribute."""
+    """The size that SQS counts against a queue's limit: the body plus each attribute, in bytes."""
     size = len(body.encode())
     for name, value in message_attributes.items():
         size += len(name.encode()) + len(value["DataType"]) + len(value["StringValue"].encode())
@@ -82,17 +82,17 @@ def size_of(body: str, message_attributes: Mapping[str, Mapping[str, str]]) -> i
 
 
 def legal_text(body: bytes) -> str:
-    r"""JSON as SQS takes it: the few characters that it refuses (U+0000-0008, U+FFFE…) as ``\uNNNN``.
+    r"""JSON in the characters that SQS accepts: the few that it refuses (U+0000-0008, U+FFFE…) as ``\uNNNN``.
 
-    In JSON they can only stand within strings, so the value stays the same. Raises BrokerError for what is no
-    text, or empty: SQS can't hold that.
+    In JSON they can only occur within strings, so the value stays the same. Raises BrokerError for bodies that are
+    empty or not UTF-8, which SQS can't hold.
     """
     if not body:
-        raise BrokerError("SQS takes no empty message")
+        raise BrokerError("SQS accepts no empty messages")
     try:
         text = body.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise BrokerError(f"SQS takes text only, and the message is not UTF-8 (byte {error.start})") from None
+        raise BrokerError(f"SQS accepts only text, and the message is not UTF-8 (byte {error.start})") from None
     return _ILLEGAL.sub(_as_escape, text)
 
 
@@ -102,6 +102,6 @@ def _as_escape(illegal: re.Match[str]) -> str:
 
 def _attribute(message: Mapping[str, Any], name: str) -> str | None:
     value = message.get("MessageAttributes", {}).get(name, {}).get("StringValue")
-    if not value or len(value) > LONGEST_ATTRIBUTE or not is_legal(value):  # SQS would not take it back
+    if not value or len(value) > MAX_ATTRIBUTE_LENGTH or not is_legal(value):  # SQS would not take it back
         return None
     return str(value)

@@ -1,4 +1,4 @@
-"""Asks SQS for requests, as many as there are free places, and puts what comes in hand."""
+"""Polls SQS for as many requests as there are free places."""
 
 from __future__ import annotations
 
@@ -17,51 +17,51 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from simple_queue_server.brokers.sqs.connection import SqsLink
-    from simple_queue_server.brokers.sqs.unsettled import InHand
+    from simple_queue_server.brokers.sqs.unsettled import Unsettled
 
 LONG_POLL_S: Final = 20
-POLLS_AT_ONCE: Final = 4
-"""While the queue is full. One alone waits for messages: a poll that is cut off may swallow some."""
+MAX_CONCURRENT_POLLS: Final = 4
+"""While the queue has a backlog. Otherwise a single long poll waits: one that is cut off may lose messages."""
 
 log = structlog.stdlib.get_logger("simple_queue_server")
 
 
-class Intake:
-    """:meth:`run` goes on until ``stopping``; the poll under way then ends by itself, or by cancelling.
+class Poller:
+    """:meth:`run` polls until ``stopping`` is set; the poll in progress then ends by itself, or when cancelled.
 
-    To begin again, set ``stopping`` back, and run again if it has ended.
+    To resume, reset ``stopping``, and call :meth:`run` again if it has returned.
 
-    ``give_back`` gets what comes after ``stopping``, ``delete`` what was settled before.
+    ``requeue`` gets what arrives after ``stopping``, ``delete`` what was already settled.
     """
 
     def __init__(
         self,
         link: SqsLink,
         queue_name: str,
-        in_hand: InHand,
+        unsettled: Unsettled,
         *,
         visibility_s: int,
         hold_limit_s: float,
-        give_back: Callable[[list[Held]], Awaitable[None]],
+        requeue: Callable[[list[Held]], Awaitable[None]],
         delete: Callable[[Held], None],
     ) -> None:
         self.stopping = False
         self._link = link
         self._queue_name = queue_name
-        self._in_hand = in_hand
+        self._unsettled = unsettled
         self._visibility_s = visibility_s
         self._hold_limit_s = hold_limit_s
-        self._give_back = give_back
+        self._requeue = requeue
         self._delete = delete
 
     async def run(self) -> None:
-        """Fill the free places: by one long poll, or by several short ones while they come back full."""
+        """Fill the free places: by one long poll, or by several short ones while they return full batches."""
         busy = False
         while not self.stopping:
-            polls = POLLS_AT_ONCE if busy else 1
-            asked = [count for _ in range(polls) if (count := self._in_hand.reserve(10))]
+            polls = MAX_CONCURRENT_POLLS if busy else 1
+            asked = [count for _ in range(polls) if (count := self._unsettled.reserve(10))]
             if not asked:
-                await self._in_hand.changed()
+                await self._unsettled.changed()
                 continue
             wait_s = 0 if busy else LONG_POLL_S
             async with asyncio.TaskGroup() as group:
@@ -69,19 +69,19 @@ class Intake:
             busy = all(task.result() == 10 for task in tasks)
 
     async def _poll(self, count: int, wait_s: int) -> int:
-        """Receive ``count`` messages at the most into the reserved places; returns how many came."""
+        """Receive at most ``count`` messages into the reserved places; returns how many arrived."""
         try:
             messages, until = await self._receive(count, wait_s)
         finally:
-            self._in_hand.unreserve(count)
+            self._unsettled.unreserve(count)
         for message in messages:
             self._add(message, until)
-        if self.stopping and (untaken := self._in_hand.drop_untaken()):
-            await self._give_back(untaken)
+        if self.stopping and (prefetched := self._unsettled.drop_prefetched()):
+            await self._requeue(prefetched)
         return len(messages)
 
     async def _receive(self, count: int, wait_s: int) -> tuple[list[Any], float]:
-        """Messages, and until when they can be held. Tries until it works, or until stopping."""
+        """Messages, and until when they can be held. Retries until it succeeds or ``stopping`` is set."""
         for delay_s in backoff():
             started = time.monotonic()
             try:
@@ -97,7 +97,7 @@ class Intake:
                     MessageSystemAttributeNames=SYSTEM_ATTRIBUTES,
                 )
             except SqsError as error:
-                if error.kind == "gone":
+                if error.kind == "missing":
                     self._link.forget(self._queue_name)  # to be made again
                 report(error, retry_in_s=delay_s)
             else:
@@ -109,7 +109,7 @@ class Intake:
 
     def _add(self, message: Any, until: float) -> None:
         arrived = received(message)
-        what = self._in_hand.add(arrived, until)
+        what = self._unsettled.add(arrived, until)
         if what != "new":
             log.warning("request_redelivered", request_id=arrived.request_id, attempt=arrived.attempt, state=what)
         if what == "settled":

@@ -1,4 +1,4 @@
-"""Puts responses on their queues, whatever it takes: the queue made again, the response made smaller."""
+"""Publishes responses reliably: recreates a missing queue, and truncates a response that is too large."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from simple_queue_server.brokers.sqs.batcher import Batcher
 from simple_queue_server.brokers.sqs.connection import Queue, SqsLink, backoff
 from simple_queue_server.brokers.sqs.errors import SqsError, report
 from simple_queue_server.brokers.sqs.messages import attributes, is_legal, legal_id, legal_text, size_of
-from simple_queue_server.brokers.truncate import shortened
+from simple_queue_server.brokers.truncate import truncated
 
 if TYPE_CHECKING:
     from simple_queue_server.brokers.base import ReplyAddress
 
 NEW_QUEUE_WAIT_S: Final = 1.0
-"""A queue can't be used everywhere until a second after it was made, says SQS."""
+"""According to SQS's documentation, a new queue is usable everywhere one second after its creation."""
 
 log = structlog.stdlib.get_logger("simple_queue_server")
 
 
-class Outbox:
-    """``outgoing``: the name of the queue for responses without a queue of their own; None: there is none.
+class Publisher:
+    """``outgoing``: the queue for responses without a reply queue; None: there is none.
 
-    Nothing is put on the queue ``incoming``, where it would be served as a request.
+    Nothing is published to the queue ``incoming``, where it would be served as a request.
     """
 
     def __init__(self, link: SqsLink, outgoing: str | None, *, incoming: str | None = None) -> None:
@@ -36,17 +36,20 @@ class Outbox:
         self._batcher: Batcher | None = None
 
     async def open(self) -> None:
+        """Create the outgoing queue if it doesn't exist. Raises SqsError."""
         if self._outgoing is not None:
             await self._link.queue(self._outgoing, create=True)
 
     async def close(self, grace_s: float) -> None:
+        """Wait up to ``grace_s`` seconds for responses being sent."""
         if self._batcher is not None:
             await self._batcher.close(grace_s)
 
     async def put(self, response: bytes, reply: ReplyAddress, group: str | None = None) -> None:
-        """Return when SQS has the response. ``group``: the request's message group, for FIFO queues.
+        """Publish the response; returns once SQS has it. ``group``: the request's message group, for FIFO queues.
 
-        Waits while SQS is away. Raises BrokerGaveUp when closed, SqsError when SQS refuses even a short one.
+        Waits while SQS is unavailable. Raises BrokerGaveUp when closed, SqsError when SQS refuses even a truncated
+        response.
         """
         if reply.reply_to is not None and reply.reply_to == self._incoming:
             log.warning("reply_to_refused", reason="it names the incoming queue", correlation_id=reply.correlation_id)
@@ -62,10 +65,10 @@ class Outbox:
             return
         for delay_s in backoff():
             try:
-                queue = await self._link.patiently(self._outgoing_queue)
+                queue = await self._link.with_retry(self._outgoing_queue)
                 await self._fitting(queue, response, reply, group)
             except SqsError as error:
-                if error.kind != "gone":
+                if error.kind != "missing":
                     raise
                 self._link.forget(self._outgoing)
                 report(error, queue=self._outgoing, doing="creating it again")
@@ -77,17 +80,17 @@ class Outbox:
         return await self._link.queue(self._outgoing or "", create=True)
 
     async def _put_on_reply_queue(self, name: str, response: bytes, reply: ReplyAddress) -> bool:
-        """False when a response can't be put there. Its client may have gone; never make its queue again."""
+        """False if the response can't be published there: its client may be gone. Never recreates that queue."""
         if not is_legal(name):
             log.warning("reply_queue_unavailable", reply_to=name, error="no queue can have such a name")
             return False
         for last in (False, True):
             try:
-                queue = await self._link.patiently(lambda: self._link.queue(name), kinds=["away"])
+                queue = await self._link.with_retry(lambda: self._link.queue(name), kinds=["unavailable"])
                 await self._fitting(queue, response, reply, None)
             except SqsError as error:
                 self._link.forget(name)
-                if last or error.kind != "gone":
+                if last or error.kind != "missing":
                     log.warning("reply_queue_unavailable", reply_to=name, error=str(error))
                     return False
                 await asyncio.sleep(NEW_QUEUE_WAIT_S)
@@ -96,15 +99,15 @@ class Outbox:
         return False
 
     async def _fitting(self, queue: Queue, response: bytes, reply: ReplyAddress, group: str | None) -> None:
-        """Put the response, or a shorter one that says why when it's too large or refused."""
+        """Publish the response, or a truncated one that states the reason if it is too large or refused."""
         message_attributes = attributes(correlation_id=legal_id(reply.correlation_id))
         limit = queue.max_bytes - size_of("", message_attributes)
         body = legal_text(response)
         size = len(body.encode())
         if size > limit:
-            reason = f"the response of {size} bytes exceeded the {limit} bytes that the queue {queue.name} takes"
+            reason = f"the response of {size} bytes exceeded the limit of {limit} bytes of the queue {queue.name}"
             log.error("response_truncated", correlation_id=reply.correlation_id, size_bytes=size, limit_bytes=limit)
-            body = legal_text(shortened(response, limit, reason, _legal))
+            body = legal_text(truncated(response, limit, reason, _legal))
         try:
             await self._send(queue, body, message_attributes, group)
         except SqsError as error:
@@ -112,7 +115,7 @@ class Outbox:
                 raise
             report(error, correlation_id=reply.correlation_id, doing="truncating the response")
             reason = f"the response of {size} bytes was refused by the queue {queue.name} ({error.code})"
-            body = legal_text(shortened(response, min(limit, 1024), reason, _legal))
+            body = legal_text(truncated(response, min(limit, 1024), reason, _legal))
             await self._send(queue, body, message_attributes, group)
 
     async def _send(self, queue: Queue, body: str, message_attributes: dict[str, Any], group: str | None) -> None:
@@ -121,12 +124,12 @@ class Outbox:
             "MessageAttributes": message_attributes,
             **fifo_fields(queue, group),
         }
-        if queue.name != self._outgoing:  # a client's own: what is wrong with it must not hold up the others
+        if queue.name != self._outgoing:  # a client's reply queue: its problems must not delay others
 
             async def attempt() -> None:
                 await self._link.call("send_message", **{"QueueUrl": queue.url, **entry})
 
-            await self._link.patiently(attempt, kinds=["away"])
+            await self._link.with_retry(attempt, kinds=["unavailable"])
             return
         if self._batcher is None or self._batcher.queue is not queue:
             self._batcher = Batcher(self._link, "send_message_batch", queue)
@@ -134,11 +137,11 @@ class Outbox:
 
 
 def fifo_fields(queue: Queue, group: str | None = None) -> dict[str, str]:
-    """What a FIFO queue needs of each message.
+    """The fields that a FIFO queue requires on each message.
 
-    A group of its own unless one is given: messages of one group are worked on one at a time. The
-    deduplication id is made once for each message put, and stays through its retries, so that a lost reply
-    makes no duplicate.
+    Each message gets a group of its own unless one is given: messages of one group are processed one at a time. The
+    deduplication id is created once for each message and kept across its retries, so that a lost reply causes no
+    duplicate.
     """
     if not queue.fifo:
         return {}

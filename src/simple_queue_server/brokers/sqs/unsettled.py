@@ -1,8 +1,8 @@
-"""The messages that this service has taken and not yet settled: whose turn it is, and keeping them hidden.
+"""Tracks the messages taken and not yet settled: their order, and extending their visibility timeout.
 
-Taken ahead or worked on, each holds one of ``limit`` places. Message ids of SQS are unique, so a message that
-comes again is known: its work is running (then the newest receipt handle replaces the old one), or it's
-settled (then it only has to be deleted again).
+Each unsettled message, prefetched or being processed, occupies one of ``limit`` places. SQS's message ids are unique,
+so a redelivery is recognised: its request is either being processed (then the newest receipt handle replaces the old
+one) or settled (then it only has to be deleted again).
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ if TYPE_CHECKING:
     from simple_queue_server.brokers.sqs.connection import Queue, SqsLink
     from simple_queue_server.brokers.sqs.messages import Received
 
-REMEMBERED: Final = 10_000
-"""How many settled messages are known again."""
+MAX_REMEMBERED: Final = 10_000
+"""How many settled messages are remembered."""
 
 log = structlog.stdlib.get_logger("simple_queue_server")
 
 
 @dataclass(slots=True, eq=False)
 class Held:
-    """One message in hand. ``newest`` is its last hand-over, which ends at ``until`` (of time.monotonic).
+    """One unsettled message. ``newest`` is its latest delivery, valid until ``until`` (time.monotonic).
 
-    ``lost``: it isn't hidden from others any more. ``working``: it isn't just taken ahead.
+    ``lost``: it may be visible to others. ``working``: it is being processed rather than prefetched.
     """
 
     first: Received
@@ -42,8 +42,8 @@ class Held:
     working: bool = False
 
 
-class InHand:
-    """Bookkeeping only; no calls. ``ordered``: of each message group, one after the other (a FIFO queue)."""
+class Unsettled:
+    """Bookkeeping only; makes no calls. ``ordered``: process each message group one at a time (FIFO queues)."""
 
     def __init__(self, limit: int, *, ordered: bool = False) -> None:
         self.ordered = ordered
@@ -59,13 +59,13 @@ class InHand:
     def held(self) -> list[Held]:
         return list(self._held.values())
 
-    def hold_up_to(self, limit: int) -> None:
-        """Have so many places from now on."""
+    def set_max_unsettled(self, limit: int) -> None:
+        """Change the number of places."""
         self._limit = limit
         self._changed.set()
 
     def reserve(self, at_most: int) -> int:
-        """Set places aside for messages that are asked for; returns how many."""
+        """Reserve places for messages about to be requested; returns how many."""
         count = max(0, min(at_most, self._limit - len(self._held) - self._reserved))
         self._reserved += count
         return count
@@ -75,12 +75,12 @@ class InHand:
         self._changed.set()
 
     async def changed(self) -> None:
-        """Wait until a place has become free."""
+        """Wait until a place becomes free."""
         self._changed.clear()
         await self._changed.wait()
 
     def add(self, message: Received, until: float) -> Literal["new", "adopted", "settled"]:
-        """Take a hand-over: of a new message, of one in hand, or of one that was settled before."""
+        """Record a delivery: of a new message, of an unsettled one, or of one already settled."""
         if message.message_id in self._settled:
             return "settled"
         known = self._held.get(message.message_id)
@@ -90,63 +90,63 @@ class InHand:
         held = Held(first=message, newest=message, until=until)
         self._held[message.message_id] = held
         if self.ordered and message.group is not None:
-            mates = self._groups.setdefault(message.group, deque())
-            mates.append(held)
-            if len(mates) > 1:  # its turn comes when those before it are settled
+            group = self._groups.setdefault(message.group, deque())
+            group.append(held)
+            if len(group) > 1:  # it becomes ready when those before it are settled
                 return "new"
         self._ready.put_nowait(held)
         return "new"
 
     async def next(self) -> Held | None:
-        """Wait for the next to be worked on; None when closed. Safe to cancel."""
+        """Wait for the next message to process; None when closed. Safe to cancel."""
         while (held := await self._ready.get()) is not None:
-            if self._held.get(held.first.message_id) is held:  # not dropped meanwhile
+            if self._held.get(held.first.message_id) is held:  # not dropped in the meantime
                 held.working = True
                 return held
-        self._ready.put_nowait(None)  # for others that wait
+        self._ready.put_nowait(None)  # for other waiters
         return None
 
     def close(self) -> None:
         self._ready.put_nowait(None)
 
     def remember(self, held: Held) -> None:
-        """Its work is done: when it comes again, it's to be deleted again."""
+        """Record that a message is settled: if it is redelivered, it only has to be deleted."""
         self._settled[held.first.message_id] = None
-        if len(self._settled) > REMEMBERED:
+        if len(self._settled) > MAX_REMEMBERED:
             self._settled.popitem(last=False)
 
     def drop(self, held: Held) -> bool:
-        """It's out of our hands; its place is free. False when it was before."""
+        """Forget a message and free its place. False if that was done before."""
         if self._held.pop(held.first.message_id, None) is None:
             return False
-        mates = self._groups.get(held.first.group or "")
-        if mates and held in mates:
-            was_first = mates[0] is held
-            mates.remove(held)
-            if not mates:
+        group = self._groups.get(held.first.group or "")
+        if group and held in group:
+            was_first = group[0] is held
+            group.remove(held)
+            if not group:
                 del self._groups[held.first.group or ""]
             elif was_first:
-                self._ready.put_nowait(mates[0])
+                self._ready.put_nowait(group[0])
         self._changed.set()
         return True
 
-    def drop_with_mates(self, held: Held) -> list[Held]:
-        """Drop it, and those of its group that wait for it: else they would overtake it."""
-        mates = [mate for mate in self._groups.get(held.first.group or "", ()) if not mate.working]
-        return [mate for mate in (*reversed(mates), held) if self.drop(mate)]
+    def drop_with_group(self, held: Held) -> list[Held]:
+        """Drop a message and those of its group that wait for it: they would overtake it otherwise."""
+        group = [mate for mate in self._groups.get(held.first.group or "", ()) if not mate.working]
+        return [mate for mate in (*reversed(group), held) if self.drop(mate)]
 
-    def drop_untaken(self) -> list[Held]:
-        """Drop everything that nobody works on yet."""
+    def drop_prefetched(self) -> list[Held]:
+        """Drop all messages that are not being processed yet."""
         return [held for held in reversed(self.held) if not held.working and self.drop(held)]
 
 
 class Heartbeat:
-    """Keeps everything in hand hidden from others, by asking for more time each third of the timeout."""
+    """Keeps all unsettled messages hidden by extending their timeout whenever a third of it has passed."""
 
-    def __init__(self, link: SqsLink, queue: Queue, in_hand: InHand, visibility_s: int) -> None:
+    def __init__(self, link: SqsLink, queue: Queue, unsettled: Unsettled, visibility_s: int) -> None:
         self._link = link
         self._queue = queue
-        self._in_hand = in_hand
+        self._unsettled = unsettled
         self._visibility_s = visibility_s
 
     async def run(self) -> None:
@@ -157,8 +157,8 @@ class Heartbeat:
             pause_s = self._visibility_s / (3 if worked else 15)
 
     async def beat(self) -> bool:
-        """Ask once for all of them; False when some are to be asked for again soon."""
-        held = iter([held for held in self._in_hand.held if not held.lost])
+        """Extend all of them once; False if some should be tried again soon."""
+        held = iter([held for held in self._unsettled.held if not held.lost])
         chunks = iter(lambda: list(islice(held, 10)), [])
         return all(await asyncio.gather(*(self._extend(chunk) for chunk in chunks)))
 
@@ -179,25 +179,25 @@ class Heartbeat:
                 Entries=entries,
             )
         except SqsError as error:
-            if error.kind == "refused" and len(chunk) > 1:  # one bad entry must not cost the others
+            if error.kind == "refused" and len(chunk) > 1:  # one bad entry must not fail the others
                 return all([await self._extend([held]) for held in chunk])
-            if error.kind in ("away", "denied"):
-                report(error, doing="keeping requests hidden", requests=len(entries))
+            if error.kind in ("unavailable", "denied"):
+                report(error, doing="extending visibility timeouts", requests=len(entries))
                 return False
             reply = {"Failed": [{"Id": entry["Id"], "error": error} for entry in entries]}
         results = [self._failed(*asked[int(failed["Id"])], failed) for failed in reply.get("Failed", ())]
         return all(results)
 
     def _timeout(self, held: Held) -> int:
-        """Seconds to ask for: SQS refuses more than is left of its limit, and doesn't cut it down itself."""
+        """The timeout to request: SQS refuses more than what is left of its limit rather than capping it."""
         return max(0, min(self._visibility_s, int(held.until - time.monotonic())))
 
     def _failed(self, held: Held, handle: str, failed: dict[str, Any]) -> bool:
         error = failed.get("error") or entry_error(failed)
-        if error.kind in ("away", "denied"):
-            report(error, doing="keeping a request hidden", request_id=held.first.request_id)
+        if error.kind in ("unavailable", "denied"):
+            report(error, doing="extending a visibility timeout", request_id=held.first.request_id)
             return False
-        if held.newest.handle == handle and held in self._in_hand.held:
-            held.lost = True  # another service may take it; when it comes to us, it's adopted
+        if held.newest.handle == handle and held in self._unsettled.held:
+            held.lost = True  # another service may take it; if we receive it again, it's adopted
             log.warning("request_visibility_lost", request_id=held.first.request_id, error=str(error))
         return True
