@@ -55,7 +55,9 @@ class RcloneSection(Section, frozen=True):
 class CopierSettings(Settings, frozen=True, kw_only=True):
     """A complete configuration file of the copier."""
 
-    roots: Annotated[dict[str, RootSection], Meta(min_length=1)]
+    roots: Annotated[
+        dict[str, RootSection], Meta(min_length=1, examples=[{"masters": {"rclone_config": "s3:masters-bucket"}}])
+    ]
     rclone: RcloneSection = RcloneSection()
     rclone_config_path: Path | None = None
     """The rclone configuration file; unset: rclone's default."""

@@ -109,25 +109,46 @@ def test_environment_variables_are_filled_in_anywhere_in_a_text() -> None:
             "server: {name: n}\nroots: {a: {rclone_conf: x}}",
             ["roots.a.rclone_conf: unknown key", "'rclone_config'"],
         ),
-        ("server: {name: n}\nroots: {a: }", ["roots.a: missing required field rclone_config"]),
-        ("server: {name: n}\nroots: {}", ["roots: expected object of length >= 1"]),
-        ("server: {name: n}", ["missing required field roots"]),
-        ("roots: {a: {rclone_config: x}}", ["missing required field server"]),
-        ("server: {}\n" + ROOTS, ["server: missing required field name"]),
-        ("server: {name: 5}\n" + ROOTS, ["server.name: expected str, got int"]),
-        ("server: {name: n, max_in_flight: many}\n" + ROOTS, ["server.max_in_flight: expected int"]),
-        ("server: {name: n, max_in_flight: 0}\n" + ROOTS, ["server.max_in_flight: expected int >= 1"]),
-        ("server: {name: a/b}\n" + ROOTS, ["server.name"]),
+        (
+            "server: {name: n}\nroots: {a: }",
+            ["c.yaml: roots.a.rclone_config is missing; for example, rclone_config: 's3:bucket/prefix'"],
+        ),
+        ("server: {name: n}\nroots: {}", ["roots must not be empty; for example, roots: {masters: {"]),
+        ("server: {name: n}", ["c.yaml: roots is missing; for example, roots: {masters: {"]),
+        ("roots: {a: {rclone_config: x}}", ["c.yaml: server is missing; for example, server: {name: medusa_copier}"]),
+        ("server: {}\n" + ROOTS, ["server.name is missing; for example, name: medusa_copier"]),
+        (
+            "server: {name: 5}\n" + ROOTS,
+            ["server.name must be text, not a whole number; for example, name: medusa_copier"],
+        ),
+        (
+            "server: {name: n, max_in_flight: many}\n" + ROOTS,
+            ["server.max_in_flight must be a whole number, not text; for example, max_in_flight: 32"],
+        ),
+        (
+            "server: {name: n, max_in_flight: 0}\n" + ROOTS,
+            ["server.max_in_flight must be at least 1; for example, max_in_flight: 32"],
+        ),
+        (
+            "server: {name: a/b}\n" + ROOTS,
+            ["server.name must be a name that can be part of a file name; for example, name: medusa_copier"],
+        ),
         (
             "server: {name: n}\nlog: {level: loud}\n" + ROOTS,
-            ["log.level: invalid enum value 'loud'; it must be one of: debug, info,"],
+            ["log.level must be one of debug, info,"],
         ),
         (
             "server: {name: n}\nroots: {a.b: {rclone_config: x, access: all}}",
-            ["roots.a.b.access: invalid enum value 'all'; it must be one of: read, write, read-write"],
+            ["roots.a.b.access must be one of read, write, read-write, not 'all'"],
         ),
-        ("server: {name: n}\namqp: {}\n" + ROOTS, ["amqp: missing required field incoming_queue"]),
-        ("server: {name: n}\nrclone: {flags: {bwlimit: {a: 1}}}\n" + ROOTS, ["rclone.flags.bwlimit: expected bool"]),
+        (
+            "server: {name: n}\namqp: {}\n" + ROOTS,
+            ["amqp.incoming_queue is missing; for example, incoming_queue: medusa_to_copier"],
+        ),
+        (
+            "server: {name: n}\nrclone: {flags: {bwlimit: {a: 1}}}\n" + ROOTS,
+            ["rclone.flags.bwlimit must be true or false or a whole number"],
+        ),
         (
             "server: {name: n}\nroots: {7: {rclone_config: x}}",
             ["roots.7: a name must be text, not a number; put it in"],
@@ -135,9 +156,9 @@ def test_environment_variables_are_filled_in_anywhere_in_a_text() -> None:
         ("server: {name: n}\n? [a, b]\n: 1\n" + ROOTS, ["is not YAML: a key must be plain text"]),
         (
             "server: {name: n}\nrclone: {path: 5}\n" + ROOTS,
-            ["rclone.path: expected the path of a file, got 5"],
+            ["rclone.path: must be the path of a file, not 5"],
         ),
-        ("server: {name: n}\nrclone: {path: ''}\n" + ROOTS, ["rclone.path: expected the path of a file"]),
+        ("server: {name: n}\nrclone: {path: ''}\n" + ROOTS, ["rclone.path: must be the path of a file"]),
         ("server: {name: '${NOPE}'}\n" + ROOTS, ["server.name: the environment variable NOPE is not set"]),
         ("server: {name: n}\nserver: {name: m}\n" + ROOTS, ["duplicate key 'server'"]),
         ("server: [\n", ["is not YAML: ", "(line 2, column 1)"]),
@@ -151,7 +172,7 @@ def test_environment_variables_are_filled_in_anywhere_in_a_text() -> None:
         ("server: {name: n}\nroots: {<%= x %>: {rclone_config: x}}", ["roots: has ERB"]),
         ("server: {name: n}\n<% if true %>\n" + ROOTS, ["line 2: has ERB (<% … %>)"]),
         ("- a\n", ["must be a mapping of sections, not a list"]),
-        ("", ["missing required field server"]),
+        ("", ["c.yaml: server is missing; for example, server: {name: medusa_copier}"]),
     ],
 )
 def test_a_wrong_file_is_refused_naming_the_place_and_the_remedy(text: str, words: list[str]) -> None:

@@ -6,6 +6,7 @@ These classes are the single definition of every parameter; the JSON Schema is g
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Final, Literal, TypeAlias, TypeVar
 
@@ -15,11 +16,13 @@ from msgspec import Meta
 from simple_queue_server import Failure, Request
 from simple_queue_server.nearest import hint
 from simple_queue_server.parameters import refuse_unknown
-from simple_queue_server.settings.loader import allowed_values, fields_at
+from simple_queue_server.validation import JSON_KINDS, explain, fields, type_at
 
 T = TypeVar("T", bound=msgspec.Struct)
 
-Filter: TypeAlias = Annotated[str, Meta(min_length=1, pattern=r"^[^\x00]+$")]
+Filter: TypeAlias = Annotated[
+    str, Meta(min_length=1, pattern=r"^[^\x00]+$", description="a filter pattern without NUL characters")
+]
 Overwrite: TypeAlias = Literal["always", "if_different", "never"]
 Verify: TypeAlias = Literal["default", "checksum", "download"]
 
@@ -27,17 +30,23 @@ Verify: TypeAlias = Literal["default", "checksum", "download"]
 class Expected(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """Hashes that the content must have, as hexadecimal digits in upper or lower case. At least one."""
 
-    md5: Annotated[str, Meta(pattern="^[0-9a-fA-F]{32}$", max_length=32)] | None = None
+    md5: (
+        Annotated[str, Meta(pattern="^[0-9a-fA-F]{32}$", max_length=32, description="32 hexadecimal digits")] | None
+    ) = None
     """32 digits."""
-    sha1: Annotated[str, Meta(pattern="^[0-9a-fA-F]{40}$", max_length=40)] | None = None
+    sha1: (
+        Annotated[str, Meta(pattern="^[0-9a-fA-F]{40}$", max_length=40, description="40 hexadecimal digits")] | None
+    ) = None
     """40 digits."""
-    sha256: Annotated[str, Meta(pattern="^[0-9a-fA-F]{64}$", max_length=64)] | None = None
+    sha256: (
+        Annotated[str, Meta(pattern="^[0-9a-fA-F]{64}$", max_length=64, description="64 hexadecimal digits")] | None
+    ) = None
     """64 digits."""
 
     def __post_init__(self) -> None:
         """Raise ValueError if no hash is given."""
         if not self.hashes:
-            raise ValueError("there must be one hash at least: md5, sha1 or sha256")
+            raise ValueError("give at least one hash: md5, sha1 or sha256")
 
     @property
     def hashes(self) -> dict[str, str]:
@@ -114,9 +123,9 @@ def decode(parameters: Mapping[str, Any], wanted: type[T]) -> T:
 
     Parameters that the action doesn't know are refused.
     """
-    fields = fields_of(wanted)
-    refuse_unknown(parameters, fields)
-    for name, field in fields.items():
+    known = fields_of(wanted)
+    refuse_unknown(parameters, known)
+    for name, field in known.items():
         if field.required and parameters.get(name) is None:
             raise Failure(f"the parameter {name} is missing")
     try:
@@ -139,34 +148,11 @@ def given(parameters: Mapping[str, Any], wanted: type[msgspec.Struct]) -> dict[s
 
 def _readable(error: msgspec.ValidationError, wanted: type[msgspec.Struct]) -> str:
     """``Expected `str`, got `int` - at `$.a` `` becomes ``the parameter a must be a string, not a number``."""
-    what, _, where = str(error).replace("`key` in `", "`").partition(" - at `$.")
-    name = where.rstrip("`").replace("[...]", "")
-    if what.startswith("Object contains unknown field"):
-        what += hint(what.split("`")[1], fields_at(wanted, name))
-    expected, _, got = what.removeprefix("Expected ").partition(", got ")
-    if what.startswith("Invalid enum value"):
-        what += allowed_values(wanted, name)
-    if got == "`float`" and expected.startswith("`int"):
-        return f"the parameter {name} must be a whole number"
-    if not got:
-        what = what.replace("`str`", "a string").replace("`int`", "a whole number")
-        return f"the parameter {name}: {what[0].lower()}{what[1:]}"
-    return f"the parameter {name} must be {_kind(expected)}, not {_kind(got)}"
-
-
-def _kind(names: str) -> str:
-    """msgspec's names of types as JSON's."""
-    kinds = {
-        "str": "a string",
-        "int": "a number",
-        "float": "a number",
-        "bool": "a boolean",
-        "array": "an array",
-        "object": "an object",
-        "null": "null",
-    }
-    parts = [part.strip().strip("`") for part in names.replace("|", ",").split(",")]
-    return " or ".join(dict.fromkeys(kinds.get(part, part) for part in parts if part != "null" or len(parts) == 1))
+    problem = explain(error, wanted, JSON_KINDS)
+    name = problem.place.replace(".*", "")
+    if unknown := re.fullmatch("Object contains unknown field `(.*)`", problem.text, re.DOTALL):
+        return f"the parameter {name}.{unknown[1]} is unknown{hint(unknown[1], fields(type_at(wanted, name)) or ())}"
+    return f"the parameter {name}{':' if problem.is_sentence else ''} {problem.text}"
 
 
 def root_uses(request: Request) -> Iterator[tuple[str, Literal["read", "write"]]]:

@@ -5,6 +5,7 @@ Pure: opens no connection, and imports no client library, so that settings load 
 
 from __future__ import annotations
 
+import re
 import ssl
 import tempfile
 from dataclasses import dataclass, field
@@ -16,6 +17,8 @@ import msgspec
 from msgspec import Meta
 
 from simple_queue_server.errors import BrokerError
+from simple_queue_server.nearest import hint
+from simple_queue_server.validation import YAML_KINDS, explain, fields
 
 DEFAULT_HEARTBEAT_S: Final = 10
 """A dead peer is noticed after about three of these."""
@@ -306,8 +309,14 @@ def _from_url(url: str) -> AmqpConnection:
     try:
         return msgspec.convert(keys, AmqpConnection, strict=False)
     except msgspec.ValidationError as error:
-        what, _, where = str(error).partition(" - at `$.")
-        raise ValueError(f"the URL: {where.rstrip('`')}{': ' if where else ''}{what}") from None
+        raise ValueError(f"the URL: {_explained(error)}") from None
+
+
+def _explained(error: msgspec.ValidationError) -> str:
+    problem = explain(error, AmqpConnection, YAML_KINDS)
+    if unknown := re.fullmatch("Object contains unknown field `(.*)`", problem.text, re.DOTALL):
+        return f"unknown key {unknown[1]}{hint(unknown[1], fields(AmqpConnection) or ())}"
+    return f"{problem.place} {problem.text}" if problem.place else problem.text
 
 
 def _load(context: ssl.SSLContext, authority: str) -> None:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import os
 import re
-import types
 import typing
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,6 +22,7 @@ import yaml
 
 from simple_queue_server.errors import SettingsError
 from simple_queue_server.nearest import hint
+from simple_queue_server.validation import YAML_KINDS, allowed_values, explain, fields, metas, type_at, value_type
 
 T = TypeVar("T", bound=msgspec.Struct)
 
@@ -99,25 +99,25 @@ def _fill_in(value: Any, wanted: Any, path: str, environ: Mapping[str, str]) -> 
         return [_fill_in(item, None, f"{path}[{i}]", environ) for i, item in enumerate(value)]
     if not isinstance(value, dict):
         return value
-    fields = _fields(wanted)
+    known = fields(wanted)
     result = {}
     for key, item in value.items():
         here = f"{path}.{key}" if path else str(key)
         _refuse_erb(str(key), path or "the file")
-        if fields is not None and key not in fields:
-            raise SettingsError(f"{here}: unknown key{hint(str(key), fields, repr)}")
-        if fields is None and not isinstance(key, str):
+        if known is not None and key not in known:
+            raise SettingsError(f"{here}: unknown key{hint(str(key), known, repr)}")
+        if known is None and not isinstance(key, str):
             raise SettingsError(f"{here}: a name must be text, not a {_kind(key)}; put it in quotes")
-        if fields is None:
-            result[key] = _entry(item, _value_type(wanted), here, environ)
+        if known is None:
+            result[key] = _entry(item, value_type(wanted), here, environ)
         elif item is not None:
-            result[key] = _fill_in(item, fields[key], here, environ)
+            result[key] = _fill_in(item, known[key].type, here, environ)
     return result
 
 
 def _entry(item: Any, item_type: Any, path: str, environ: Mapping[str, str]) -> Any:
     """A value of a mapping with free names. It is converted here, where its name is known for errors."""
-    is_section = _fields(item_type) is not None
+    is_section = fields(item_type) is not None
     filled = _fill_in({} if item is None and is_section else item, item_type, path, environ)
     if item_type is None:
         return filled
@@ -132,7 +132,7 @@ def _convert(wanted: type[Any], value: Any) -> Any:
     """What msgspec has no rule for: paths, with ``~`` for the home directory."""
     if wanted is Path and isinstance(value, str) and value:
         return Path(value).expanduser()
-    raise ValueError(f"expected {'the path of a file' if wanted is Path else wanted.__name__}, got {value!r}")
+    raise ValueError(f"must be {'the path of a file' if wanted is Path else wanted.__name__}, not {value!r}")
 
 
 def _refuse_erb(text: str, path: str) -> None:
@@ -167,58 +167,26 @@ def _variable(match: re.Match[str], path: str, environ: Mapping[str, str]) -> st
     return environ[name]
 
 
-def _alternatives(wanted: Any) -> list[Any]:
-    if typing.get_origin(wanted) is typing.Annotated:
-        return _alternatives(typing.get_args(wanted)[0])
-    if typing.get_origin(wanted) in (typing.Union, types.UnionType):
-        return list(typing.get_args(wanted))
-    return [wanted]
-
-
-def _fields(wanted: Any) -> dict[str, Any] | None:
-    """The keys that a struct type (or an optional one) takes, with their types; None for other types."""
-    for alternative in _alternatives(wanted):
-        if isinstance(alternative, type) and issubclass(alternative, msgspec.Struct):
-            return {field.encode_name: field.type for field in msgspec.structs.fields(alternative)}
-    return None
-
-
-def _value_type(wanted: Any) -> Any:
-    """The type of a mapping's values, where ``wanted`` is ``dict[str, X]``; else None."""
-    for alternative in _alternatives(wanted):
-        if typing.get_origin(alternative) is dict:
-            return typing.get_args(alternative)[1]
-    return None
-
-
-def allowed_values(wanted: Any, path: str) -> str:
-    """``; it must be one of: a, b`` where the type ``wanted`` allows these at a ``path`` (``log.level``); else ""."""
-    alternatives = _alternatives(_type_at(wanted, path))
-    literals = [one for one in alternatives if typing.get_origin(one) is typing.Literal]
-    values = [str(value) for literal in literals for value in typing.get_args(literal)]
-    return f"; it must be one of: {', '.join(values)}" if values else ""
-
-
-def fields_at(wanted: Any, path: str) -> list[str]:
-    """The keys that the type ``wanted`` takes at a ``path``."""
-    return list(_fields(_type_at(wanted, path)) or {})
-
-
-def _type_at(wanted: Any, path: str) -> Any:
-    for name in path.split("."):
-        wanted = (_fields(wanted) or {}).get(name, _value_type(wanted))
-    return wanted
-
-
 def _readable(error: msgspec.ValidationError, wanted: Any, path: str = "") -> str:
-    """``Expected `int`, got `str` - at `$.a.b` `` becomes ``a.b: expected int, got str``."""
-    what, _, where = str(error).partition(" - at `$")
-    place = (path + where.rstrip("`").replace("[...]", ".*")).removeprefix(".")
-    what = what.replace("`", "").removeprefix("Object ")
-    if what.startswith("Invalid enum value"):
-        what += allowed_values(wanted, where.strip("`."))
-    what = what[0].lower() + what[1:]
-    return f"{place}: {what}" if place else what
+    """For example ``server.max_in_flight must be at least 1; for example, max_in_flight: 32``."""
+    problem = explain(error, wanted, YAML_KINDS)
+    place = ".".join(filter(None, (path, problem.place)))
+    if problem.is_sentence:
+        return f"{place}: {problem.text}" if place else problem.text
+    return f"{place} {problem.text}{_example(wanted, problem.place)}"
+
+
+def _example(wanted: Any, place: str) -> str:
+    """``; for example, port: 5672``: an example of the type, or else the default."""
+    parent, _, name = place.rpartition(".")
+    field = (fields(type_at(wanted, parent)) or {}).get(name)
+    if field is None:
+        return ""
+    examples = [example for meta in metas(field.type) for example in meta.examples or ()]
+    value = examples[0] if examples else field.default
+    if value is None or not isinstance(value, (str, int, float, dict)) or allowed_values(field.type):
+        return ""
+    return f"; for example, {yaml.safe_dump({name: value}, default_flow_style=True, width=1000).strip()[1:-1]}"
 
 
 def _kind(value: Any) -> str:

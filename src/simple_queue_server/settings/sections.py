@@ -16,8 +16,17 @@ from simple_queue_server.settings.amqp import AmqpConnection, target
 from simple_queue_server.settings.http import address
 
 Count: TypeAlias = Annotated[int, Meta(ge=1)]
-Name: TypeAlias = Annotated[str, Meta(min_length=1, max_length=255)]
-SqsName: TypeAlias = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,75}(\.fifo)?$|^[A-Za-z0-9_-]{1,80}$")]
+Name: TypeAlias = Annotated[
+    str, Meta(min_length=1, max_length=255, description="a name of 1 to 255 characters", examples=["medusa_to_copier"])
+]
+SqsName: TypeAlias = Annotated[
+    str,
+    Meta(
+        pattern=r"^[A-Za-z0-9_-]{1,75}(\.fifo)?$|^[A-Za-z0-9_-]{1,80}$",
+        description="a queue name of up to 80 letters, digits, hyphens and underscores; .fifo may end it",
+        examples=["medusa_to_copier"],
+    ),
+]
 Rights: TypeAlias = Literal["read", "write", "read-write"]
 POSTGRESQL: Final = ("postgresql://", "postgres://", "postgresql+psycopg://")
 """What the URLs of PostgreSQL begin with."""
@@ -31,7 +40,15 @@ class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 class ServerSection(Section, frozen=True):
     """``server``: the service as a whole."""
 
-    name: Annotated[str, Meta(min_length=1, pattern=r"^[^/\x00]+$")]
+    name: Annotated[
+        str,
+        Meta(
+            min_length=1,
+            pattern=r"^[^/\x00]+$",
+            description="a name that can be part of a file name",
+            examples=["medusa_copier"],
+        ),
+    ]
     """Names the log file and the service in the logs."""
     max_in_flight: Count = 32
     """Requests worked on at the same time. 1 keeps the order of the queue."""
@@ -209,7 +226,7 @@ class RecordsSection(Section, frozen=True):
 class Settings(Section, frozen=True):
     """A whole configuration file."""
 
-    server: ServerSection
+    server: Annotated[ServerSection, Meta(examples=[{"name": "medusa_copier"}])]
     amqp: AmqpSection | None = None
     sqs: SqsSection | None = None
     embedded: EmbeddedSection | None = None
