@@ -49,7 +49,7 @@ class Connection:
     def __init__(self, socket: Path) -> None:
         self.socket = socket
         self.on_away: Callable[[], object] = lambda: None
-        """Called when nobody listens on the socket."""
+        """Called when nothing listens on the socket."""
         self._open: set[_Wire] = set()
         self._idle: list[_Wire] = []
 

@@ -54,7 +54,7 @@ class LogLines:
         self._stream = stream
         self.complaint = ""
         self.serving = False
-        """Set this once rclone answers: before, what isn't JSON is the help text after a wrong flag."""
+        """Set this once rclone answers: before that, what isn't JSON is the help text after a wrong flag."""
 
     async def read(self) -> None:
         """Log each line as it arrives, so that rclone never blocks on a full pipe."""

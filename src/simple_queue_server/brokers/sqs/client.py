@@ -42,7 +42,7 @@ class SqsClient:
         self._reply_queue: Queue | None = None
         self._calls: dict[str, asyncio.Future[bytes]] = {}
         self._late: set[str] = set()
-        """Calls that were cancelled: their responses go to the outgoing queue."""
+        """Cancelled calls, whose responses go to the outgoing queue."""
         self._reader: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
