@@ -572,7 +572,7 @@ async def connected(logged: list[Any], times: int) -> bool:
     ("keys", "reason"),
     [
         ({"password": "s3cret"}, "ACCESS_REFUSED"),
-        ({"vhost": "nowhere"}, "the vhost doesn't exist, or the user may not use it"),
+        ({"vhost": "nowhere"}, "the vhost doesn't exist, or the user has no access to it"),
     ],
 )
 async def test_what_waiting_cannot_mend_fails_at_once(
@@ -743,7 +743,7 @@ async def test_a_response_that_is_too_large_is_shortened_and_harms_no_other(own_
         assert answered[0] == b"done"
         short = json.loads(answered[1])
         assert (short["status"], short["pass_through"]) == ("success", [1.0])
-        assert "more than the broker's 100000; left out: raw_request" in short["message"]
+        assert "exceed the broker's limit of 100000; left out: raw_request" in short["message"]
         await broker.close()
         assert await stage.waiting(stage.incoming) == 0
 
@@ -801,7 +801,7 @@ async def test_a_call_whose_reply_queue_is_lost_fails(stage: Stage) -> None:
     call = asyncio.create_task(client.call(b"request"))
     (delivery,) = await receive(broker)
     network.cut()
-    with pytest.raises(BrokerError, match="lost before the response came"):
+    with pytest.raises(BrokerError, match="lost before the response arrived"):
         await soon(call)
     await soon(delivery.answer(b"response"))
     assert b"response" in await stage.bodies()
@@ -824,5 +824,5 @@ async def test_a_cancelled_take_loses_no_response(stage: Stage) -> None:
 
 async def test_a_client_without_an_outgoing_queue_takes_no_responses(stage: Stage) -> None:
     client = await stage.client(outgoing_queue=None)
-    with pytest.raises(BrokerError, match="no outgoing_queue"):
+    with pytest.raises(BrokerError, match="there is no outgoing queue"):
         await client.take_response(1)

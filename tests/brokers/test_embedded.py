@@ -408,7 +408,7 @@ async def test_an_answer_waits_while_the_disk_is_full(stage: Stage, section: Emb
             assert not answer.done()
         await soon(answer)
     assert logs[0]["log_level"] == "error"
-    assert "room on its disk" in logs[0]["error"]
+    assert "free up space on its disk" in logs[0]["error"]
     assert await take(client, 1) == [b"response" * 100_000]
     await broker.close()
     await client.__aexit__()

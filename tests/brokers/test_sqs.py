@@ -841,7 +841,7 @@ async def test_characters_that_sqs_refuses_arrive_with_the_same_meaning(bench: B
 @pytest.mark.parametrize("body", [b"", b"\xff{}"])
 async def test_a_request_that_sqs_cannot_hold_is_a_clear_error_for_the_client(bench: Bench, body: bytes) -> None:
     client = await bench.client(bench.section())
-    with pytest.raises(BrokerError, match="SQS takes"):
+    with pytest.raises(BrokerError, match="SQS accepts"):
         await client.send(body)
 
 
