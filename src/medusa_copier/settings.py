@@ -17,7 +17,7 @@ Flag: TypeAlias = bool | int | float | str | list[str]
 class RootSection(Section, frozen=True):
     """``roots.NAME``: a storage location that requests can name."""
 
-    rclone_config: Annotated[str, Meta(min_length=1)]
+    rclone_config: Annotated[str, Meta(min_length=1, examples=["s3:bucket/prefix"])]
     """A remote of the rclone configuration (``source``), a path in one (``s3:bucket/prefix``), or an absolute local
     directory.
     """
