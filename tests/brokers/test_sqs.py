@@ -222,6 +222,38 @@ async def test_a_requeued_request_is_there_for_others_at_once(bench: Bench) -> N
     assert again.attempt > 1
 
 
+async def test_a_request_that_could_not_be_given_back_shows_up_after_its_timeout(bench: Bench) -> None:
+    section = bench.section(visibility_s=EXPIRY_S, proxied=True)
+    first = await bench.broker(section)
+    await bench.send(section.incoming_queue)
+    delivery = await soon(first)
+    await first.stop_receiving()
+
+    async def refuse(call: Call, forward: Forward) -> Fault:
+        return Fault("InternalError", 500)
+
+    bench.proxy.rules["ChangeMessageVisibilityBatch"] = refuse
+    with capture_logs() as logs:
+        await delivery.requeue()
+    assert "requests_not_returned" in [entry["event"] for entry in logs]
+    second = await bench.broker(bench.section(visibility_s=EXPIRY_S))
+    assert (await soon(second)).body == REQUEST
+
+
+async def test_a_server_that_keeps_its_messages_takes_one_back(start_sqs: Callable[..., SqsServer]) -> None:
+    """The chaos stands on it."""
+    async with AsyncExitStack() as stack:
+        bench = Bench(start_sqs(keep=True), stack)
+        await bench.open()
+        section = bench.section()
+        broker = await bench.broker(section)
+        await bench.send(section.incoming_queue)
+        for attempt in (1, 2, 3):
+            delivery = await soon(broker)
+            assert delivery.attempt == attempt
+            await delivery.requeue()
+
+
 async def test_requests_taken_ahead_go_back_at_once_when_receiving_stops(bench: Bench) -> None:
     section = bench.section()
     first = await bench.broker(section)
