@@ -10,6 +10,7 @@ import json
 import os
 import signal
 import subprocess
+import urllib.parse
 import urllib.request
 from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import UTC, datetime
@@ -24,7 +25,7 @@ from medusa_copier.actions.copy import copy
 from medusa_copier.actions.copyto import copyto
 from medusa_copier.actions.held import Hold
 from medusa_copier.rclone.directory import ledger, spool
-from medusa_copier.rclone.directory.completeness import LEFT_OUT, MERGED, UNNAMEABLE, Completeness
+from medusa_copier.rclone.directory.completeness import LEFT_OUT, MERGED, QUOTED, UNNAMEABLE, Completeness
 from medusa_copier.rclone.directory.copy import DirectoryCopy
 from medusa_copier.rclone.errors import MachineTrouble, WrongKind
 from medusa_copier.rclone.facade import Rclone
@@ -1323,11 +1324,19 @@ async def put_key(copier: Copier, moto_server: SqsServer, request: pytest.Fixtur
     bucket = f"odd-{hashlib.md5(request.node.name.encode()).hexdigest()}"
     copier.roots["moto"] = RootSection(f"moto:{bucket}")
     await asyncio.to_thread(put, f"{moto_server.endpoint}/{bucket}")
-    return lambda key, body: put(f"{moto_server.endpoint}/{bucket}/{key}", body.encode())
+    return lambda key, body: put(f"{moto_server.endpoint}/{bucket}/{urllib.parse.quote(key)}", body.encode())
 
 
-@pytest.mark.parametrize("key", ["./dot", "x/../y", "x/./y", "a//b", "/lead", "//two", "a//b/c"])
-async def test_keys_that_rclone_can_not_name_fail_by_name(copier: Copier, put_key: PutKey, key: str) -> None:
+UNNAMEABLE_KEYS = ["./dot", "x/../y", "x/./y", "a//b", "/lead", "//two", "a//b/c"]
+QUOTED_KEYS = ["\u201b\uff0e\uff0e/r", "a/\u201b\uff0e\uff0e/b", "\u201b/a", "\u201b\uff0e\uff0ex/k"]
+
+
+@pytest.mark.parametrize(
+    ("key", "reason"), [*((key, UNNAMEABLE) for key in UNNAMEABLE_KEYS), *((key, QUOTED) for key in QUOTED_KEYS)]
+)
+async def test_keys_that_rclone_can_not_name_fail_by_name(
+    copier: Copier, put_key: PutKey, key: str, reason: str
+) -> None:
     put_key("d/plain", "x")
     put_key(f"d/{key}", "odd")
     for verify, filters in (
@@ -1338,8 +1347,24 @@ async def test_keys_that_rclone_can_not_name_fail_by_name(copier: Copier, put_ke
     ):
         answer = await copier.copy("moto:d", "dst:", 1, verify=verify, **filters)
         assert sum(counts(answer)[:2]) == 1
-        assert [failed["reason"] for failed in answer["failed"]["first"]] == [UNNAMEABLE]
+        assert [failed["reason"] for failed in answer["failed"]["first"]] == [reason]
         assert content_of(copier.world.dst) == {"plain": "x"}
+
+
+async def test_keys_by_which_rclone_finds_what_they_name_arrive(copier: Copier, put_key: PutKey) -> None:
+    keys = ["\u201b\uff0e/r", "\u201b\uff0fq", "\uff0e\uff0ex"]
+    for key in keys:
+        put_key(f"d/{key}", key)
+    assert counts(await copier.copy("moto:d", "dst:")) == (3, 0, 0)
+    assert sorted(content_of(copier.world.dst).values()) == sorted(keys)
+
+
+async def test_two_keys_that_rclone_takes_for_one_fail(copier: Copier, put_key: PutKey) -> None:
+    for key in ("\u201b\uff0e\uff0e/r", "\u201b\u201b\uff0e\uff0e/r"):
+        put_key(f"d/{key}", "odd")
+    answer = await copier.copy("moto:d", "dst:")
+    assert answer["rclone_status"] != 0
+    assert QUOTED in [failed["reason"] for failed in answer["failed"]["first"]]
 
 
 @pytest.mark.parametrize(("key", "neighbour"), [("/lead", "lead"), ("a//b", "a/b"), ("//two", "two")])

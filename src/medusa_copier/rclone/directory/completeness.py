@@ -6,7 +6,8 @@ import asyncio
 import os
 import re
 import stat
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Final
@@ -17,15 +18,17 @@ from medusa_copier.rclone.directory.skipped import at_source
 from medusa_copier.rclone.errors import NotFound
 from medusa_copier.rclone.facade import Rclone
 from medusa_copier.rclone.local_files import NO_SUCH_TIME, TOO_LATE, walk
-from medusa_copier.rclone.names import SPELLING, spoken
+from medusa_copier.rclone.names import QUOTE, SPELLING, spoken
 from medusa_copier.rclone.rcd.client import Location
 from medusa_copier.rclone.scratch import scratch_file
 from simple_queue_server.system.mounts import kernel_file_systems_below
 
 UNNAMEABLE: Final = "its key has an empty, '.' or '..' segment, which rclone can't copy"
-_SEGMENT: Final = "([^/\uff0e][^/]*|\uff0e[^/\uff0e][^/]*|\uff0e\uff0e[^/]+)"
+QUOTED: Final = f"its key has the character {QUOTE} (U+201B), by which rclone takes it for another"
+_OTHER: Final = f"[^/{QUOTE}]"
+_SEGMENT: Final = f"([^/\uff0e{QUOTE}]{_OTHER}*|\uff0e[^/\uff0e{QUOTE}]{_OTHER}*|\uff0e\uff0e{_OTHER}+)"
 _NAMEABLE: Final = f"{_SEGMENT}(/{_SEGMENT})*"
-"""Paths whose segments are neither empty nor dots, which rclone spells so."""
+"""Paths that rclone is sure to find: no segment is empty, or dots, which rclone spells so, or has a QUOTE."""
 _NO_EMPTY_SEGMENTS: Final = "--filter=- {{(.*/)?/.*}}"
 """Else rclone writes such an object to the place of the one whose key lacks the empty segment."""
 
@@ -91,7 +94,7 @@ class Completeness:
         has_late = await asyncio.to_thread(walk, top, note, but=self._made_up)
         filters = (*map(_without, self._made_up), *self._filters)
         if has_late:  # rclone would replace their times by others
-            await self._list(self._source, self._late.extend, f"--max-age={TOO_LATE}", *filters)
+            self._late = await self._listed(self._source, f"--max-age={TOO_LATE}", *filters)
             filters = (*filters, f"--min-age={TOO_LATE}")
         if self._filters:  # rclone alone knows which files match them
             await self._rclone.retried(lambda: self._note_chosen(filters))
@@ -103,13 +106,15 @@ class Completeness:
         if outcome.stopped:  # the copy itself comes upon what else is wrong
             raise outcome.error()
 
-    async def _list(self, place: Location, take: Callable[[list[str]], None], *arguments: str) -> None:
-        """Hand on the paths of the files there; some come twice when it had to be tried again."""
+    async def _listed(self, place: Location, *arguments: str) -> list[str]:
+        """The paths of the files there."""
 
-        async def look() -> None:
-            await self._rclone.commands.run_well("lsf", place.joined, *_FILES, *arguments, lines=take)
+        async def look() -> list[str]:
+            found: list[str] = []
+            await self._rclone.commands.run_well("lsf", place.joined, *_FILES, *arguments, lines=found.extend)
+            return found
 
-        await self._rclone.retried(look)
+        return await self._rclone.retried(look)
 
     async def _fail(self, paths: Sequence[str], reason: str) -> None:
         notes = [Note(path, FileOutcome.FAILED, reason=reason) for path in paths]
@@ -133,8 +138,13 @@ class Completeness:
         if not (alike := await asyncio.to_thread(self._ledger.alike)):
             return
         missing = {path for group in alike for path in group}
+        arguments = ("lsf", self._target.joined, *_FILES, *self._filters)
+
+        async def look() -> None:
+            await self._rclone.commands.run_well(*arguments, lines=missing.difference_update)
+
         with suppress(NotFound):
-            await self._list(self._target, missing.difference_update, *self._filters)
+            await self._rclone.retried(look)
         has_arrived = self._ledger.has_arrived
 
         def merged() -> list[str]:
@@ -144,24 +154,28 @@ class Completeness:
 
     async def _found(self, paths: Sequence[str]) -> list[str]:
         """Those of the ``paths`` that rclone finds when it is asked for them by name."""
-        found: list[str] = []
         with ExitStack() as stack:
             with in_run_directory("a list of files"):
                 file = stack.enter_context(scratch_file(self._rclone.run_directory, "files"))
                 await asyncio.to_thread(lambda: file.writelines(f"{path}\n" for path in paths))
                 file.flush()
-            await self._list(self._source, found.extend, f"--files-from-raw={file.name}")
-        return found
+            return await self._listed(self._source, f"--files-from-raw={file.name}")
 
     async def _fail_unnameable(self) -> None:
         """Let the objects of a bucket fail whose keys rclone can't name.
 
         It lists a prefix at a time, and is silent about prefixes that it can't list; one listing of all keys has them.
         """
-        found: list[str] = []
         only = ("--fast-list", f"--filter=- /{{{{{_NAMEABLE}}}}}", *self._filters)
-        await self._list(self._source, found.extend, *only)
-        await self._fail(found, UNNAMEABLE)
+        found = await self._listed(self._source, *only)
+        quoted = [path for path in found if QUOTE in path]
+        await self._fail([path for path in found if QUOTE not in path], UNNAMEABLE)
+        await self._fail(quoted and await asyncio.to_thread(self._not_arrived, quoted), QUOTED)
+
+    def _not_arrived(self, paths: Sequence[str]) -> list[str]:
+        """Those of the ``paths`` that did not arrive. Of two keys with one spelling rclone copies one at most."""
+        counted = Counter(paths)
+        return [path for path, count in counted.items() if count > 1 or not self._ledger.has_arrived(path)]
 
     async def _note_made_up(self) -> None:
         if made_up := [Skipped(path.translate(SPELLING), MADE_UP) for path in self._made_up]:
