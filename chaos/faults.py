@@ -9,8 +9,9 @@ import random
 import resource
 import shutil
 import signal
+import time
 from collections import Counter, defaultdict
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeAlias
@@ -21,6 +22,9 @@ from chaos.stage import Service, Stage
 MEAN_PAUSE_S: Final = 1.0
 LASTS_S: Final = (0.3, 8.0)
 SECOND_SIGNAL_S: Final = 0.3
+WRITING_S: Final = 2.0
+"""Requests wait for five seconds for an rclone.conf that is being written."""
+OTHER_REMOTE: Final = "[other]\ntype = memory\n"
 
 Deed: TypeAlias = Callable[[Service, float], Awaitable[bool | None]]
 """Gets a service and for how long; False says that it couldn't be done just now."""
@@ -54,6 +58,11 @@ class Faults:
             "log directory away": (3, _log_away),
             "socket directory removed": (2, _no_socket),
             "rclone binary away": (3, self._binary_away),
+            "few processes": (3, _few_processes),
+            "missing rclone.conf": (2, self._no_rclone_config),
+            "empty rclone.conf": (2, self._rewriting(lambda _: "")),
+            "cut rclone.conf": (2, self._rewriting(lambda text: text.rstrip().rpartition("=")[0].rstrip()[:-3])),
+            "other rclone.conf": (2, self._rewriting(lambda _: OTHER_REMOTE)),
         }
         if stage.small_run_directories:
             self._deeds["fill run directory"] = (3, _fill_run_directory)
@@ -111,6 +120,23 @@ class Faults:
         await asyncio.sleep(seconds)
         away.rename(self._stage.rclone)
 
+    async def _no_rclone_config(self, _service: Service, seconds: float) -> None:
+        away = self._stage.rclone_config.with_name("rclone.conf.away")
+        self._stage.rclone_config.rename(away)
+        await asyncio.sleep(min(seconds, WRITING_S))
+        away.rename(self._stage.rclone_config)
+
+    def _rewriting(self, spoilt: Callable[[str], str]) -> Deed:
+        """As who writes the file in place, and takes a while for it."""
+
+        async def deed(_service: Service, seconds: float) -> None:
+            text = self._stage.rclone_config.read_text()
+            self._stage.rclone_config.write_text(spoilt(text))
+            await asyncio.sleep(min(seconds, WRITING_S))
+            self._stage.rclone_config.write_text(text)
+
+        return deed
+
     async def _fill_disk(self, _service: Service, seconds: float) -> None:
         await _fill(self._stage.roots["full"], seconds)
 
@@ -154,8 +180,36 @@ async def _log_away(service: Service, seconds: float) -> bool:
     try:
         away.rename(log)
     except OSError:  # it was started anew meanwhile, and has made another
-        shutil.rmtree(away)
+        away.rename(service.directory / f"log.{time.monotonic_ns()}")
     return True
+
+
+async def _few_processes(service: Service, seconds: float) -> bool:
+    """As many processes and threads as its user has, and one more. Those of its rclones count too."""
+    pids = {pid for pid in (service.pid, *service.rclones()) if pid is not None}
+    if service.pid is None:
+        return False
+    most = resource.getrlimit(resource.RLIMIT_NPROC)
+    _limit_processes(pids, (_tasks(service.user) + 1, most[1]))
+    await asyncio.sleep(seconds)
+    _limit_processes({pid for pid in (service.pid, *service.rclones()) if pid is not None} | pids, most)
+    return True
+
+
+def _limit_processes(pids: Iterable[int], limit: tuple[int, int]) -> None:
+    for pid in pids:
+        with contextlib.suppress(OSError):  # it may end at any time
+            resource.prlimit(pid, resource.RLIMIT_NPROC, limit)
+
+
+def _tasks(user: int) -> int:
+    """How many processes and threads a user has."""
+    count = 0
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if process.stat().st_uid == user:
+                count += len(os.listdir(process / "task"))  # noqa: PTH208 - a moment
+    return count
 
 
 async def _no_socket(service: Service, _seconds: float) -> bool:

@@ -34,8 +34,15 @@ AT_START: Final = (
     "No space left on device",
     "Too many open files",
     "Error: the queue ",
+    "Error: there is no rclone configuration file ",
 )
 """Before it is up a service has nothing, and ends when its rclone is killed, or its machine is in trouble."""
+STARTED: Final = "server_started"
+"""The event by which it is up, in its log."""
+
+FIRST_USER: Final = 100_000
+"""Services of root's run as users of their own, because limits of processes don't hold for root."""
+RIGHTS: Final = "-all,+dac_override,+dac_read_search,+fowner"
 
 SMALL_DISK: Final = "8m"
 MANY_DEATHS: Final = 1000
@@ -50,10 +57,14 @@ RCLONE_FLAGS: Final = {
 
 
 class Service:
-    """``medusa-copier run`` in a directory of its own, started again whenever it ends, as systemd would."""
+    """``medusa-copier run`` in a directory of its own, started again whenever it ends, as systemd would.
 
-    def __init__(self, directory: Path, config: Mapping[str, Any]) -> None:
+    ``user``: the number of another user to run as, who may use our files.
+    """
+
+    def __init__(self, directory: Path, config: Mapping[str, Any], user: int | None = None) -> None:
         self.directory = directory
+        self.user = os.geteuid() if user is None else user
         self.bad_exits: list[str] = []
         self._rclone = str(config["rclone"]["path"])
         directory.mkdir(parents=True)
@@ -62,6 +73,7 @@ class Service:
         self._process: asyncio.subprocess.Process | None = None
         self._keeper: asyncio.Task[None] | None = None
         self._ending = False
+        self._starts = 0
         self._sent: set[int] = set()
 
     async def start(self) -> None:
@@ -107,6 +119,7 @@ class Service:
     async def _keep_running(self) -> None:
         while not self._ending:
             self._sent.clear()
+            self._starts = self._count_starts()
             self._process = await self._launch()
             status = await self._process.wait()
             if status != 0 and -status not in self._sent and not self._ended_at_start():
@@ -115,7 +128,13 @@ class Service:
 
     def _ended_at_start(self) -> bool:
         words = self._last_words()
-        return "Error: " in words and any(reason in words for reason in AT_START)
+        has_reason = "Error: " in words and any(reason in words for reason in AT_START)
+        return has_reason and self._count_starts() == self._starts
+
+    def _count_starts(self) -> int:
+        """How often it was up. Its log may be in several places, since its directory is moved away."""
+        logs = [self.directory / "output.txt", *self.directory.glob("log*/*.log*")]
+        return sum(log.read_text(errors="replace").count(STARTED) for log in logs if log.exists())
 
     def _last_words(self) -> str:
         return (self.directory / "output.txt").read_text(errors="replace").rstrip().rpartition("\n")[2]
@@ -123,6 +142,7 @@ class Service:
     async def _launch(self) -> asyncio.subprocess.Process:
         with (self.directory / "output.txt").open("ab") as output:
             return await asyncio.create_subprocess_exec(
+                *self._as_user(),
                 COPIER,
                 "run",
                 "--config",
@@ -133,6 +153,12 @@ class Service:
                 stderr=output,
                 preexec_fn=die_with_us(),
             )
+
+    def _as_user(self) -> list[str]:
+        if self.user == os.geteuid():
+            return []
+        rights = [f"--inh-caps={RIGHTS}", f"--ambient-caps={RIGHTS}"]
+        return ["setpriv", f"--reuid={self.user}", "--clear-groups", *rights, "--pdeathsig=KILL"]
 
 
 class Stage:
@@ -147,13 +173,15 @@ class Stage:
         self.small_run_directories = False
         self.rclone = directory / "rclone"
         self.rclone.symlink_to(storage.RCLONE)
-        self._rclone_config = directory / "rclone.conf"
-        self._rclone_config.write_text(s3_section)
+        self.rclone_config = directory / "rclone.conf"
+        self.rclone_config.write_text(s3_section)
 
     async def start_services(self, sections: Iterable[Mapping[str, Any]]) -> None:
         """Start one for each of ``sections``, which configure its broker."""
         for number, section in enumerate(sections):
-            self.services.append(Service(self.directory / f"service-{number}", self._config() | dict(section)))
+            self.services.append(
+                Service(self.directory / f"service-{number}", self._config() | dict(section), _user(number))
+            )
             if "full" in self.roots:
                 run = self.services[-1].directory / "run"
                 self.small_run_directories = self._mounts.enter_context(_small_disk(run))
@@ -172,11 +200,15 @@ class Stage:
         patience = {"max_attempts": MANY_DEATHS} if "max_attempts" in ServerSection.__struct_fields__ else {}
         return {
             "server": {"name": "copier"} | patience,
-            "rclone_config_path": str(self._rclone_config),
+            "rclone_config_path": str(self.rclone_config),
             "roots": {name: {"rclone_config": place} for name, place in places.items()},
             "rclone": {"path": str(self.rclone), "attempts": 10, "flags": RCLONE_FLAGS},
             "log": {"level": "info"},
         }
+
+
+def _user(number: int) -> int | None:
+    return FIRST_USER + 10 * os.getpid() + number if os.geteuid() == 0 else None
 
 
 @contextlib.asynccontextmanager

@@ -135,6 +135,37 @@ async def test_a_file_that_is_being_written_fails_no_request(places: Path, spoil
     assert {path.name for path in (places / "new").iterdir()} == {"2", "dir"}
 
 
+@pytest.mark.parametrize("spoil", [empty, leave_a_remote_out])
+async def test_a_service_that_starts_while_the_file_is_written_fails_no_request(
+    places: Path, spoil: Callable[[Path], None]
+) -> None:
+    spoil(places / "rclone.conf")
+    async with started(places) as rclone:
+        waiting = asyncio.create_task(rclone.copyto(Location(str(places / "src"), "a"), at("t:1")))
+        await asyncio.sleep(0.5)
+        assert not waiting.done()
+        write(places, target("new", places))
+        await waiting
+    assert (places / "new/1").exists()
+
+
+async def test_a_call_during_which_the_file_was_away_is_made_again(places: Path) -> None:
+    calls = 0
+    config, away = places / "rclone.conf", places / "rclone.conf.away"
+    async with started(places) as rclone:
+
+        async def call() -> int:
+            nonlocal calls
+            calls += 1
+            if calls == 1:
+                config.rename(away)
+                away.rename(config)
+                raise RcloneError("didn't find section in config file")
+            return calls
+
+        assert await rclone.retried(call) == 2
+
+
 async def test_a_remote_that_was_taken_out_fails_after_a_while(places: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(configuration, "PATIENCE_S", 1.0)
     async with started(places) as rclone:

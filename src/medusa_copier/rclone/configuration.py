@@ -9,6 +9,7 @@ started with.
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import re
 import stat
@@ -32,6 +33,8 @@ WHOLE_AFTER_S: Final = 0.3
 PATIENCE_S: Final = 5.0
 """How long requests wait while the file is missing, empty, broken, or lacks a remote that it had."""
 LOOK_S: Final = 0.05
+NO_SUCH_REMOTE: Final = "didn't find section in config file"
+"""How rclone words it."""
 
 _WRITTEN_BY_RCLONE: Final = frozenset(
     {"authorization", "authorization_expiry", "client_access_token", "client_refresh_token", "client_salted_key_pass"}
@@ -48,9 +51,10 @@ Sections = Mapping[str, Mapping[str, str]]
 
 
 class Signature(NamedTuple):
-    """Identifies a version of the file."""
+    """By what a file is known to be the same, and not to have been away meanwhile."""
 
     modified_ns: int
+    changed_ns: int
     size: int
     inode: int
 
@@ -74,6 +78,7 @@ class Configuration:
         self._seen: Signature | None = None
         self._sections: Sections = {}
         self._has_end = False
+        self._unsure_until = -math.inf
         self._renewing = asyncio.Lock()
         self.generation = 0
         """Grows with each change: what was learnt under another one may be wrong."""
@@ -86,6 +91,8 @@ class Configuration:
         self._seen = await self.look()
         self._sections = await self._client().configuration()
         self._has_end = _has_end(await asyncio.to_thread(self._text))
+        if self._seen is None or time.time() - self._seen.changed_ns / 1e9 < PATIENCE_S:
+            self._unsure_until = time.monotonic() + PATIENCE_S
 
     async def look(self) -> Signature | None:
         """The file's current signature; None if there is no file. Immediate on a local disk, else in a thread."""
@@ -98,6 +105,16 @@ class Configuration:
                 if await self.look() != self._seen:
                     await self._renew()
         return self._seen
+
+    async def is_renewed(self, since: Signature | None, error: RcloneError) -> bool:
+        """Whether the file isn't what it was before a call that ended with this ``error``: then the call is to be made
+        again. One that names a remote that isn't there waits for it, if the file was being written, or was not there,
+        when it was first read.
+        """
+        is_unsure = NO_SUCH_REMOTE in error.reason
+        while is_unsure and time.monotonic() < self._unsure_until and await self.look() == since:  # noqa: ASYNC110
+            await asyncio.sleep(LOOK_S)
+        return await self.look() != since
 
     def refusal(self, fs: str) -> str | None:
         """Why ``fs`` can't be used: it, or a remote behind it, sets an option that changes what counts as copied."""
@@ -122,7 +139,7 @@ class Configuration:
         with suppress(OSError):
             found = os.stat(self._name)  # noqa: PTH116 - before each copy: half the time
             if stat.S_ISREG(found.st_mode):
-                return Signature(found.st_mtime_ns, found.st_size, found.st_ino)
+                return Signature(found.st_mtime_ns, found.st_ctime_ns, found.st_size, found.st_ino)
         return None
 
     async def _renew(self) -> None:

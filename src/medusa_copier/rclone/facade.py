@@ -191,7 +191,7 @@ class Rclone:
                 try:
                     return await call()
                 except RcloneError as error:
-                    if await self.configuration.look() == before:
+                    if not await self.configuration.is_renewed(before, error):
                         raise
                     log.info("rclone.configuration_changed_meanwhile", reason=error.reason)
                     if own := self._quarantine.client:
