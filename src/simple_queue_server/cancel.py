@@ -76,6 +76,10 @@ class Canceller:
         message = {"action": CANCEL, "parameters": request.parameters}
         return {"cancelled": cancelled, "passed_on": await self._broker.broadcast(json.dumps(message).encode())}
 
+    async def cancel(self, request_id: str) -> int:
+        """Cancel the requests with this id, as the action does; returns how many of them were here."""
+        return int((await self.handle(Request(CANCEL, {"request_id": request_id})))["cancelled"])
+
     def on_broadcast(self, body: bytes) -> None:
         """Act on what a server, this one included, or a client broadcast: a request to cancel."""
         request = messages.parse_request(body)

@@ -65,6 +65,11 @@ class Runner:
         self._running: dict[asyncio.Task[None], InFlight] = {}
 
     @property
+    def limit(self) -> int:
+        """How many requests are worked on at the same time."""
+        return self._slots.limit
+
+    @property
     def tasks(self) -> set[asyncio.Task[None]]:
         """The tasks of the requests that were started and have not ended."""
         return set(self._running)

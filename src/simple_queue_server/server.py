@@ -19,6 +19,7 @@ from simple_queue_server.brokers.base import Broker
 from simple_queue_server.cancel import Cancellation, Canceller
 from simple_queue_server.errors import SettingsError
 from simple_queue_server.events import Events
+from simple_queue_server.in_flight import InFlight
 from simple_queue_server.journal.store import Journal
 from simple_queue_server.messages import CANCEL, Request
 from simple_queue_server.observers import Observer
@@ -94,6 +95,29 @@ class Server:
         """Call ``observer`` as requests move on, from now on."""
         self._runner.observers.add(observer)
 
+    @property
+    def is_halting(self) -> bool:
+        """Whether it takes no more requests until it is told to."""
+        return self._halting
+
+    @property
+    def max_in_flight(self) -> int:
+        """How many requests it works on at the same time, at this time."""
+        return self._runner.limit
+
+    @property
+    def actions(self) -> list[str]:
+        """The actions that it knows."""
+        return sorted(self._handlers)
+
+    def in_flight(self) -> list[InFlight]:
+        """The requests that were taken and have not ended."""
+        return self._runner.in_flight()
+
+    async def cancel(self, request_id: str) -> int:
+        """Cancel the requests with this id, here and in the other services; returns how many were here."""
+        return await self._canceller.cancel(request_id)
+
     def run(self) -> None:
         """Log as configured and serve until a signal ends it. Raises BrokerError when the broker is given up."""
         logs.configure(self._settings.log, self._settings.server.name)
@@ -145,7 +169,7 @@ class Server:
             raise SettingsError(
                 f"the HTTP API needs {error.name}: pip install 'medusa-copier[http]', or remove http"
             ) from None
-        return serving(self._settings, section, self._run_directory, self.http_extension)
+        return serving(self, self._settings, section, self._run_directory, self.http_extension)
 
     async def _abort_running(self) -> None:
         """Nothing is left to abort unless an error or a cancellation led here."""

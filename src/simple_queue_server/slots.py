@@ -42,6 +42,11 @@ class Slots:
         self._waiting = 0
 
     @property
+    def limit(self) -> int:
+        """How many requests may work at the same time."""
+        return self._limit
+
+    @property
     def most_taken(self) -> int:
         """How many requests may be taken in all now."""
         return self._limit + AHEAD + min(self._waiting, MOST_WAITING)

@@ -152,9 +152,12 @@ class Client(Protocol):
         Raises BrokerError when the request can't be queued.
         """
 
-    async def call(self, request: bytes, *, message_id: str | None = None) -> bytes:
+    async def call(
+        self, request: bytes, *, message_id: str | None = None, on_sent: Callable[[], object] = lambda: None
+    ) -> bytes:
         """Send a request and wait for its response on this client's own reply queue. Raises BrokerError.
 
+        ``on_sent`` is called when the request is queued durably.
         When cancelled, the request may still be served; its response then goes to the outgoing queue.
         """
 

@@ -16,6 +16,7 @@ import contextlib
 import itertools
 import uuid
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Self
 
@@ -197,13 +198,16 @@ class MemoryClient:
     async def send(self, request: bytes, *, message_id: str | None = None) -> None:
         self._queue.put_request(request, message_id, ReplyAddress())
 
-    async def call(self, request: bytes, *, message_id: str | None = None) -> bytes:
+    async def call(
+        self, request: bytes, *, message_id: str | None = None, on_sent: Callable[[], object] = lambda: None
+    ) -> bytes:
         reply = ReplyAddress(self._name, uuid.uuid4().hex)
         call: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
         self._queue.calls[reply] = call
         self._calls.add(call)
         try:
             self._queue.put_request(request, message_id, reply)
+            on_sent()
             return await call
         finally:
             del self._queue.calls[reply]

@@ -4,19 +4,27 @@ from __future__ import annotations
 
 import sys
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import structlog
 
+from simple_queue_server.brokers import client_for
 from simple_queue_server.http import openapi
 from simple_queue_server.http.application import Application
+from simple_queue_server.http.control import Control, ServiceOperations
+from simple_queue_server.http.events import EventHub
 from simple_queue_server.http.extension import Extension
 from simple_queue_server.http.health import Health, broker_check, directory_check
 from simple_queue_server.http.operations import Operation
 from simple_queue_server.http.pages import Description
+from simple_queue_server.http.records import RecordsReader
+from simple_queue_server.http.requests import RequestOperations
 from simple_queue_server.http.server import HttpServer
+from simple_queue_server.http.submission import Submissions
 from simple_queue_server.http.tokens import Tokens, kept_in
+from simple_queue_server.records.database import Database
+from simple_queue_server.records.query import Records
 from simple_queue_server.settings.sections import HttpSection, Settings
 
 log = structlog.stdlib.get_logger("simple_queue_server")
@@ -24,17 +32,16 @@ log = structlog.stdlib.get_logger("simple_queue_server")
 
 @asynccontextmanager
 async def serving(
-    settings: Settings, section: HttpSection, run_directory: Path, extend: Callable[[], Extension] | None
+    control: Control,
+    settings: Settings,
+    section: HttpSection,
+    run_directory: Path,
+    extend: Callable[[], Extension] | None,
 ) -> AsyncIterator[None]:
     """Serve the HTTP API while the block runs. Raises SettingsError when the token can't be made."""
     extension = Extension() if extend is None else extend()
     token_file = run_directory / "http-token"
     secret = None if section.tokens else kept_in(token_file)
-    checks = {"broker": broker_check(settings), "run_directory": directory_check(run_directory), **extension.checks}
-    page = Description()
-    operations: list[Operation] = [*Health(checks).operations(), *extension.operations, *page.operations()]
-    page.document = openapi.description(extension.title, extension.version, operations, extension.messages)
-    app = Application(section, Tokens.of(section, secret), operations).asgi()
 
     def announce(url: str) -> None:
         if secret is not None:
@@ -42,5 +49,35 @@ async def serving(
             if sys.stdout.isatty():  # elsewhere, what a service prints ends in a log
                 sys.stdout.write(f"The HTTP API answers at {url}/?token={secret}\n")
 
-    async with HttpServer(app, section, announce, on_stop=lambda: None).running():
+    async with AsyncExitStack() as resources:
+        records = RecordsReader(_records(settings, run_directory))
+        resources.callback(records.close)
+        submissions = Submissions(lambda: client_for(settings))
+        resources.push_async_callback(submissions.close)
+        hub = EventHub(control.in_flight, settings.server.progress_interval_s)
+        control.observe(hub)
+        checks = {"broker": broker_check(settings), "run_directory": directory_check(run_directory)}
+        operations: list[Operation] = [
+            *RequestOperations(control, submissions, records, extension.uses).operations(),
+            *extension.operations,
+            *ServiceOperations(control, records, settings.server.name).operations(),
+            *hub.operations(),
+            *Health(checks | dict(extension.checks)).operations(),
+        ]
+        app = Application(section, Tokens.of(section, secret), _described(operations, extension)).asgi()
+        await resources.enter_async_context(HttpServer(app, section, announce, on_stop=hub.close).running())
         yield
+
+
+def _described(operations: list[Operation], extension: Extension) -> list[Operation]:
+    """The operations, and those that describe all of them."""
+    page = Description()
+    all_of_them = [*operations, *page.operations()]
+    page.document = openapi.description(extension.title, extension.version, all_of_them, extension.messages)
+    return all_of_them
+
+
+def _records(settings: Settings, run_directory: Path) -> Records | None:
+    if not settings.records.enabled:
+        return None
+    return Records(Database(settings.records.url, run_directory / "records.db"))

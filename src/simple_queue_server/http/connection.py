@@ -13,6 +13,8 @@ from simple_queue_server.http.problems import MEDIA_TYPE, Problem
 
 HEAD_WITHIN_S: Final = 10.0
 """How long a client may take to send the head of a request."""
+ABORT: Final = "simple_queue_server.abort"
+"""The extension of ASGI by which an application drops the connection of a client that doesn't read."""
 LARGEST_HEAD_BYTES: Final = 2**16
 
 
@@ -71,6 +73,7 @@ class Connection(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """The head of a request begins, maybe before the one before it is answered."""
         super().on_message_begin()
+        self.scope["extensions"] = {ABORT: self.transport.abort}  # type: ignore[dict-item] # one of our own
         self._is_head_begun = True
         if self.idle_since_s is not None:
             self._expect_head()
@@ -86,6 +89,10 @@ class Connection(HttpToolsProtocol):
         super().on_response_complete()
         if self.cycle.response_complete:  # else the next one came right after it
             self._become_idle()
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Drop it, and what its client has not read."""
+        self.transport.abort()
 
     def _become_idle(self) -> None:
         self.idle_since_s = time.monotonic()

@@ -28,7 +28,7 @@ def description(
     references = dict(zip(map(_key, types), schemas, strict=True))
     paths: dict[str, Any] = {}
     for each in operations:
-        paths.setdefault(each.path, {})[each.method.lower()] = _operation(each, references)
+        paths.setdefault(each.shown_path, {})[each.method.lower()] = _operation(each, references)
     return {
         "openapi": "3.1.0",
         "info": {"title": title, "version": version},

@@ -76,6 +76,11 @@ class Operation:
     access: Access = "token"
 
     @property
+    def shown_path(self) -> str:
+        """The path as OpenAPI has it."""
+        return self.path.replace(":path}", "}")
+
+    @property
     def name(self) -> str:
         """The operation's id."""
         return self.handler.__name__.strip("_")

@@ -15,6 +15,8 @@ from simple_queue_server.errors import SettingsError
 from simple_queue_server.settings.sections import HttpSection, TokenSection
 
 PREFIX: Final = "sha256:"
+SEPARATOR: Final = ":"
+"""After the name of the token, in the ids of its requests."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +33,14 @@ class Token:
     def may_ask(self, action: str) -> bool:
         """Whether its requests may have this action."""
         return self.actions is None or action in self.actions
+
+    def full_id(self, own_id: str) -> str:
+        """The request id of the token's request ``own_id``: nobody else's begins so."""
+        return f"{self.name}{SEPARATOR}{own_id}"
+
+    def may_see(self, request_id: str) -> bool:
+        """Whether it may see and change the request with this id."""
+        return self.is_operator or request_id.startswith(f"{self.name}{SEPARATOR}")
 
     def may_use(self, root: str, purpose: str) -> bool:
         """Whether its requests may ``read`` or ``write`` this root."""

@@ -61,6 +61,8 @@ class Filter:
     """Exactly as :meth:`Records.reasons` has it."""
     request_id: str | None = None
     service: str | None = None
+    owner: str | None = None
+    """The name of the token by which it came over HTTP."""
     since_ms: int | None = None
     until_ms: int | None = None
 
@@ -358,6 +360,9 @@ def _conditions(connection: Connection, wanted: Filter) -> list[Any]:
         conditions.append(sa.or_(records.c.source_root == root, records.c.target_root == root))
     if wanted.request_id is not None:
         conditions.append(records.c.request_id == legible_id(wanted.request_id))
+    if wanted.owner is not None:  # what its ids begin with; ";" comes after ":"
+        owner = clean(wanted.owner, LONGEST_NAME)
+        conditions.append(sa.and_(records.c.request_id >= f"{owner}:", records.c.request_id < f"{owner};"))
     for path, value in wanted.labels[1:]:
         label = sa.select(labels.c.key).where(labels.c.path == path, labels.c.value == value)
         conditions.append(sa.exists(label.where(labels.c.key == records.c.key)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
+from collections.abc import Callable
 from typing import Final, Self
 
 import structlog
@@ -70,7 +71,9 @@ class AmqpClient:
     async def send(self, request: bytes, *, message_id: str | None = None) -> None:
         await self._publisher.put_with_retry(self._incoming, request, message_id=message_id or uuid.uuid4().hex)
 
-    async def call(self, request: bytes, *, message_id: str | None = None) -> bytes:
+    async def call(
+        self, request: bytes, *, message_id: str | None = None, on_sent: Callable[[], object] = lambda: None
+    ) -> bytes:
         """See Client.call. Raises BrokerError if the connection is lost; the response may then go to the outgoing
         queue.
         """
@@ -81,6 +84,7 @@ class AmqpClient:
         ids = {"correlation_id": correlation_id, "message_id": message_id or correlation_id}
         try:
             await self._publisher.put_with_retry(self._incoming, request, reply_to=self._reply_queue, **ids)
+            on_sent()
             return await response
         finally:
             del self._calls[correlation_id]

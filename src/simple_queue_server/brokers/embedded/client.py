@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
+from collections.abc import Callable
 from typing import Self
 
 import structlog
@@ -48,7 +49,9 @@ class EmbeddedClient:
         incoming = self._settings.incoming_queue
         await self._session.run(lambda tables: tables.put_request(incoming, request, message_id, None, None))
 
-    async def call(self, request: bytes, *, message_id: str | None = None) -> bytes:
+    async def call(
+        self, request: bytes, *, message_id: str | None = None, on_sent: Callable[[], object] = lambda: None
+    ) -> bytes:
         if self._ended is not None:
             raise self._ended
         incoming, reply_to, correlation_id = self._settings.incoming_queue, self._session.name, uuid.uuid4().hex
@@ -58,6 +61,7 @@ class EmbeddedClient:
             await self._session.run(
                 lambda tables: tables.put_request(incoming, request, message_id, reply_to, correlation_id)
             )
+            on_sent()
             return await response
         finally:
             del self._calls[correlation_id]

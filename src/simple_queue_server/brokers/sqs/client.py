@@ -6,6 +6,7 @@ import asyncio
 import math
 import time
 import uuid
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, Self
 
 import structlog
@@ -74,7 +75,9 @@ class SqsClient:
     async def send(self, request: bytes, *, message_id: str | None = None) -> None:
         await self._send(request, attributes(message_id=message_id))
 
-    async def call(self, request: bytes, *, message_id: str | None = None) -> bytes:
+    async def call(
+        self, request: bytes, *, message_id: str | None = None, on_sent: Callable[[], object] = lambda: None
+    ) -> bytes:
         async with self._lock:
             queue = self._reply_queue = self._reply_queue or await self._create_reply_queue()
         correlation_id = uuid.uuid4().hex
@@ -84,6 +87,7 @@ class SqsClient:
             await self._send(
                 request, attributes(message_id=message_id, correlation_id=correlation_id, reply_to=queue.name)
             )
+            on_sent()
             if self._reader is None or self._reader.done():
                 self._reader = asyncio.get_running_loop().create_task(self._read_replies(queue))
             return await response

@@ -1,0 +1,128 @@
+"""The service as the API steers it: which there are, and whether this one takes requests."""
+
+from __future__ import annotations
+
+import os
+import socket
+from datetime import UTC, datetime
+from typing import Any, Protocol
+
+import msgspec
+
+from simple_queue_server.http.operations import Call, Operation, Reply
+from simple_queue_server.http.problems import Problem
+from simple_queue_server.http.records import RecordsReader
+from simple_queue_server.http.views import moment
+from simple_queue_server.in_flight import InFlight
+from simple_queue_server.observers import Observer
+from simple_queue_server.records.query import Records
+
+
+class Control(Protocol):
+    """What the API needs of the server."""
+
+    @property
+    def is_halting(self) -> bool:
+        """Whether it takes no more requests until it is told to."""
+
+    @property
+    def max_in_flight(self) -> int:
+        """How many requests it works on at the same time, at this time."""
+
+    @property
+    def actions(self) -> list[str]:
+        """The actions that it knows."""
+
+    def in_flight(self) -> list[InFlight]:
+        """The requests that it has."""
+
+    def toggle_halt(self) -> None:
+        """Halt before the next request, or go on."""
+
+    def observe(self, observer: Observer) -> None:
+        """Call the observer as requests move on."""
+
+    async def cancel(self, request_id: str) -> int:
+        """Cancel the requests with an id, and let other services do so; returns how many this one had."""
+
+
+class ServiceStatus(msgspec.Struct, kw_only=True):
+    """A service, as far as is known."""
+
+    name: str
+    host: str
+    pid: int
+    started: datetime | None = None
+    seen: datetime | None = None
+    """When it last said that it is up."""
+    answers: bool = False
+    """Whether it is the one that answers."""
+    status: dict[str, Any] = {}
+    """What it says of itself: ``in_flight``, ``in_flight_limit``, ``halted``."""
+
+
+class Services(msgspec.Struct):
+    """The services that are up."""
+
+    services: list[ServiceStatus]
+
+
+class Halt(msgspec.Struct, forbid_unknown_fields=True):
+    """Whether to halt."""
+
+    halted: bool
+
+
+class ServiceOperations:
+    """Operations on services."""
+
+    def __init__(self, control: Control, records: RecordsReader, name: str) -> None:
+        self._control = control
+        self._records = records
+        self._me = ServiceStatus(
+            name=name, host=socket.gethostname(), pid=os.getpid(), started=datetime.now(UTC), answers=True
+        )
+
+    def operations(self) -> list[Operation]:
+        """All of them."""
+        return [
+            Operation("GET", "/v1/services", self.services, {200: Services}),
+            Operation("POST", "/v1/halt", self.halt, {200: Halt}, body=Halt, access="operator"),
+        ]
+
+    async def services(self, _: Call) -> Reply:
+        """The services that are up: those that share records, and the one that answers."""
+        others = []
+        if self._records.are_kept:
+            found = await self._records.ask(Records.services)
+            others = [each for each in found if (each.host, each.pid) != (self._me.host, self._me.pid)]
+        services = [
+            ServiceStatus(
+                name=each.name,
+                host=each.host,
+                pid=each.pid,
+                started=moment(each.started_ms),
+                seen=moment(each.beat_ms),
+                status=each.status,
+            )
+            for each in others
+        ]
+        return Reply(Services([self._own_status(), *services]))
+
+    async def halt(self, call: Call) -> Reply:
+        """Halt this service before its next request, or let it go on. What is in flight is finished."""
+        try:
+            wanted = msgspec.json.decode(call.body, type=Halt)
+        except msgspec.DecodeError as error:
+            raise Problem(400, f'the body must be {{"halted": true}} or {{"halted": false}}: {error}') from None
+        if wanted.halted != self._control.is_halting:
+            self._control.toggle_halt()
+        return Reply(Halt(self._control.is_halting))
+
+    def _own_status(self) -> ServiceStatus:
+        status = {
+            "in_flight": len(self._control.in_flight()),
+            "in_flight_limit": self._control.max_in_flight,
+            "halted": self._control.is_halting,
+        }
+        return msgspec.structs.replace(self._me, seen=datetime.now(UTC), status=status)

@@ -1,0 +1,63 @@
+"""Asks the records, in threads of its own: a database that is slow or away harms nobody else."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final, ParamSpec, TypeVar
+
+from simple_queue_server.http.problems import Problem
+from simple_queue_server.records.database import RecordsError
+from simple_queue_server.records.query import Records
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+THREADS: Final = 4
+MOST_ASKING: Final = 64
+WITHIN_S: Final = 10.0
+"""How long the database may take. A thread that is held up longer is missed until it comes back."""
+
+
+class RecordsReader:
+    """``await reader.ask(Records.get, key)``. Without ``records``, each question is a Problem."""
+
+    def __init__(self, records: Records | None) -> None:
+        self._records = records
+        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="http-records")
+        self._busy = 0
+
+    @property
+    def are_kept(self) -> bool:
+        """Whether there are records."""
+        return self._records is not None
+
+    async def ask(self, method: Callable[..., T], *arguments: object, **further: object) -> T:
+        """The answer of a method of Records. Raises Problem when there is none."""
+        if self._records is None:
+            raise Problem(503, "this service keeps no records; remove records.enabled: false")
+        if self._busy >= MOST_ASKING:
+            raise Problem(503, "the records are slow to answer", headers={"Retry-After": "2"})
+        records = self._records
+        self._busy += 1
+        asking = asyncio.get_running_loop().run_in_executor(
+            self._threads, lambda: method(records, *arguments, **further)
+        )
+        asking.add_done_callback(self._note_end)
+        try:
+            async with asyncio.timeout(WITHIN_S):
+                return await asyncio.shield(asking)
+        except TimeoutError:
+            raise Problem(503, f"the records didn't answer within {WITHIN_S:g} s") from None
+        except RecordsError as error:
+            raise Problem(503, str(error), headers={"Retry-After": "5"}) from None
+
+    def close(self) -> None:
+        """Ask nothing more."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def _note_end(self, asked: asyncio.Future[T]) -> None:
+        self._busy -= 1
+        if not asked.cancelled():
+            asked.exception()  # somebody has it, or was too impatient for it

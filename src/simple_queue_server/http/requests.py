@@ -1,0 +1,280 @@
+"""Operations on requests: submit, find, look, cancel, retry."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import uuid
+from datetime import datetime
+from typing import Annotated, Any, Final
+from urllib.parse import quote
+
+import msgspec
+from msgspec import Meta
+
+from simple_queue_server import messages
+from simple_queue_server.http.control import Control
+from simple_queue_server.http.events import progress_of
+from simple_queue_server.http.extension import Uses
+from simple_queue_server.http.operations import Call, Operation, Reply
+from simple_queue_server.http.problems import Problem
+from simple_queue_server.http.records import RecordsReader
+from simple_queue_server.http.submission import Submissions, Submitted
+from simple_queue_server.http.tokens import Token
+from simple_queue_server.http.views import (
+    Accepted,
+    Cancelled,
+    RequestDetail,
+    RequestPage,
+    RequestSummary,
+    State,
+    fields_of,
+    moment,
+    outcome_fields,
+    owner_of,
+    raw,
+)
+from simple_queue_server.in_flight import InFlight
+from simple_queue_server.messages import CANCEL, InvalidRequest, Request
+from simple_queue_server.records.labels import parse_label
+from simple_queue_server.records.query import STATES, Filter, Record, Records
+
+LONGEST_WAIT_S: Final = 60.0
+LONGEST_KEY: Final = 150
+INVALID: Final = "urn:simple-queue-server:invalid-request"
+"""The type of the problem when a body is no request."""
+
+_WAIT: Final = re.compile(r"(?:^|[,;\s])wait=(\d{1,6})(?:$|[,;\s])")
+
+
+class RequestBody(msgspec.Struct):
+    """A request, as it stands on the queue."""
+
+    action: str
+    parameters: dict[str, Any] | None = None
+    """What the action takes."""
+    pass_through: Any = None
+    """Comes back unchanged in the response."""
+
+
+class FindQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Parameters of ``find``."""
+
+    state: str | None = None
+    """``waiting``, ``running``, ``succeeded``, ``failed``, ``cancelled``, ``given_up``; several with commas between."""
+    root: str | None = None
+    """The source's or the target's."""
+    action: str | None = None
+    label: str | None = None
+    """``PATH=VALUE`` in the ``pass_through``: ``ticket=7``, ``batch.name=x``."""
+    text: str | None = None
+    """In the id, the keys, the message or the label; upper and lower case are the same."""
+    since: datetime | None = None
+    """In RFC 3339."""
+    until: datetime | None = None
+    limit: Annotated[int, Meta(ge=1, le=1000)] = 50
+    cursor: Annotated[str, Meta(max_length=40)] | None = None
+    """That of the page before."""
+
+
+class RequestOperations:
+    """Operations on requests. ``uses`` tells the roots that one names."""
+
+    def __init__(self, control: Control, submissions: Submissions, records: RecordsReader, uses: Uses) -> None:
+        self._control = control
+        self._submissions = submissions
+        self._records = records
+        self._uses = uses
+
+    def operations(self) -> list[Operation]:
+        """All of them."""
+        one = "/v1/requests/{id:path}"
+        headers = {
+            "Idempotency-Key": "Names the request in up to 150 characters: it is submitted once, however often asked.",
+            "Prefer": f"wait=SECONDS, up to {LONGEST_WAIT_S:g}: answer with the response, if it comes in that time.",
+        }
+        submit = Operation(
+            "POST",
+            "/v1/requests",
+            self.submit,
+            {200: dict[str, Any], 202: Accepted},
+            body=RequestBody,
+            headers=headers,
+            problems=(422, 503),
+        )
+        return [
+            submit,
+            Operation("GET", "/v1/requests", self.find, {200: RequestPage}, query=FindQuery, problems=(503,)),
+            Operation("POST", f"{one}/cancel", self.cancel, {200: Cancelled}, problems=(404, 503)),
+            Operation("POST", f"{one}/retry", self.retry, {202: Accepted}, problems=(404, 409, 503)),
+            Operation("GET", one, self.look, {200: RequestDetail}, problems=(404, 503)),
+        ]
+
+    async def submit(self, call: Call) -> Reply:
+        """Put a request on the queue.
+
+        The body is that of a message. The answer comes when the queue has it: with the id, and ``Location``, where to
+        ask what became of it. With ``Prefer: wait=30`` the answer is the response itself, with status 200, if it comes
+        in that time.
+        """
+        key = call.http.headers.get("idempotency-key")
+        if key is not None and not (0 < len(key) <= LONGEST_KEY and key.isascii() and key.isprintable()):
+            raise Problem(400, f"an Idempotency-Key has 1 to {LONGEST_KEY} characters of ASCII")
+        request_id = call.caller.full_id(key or uuid.uuid4().hex)
+        self._require_allowed(call, messages.parse_request(call.body, request_id))
+        may_be_repeated = key is not None and self._submissions.find(request_id) is None
+        if may_be_repeated and (earlier := await self._record(request_id)):
+            return await self._submitted_before(call, earlier)
+        submitted = await self._submissions.submit(request_id, call.body)
+        return await self._accepted(call, request_id, submitted)
+
+    async def find(self, call: Call) -> Reply:
+        """The requests that fulfil all that is given, the newest first: this token's; for an operator, all."""
+        query: FindQuery = call.query
+        try:
+            wanted = _filter(query, call.caller)
+            page = await self._records.ask(Records.find, wanted, limit=query.limit, cursor=query.cursor)
+        except ValueError as error:
+            raise Problem(400, str(error)) from None
+        requests = [RequestSummary(**fields_of(record)) for record in page.records]
+        return Reply(RequestPage(requests=requests, cursor=page.cursor, searched_to=moment(page.searched_to_ms)))
+
+    async def look(self, call: Call) -> Reply:
+        """All that is known of a request: its state, how far it is, its body and its response."""
+        request_id, record = await self._found(call)
+        fields: dict[str, Any] = {"id": request_id, "owner": owner_of(request_id)}
+        if record is not None:
+            bodies = await self._records.ask(Records.bodies, record.key)
+            fields = fields_of(record) | {"request": raw(bodies.request), "response": raw(bodies.response)}
+        fields |= await self._now(request_id, fields.get("state"))
+        return Reply(RequestDetail(**fields))
+
+    async def cancel(self, call: Call) -> Reply:
+        """Cancel a request: it is answered as cancelled, and no copy is begun or goes on."""
+        request_id, _ = await self._found(call)
+        return Reply(Cancelled(id=request_id, cancelled=await self._control.cancel(request_id)))
+
+    async def retry(self, call: Call) -> Reply:
+        """Submit the same request again, under a new id. It must have ended."""
+        request_id, record = await self._found(call)
+        if record is None:
+            raise Problem(409, f"{request_id} can't be sent again: it is not recorded yet")
+        body = (await self._records.ask(Records.bodies, record.key)).request
+        if record.state in {"waiting", "running"} or not body:
+            why = f"it is {record.state}" if body else "its body is not kept"
+            raise Problem(409, f"{request_id} can't be sent again: {why}")
+        new_id = call.caller.full_id(uuid.uuid4().hex)
+        self._require_allowed(call, messages.parse_request(body, new_id))
+        return await self._accepted(call, new_id, await self._submissions.submit(new_id, body))
+
+    def _require_allowed(self, call: Call, request: Request | InvalidRequest) -> None:
+        """Raise Problem for what is no request, or not this token's to ask for."""
+        if isinstance(request, InvalidRequest):
+            raise Problem(400, request.reason, type=INVALID, title=messages.INVALID_REQUEST)
+        if not isinstance(request.action, str) or not isinstance(request.parameters, dict | msgspec.Raw):
+            raise Problem(400, "the action must be a string, and the parameters an object")
+        token = call.caller
+        if not token.may_ask(request.action):
+            raise Problem(403, f"the token {token.name} may not ask for the action {request.action[:100]}")
+        if request.action == CANCEL and not token.is_operator:
+            raise Problem(403, "it may cancel requests of others; POST /v1/requests/ID/cancel cancels your own")
+        if token.roots is not None and isinstance(request.parameters, msgspec.Raw):
+            raise Problem(403, f"parameters of more than {messages.LARGEST_PARAMETERS_BYTES} bytes are not looked into")
+        for root, purpose in self._uses(request):
+            if not token.may_use(root, purpose):
+                raise Problem(403, f"the token {token.name} may not {purpose} the root {root[:100]!r}")
+
+    async def _accepted(self, call: Call, request_id: str, submitted: Submitted) -> Reply:
+        headers = {"Location": f"/v1/requests/{_quoted(request_id)}"}
+        if wait_s := _wait_s(call):
+            await asyncio.wait({submitted.response}, timeout=wait_s)
+            if submitted.response.done() and submitted.response.exception() is None:
+                return Reply(submitted.response.result(), 200, headers | {"Preference-Applied": f"wait={wait_s:g}"})
+        return Reply(Accepted(id=request_id), 202, headers)
+
+    async def _submitted_before(self, call: Call, record: Record) -> Reply:
+        """The same answer as the first time, from the record."""
+        bodies = await self._records.ask(Records.bodies, record.key)
+        if bodies.request and bodies.request != call.body:
+            raise Problem(422, "another request was submitted with this Idempotency-Key")
+        headers = {"Location": f"/v1/requests/{_quoted(record.request_id)}"}
+        if bodies.response and _wait_s(call):
+            return Reply(bodies.response, 200, headers)
+        return Reply(Accepted(id=record.request_id), 202, headers)
+
+    async def _found(self, call: Call) -> tuple[str, Record | None]:
+        """The request in the path, and its record, if there is one yet. Raises Problem for none of this token's.
+
+        An id of the token's own may be without the token's name.
+        """
+        given, token = call.path("id"), call.caller
+        for request_id in filter(token.may_see, (given, token.full_id(given))):
+            record = await self._record(request_id)
+            if record is not None or self._is_here(request_id):
+                return request_id, record
+        raise Problem(404, f"there is no request {given[:200]!r} of this token")
+
+    async def _record(self, request_id: str) -> Record | None:
+        if not self._records.are_kept:
+            return None
+        found = await self._records.ask(Records.by_request_id, request_id, limit=1)
+        return found[0] if found else None
+
+    def _is_here(self, request_id: str) -> bool:
+        return self._submissions.find(request_id) is not None or self._in_flight(request_id) is not None
+
+    def _in_flight(self, request_id: str) -> InFlight | None:
+        return next((each for each in self._control.in_flight() if each.request_id == request_id), None)
+
+    async def _now(self, request_id: str, recorded: State | None) -> dict[str, Any]:
+        """What this service knows of a request, and its record may not have yet."""
+        running = self._in_flight(request_id)
+        if running is not None and running.response is None:
+            progress = await progress_of(running)
+            action = running.request.action if isinstance(running.request, Request) else None
+            return {
+                "state": "running",
+                "action": action,
+                "progress": progress,
+                "received": moment_s(running.received_s),
+            }
+        submitted = self._submissions.find(request_id)
+        if submitted is None or recorded not in {None, "waiting", "running"}:
+            return {}
+        response = submitted.response
+        if response.done() and not response.cancelled() and response.exception() is None:
+            outcome = messages.outcome(response.result())
+            return outcome_fields(msgspec.to_builtins(outcome)) | {"response": raw(response.result())}
+        return {} if recorded is not None else {"state": "waiting"}
+
+
+def moment_s(seconds: float) -> datetime | None:
+    """A time in seconds since 1970."""
+    return moment(round(seconds * 1000))
+
+
+def _filter(query: FindQuery, token: Token) -> Filter:
+    states = tuple(filter(None, (query.state or "").split(",")))
+    for state in states:
+        if state not in STATES:
+            raise ValueError(f"there is no state {state!r}; there are {', '.join(STATES)}")
+    return Filter(
+        states=states,
+        root=query.root,
+        action=query.action,
+        labels=() if query.label is None else (parse_label(query.label),),
+        text=query.text,
+        since_ms=None if query.since is None else round(query.since.timestamp() * 1000),
+        until_ms=None if query.until is None else round(query.until.timestamp() * 1000),
+        owner=None if token.is_operator else token.name,
+    )
+
+
+def _wait_s(call: Call) -> float:
+    """How long the client prefers to wait."""
+    found = _WAIT.search(call.http.headers.get("prefer", ""))
+    return min(float(found[1]), LONGEST_WAIT_S) if found else 0.0
+
+
+def _quoted(request_id: str) -> str:
+    return quote(request_id, safe=":")

@@ -1,0 +1,126 @@
+"""Puts requests on the service's own queue, as any client does, and has their responses for those who wait."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+import structlog
+
+from simple_queue_server.brokers.base import Client
+from simple_queue_server.errors import BrokerError, BrokerGaveUp
+from simple_queue_server.http.problems import Problem
+
+SENT_WITHIN_S: Final = 30.0
+"""How long the queue may take to have a request."""
+MOST_UNANSWERED: Final = 20_000
+"""Requests of this service's API that wait for their responses."""
+ANSWERED_KEPT: Final = 1_000
+"""Calls that are remembered when they are answered: the client may ask again, with the same key."""
+
+log = structlog.stdlib.get_logger("simple_queue_server")
+
+
+@dataclass(slots=True, eq=False)
+class Submitted:
+    """A request that is put on the queue: ``response`` is a task that waits for its response."""
+
+    body_hash: bytes
+    is_sent: asyncio.Event
+    response: asyncio.Task[bytes]
+
+
+class Submissions:
+    """Made with what makes a client of the queue. That is opened when needed, and again after it gave up."""
+
+    def __init__(self, make_client: Callable[[], Client]) -> None:
+        self._make_client = make_client
+        self._client: Client | None = None
+        self._opening = asyncio.Lock()
+        self._unanswered: dict[str, Submitted] = {}
+        self._answered: OrderedDict[str, Submitted] = OrderedDict()
+
+    def find(self, request_id: str) -> Submitted | None:
+        """What was submitted with this id, as far as it is remembered."""
+        return self._unanswered.get(request_id) or self._answered.get(request_id)
+
+    async def submit(self, request_id: str, body: bytes) -> Submitted:
+        """Put a request on the queue, unless that was done; returns when the queue has it. Raises Problem."""
+        submitted = self.find(request_id) or self._new(request_id, body)
+        if submitted.body_hash != _hash(body):
+            raise Problem(422, "another request was submitted with this Idempotency-Key")
+        sent = asyncio.create_task(submitted.is_sent.wait(), name="http-sent")
+        try:
+            await asyncio.wait({sent, submitted.response}, timeout=SENT_WITHIN_S, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            sent.cancel()
+        if not submitted.is_sent.is_set():
+            raise _not_sent(submitted)
+        return submitted
+
+    async def close(self) -> None:
+        """Wait for no more responses. What was submitted is served all the same."""
+        for submitted in self._unanswered.values():
+            submitted.response.cancel()
+        if self._unanswered:
+            await asyncio.wait([submitted.response for submitted in self._unanswered.values()])
+        if self._client is not None:
+            await self._client.__aexit__(None, None, None)
+
+    def _new(self, request_id: str, body: bytes) -> Submitted:
+        if len(self._unanswered) >= MOST_UNANSWERED:
+            words = f"{len(self._unanswered)} requests of the API are not answered yet"
+            raise Problem(503, words, headers={"Retry-After": "10"})
+        is_sent = asyncio.Event()
+        task = asyncio.create_task(self._call(request_id, body, is_sent.set), name=f"http-call {request_id}")
+        submitted = Submitted(_hash(body), is_sent, task)
+        self._unanswered[request_id] = submitted
+        task.add_done_callback(lambda _: self._note_answer(request_id))
+        return submitted
+
+    async def _call(self, request_id: str, body: bytes, on_sent: Callable[[], None]) -> bytes:
+        client = await self._opened()
+        try:
+            return await client.call(body, message_id=request_id, on_sent=on_sent)
+        except BrokerGaveUp:
+            if self._client is client:  # the next request may find the broker there again
+                self._client = None
+            raise
+
+    async def _opened(self) -> Client:
+        async with self._opening:
+            if self._client is None:
+                client = self._make_client()
+                await client.__aenter__()
+                self._client = client
+            return self._client
+
+    def _note_answer(self, request_id: str) -> None:
+        submitted = self._unanswered.pop(request_id)
+        if submitted.response.cancelled():
+            return
+        if (error := submitted.response.exception()) is not None:
+            log.warning("http_response_not_received", request_id=request_id, error=str(error))
+        if error is None or submitted.is_sent.is_set():
+            self._answered[request_id] = submitted
+            while len(self._answered) > ANSWERED_KEPT:
+                self._answered.popitem(last=False)
+
+
+def _not_sent(submitted: Submitted) -> Problem:
+    error = submitted.response.exception() if submitted.response.done() else None
+    if error is None:
+        words = f"the queue didn't take the request within {SENT_WITHIN_S:g} s, but still may: ask with the same key"
+    elif isinstance(error, BrokerError):
+        words = f"the queue can't take the request: {error}"
+    else:
+        raise error
+    return Problem(503, words, headers={"Retry-After": "5"})
+
+
+def _hash(body: bytes) -> bytes:
+    return hashlib.sha256(body).digest()

@@ -1,0 +1,190 @@
+"""Requests over HTTP, with a whole service on the embedded queue: submitted, answered, seen by their owner alone."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import pytest
+
+from simple_queue_server.http.tokens import hash_of
+from tests.support.contract import soon
+from tests.support.http import Api, service_with_api
+from tests.support.service import World, copyto
+
+SECRETS = {name: f"the token of {name}, long enough" for name in ("boss", "ingest", "other", "narrow")}
+TOKENS: list[dict[str, Any]] = [
+    {"name": "boss", "hash": hash_of(SECRETS["boss"]), "operator": True},
+    {"name": "ingest", "hash": hash_of(SECRETS["ingest"])},
+    {"name": "other", "hash": hash_of(SECRETS["other"])},
+    {
+        "name": "narrow",
+        "hash": hash_of(SECRETS["narrow"]),
+        "actions": ["copyto"],
+        "roots": {"src": "read", "dst": "write"},
+    },
+]
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[World, str]]:
+    world = World(tmp_path_factory.mktemp("world"), "", {})
+    (world.src / "a.txt").write_text("hello")
+    with service_with_api(world, tokens=TOKENS) as (url, _):
+        yield world, url
+
+
+@pytest.fixture
+def world(served: tuple[World, str]) -> World:
+    return served[0]
+
+
+@pytest.fixture
+async def ingest(served: tuple[World, str]) -> AsyncIterator[Api]:
+    async with Api(served[1], SECRETS["ingest"]) as api:
+        yield api
+
+
+async def test_a_submitted_request_is_served_and_its_response_can_be_waited_for(world: World, ingest: Api) -> None:
+    body = copyto("src:a.txt", "dst:waited.txt", {"n": 1})
+    answer = await ingest.post("/v1/requests", body, Prefer="respond-async, wait=30")
+    assert (answer.status, answer.headers["Preference-Applied"]) == (200, "wait=30")
+    assert (answer.json["status"], answer.json["pass_through"]) == ("success", {"n": 1})
+    assert (world.dst / "waited.txt").read_text() == "hello"
+    assert answer.headers["Location"].startswith("/v1/requests/ingest:")
+
+
+async def test_what_comes_back_is_the_response_to_the_byte(ingest: Api) -> None:
+    body = copyto("src:a.txt", "dst:bytes.txt", "PASS").replace(b'"PASS"', b'{"n": 1.50, "n": [1e400]}')
+    answer = await ingest.post("/v1/requests", body, Prefer="wait=30")
+    assert b'"pass_through":{"n": 1.50, "n": [1e400]}' in answer.body
+
+
+async def test_without_waiting_the_answer_comes_when_the_queue_has_the_request(ingest: Api) -> None:
+    answer = await ingest.post("/v1/requests", copyto("src:a.txt", "dst:async.txt"))
+    assert answer.status == 202
+    location = answer.headers["Location"]
+    assert answer.json == {"id": location.rpartition("/")[2], "state": "waiting"}
+
+    async def ended() -> Any:
+        while (seen := (await ingest.get(location)).json)["state"] in {"waiting", "running"}:
+            await asyncio.sleep(0.02)
+        return seen
+
+    seen = await soon(ended())
+    assert (seen["state"], seen["owner"], seen["response"]["status"]) == ("succeeded", "ingest", "success")
+
+
+async def test_a_request_with_a_key_is_submitted_once_however_often_it_is_asked_for(world: World, ingest: Api) -> None:
+    body = copyto("src:a.txt", "dst:once.txt")
+    asked = [ingest.post("/v1/requests", body, Idempotency_Key="film-1", Prefer="wait=30") for _ in range(5)]
+    answers = await soon(asyncio.gather(*asked))
+    assert {answer.json["status"] for answer in answers} == {"success"}
+    begun = [line for line in world.log() if line["event"] == "request_started"]
+    assert [line["request_id"] for line in begun].count("ingest:film-1") == 1
+    other_body = await ingest.post("/v1/requests", copyto("src:a.txt", "dst:twice.txt"), Idempotency_Key="film-1")
+    assert (other_body.status, "another request" in other_body.json["detail"]) == (422, True)
+    others_key = await ingest.as_(SECRETS["other"]).post("/v1/requests", body, Idempotency_Key="film-1")
+    assert others_key.json["id"] == "other:film-1"
+
+
+@pytest.mark.parametrize("key", ["", "x" * 151, "ü", "tab\there"])
+async def test_a_key_that_can_be_no_id_is_refused(ingest: Api, key: str) -> None:
+    assert (await ingest.post("/v1/requests", copyto("src:a.txt", "dst:k.txt"), Idempotency_Key=key)).status == 400
+
+
+async def test_a_request_is_seen_by_its_token_and_by_operators(ingest: Api) -> None:
+    await soon(
+        ingest.post("/v1/requests", copyto("src:a.txt", "dst:mine.txt"), Idempotency_Key="mine", Prefer="wait=30")
+    )
+    other, boss = ingest.as_(SECRETS["other"]), ingest.as_(SECRETS["boss"])
+    for path in ("/v1/requests/mine", "/v1/requests/ingest:mine", "/v1/requests/ingest%3Amine"):
+        assert (await ingest.get(path)).status == 200
+        assert (await other.get(path)).status == 404
+        assert (await other.post(f"{path}/cancel")).status == 404
+        assert (await other.post(f"{path}/retry")).status == 404
+    assert (await boss.get("/v1/requests/ingest:mine")).json["owner"] == "ingest"
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "words"),
+    [
+        (copyto("src:a.txt", "dst:n.txt"), 202, ""),
+        (copyto("dst:a.txt", "dst:n.txt"), 403, "may not read the root 'dst'"),
+        (copyto("src:a.txt", "src:n.txt"), 403, "may not write the root 'src'"),
+        (copyto("ghost:a.txt", "dst:n.txt"), 403, "'ghost'"),
+        (copyto("src:a.txt", "dst:n.txt").replace(b"copyto", b"copy"), 403, "the action copy"),
+        (b'{"action": "cancel", "parameters": {"pass_through": 1}}', 403, "the action cancel"),
+        (b'{"action": "copyto", "parameters": {"x": "' + b"x" * 600_000 + b'"}}', 403, "not looked into"),
+    ],
+)
+async def test_a_token_can_ask_for_its_actions_and_roots_alone(
+    ingest: Api, body: bytes, status: int, words: str
+) -> None:
+    answer = await ingest.as_(SECRETS["narrow"]).post("/v1/requests", body)
+    assert answer.status == status
+    assert words in answer.json.get("detail", "")
+
+
+async def test_a_token_that_is_no_operators_can_not_cancel_what_others_asked_for(ingest: Api) -> None:
+    body = b'{"action": "cancel", "parameters": {"request_id": "other:x"}}'
+    assert (await ingest.post("/v1/requests", body)).status == 403
+    assert (await ingest.as_(SECRETS["boss"]).post("/v1/requests", body, Prefer="wait=30")).json["status"] == "success"
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"[]", b'{"action": 1}', b'{"action":"a","parameters":[]}', b'"\xff"'])
+async def test_what_is_no_request_is_not_put_on_the_queue(ingest: Api, body: bytes) -> None:
+    answer = await ingest.post("/v1/requests", body)
+    assert (answer.status, answer.headers["Content-Type"]) == (400, "application/problem+json")
+
+
+async def test_an_action_that_nobody_knows_is_answered_as_on_the_queue(ingest: Api) -> None:
+    answer = await ingest.post("/v1/requests", b'{"action": "dance"}', Prefer="wait=30")
+    assert (answer.status, answer.json["message"]) == (200, "Unrecognized Action")
+
+
+async def test_only_an_operator_halts_and_everybody_sees_the_services(ingest: Api, world: World) -> None:
+    assert (await ingest.post("/v1/halt", {"halted": True})).status == 403
+    assert (await ingest.as_(SECRETS["boss"]).post("/v1/halt", {"halt": True})).status == 400
+    assert (await ingest.as_(SECRETS["boss"]).post("/v1/halt", {"halted": False})).json == {"halted": False}
+    (me, *_) = (await ingest.get("/v1/services")).json["services"]
+    assert (me["name"], me["answers"], me["status"]["halted"]) == ("copier", True, False)
+
+
+async def events_of(api: Api, path: str, until: str, **headers: str) -> list[tuple[str, str, Any]]:
+    """``(id, event, data)`` of a stream, until an event of this name."""
+    found = []
+    async with api._session.get(api.url + path, headers={"Authorization": f"Bearer {api.secret}"} | headers) as stream:
+        fields: dict[str, str] = {}
+        async for line in stream.content:
+            name, _, value = line.decode().rstrip("\n").partition(": ")
+            if name:
+                fields[name] = value
+            elif "event" in fields:
+                found.append((fields.get("id", ""), fields["event"], json.loads(fields["data"])))
+                if fields["event"] == until:
+                    break
+                fields = {}
+    return found
+
+
+async def test_events_are_streamed_and_resumed_and_are_those_of_the_token(ingest: Api) -> None:
+    async def submit(api: Api, name: str) -> None:
+        await api.post("/v1/requests", copyto("src:a.txt", f"dst:{name}"), Idempotency_Key=name, Prefer="wait=30")
+
+    stream = asyncio.ensure_future(events_of(ingest, "/v1/events", "finished"))
+    await submit(ingest.as_(SECRETS["other"]), "e0")
+    await asyncio.sleep(0)
+    while not stream.done():
+        await submit(ingest, "e1")
+        await submit(ingest, f"e2{id(object())}")
+    events = await soon(stream)
+    assert {data["request_id"].partition(":")[0] for _, _, data in events} == {"ingest"}
+    assert events[-1][2]["status"] == "success"
+    await submit(ingest, "e3")
+    resumed = await soon(events_of(ingest, "/v1/events", "finished", **{"Last-Event-ID": events[-1][0]}))
+    assert resumed[0][1] != "missed"
+    later = await soon(events_of(ingest, f"/v1/events?last_event_id={events[-1][0]}", "finished"))
+    assert later[0] == resumed[0]
+    foreign = await soon(events_of(ingest, "/v1/events?last_event_id=abc-1", "finished"))
+    assert foreign[0][1] == "missed"
