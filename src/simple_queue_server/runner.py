@@ -183,13 +183,13 @@ class Runner:
         """Handle, publish, ack; with a line in the log before and after."""
         started_s = time.monotonic()
         if self._show.show_requests:
-            log.info("request", body=pipeline.text(request.body))
+            log.info("request_body", body=pipeline.text(request.body))
         fields = pipeline.log_fields(request.request)
         bound = log.bind()  # once for both lines: that is a sixth of what a line costs
         bound.info("request_started", **fields)
         response = await pipeline.respond(request.request, self._handlers, lambda: self.observers.started(request))
         if self._show.show_responses:
-            log.info("response", body=pipeline.text(response))
+            log.info("response_body", body=pipeline.text(response))
         await self._answer(request, response)
         if isinstance(request.request, Request):
             fields |= {name: pipeline.bounded(value) for name, value in request.request.log_fields.items()}
@@ -206,7 +206,7 @@ class Runner:
             self.observers.finished(request)
             return
         request.stage = Stage.GIVEN_BACK
-        log.warning("request_given_back")
+        log.warning("request_requeued")
         self.observers.given_back(request)
         await self._settlement.give_back(request)
 

@@ -435,8 +435,8 @@ def test_logs_go_to_stdout_as_json_when_asked(world: World) -> None:
     with world.service():
         assert world.command("submit", "src:a.txt", "dst:b.txt", "--wait").returncode == 0
     events = [json.loads(line) for line in output(world.directory).splitlines()]
-    of_request = [e for e in events if e["event"] in {"request", "response", "request_finished"}]
-    assert [e["event"] for e in of_request] == ["request", "response", "request_finished"]
+    of_request = [e for e in events if e["event"] in {"request_body", "response_body", "request_finished"}]
+    assert [e["event"] for e in of_request] == ["request_body", "response_body", "request_finished"]
     assert len({e["request_id"] for e in of_request}) == 1
     assert '"copyto"' in of_request[0]["body"]
     assert not (world.directory / "log").exists()

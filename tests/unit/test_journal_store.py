@@ -121,7 +121,7 @@ async def test_entries_of_other_queues_are_left_alone_and_said_so_once(tmp_path:
     with structlog.testing.capture_logs() as logs:
         assert await other.adopt(as_it_is) == []
         assert await other.adopt(as_it_is) == []
-    assert [line["event"] for line in logs] == ["journal_entry_left_alone"] * 2
+    assert [line["event"] for line in logs] == ["journal_entry_skipped"] * 2
     (file,) = (tmp_path / "j").glob(f"*/{entry(1).id}.json")
     assert logs[0]["file"] == str(file)
     assert "amqp a queues in, out" in logs[0]["reason"]

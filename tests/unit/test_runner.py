@@ -132,10 +132,10 @@ async def test_every_log_line_of_a_request_carries_its_id(world: MemoryWorld) ->
     events = [(entry["event"], entry.get("request_id")) for entry in logs]
     for request_id in ("id-1", "id-2"):
         assert [event for event, its_id in events if its_id == request_id] == [
-            "request",
+            "request_body",
             "request_started",
             "inside",
-            "response",
+            "response_body",
             "request_finished",
         ]
 

@@ -193,7 +193,7 @@ class Rclone:
                 except RcloneError as error:
                     if not await self.configuration.is_renewed(before, error):
                         raise
-                    log.info("rclone.configuration_changed_meanwhile", reason=error.reason)
+                    log.info("rclone_config_changed_during_call", reason=error.reason)
                     if own := self._quarantine.client:
                         await own.forget()
             return await call()
@@ -262,7 +262,7 @@ class Rclone:
                 await self.retried(sweep)
             self.client.partials.note_swept(named, left)
         except (RcloneError, TimeoutError) as error:
-            log.warning("rclone.not_swept", target=target.joined, reason=str(error))
+            log.warning("partial_files_not_removed", target=target.joined, reason=str(error))
 
     async def _require_directory(self, source: Location) -> None:
         item = await self.client.stat(source)

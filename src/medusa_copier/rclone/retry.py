@@ -64,7 +64,7 @@ async def with_retries(
         except RcloneError as error:
             if not error.transient or attempt == attempts:
                 raise
-            log.warning("rclone.retry", reason=error.reason, attempt=attempt, attempts=attempts)
+            log.warning("rclone_call_retried", reason=error.reason, attempt=attempt, attempts=attempts)
         attempt += 1
         await asyncio.sleep(next(pauses_s))
 
@@ -75,7 +75,7 @@ async def _recover(
     """Note a death, and wait until the call may be made again. Raises RcloneError when it is to blame."""
     if isinstance(error, RcloneAway):
         return await asyncio.sleep(AWAY_PAUSE_S)
-    log.warning("rclone.retry", reason=error.reason, deaths=deaths.saw, deaths_alone=deaths.alone)
+    log.warning("rclone_call_retried", reason=error.reason, deaths=deaths.saw, deaths_alone=deaths.alone)
     if quarantine is None or not (deaths.is_suspect or isinstance(error, ProcessDied)):
         deaths.saw += 1
         return None

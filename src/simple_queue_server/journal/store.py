@@ -76,7 +76,7 @@ class Journal:
     def __init__(self, directory: Path, queues: str | None = None) -> None:
         self._directory = directory
         self._queues = queues
-        self._left_alone: set[Path] = set()
+        self._skipped: set[Path] = set()
         self._poison = directory / "poison"
         self._dead_letters = directory / "dead-letters"
         self._own = directory
@@ -192,7 +192,7 @@ class Journal:
 
     def _adopt_from(self, directory: Path, make: Callable[[Entry], T | None]) -> Iterator[tuple[str, T]]:
         for path in sorted(directory.glob("*.json")):
-            if path in self._left_alone or (entry := self._read(path)) is None:
+            if path in self._skipped or (entry := self._read(path)) is None:
                 continue
             if entry.queues not in (None, self._queues):
                 self._leave_alone(path, f"it belongs to {entry.queues}, and this service serves {self._queues}")
@@ -206,9 +206,9 @@ class Journal:
             self._remove_tree(directory)
 
     def _leave_alone(self, path: Path, reason: str) -> None:
-        self._left_alone.add(path)
+        self._skipped.add(path)
         remedy = "start the service that it belongs to in this directory; to give the request up, delete it"
-        log.error("journal_entry_left_alone", file=str(path), reason=reason, remedy=remedy)
+        log.error("journal_entry_skipped", file=str(path), reason=reason, remedy=remedy)
 
     def _read(self, path: Path) -> Entry | None:
         try:
