@@ -27,10 +27,12 @@ if TYPE_CHECKING:
 log = structlog.stdlib.get_logger("medusa_copier")
 
 
-def run(settings: CopierSettings) -> None:
-    """Serve in the foreground until stopped by a signal. Raises BrokerError, RcloneError."""
+def run(settings: CopierSettings, *, is_exclusive: bool = False) -> None:
+    """Serve in the foreground until stopped by a signal. Raises BrokerError, RcloneError, and AlreadyRunning where it
+    ``is_exclusive`` and another service of its name runs in this directory.
+    """
     logs.configure(settings.log, settings.server.name)
-    event_loop.run(serve(settings))
+    event_loop.run(serve(settings, is_exclusive=is_exclusive))
 
 
 def named_roots(request: Request) -> set[str]:
@@ -38,9 +40,13 @@ def named_roots(request: Request) -> set[str]:
     return {root for root, _ in root_uses(request)}
 
 
-async def serve(settings: CopierSettings) -> None:
+async def serve(settings: CopierSettings, *, is_exclusive: bool = False) -> None:
     """Serve in the running event loop until stopped by a signal."""
-    server = Server(settings, is_configured_for=lambda request: named_roots(request) <= settings.roots.keys())
+    server = Server(
+        settings,
+        is_configured_for=lambda request: named_roots(request) <= settings.roots.keys(),
+        is_exclusive=is_exclusive,
+    )
     await server.serve(_copying(server, settings))
 
 
@@ -52,6 +58,8 @@ async def _copying(server: Server, settings: CopierSettings) -> AsyncIterator[No
             if reason := rclone.configuration.refusal(root.fs):
                 raise RcloneUnusable(f"the root {name} can't be used: {reason}")
         await _warn_of_unknown_remotes(settings, rclone)
+        version = await rclone.client.version()
+        server.report("rclone", lambda: f"{version}, process {rclone.pid}" if rclone.pid else "is being started again")
         access = Access(settings.roots, rclone)
         hold = Hold()
         copying_one = hold.holding(watched(copyto(settings.roots, rclone, access), rclone))

@@ -17,7 +17,6 @@ import structlog
 
 from simple_queue_server import messages
 from simple_queue_server.in_flight import InFlight
-from simple_queue_server.messages import ProgressSource, Request
 
 log = structlog.stdlib.get_logger("simple_queue_server")
 
@@ -68,7 +67,7 @@ class Events:
             await asyncio.gather(*(self._report(request) for request in due))
 
     async def _report(self, request: InFlight) -> None:
-        source = _source(request)
+        source = request.progress_source
         if source is None:
             return
         try:
@@ -82,7 +81,3 @@ class Events:
     def _publish(self, name: str, request: InFlight, fields: Mapping[str, Any] | None = None) -> None:
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
         self._notify(messages.event(name, now, request.request_id, request.request, fields))
-
-
-def _source(request: InFlight) -> ProgressSource | None:
-    return request.request.progress.source if isinstance(request.request, Request) else None

@@ -11,7 +11,7 @@ from typing import Final, Self
 from simple_queue_server import messages
 from simple_queue_server.brokers.base import Delivery, ReplyAddress
 from simple_queue_server.journal.store import Entry
-from simple_queue_server.messages import CANCEL, InvalidRequest, Request
+from simple_queue_server.messages import CANCEL, InvalidRequest, ProgressSource, Request
 from simple_queue_server.slots import Slot
 
 
@@ -148,6 +148,11 @@ class InFlight:
             correlation_id=self.reply.correlation_id,
             response=self.response,
         )
+
+    @property
+    def progress_source(self) -> ProgressSource | None:
+        """Says how far the request is, once its handler has named something that does."""
+        return self.request.progress.source if isinstance(self.request, Request) else None
 
     @property
     def is_cancel(self) -> bool:

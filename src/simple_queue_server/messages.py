@@ -70,9 +70,9 @@ class Request:
     when absent or null; not decoded when larger than LARGEST_PARAMETERS_BYTES.
     ``id`` names the request in the log. ``attempt`` is 1, or more when it may have been begun before.
 
-    A handler may call ``progress(source)``: while the request runs, ``source`` is awaited every
-    ``server.progress_interval_s`` and what it returns is published on the progress queue; without one it is never
-    called. What it puts into ``log_fields`` is on the log line ``request_finished``.
+    A handler may call ``progress(source)``: while the request runs for long, ``source`` is awaited now and then. What
+    it returns is in the service's status, and on the progress queue where there is one. What it puts into
+    ``log_fields`` is on the log line ``request_finished``.
 
     ``async with waiting():`` is for a handler that waits for its turn at something: meanwhile another request may be
     worked on.

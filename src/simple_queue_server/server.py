@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 import structlog
 
 from simple_queue_server import logs
-from simple_queue_server.brokers import broker_for, queues_of
+from simple_queue_server.brokers import broker_for, describe, queues_of
 from simple_queue_server.brokers.base import Broker
 from simple_queue_server.cancel import Cancellation, Canceller
 from simple_queue_server.errors import SettingsError
@@ -26,6 +26,8 @@ from simple_queue_server.observers import Observer
 from simple_queue_server.parameters import Handler, ignoring_unknown
 from simple_queue_server.runner import Runner
 from simple_queue_server.settings.sections import HttpSection, Settings
+from simple_queue_server.status import State
+from simple_queue_server.supervision import Supervision
 from simple_queue_server.system import event_loop, signals
 
 if TYPE_CHECKING:
@@ -41,7 +43,8 @@ class Server:
 
     ``broker`` replaces the one that the settings name, for example by a ``MemoryBroker`` in a test. The journal is
     in ``run_directory``, which services may share: there each goes on with requests of its own queues that another
-    one left unfinished, if they are what it ``is_configured_for``.
+    one left unfinished, if they are what it ``is_configured_for``. One that ``is_exclusive`` doesn't start beside
+    another of its name.
     """
 
     def __init__(
@@ -51,6 +54,7 @@ class Server:
         *,
         run_directory: Path = Path("run"),
         is_configured_for: Callable[[Request], bool] = lambda _: True,
+        is_exclusive: bool = False,
     ) -> None:
         self._settings = settings
         self._broker = broker or broker_for(settings)
@@ -66,6 +70,14 @@ class Server:
             self._handlers,
             is_configured_for=is_configured_for,
             on_fault=self._on_fault,
+        )
+        self._supervision = Supervision(
+            settings.server.name,
+            run_directory,
+            self._broker,
+            described=describe(settings),
+            in_flight=self._runner.in_flight,
+            is_exclusive=is_exclusive,
         )
         self._canceller = Canceller(self._broker, self._runner.in_flight)
         self._requests_left = settings.server.max_total_requests
@@ -90,6 +102,10 @@ class Server:
             return handler
 
         return register
+
+    def report(self, part: str, tell: Callable[[], str]) -> None:
+        """Report in the service's status how a part of it is: ``tell`` is called now and then, and must not wait."""
+        self._supervision.parts[part] = tell
 
     def observe(self, observer: Observer) -> None:
         """Call ``observer`` as requests move on, from now on."""
@@ -128,13 +144,14 @@ class Server:
 
         ``lifespan`` is what the handlers need: entered before the broker is opened, exited after it is closed. It may
         register actions. SIGTERM and SIGINT stop, also while any of that is being opened, and a second one aborts;
-        SIGUSR2 toggles halting, SIGHUP is ignored. Raises BrokerError when the broker is given up, and JournalError
-        when there can be no journal.
+        SIGUSR2 toggles halting, SIGHUP is ignored. Raises BrokerError when the broker is given up, JournalError when
+        there can be no journal, and AlreadyRunning.
         """
         with signals.handled(self._signal_handlers()):
             try:
-                async with contextlib.AsyncExitStack() as resources:
+                async with self._supervision.reporting(), contextlib.AsyncExitStack() as resources:
                     if await self._until_paused(self._open(resources, lifespan), "open"):
+                        self._supervision.enter(self._state)
                         log.info("server_started", name=self._settings.server.name, actions=sorted(self._handlers))
                         await self._serve_until_stopped()
             finally:
@@ -196,6 +213,7 @@ class Server:
         self._pause()
 
     def _pause(self) -> None:
+        self._supervision.enter(self._state)
         self._toggled.set()
         if self._interruptible is not None and not self._interruptible.cancelling():  # it may be cleaning up
             self._interruptible.cancel()
@@ -205,13 +223,20 @@ class Server:
         while True:
             await self._receive_until_paused()
             if self._is_paused():
+                self._supervision.enter(self._state)
                 await self._broker.stop_receiving()
                 await self._finish_running()
             if self._is_paused():
                 return
 
+    @property
+    def _state(self) -> State:
+        if self._stopping or self._requests_left == 0:
+            return "stopping"
+        return "halting" if self._halting else "running"
+
     def _is_paused(self) -> bool:
-        return self._stopping or self._halting or self._requests_left == 0
+        return self._state != "running"
 
     async def _receive_until_paused(self) -> None:
         if not self._is_paused():

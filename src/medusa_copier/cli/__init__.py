@@ -10,7 +10,15 @@ import click
 from medusa_copier.cli import dead, requests, service, setup
 
 SECTIONS: Final[Mapping[str, Sequence[click.Command]]] = {
-    "The service": [service.run, service.check],
+    "The service": [
+        service.run,
+        service.start,
+        service.stop,
+        service.restart,
+        service.status,
+        service.toggle_halt,
+        service.check,
+    ],
     "Requests": [requests.submit, requests.responses, dead.dead],
     "Set-up": [setup.init, setup.systemd, setup.completion, setup.schema, setup.token],
 }

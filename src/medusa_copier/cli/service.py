@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, TypeVar
 
 import click
 
-from medusa_copier.cli.options import clear_errors, config_option
+from medusa_copier.cli.options import clear_errors, config_option, json_option
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 
-@click.command()
+@click.command(short_help="Serve requests, in the foreground.")
 @config_option
-def run(config: Path) -> None:
+@click.option("--exclusive", is_flag=True, help="Don't start beside another service of this name in this directory.")
+def run(config: Path, exclusive: bool) -> None:
     """Serve requests, in the foreground.
 
     SIGTERM or Ctrl-C: finish what is in flight, then exit; a second one exits now. Either way nothing is lost:
@@ -27,10 +32,107 @@ def run(config: Path) -> None:
         from medusa_copier.settings import CopierSettings  # noqa: PLC0415
         from simple_queue_server import load_settings  # noqa: PLC0415
 
-        service.run(load_settings(config, CopierSettings))
+        service.run(load_settings(config, CopierSettings), is_exclusive=exclusive)
 
 
-@click.command()
+_now_option = click.option(
+    "--now", is_flag=True, help="Don't wait for what is in flight: it goes back to the queue, and is served again."
+)
+_stop_timeout_option = click.option(
+    "--timeout",
+    "timeout_s",
+    metavar="SECONDS",
+    type=click.FloatRange(min=0),
+    help="How long to wait for its end. Without it, until then: server.shutdown_grace_s and a little.",
+)
+
+
+def _start_timeout_option(name: str) -> Callable[[F], F]:
+    return click.option(
+        name,
+        "start_timeout_s",
+        metavar="SECONDS",
+        type=click.FloatRange(min=0, min_open=True),
+        default=60,
+        show_default=True,
+        help="How long to wait until it serves. It goes on trying after that.",
+    )
+
+
+@click.command(short_help="Start the service in the background.")
+@config_option
+@_start_timeout_option("--timeout")
+def start(config: Path, start_timeout_s: float) -> None:
+    """Start the service in the background, in this directory, and wait until it serves.
+
+    If it doesn't, the last lines of its log say why. One that runs already is left alone.
+    """
+    with clear_errors():
+        from medusa_copier.commands.service import start as command  # noqa: PLC0415
+
+        sys.exit(0 if command(config, timeout_s=start_timeout_s) else 1)
+
+
+@click.command(short_help="Stop it when what is in flight is done.")
+@config_option
+@_now_option
+@_stop_timeout_option
+def stop(config: Path, now: bool, timeout_s: float | None) -> None:
+    """Stop the service, however it was started, and wait until it has ended.
+
+    It takes no more requests and finishes those in flight; what isn't done after server.shutdown_grace_s goes back to
+    the queue. Nothing is lost either way.
+    """
+    with clear_errors():
+        from medusa_copier.commands.service import stop as command  # noqa: PLC0415
+
+        sys.exit(0 if command(config, now=now, timeout_s=timeout_s) else 1)
+
+
+@click.command(short_help="Stop it, and start it again.")
+@config_option
+@_now_option
+@_stop_timeout_option
+@_start_timeout_option("--start-timeout")
+def restart(config: Path, **how: Any) -> None:
+    """Stop the service, if it runs, and start it in the background, in the directory where it ran.
+
+    A changed configuration doesn't always need this: see SIGHUP in docs/operations.md.
+    """
+    with clear_errors():
+        from medusa_copier.commands.service import restart as command  # noqa: PLC0415
+
+        sys.exit(0 if command(config, **how) else 1)
+
+
+@click.command(short_help="Tell whether it runs, and what it does.")
+@config_option
+@json_option
+def status(config: Path, as_json: bool) -> None:
+    """Tell whether the service runs and is healthy, what it does, and how long the queue is.
+
+    The exit status is that of an init script: 0 running, 1 dead although its pid file is there, 3 not running.
+    """
+    with clear_errors():
+        from medusa_copier.commands.status import show_status  # noqa: PLC0415
+
+        sys.exit(show_status(config, as_json=as_json))
+
+
+@click.command("toggle-halt", short_help="Let it end after what is in flight, or go on.")
+@config_option
+def toggle_halt(config: Path) -> None:
+    """Let the service take no more requests and end when those in flight are done; called again before that, go on.
+
+    Prints what it does now.
+    """
+    with clear_errors():
+        from medusa_copier.commands.service import toggle_halt as command  # noqa: PLC0415
+
+        sys.exit(0 if command(config) else 1)
+
+
+@click.command(short_help="Is all that the configuration names there?")
 @config_option
 @click.option(
     "--timeout",

@@ -87,3 +87,15 @@ def readable_size(size_bytes: int) -> str:
             break
         size /= 1024
     return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+
+
+def progress_text(progress: Mapping[str, Any] | None) -> str:
+    """How far a copy is, as its events say; "" where that isn't known."""
+    if progress is None:
+        return ""
+    parts = [readable_size(progress.get("bytes") or 0)]
+    if total := progress.get("total_bytes"):
+        parts = [f"{100 * (progress.get('bytes') or 0) / total:.0f} %", f"of {readable_size(total)}"]
+    if speed := progress.get("bytes_per_s"):
+        parts.append(f"at {readable_size(int(speed))}/s")
+    return " ".join(parts)

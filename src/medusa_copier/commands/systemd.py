@@ -124,7 +124,9 @@ async def _written(settings: CopierSettings, wanted: Wanted) -> list[Path]:
     logs.configure_for_command(quiet=True)
     conf = settings.rclone_config_path or _home(wanted.user) / ".config" / "rclone" / "rclone.conf"
     conf = wanted.directory.absolute() / conf
-    async with open_rclone(structs.replace(settings, rclone_config_path=conf), run_directory=None) as rclone:
+    if conf.exists():  # it may be made later; without it there are directories only
+        settings = structs.replace(settings, rclone_config_path=conf)
+    async with open_rclone(settings, run_directory=None) as rclone:
         roots = [root.fs for root in settings.roots.values() if "write" in root.access]
         found = [Path(directory) for fs in roots if (directory := await rclone.local_directory(fs))]
     return [*found, conf.parent]

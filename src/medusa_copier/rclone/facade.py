@@ -93,6 +93,11 @@ class Rclone:
         await self._daemon.stop()
 
     @property
+    def pid(self) -> int | None:
+        """The process of the resident rclone; None while there is none."""
+        return self._daemon.pid
+
+    @property
     def client(self) -> Client:
         """The calls that are made once, without retries."""
         return self._quarantine.client or self._daemon.client

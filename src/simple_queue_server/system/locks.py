@@ -30,6 +30,12 @@ class Lock:
             undo.pop_all()
         return cls(fd)
 
+    def write(self, content: bytes, mode: int) -> None:
+        """Let the file have this content, a few bytes, and these permissions. Raises OSError."""
+        os.fchmod(self._fd, mode)
+        os.ftruncate(self._fd, 0)
+        os.pwrite(self._fd, content, 0)
+
     def is_at(self, path: Path) -> bool:
         """Whether the file at ``path`` is still the one that is locked."""
         try:

@@ -1,0 +1,95 @@
+"""How a service is: what ``run/NAME.status.json`` holds for commands and monitoring, and the line for systemd."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, Final, Literal, TypeAlias
+
+import msgspec
+
+LONGEST_LIST: Final = 100
+"""Requests that are listed."""
+MODE: Final = 0o640
+
+State: TypeAlias = Literal["starting", "running", "halting", "stopping"]
+
+
+class Activity(msgspec.Struct, frozen=True, kw_only=True):
+    """A request in flight."""
+
+    request_id: str
+    action: str | None
+    since: str
+    """When the service took it, as all times here ISO 8601 in UTC."""
+    is_working: bool
+    """False while it waits for its turn."""
+    progress: dict[str, Any] | None = None
+    """How far a copy is that takes long, as in its events; None where that isn't known."""
+
+
+class Ended(msgspec.Struct, frozen=True, kw_only=True):
+    """A request that was listed, and is answered now."""
+
+    request_id: str
+    status: str | None
+    message: str | None
+
+
+class Status(msgspec.Struct, frozen=True, kw_only=True):
+    """What a service reports of itself."""
+
+    name: str
+    state: State
+    pid: int
+    started: str
+    updated: str
+    in_flight: int
+    """How many requests it has, those that wait for their turn in it included."""
+    requests: list[Activity]
+    """The LONGEST_LIST that it has had for the longest time."""
+    ended: list[Ended]
+    """Those that were listed and have ended since, the last LONGEST_LIST of them."""
+    waiting: int | None
+    """How many wait on the queue; None while that isn't known."""
+    broker: str
+    broker_error: str | None
+    """Why the broker can't be asked; None when it can."""
+    parts: dict[str, str]
+    """What else the service runs on: a name, and how it is."""
+
+    @property
+    def line(self) -> str:
+        """All of it in one line."""
+        queue = "the queue's length isn't known" if self.waiting is None else f"{self.waiting} on the queue"
+        line = f"{self.in_flight} in flight, {queue}"
+        if self.state != "running":
+            line = f"{self.state}: {line}"
+        return line if self.broker_error is None else f"{line}; the broker can't be used: {self.broker_error}"
+
+
+def path_of(run_directory: Path, name: str) -> Path:
+    """Where the service ``name`` reports."""
+    return run_directory / f"{name}.status.json"
+
+
+def pid_path_of(run_directory: Path, name: str) -> Path:
+    """The pid file of the service ``name``."""
+    return run_directory / f"{name}.pid"
+
+
+def write(path: Path, status: Status) -> None:
+    """Write the status so that a reader finds the whole of one. Raises OSError."""
+    new = path.with_name(f"{path.name}.new")
+    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, MODE)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(msgspec.json.encode(status))
+    new.replace(path)
+
+
+def read(path: Path) -> Status | None:
+    """What was reported last; None when nothing was, or by another version. Raises OSError."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Status)
+    except (FileNotFoundError, msgspec.MsgspecError):
+        return None
