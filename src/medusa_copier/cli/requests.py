@@ -125,7 +125,7 @@ def _composed(
     return compose.one_request(action, (source, target), parameters, pass_through=pass_through, labels=labels)
 
 
-@click.command()
+@click.command(short_help="Take responses off the outgoing queue.")
 @config_option
 @click.option("--follow", is_flag=True, help="Go on waiting for more, until Ctrl-C.")
 def responses(config: Path, follow: bool) -> None:

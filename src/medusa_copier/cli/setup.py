@@ -112,7 +112,7 @@ def schema() -> None:
     click.echo(resources.files("medusa_copier.contract").joinpath("schema.json").read_text(encoding="utf-8"), nl=False)
 
 
-@click.command()
+@click.command(short_help="Make a token for the HTTP API.")
 @click.argument("name")
 def token(name: str) -> None:
     """Make a token for the HTTP API, and print it with what stands for it in the configuration.
