@@ -23,6 +23,7 @@ from simple_queue_server.system import event_loop
 
 if TYPE_CHECKING:
     from simple_queue_server.http.extension import Extension
+    from simple_queue_server.metrics.collector import Source
 
 log = structlog.stdlib.get_logger("medusa_copier")
 
@@ -66,8 +67,15 @@ async def _copying(server: Server, settings: CopierSettings) -> AsyncIterator[No
         server.action("copyto", fields_of(CopytoParameters))(copying_one)
         copying_many = hold.holding(copy(settings.roots, rclone, access))
         server.action("copy", fields_of(CopyParameters))(copying_many)
-        server.http_extension = lambda: _http_extension(settings, rclone, access)
+        server.companions.metrics_source = lambda: _metrics_source(settings, rclone)
+        server.companions.http_extension = lambda: _http_extension(settings, rclone, access)
         yield
+
+
+def _metrics_source(settings: CopierSettings, rclone: Rclone) -> Source:
+    from medusa_copier.metrics import source  # noqa: PLC0415 - only where there are metrics
+
+    return source(settings, rclone)
 
 
 def _http_extension(settings: CopierSettings, rclone: Rclone, access: Access) -> Extension:

@@ -9,7 +9,7 @@ import signal
 from collections.abc import Callable, Collection, Coroutine
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import structlog
 
@@ -17,7 +17,7 @@ from simple_queue_server import logs
 from simple_queue_server.brokers import broker_for, describe, queues_of
 from simple_queue_server.brokers.base import Broker
 from simple_queue_server.cancel import Cancellation, Canceller
-from simple_queue_server.errors import SettingsError
+from simple_queue_server.companions import Companions
 from simple_queue_server.events import Events
 from simple_queue_server.in_flight import InFlight
 from simple_queue_server.journal.store import Journal
@@ -25,13 +25,10 @@ from simple_queue_server.messages import CANCEL, Request
 from simple_queue_server.observers import Observer
 from simple_queue_server.parameters import Handler, ignoring_unknown
 from simple_queue_server.runner import Runner
-from simple_queue_server.settings.sections import HttpSection, Settings
+from simple_queue_server.settings.sections import Settings
 from simple_queue_server.status import State
 from simple_queue_server.supervision import Supervision
 from simple_queue_server.system import event_loop, signals
-
-if TYPE_CHECKING:
-    from simple_queue_server.http.extension import Extension
 
 STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 
@@ -59,8 +56,8 @@ class Server:
         self._settings = settings
         self._broker = broker or broker_for(settings)
         self._run_directory = run_directory
-        self.http_extension: Callable[[], Extension] | None = None
-        """Makes what the application adds to the HTTP API; called only where there is one."""
+        self.companions = Companions(settings, run_directory)
+        """The HTTP API and the metrics, if they are configured: where the application adds to them."""
         self._journal = Journal(run_directory / "journal", queues_of(settings))
         self._handlers: dict[str, Handler] = {}
         self._runner = Runner(
@@ -126,6 +123,11 @@ class Server:
         """The actions that it knows."""
         return sorted(self._handlers)
 
+    @property
+    def connections_lost(self) -> int:
+        """How often a connection to the broker was lost."""
+        return self._broker.connections_lost
+
     def in_flight(self) -> list[InFlight]:
         """The requests that were taken and have not ended."""
         return self._runner.in_flight()
@@ -168,8 +170,7 @@ class Server:
             self.action(CANCEL, Cancellation.NAMES)(self._canceller.handle)
         resources.push_async_callback(self._journal.close)
         await self._journal.open()
-        if self._settings.http is not None:
-            await resources.enter_async_context(self._http_api(self._settings.http))
+        await resources.enter_async_context(self.companions.running(self))
         resources.push_async_callback(self._broker.close)
         resources.push_async_callback(self._abort_running)
         self._runner.hold_as_many_as_slots()
@@ -178,15 +179,6 @@ class Server:
             events = Events(self._broker.notify, self._settings.server.progress_interval_s)
             self.observe(events)
             await resources.enter_async_context(events.reporting_progress())
-
-    def _http_api(self, section: HttpSection) -> AbstractAsyncContextManager[None]:
-        try:
-            from simple_queue_server.http.compose import serving  # noqa: PLC0415 - its libraries are an extra
-        except ImportError as error:
-            raise SettingsError(
-                f"the HTTP API needs {error.name}: pip install 'medusa-copier[http]', or remove http"
-            ) from None
-        return serving(self, self._settings, section, self._run_directory, self.http_extension)
 
     async def _abort_running(self) -> None:
         """Nothing is left to abort unless an error or a cancellation led here."""

@@ -45,7 +45,7 @@ def test_what_a_token_may_do_is_what_its_section_says() -> None:
     ("text", "words"),
     [
         ("{tokens: [{name: a}]}", "needs hash or token"),
-        ("{tokens: [{name: a, token: short}]}", "length >= 20"),
+        ("{tokens: [{name: a, token: short}]}", "at least 20 characters"),
         ("{tokens: [{name: a, hash: abc}]}", "tokens"),
         (f"{{tokens: [{{name: a, token: {'x' * 20}}}, {{name: a, token: {'y' * 20}}}]}}", "two with the name a"),
         ("{listen: 0.0.0.0:80}", "behind_proxy: true"),

@@ -28,8 +28,6 @@ def extension(settings: CopierSettings, rclone: Rclone, access: Access) -> Exten
         version=metadata.version("medusa-copier"),
         operations=RootOperations(settings.roots, rclone, access).operations(),
         checks={"rclone": rclone_check},
-        prefix="medusa_copier",
-        roots=tuple(settings.roots),
         uses=root_uses,
         messages=_messages(),
     )

@@ -168,6 +168,15 @@ def _may_pass(text: str) -> bool:
     return not _PERMANENT.search(text)
 
 
+def retry_reason(error: RcloneError) -> str:
+    """Why a call is made again, in one word for metrics."""
+    if isinstance(error, RcloneStopped):
+        return "rclone_stopped"
+    if error.exit_status == TEMPORARY_ERROR:
+        return "network"
+    return "throttled" if _BUSY.search(error.reason) else "other"
+
+
 _S3: Final = re.compile(
     r"operation error S3: (?P<operation>\w+), (?:exceeded maximum number of attempts, \d+, )?"
     r"(?:https response error StatusCode: (?P<status>\d+), RequestID: (?P<request>[^,]*), HostID: [^,]*, )?"

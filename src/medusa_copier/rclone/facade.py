@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, nullcontext
 from contextvars import ContextVar
@@ -13,7 +14,7 @@ from typing import Any, Final, Self, TypeVar
 import structlog
 
 from medusa_copier.rclone.configuration import Configuration
-from medusa_copier.rclone.errors import NotFound, RcloneError, WrongKind
+from medusa_copier.rclone.errors import NotFound, RcloneError, WrongKind, retry_reason
 from medusa_copier.rclone.local_hash import LocalHash
 from medusa_copier.rclone.partials import copy_id
 from medusa_copier.rclone.place_locks import PlaceLocks
@@ -73,12 +74,16 @@ class Rclone:
         self._quarantine = Quarantine(self._own, self._wait)
         self.configuration = Configuration(lambda: self._daemon.client, lambda: self.commands, config)
         self._targets = PlaceLocks()
+        self.restarts = 0
+        """How often the resident rclone died, or hung and was killed."""
+        self.retries: Counter[str] = Counter()
+        """How often a call was made again, by reason."""
 
     async def __aenter__(self) -> Self:
         self.path = await find_binary(self._binary)
         if self.run_directory:
             await asyncio.to_thread(remove_abandoned, self.run_directory)
-        self._daemon = self._new_daemon(on_death=self._quarantine.note_death_of_resident)
+        self._daemon = self._new_daemon(on_death=self._note_death)
         await self._daemon.start()
         try:
             await self.configuration.begin()
@@ -101,6 +106,13 @@ class Rclone:
     def client(self) -> Client:
         """The calls that are made once, without retries."""
         return self._quarantine.client or self._daemon.client
+
+    def _note_death(self) -> None:
+        self.restarts += 1
+        self._quarantine.note_death_of_resident()
+
+    def _note_retry(self, error: RcloneError) -> None:
+        self.retries[retry_reason(error)] += 1
 
     def _new_daemon(self, on_death: Callable[[], object] = lambda: None) -> Daemon:
         return Daemon(
@@ -203,7 +215,13 @@ class Rclone:
                         await own.forget()
             return await call()
 
-        return await with_retries(attempt, attempts=self.attempts, daemon_ready=self.ready, quarantine=self._quarantine)
+        return await with_retries(
+            attempt,
+            attempts=self.attempts,
+            daemon_ready=self.ready,
+            quarantine=self._quarantine,
+            on_retry=self._note_retry,
+        )
 
     async def swept(
         self, copy: Callable[[], Awaitable[T]], target: Location, *, again: bool, named: str | None = None

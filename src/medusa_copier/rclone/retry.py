@@ -38,6 +38,7 @@ async def with_retries(
     daemon_ready: Callable[[], Awaitable[object]],
     quarantine: Quarantine | None = None,
     first_pause_s: float = FIRST_PAUSE_S,
+    on_retry: Callable[[RcloneError], object] = lambda _: None,
 ) -> T:
     """What ``call`` returns, tried up to ``attempts`` times while its RcloneError is transient.
 
@@ -59,12 +60,14 @@ async def with_retries(
             raise
         except RcloneStopped as error:
             await _recover(error, deaths, attempts, quarantine, time.monotonic() - begun_s)
+            on_retry(error)
             await daemon_ready()
             continue
         except RcloneError as error:
             if not error.transient or attempt == attempts:
                 raise
             log.warning("rclone_call_retried", reason=error.reason, attempt=attempt, attempts=attempts)
+            on_retry(error)
         attempt += 1
         await asyncio.sleep(next(pauses_s))
 

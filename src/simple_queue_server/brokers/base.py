@@ -89,6 +89,10 @@ class Broker(Protocol):
         """How long a request can safely stay unsettled, in seconds; None if there is no limit."""
 
     @property
+    def connections_lost(self) -> int:
+        """How often a connection that was up was lost; always 0 where there is none that lasts."""
+
+    @property
     def has_progress_queue(self) -> bool:
         """Whether a progress queue is configured for :meth:`notify`."""
 

@@ -10,19 +10,22 @@ from pathlib import Path
 import structlog
 
 from simple_queue_server.brokers import client_for
+from simple_queue_server.control import Control
 from simple_queue_server.http import openapi
 from simple_queue_server.http.application import Application
-from simple_queue_server.http.control import Control, ServiceOperations
 from simple_queue_server.http.events import EventHub
 from simple_queue_server.http.extension import Extension
 from simple_queue_server.http.health import Health, broker_check, directory_check
+from simple_queue_server.http.metrics import MetricsOperations
 from simple_queue_server.http.operations import Operation
 from simple_queue_server.http.pages import Description
 from simple_queue_server.http.records import RecordsReader
 from simple_queue_server.http.requests import RequestOperations
 from simple_queue_server.http.server import HttpServer
+from simple_queue_server.http.services import ServiceOperations
 from simple_queue_server.http.submission import Submissions
 from simple_queue_server.http.tokens import Tokens, kept_in
+from simple_queue_server.metrics.collector import Metrics
 from simple_queue_server.records.database import Database
 from simple_queue_server.records.query import Records
 from simple_queue_server.settings.sections import HttpSection, Settings
@@ -34,9 +37,11 @@ log = structlog.stdlib.get_logger("simple_queue_server")
 async def serving(
     control: Control,
     settings: Settings,
+    *,
     section: HttpSection,
     run_directory: Path,
     extend: Callable[[], Extension] | None,
+    metrics: Metrics | None,
 ) -> AsyncIterator[None]:
     """Serve the HTTP API while the block runs. Raises SettingsError when the token can't be made."""
     extension = Extension() if extend is None else extend()
@@ -62,6 +67,7 @@ async def serving(
             *extension.operations,
             *ServiceOperations(control, records, settings.server.name).operations(),
             *hub.operations(),
+            *([] if metrics is None else MetricsOperations(metrics).operations()),
             *Health(checks | dict(extension.checks)).operations(),
         ]
         app = Application(section, Tokens.of(section, secret), _described(operations, extension)).asgi()

@@ -6,8 +6,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-from prometheus_client.metrics_core import Metric
-
 from simple_queue_server.http.health import Check
 from simple_queue_server.http.operations import Operation
 from simple_queue_server.messages import Request
@@ -22,11 +20,7 @@ class Extension:
 
     title: str = "simple-queue-server"
     version: str = "1"
-    prefix: str = "queue_server"
-    """What the names of all metrics begin with."""
     operations: Sequence[Operation] = ()
     checks: Mapping[str, Check] = field(default_factory=dict)
-    metrics: Callable[[], Iterable[Metric]] = lambda: ()
-    roots: Sequence[str] = ()
     uses: Uses = lambda _: ()
     messages: Mapping[str, Any] = field(default_factory=dict)

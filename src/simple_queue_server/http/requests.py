@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Meta
 
 from simple_queue_server import messages
-from simple_queue_server.http.control import Control
+from simple_queue_server.control import Control
 from simple_queue_server.http.events import progress_of
 from simple_queue_server.http.extension import Uses
 from simple_queue_server.http.operations import Call, Operation, Reply

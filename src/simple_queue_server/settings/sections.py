@@ -195,6 +195,13 @@ class HttpSection(Section, frozen=True):
             raise ValueError(f"tokens: there are two with the name {min(twice)}")
 
 
+class MetricsSection(Section, frozen=True):
+    """``metrics``: beside ``/metrics`` of the HTTP API."""
+
+    textfile: Path | None = None
+    """Write the metrics to this file, for node_exporter, whose name must end in ``.prom``. Unset: nowhere."""
+
+
 class LogSection(Section, frozen=True):
     """``log``: where and how much."""
 
@@ -231,5 +238,6 @@ class Settings(Section, frozen=True):
     sqs: SqsSection | None = None
     embedded: EmbeddedSection | None = None
     http: HttpSection | None = None
+    metrics: MetricsSection = MetricsSection()
     log: LogSection = LogSection()
     records: RecordsSection = RecordsSection()

@@ -61,6 +61,7 @@ class AmqpBroker:
             on_gave_up=self._on_gave_up,
             max_failures=settings.max_connection_retry_errors,
         )
+        self.connections_lost = 0
         self._arrivals: asyncio.Queue[AmqpDelivery | None] = asyncio.Queue()
         self._consumers = 1
         self._consumer_tags: list[str] = []
@@ -290,6 +291,8 @@ class AmqpBroker:
         self._arrivals.put_nowait(delivery)
 
     def _on_lost(self) -> None:
+        if self._channel is not None:
+            self.connections_lost += 1
         self._channel = None
         self._consumer_tags.clear()
         self._empty_arrivals()  # they will be redelivered

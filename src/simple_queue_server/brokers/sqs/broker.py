@@ -84,6 +84,7 @@ class SqsBroker:
     """The server's side of SQS; see :class:`base.Broker`."""
 
     def __init__(self, settings: SqsSection, *, max_in_flight: int, hold_limit_s: float = HOLD_LIMIT_S) -> None:
+        self.connections_lost = 0
         self.patience_s: float | None = hold_limit_s * 11 / 12
         self._settings = settings
         self._link = SqsLink(settings)

@@ -5,45 +5,16 @@ from __future__ import annotations
 import os
 import socket
 from datetime import UTC, datetime
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 
+from simple_queue_server.control import Control
 from simple_queue_server.http.operations import Call, Operation, Reply
 from simple_queue_server.http.problems import Problem
 from simple_queue_server.http.records import RecordsReader
 from simple_queue_server.http.views import moment
-from simple_queue_server.in_flight import InFlight
-from simple_queue_server.observers import Observer
 from simple_queue_server.records.query import Records
-
-
-class Control(Protocol):
-    """What the API needs of the server."""
-
-    @property
-    def is_halting(self) -> bool:
-        """Whether it takes no more requests until it is told to."""
-
-    @property
-    def max_in_flight(self) -> int:
-        """How many requests it works on at the same time, at this time."""
-
-    @property
-    def actions(self) -> list[str]:
-        """The actions that it knows."""
-
-    def in_flight(self) -> list[InFlight]:
-        """The requests that it has."""
-
-    def toggle_halt(self) -> None:
-        """Halt before the next request, or go on."""
-
-    def observe(self, observer: Observer) -> None:
-        """Call the observer as requests move on."""
-
-    async def cancel(self, request_id: str) -> int:
-        """Cancel the requests with an id, and let other services do so; returns how many this one had."""
 
 
 class ServiceStatus(msgspec.Struct, kw_only=True):

@@ -1,0 +1,78 @@
+"""What stands beside a server, and is imported only where it is configured: the HTTP API and the metrics."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from simple_queue_server.brokers import inspect_queue
+from simple_queue_server.control import Control
+from simple_queue_server.errors import SettingsError
+from simple_queue_server.settings.sections import HttpSection, Settings
+
+if TYPE_CHECKING:
+    from simple_queue_server.http.extension import Extension
+    from simple_queue_server.metrics.collector import Metrics, Source
+
+
+class Companions:
+    """Runs what the settings name. The application adds to it at the latest in the server's lifespan."""
+
+    def __init__(self, settings: Settings, run_directory: Path) -> None:
+        self._settings = settings
+        self._run_directory = run_directory
+        self.metrics_source: Callable[[], Source] | None = None
+        """Makes what the application adds to the metrics."""
+        self.http_extension: Callable[[], Extension] | None = None
+        """Makes what the application adds to the HTTP API."""
+
+    @asynccontextmanager
+    async def running(self, control: Control) -> AsyncIterator[None]:
+        """Run them while the block runs. Raises SettingsError where they can't be started."""
+        section, textfile = self._settings.http, self._settings.metrics.textfile
+        async with AsyncExitStack() as resources:
+            if section is not None or textfile is not None:
+                metrics = await self._metrics(control, resources)
+                if section is not None:
+                    await resources.enter_async_context(self._http_api(control, section, metrics))
+            yield
+
+    async def _metrics(self, control: Control, resources: AsyncExitStack) -> Metrics:
+        from simple_queue_server.metrics.collector import Metrics, Source  # noqa: PLC0415 - only where they are wanted
+        from simple_queue_server.metrics.sampling import sampling  # noqa: PLC0415
+
+        async def queue() -> dict[str, float]:
+            return {"queue_waiting_requests": (await inspect_queue(self._settings)).waiting}
+
+        source = Source() if self.metrics_source is None else self.metrics_source()
+        metrics = Metrics(source, actions=lambda: control.actions, load=lambda: _load(control))
+        control.observe(metrics)
+        await resources.enter_async_context(sampling(metrics, [queue], self._settings.metrics.textfile))
+        return metrics
+
+    def _http_api(self, control: Control, section: HttpSection, metrics: Metrics) -> AbstractAsyncContextManager[None]:
+        try:
+            from simple_queue_server.http.compose import serving  # noqa: PLC0415 - its libraries are an extra
+        except ImportError as error:
+            raise SettingsError(
+                f"the HTTP API needs {error.name}: pip install 'medusa-copier[http]', or remove http"
+            ) from None
+        return serving(
+            control,
+            self._settings,
+            section=section,
+            run_directory=self._run_directory,
+            extend=self.http_extension,
+            metrics=metrics,
+        )
+
+
+def _load(control: Control) -> dict[str, float]:
+    return {
+        "in_flight": len(control.in_flight()),
+        "in_flight_limit": control.max_in_flight,
+        "halted": control.is_halting,
+        "broker_connections_lost": control.connections_lost,
+    }

@@ -1,0 +1,41 @@
+"""What those who stand beside a server need of it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Protocol
+
+from simple_queue_server.in_flight import InFlight
+from simple_queue_server.observers import Observer
+
+
+class Control(Protocol):
+    """The server, as the HTTP API and the metrics see and steer it."""
+
+    @property
+    def is_halting(self) -> bool:
+        """Whether it takes no more requests until it is told to."""
+
+    @property
+    def max_in_flight(self) -> int:
+        """How many requests it works on at the same time, at this time."""
+
+    @property
+    def connections_lost(self) -> int:
+        """How often a connection to the broker was lost."""
+
+    @property
+    def actions(self) -> Collection[str]:
+        """The actions that it knows."""
+
+    def in_flight(self) -> list[InFlight]:
+        """The requests that it has."""
+
+    def toggle_halt(self) -> None:
+        """Halt before the next request, or go on."""
+
+    def observe(self, observer: Observer) -> None:
+        """Call the observer as requests move on."""
+
+    async def cancel(self, request_id: str) -> int:
+        """Cancel the requests with an id, and let other services do so; returns how many this one had."""
