@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from simple_queue_server.messages import Request
 from simple_queue_server.records import keys
 from simple_queue_server.records.database import Database
 from simple_queue_server.records.description import Places, PlainDescriber
@@ -20,9 +19,8 @@ from simple_queue_server.records.spool import SpoolWriter, instance_name
 class RootDescriber(PlainDescriber):
     """Knows the parameters that the copier's requests have."""
 
-    def places(self, request: Request) -> Places:
+    def places(self, action: str, parameters: Mapping[str, Any]) -> Places:
         names = ("source_root", "source_key", "target_root", "target_key")
-        parameters = request.parameters if isinstance(request.parameters, dict) else {}
         return Places(*(parameters.get(name) for name in names))
 
 

@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
-from simple_queue_server.messages import Request
-
 NUMBER_LIMIT: Final = 2**63 - 1
 
 
@@ -32,8 +30,8 @@ class Amounts:
 class Describer(Protocol):
     """The application's side. Called in the background, never on the way of a request; it must not raise."""
 
-    def places(self, request: Request) -> Places:
-        """Where a request works. Its parameters may be anything."""
+    def places(self, action: str, parameters: Mapping[str, Any]) -> Places:
+        """Where a request works. The values of its parameters may be anything."""
 
     def amounts(self, response: Mapping[str, Any], details: Mapping[str, Any]) -> Amounts:
         """How much was done; ``details`` are the request's ``log_fields``."""
@@ -45,7 +43,7 @@ class Describer(Protocol):
 class PlainDescriber:
     """For an application that says nothing about its requests."""
 
-    def places(self, request: Request) -> Places:  # noqa: ARG002
+    def places(self, action: str, parameters: Mapping[str, Any]) -> Places:  # noqa: ARG002
         return Places()
 
     def amounts(self, response: Mapping[str, Any], details: Mapping[str, Any]) -> Amounts:  # noqa: ARG002

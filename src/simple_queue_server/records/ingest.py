@@ -16,11 +16,10 @@ from sqlalchemy.engine import Connection
 from simple_queue_server.records import spool
 from simple_queue_server.records.database import Database
 from simple_queue_server.records.description import Describer
-from simple_queue_server.records.entries import Owner
 from simple_queue_server.records.rows import Batch
 from simple_queue_server.records.schema import OPEN, WAITING, records, services, spools, upsert
 
-AT_ONCE: Final = 1000
+AT_ONCE: Final = 4000
 """Entries in one transaction: others wait meanwhile."""
 SERVICE: Final = "service"
 CLIENT: Final = "client"
@@ -48,11 +47,16 @@ class Ingest:
     def run(self, own: Path | None = None) -> int:
         """Take over what is there now; returns the number of entries. ``own`` is this process's own spool, if any.
 
-        What clients submitted comes before what this service did with it.
+        What clients submitted comes before what this service did with it, where it can in the same transaction: then
+        it is one new row.
         """
         mine = list(_segments(own)) if own is not None else []
-        count = sum(self._take_others(directory) for directory in spool.owners(self._directory) if directory != own)
-        return count + (self._take(mine) if mine else 0)
+        with contextlib.ExitStack() as locks:
+            dead, theirs = self._others(own, locks)
+            count = self._take([*theirs, *mine])
+            for directory in dead:
+                self._bury(directory)
+        return count
 
     def backlog_bytes(self) -> int:
         """What is not in the database yet, in the spools of all."""
@@ -61,56 +65,68 @@ class Ingest:
             total += sum(segment.end - self._done.get(segment.path, 0) for segment in _segments(directory))
         return total
 
-    def _take_others(self, directory: Path) -> int:
-        lock = spool.lock_of_dead(directory)
-        if lock is None:
-            is_client = directory.name.startswith(CLIENT)
-            return self._take(list(_segments(directory))) if is_client else 0
-        try:
-            count = self._take(list(_segments(directory)))
-            with self._database.writing() as connection:
-                release_requests(connection, directory.name)
-                connection.execute(spools.delete().where(spools.c.owner == directory.name))
-            spool.remove(directory)
-        finally:
-            lock.release()
-        return count
+    def _others(self, own: Path | None, locks: contextlib.ExitStack) -> tuple[list[Path], list[_Segment]]:
+        """The directories of the dead, which are locked by then, and what there is to read beside ``own``."""
+        dead: list[Path] = []
+        segments: list[_Segment] = []
+        for directory in spool.owners(self._directory):
+            if directory == own:
+                continue
+            if (lock := spool.lock_of_dead(directory)) is not None:
+                locks.callback(lock.release)
+                dead.append(directory)
+            if lock is not None or directory.name.startswith(CLIENT):
+                segments += _segments(directory)
+        return dead, segments
+
+    def _bury(self, directory: Path) -> None:
+        with self._database.writing() as connection:
+            release_requests(connection, directory.name)
+            connection.execute(spools.delete().where(spools.c.owner == directory.name))
+        spool.remove(directory)
+        self._done = {path: done for path, done in self._done.items() if path.parent != directory}
 
     def _take(self, segments: list[_Segment]) -> int:
         count = 0
+        while unread := [segment for segment in segments if self._done.get(segment.path, 0) < segment.end]:
+            count += self._take_some(unread)
         for segment in segments:
-            while self._done.get(segment.path, 0) < segment.end:
-                taken, is_at_end = self._take_some(segment)
-                count += taken
-                if is_at_end:
-                    break
             if not segment.is_last:
                 segment.path.unlink(missing_ok=True)
                 self._done.pop(segment.path, None)
         return count
 
-    def _take_some(self, segment: _Segment) -> tuple[int, bool]:
-        """The next entries of a file, in one transaction; whether there are no more."""
-        owner_name, file = segment.path.parent.name, segment.path.name
-        where = sa.and_(spools.c.owner == owner_name, spools.c.file == file)
+    def _take_some(self, unread: list[_Segment]) -> int:
+        """Take over the next entries, in one transaction."""
+        count, done = 0, {}
         with self._database.writing() as connection:
-            position = connection.execute(sa.select(spools.c.position).where(where)).scalar_one_or_none() or 0
-            chunk = spool.read(segment.path, position, segment.end, AT_ONCE)
-            if chunk.owner is not None:
-                self._apply(connection, chunk.owner, chunk)
-            if chunk.end != position:
-                statement = upsert(connection, spools).values(owner=owner_name, file=file, position=chunk.end)
-                connection.execute(
-                    statement.on_conflict_do_update(index_elements=["owner", "file"], set_={"position": chunk.end})
-                )
-                connection.execute(spools.delete().where(spools.c.owner == owner_name, spools.c.file < file))
-        self._done[segment.path] = segment.end if chunk.is_damaged and not segment.is_last else chunk.end
-        return len(chunk.entries), chunk.is_damaged or chunk.end >= segment.end
+            batch = Batch(connection, self._describer)
+            for segment in unread:
+                position = _position(connection, segment)
+                chunk = spool.read(segment.path, position, segment.end, AT_ONCE - count)
+                if chunk.owner is not None:
+                    batch.apply(chunk.owner, chunk.entries)
+                _set_position(connection, segment, chunk.end)
+                done[segment.path] = segment.end if chunk.is_damaged else chunk.end
+                count += len(chunk.entries)
+                if count >= AT_ONCE:
+                    break
+            batch.write()
+        self._done |= done
+        return count
 
-    def _apply(self, connection: Connection, owner: Owner, chunk: spool.Chunk) -> None:
-        batch = Batch(connection, owner, self._describer)
-        batch.apply(chunk.entries)
-        batch.write()
+
+def _position(connection: Connection, segment: _Segment) -> int:
+    owner, file = segment.path.parent.name, segment.path.name
+    where = sa.and_(spools.c.owner == owner, spools.c.file == file)
+    return connection.execute(sa.select(spools.c.position).where(where)).scalar_one_or_none() or 0
+
+
+def _set_position(connection: Connection, segment: _Segment, position: int) -> None:
+    owner, file = segment.path.parent.name, segment.path.name
+    statement = upsert(connection, spools).values(owner=owner, file=file, position=position)
+    connection.execute(statement.on_conflict_do_update(index_elements=["owner", "file"], set_={"position": position}))
+    connection.execute(spools.delete().where(spools.c.owner == owner, spools.c.file < file))
 
 
 def release_requests(connection: Connection, instance: str) -> int:

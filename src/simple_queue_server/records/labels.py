@@ -4,9 +4,9 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
 from typing import Any, Final
+
+import msgspec
 
 from simple_queue_server.messages import NO_PASS_THROUGH
 
@@ -19,7 +19,7 @@ LONGEST: Final = 200
 LONGEST_NAME: Final = 255
 """Characters of an id, an action or the name of a root; the first count."""
 DEEPEST: Final = 8
-_decoder: Final = json.JSONDecoder(parse_int=str, parse_float=str, parse_constant=str)
+_CONSTANTS: Final[dict[bool | None, str]] = {True: "true", False: "false", None: "null"}
 WHOLE: Final = "."
 """The path of a pass_through that is itself a text, number or boolean."""
 
@@ -27,15 +27,16 @@ WHOLE: Final = "."
 def labels_of(pass_through: bytes) -> list[tuple[str, str]]:
     """The labels of a pass_through, given as JSON: path and value, each pair once.
 
-    The elements of an array have its path. Numbers are as the client wrote them.
+    The elements of an array have its path.
     """
     if pass_through == NO_PASS_THROUGH or len(pass_through) > LARGEST_BYTES:
         return []
     try:
-        value = _decoder.decode(pass_through.decode())
-    except (ValueError, RecursionError):
+        value = msgspec.json.decode(pass_through)
+    except (msgspec.MsgspecError, RecursionError):
         return []
-    pairs = dict.fromkeys((clean(path or WHOLE, LONGEST), text) for path, text in _scalars(value, "", 0))
+    pairs: dict[tuple[str, str], None] = {}
+    _collect(value, "", DEEPEST, pairs)
     return list(pairs)[:MOST]
 
 
@@ -49,21 +50,23 @@ def parse_label(text: str) -> tuple[str, str]:
 
 def clean(text: str, longest: int) -> str:
     """Text that any database takes: surrogates and NUL are escaped."""
-    if not text.isascii():
-        text = text.encode("utf-8", "backslashreplace").decode()
-    return text.replace("\0", "\\x00")[:longest]
+    if text.isascii() and len(text) <= longest and "\0" not in text:
+        return text
+    return text.encode("utf-8", "backslashreplace").decode().replace("\0", "\\x00")[:longest]
 
 
-def _scalars(value: Any, path: str, depth: int) -> Iterator[tuple[str, str]]:
-    if depth > DEEPEST:
-        return
+def _collect(value: Any, path: str, levels: int, pairs: dict[tuple[str, str], None]) -> None:
     if isinstance(value, dict):
-        for name, item in value.items():
-            yield from _scalars(item, f"{path}.{name}" if path else name, depth + 1)
+        for name, item in value.items() if levels else ():
+            _collect(item, f"{path}.{name}" if path else name, levels - 1, pairs)
     elif isinstance(value, list):
-        for item in value:
-            yield from _scalars(item, path, depth + 1)
-    elif isinstance(value, bool) or value is None:
-        yield path, {True: "true", False: "false", None: "null"}[value]
+        for item in value if levels else ():
+            _collect(item, path, levels - 1, pairs)
     else:
-        yield path, clean(value, LONGEST)
+        pairs[clean(path or WHOLE, LONGEST), clean(_as_text(value), LONGEST)] = None
+
+
+def _as_text(value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    return _CONSTANTS[value] if value is None or isinstance(value, bool) else str(value)

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from simple_queue_server import messages
-from simple_queue_server.messages import NO_PASS_THROUGH, Request
+from simple_queue_server.messages import NO_PASS_THROUGH
 from simple_queue_server.records import keys
 from simple_queue_server.records.database import execute_many
 from simple_queue_server.records.description import Describer, number
@@ -37,6 +37,16 @@ LONGEST_REASON: Final = 200
 LONGEST_LABEL: Final = 200
 """Characters of a pass_through that a table of records shows."""
 
+NO_LABEL: Final = frozenset({NO_PASS_THROUGH, b"null"})
+
+
+class _Envelope(msgspec.Struct):
+    action: Any = None
+    parameters: Any = None
+    pass_through: msgspec.Raw = msgspec.Raw(NO_PASS_THROUGH)
+
+
+_envelope_decoder: Final = msgspec.json.Decoder(_Envelope)
 _BLANK: Final[dict[str, Any]] = dict.fromkeys(column.name for column in records.columns)
 _KNOWN: Final = (records.c.key, records.c.serving, records.c.request_id, records.c.body_hash, records.c.state)
 _MATCHED: Final = (*_KNOWN, records.c.attempts, records.c.instance)
@@ -50,11 +60,11 @@ class _Row:
         self.is_new = is_new
         self.changed: dict[str, Any] = {}
 
-    def set(self, **changes: Any) -> None:
+    def set(self, changes: dict[str, Any]) -> None:
         """Change columns."""
-        self.values |= changes
+        self.values.update(changes)
         if not self.is_new:
-            self.changed |= changes
+            self.changed.update(changes)
 
     @property
     def is_waiting(self) -> bool:
@@ -62,12 +72,12 @@ class _Row:
 
 
 class Batch:
-    """Applies entries of one owner in one transaction: :meth:`apply`, then :meth:`write`."""
+    """Applies entries in one transaction: :meth:`apply` for each owner, then :meth:`write`."""
 
-    def __init__(self, connection: Connection, owner: Owner, describer: Describer) -> None:
+    def __init__(self, connection: Connection, describer: Describer) -> None:
         self._connection = connection
-        self._owner = owner
         self._describer = describer
+        self._owner: dict[str, Any] = {}
         self._rows: dict[int, _Row] = {}
         self._serving: dict[int, _Row] = {}
         self._by_id: dict[str, list[_Row]] = defaultdict(list)
@@ -77,27 +87,35 @@ class Batch:
         self._totals: dict[tuple[int, str], list[int]] = defaultdict(lambda: [0, 0, 0])
         self._marks: list[dict[str, Any]] = []
 
-    def apply(self, entries: Sequence[Entry]) -> None:
-        """Apply entries in their order."""
+    def apply(self, owner: Owner, entries: Sequence[Entry]) -> None:
+        """Apply entries of an owner in their order."""
+        self._owner = {
+            "instance": owner.instance,
+            "service": clean(owner.name, LONGEST_NAME),
+            "host": clean(owner.host, LONGEST_NAME),
+            "queue": clean(owner.queue, LONGEST_KEY),
+        }
         self._load(entries)
         for entry in entries:
-            match entry:
-                case Taken():
-                    self._taken(entry)
-                case Started():
-                    if row := self._serving.get(entry.key):
-                        row.set(started_ms=entry.started_ms)
-                case Answered():
-                    self._answered(entry)
-                case Returned():
-                    if row := self._serving.pop(entry.key, None):
-                        row.set(state=WAITING, instance=None, serving=None)
-                case Submitted():
-                    self._submitted(entry)
-                case Marked():
-                    self._marks.append(
-                        {"kind": entry.kind, "path": entry.path, "value": entry.value, "sent_ms": entry.sent_ms}
-                    )
+            self._apply(entry)
+
+    def _apply(self, entry: Entry) -> None:
+        match entry:
+            case Answered():
+                self._answered(entry)
+            case Taken():
+                self._taken(entry)
+            case Started():
+                if row := self._serving.get(entry.key):
+                    row.set({"started_ms": entry.started_ms})
+            case Returned():
+                if row := self._serving.pop(entry.key, None):
+                    row.set({"state": WAITING, "instance": None, "serving": None})
+            case Submitted():
+                self._submitted(entry)
+            case Marked():
+                mark = {"kind": entry.kind, "path": entry.path, "value": entry.value, "sent_ms": entry.sent_ms}
+                self._marks.append(mark | {"queue": self._owner["queue"]})
 
     def write(self) -> None:
         """Write all that was applied."""
@@ -107,7 +125,7 @@ class Batch:
         self._insert(labels, self._labels)
         self._write_totals()
         if self._marks:
-            self._connection.execute(marks.insert(), [mark | {"queue": self._owner.queue} for mark in self._marks])
+            self._connection.execute(marks.insert(), self._marks)
 
     def _insert(self, table: sa.Table, rows: list[dict[str, Any]]) -> None:
         if rows:
@@ -152,34 +170,31 @@ class Batch:
             if row.values["body_hash"] == body_hash and row.values["key"] >= entry.key
         ]
         if late:  # a service was faster, of another machine
-            late[0].set(submitted_ms=keys.time_ms(entry.key), retry_of=entry.retry_of)
+            late[0].set({"submitted_ms": keys.time_ms(entry.key), "retry_of": entry.retry_of})
             return
-        row = self._make(entry, state=WAITING, attempts=0, submitted_ms=keys.time_ms(entry.key))
-        row.values["retry_of"] = entry.retry_of
+        submitted_ms = keys.time_ms(entry.key)
+        changes = {"state": WAITING, "attempts": 0, "submitted_ms": submitted_ms, "retry_of": entry.retry_of}
+        self._make(entry, changes)
 
     def _taken(self, entry: Taken) -> _Row:
-        changes = {
-            "serving": entry.key,
-            "state": RUNNING,
-            "instance": self._owner.instance,
-            "service": clean(self._owner.name, LONGEST_NAME),
-            "host": clean(self._owner.host, LONGEST_NAME),
-            "queue": self._owner.queue,
-            "received_ms": keys.time_ms(entry.key),
-        }
+        changes = self._owner | {"state": RUNNING, "serving": entry.key, "received_ms": keys.time_ms(entry.key)}
         row = self._match(entry)
         if row is None:
-            row = self._make(entry, attempts=max(entry.attempt, 1), **changes)
+            changes["attempts"] = entry.attempt
+            row = self._make(entry, changes)
         else:
-            attempts = max(row.values["attempts"] + 1, min(entry.attempt, 2**31 - 1))
-            row.set(**changes, attempts=attempts, started_ms=None, finished_ms=None)
+            changes["attempts"] = max(row.values["attempts"] + 1, entry.attempt)
+            row.set(changes | {"started_ms": None, "finished_ms": None})
         self._serving[entry.key] = row
         return row
 
     def _match(self, entry: Taken) -> _Row | None:
         """The record of a request that was known before: it waited, or its service died, or its response was lost."""
+        known = self._by_id.get(entry.request_id)
+        if not known and entry.attempt <= 1:
+            return None
         body_hash = _hash(entry)
-        same_id = [row for row in self._by_id.get(entry.request_id, ()) if row.values["body_hash"] == body_hash]
+        same_id = [row for row in known or () if row.values["body_hash"] == body_hash]
         if waiting := [row for row in same_id if row.is_waiting]:
             return waiting[0]
         if entry.attempt <= 1:
@@ -187,7 +202,7 @@ class Batch:
         if same_id:
             return same_id[-1]
         for row in self._rows.values():  # AMQP gives a request without an id another name each time
-            is_ours = row.values["state"] == RUNNING and row.values["instance"] == self._owner.instance
+            is_ours = row.values["state"] == RUNNING and row.values["instance"] == self._owner["instance"]
             if row.values["body_hash"] == body_hash and row.values["state"] in {WAITING, RUNNING} and not is_ours:
                 return row
         return None
@@ -199,6 +214,7 @@ class Batch:
         response = _decoded(entry.response)
         outcome = entry.outcome or _outcome(response)
         amounts = self._describer.amounts(response, entry.details)
+        is_bad = outcome in {"failed", "given_up"}
         changes: dict[str, Any] = {
             "state": outcome,
             "finished_ms": entry.finished_ms,
@@ -207,50 +223,52 @@ class Batch:
             "message": _text(response.get("message"), LONGEST_MESSAGE),
             "verified": _json(response.get("verified")),
             "rclone_status": _status(response),
-            "reason": None,
+            "reason": clean(self._describer.reason(response), LONGEST_REASON) if is_bad else None,
         }
-        if outcome in {"failed", "given_up"}:
-            changes["reason"] = clean(self._describer.reason(response), LONGEST_REASON)
         if entry.started_ms is not None:
             changes["started_ms"] = entry.started_ms
-        row.set(**changes)
+        row.set(changes)
         self._responses[row.values["key"]] = entry.response
         total = self._totals[entry.finished_ms // MINUTE_MS, outcome]
         for index, amount in enumerate((1, amounts.files or 0, amounts.bytes or 0)):
             total[index] += amount
 
-    def _make(self, entry: Taken | Submitted, **values: Any) -> _Row:
-        request = messages.parse_request(entry.body, entry.request_id)
-        values |= {"key": entry.key, "request_id": entry.request_id, "body_hash": _hash(entry)}
-        if isinstance(request, Request):
-            values |= self._described(request)
-            pairs = labels_of(request.pass_through_json)
-            self._labels += [{"path": path, "value": value, "key": entry.key} for path, value in pairs]
-        row = _Row(_BLANK | values, is_new=True)
-        self._requests[entry.key] = entry.body
+    def _make(self, entry: Taken | Submitted, changes: dict[str, Any]) -> _Row:
+        values = _BLANK.copy()
+        values["key"] = key = entry.key
+        values["request_id"] = entry.request_id
+        values["body_hash"] = _hash(entry)
+        self._describe(entry.body, values, key)
+        values.update(changes)
+        row = _Row(values, is_new=True)
+        self._requests[key] = entry.body
         self._know(row)
         return row
 
-    def _described(self, request: Request) -> dict[str, Any]:
-        places = self._describer.places(request)
-        action = request.action if isinstance(request.action, str) else None
-        label = None
-        if request.pass_through_json != NO_PASS_THROUGH:
-            label = clean(request.pass_through_json[: 4 * LONGEST_LABEL].decode("utf-8", "replace"), LONGEST_LABEL)
-        return {
-            "action": _text(action, LONGEST_NAME),
-            "source_root": _text(places.source_root, LONGEST_NAME),
-            "source_key": _text(places.source_key, LONGEST_KEY),
-            "target_root": _text(places.target_root, LONGEST_NAME),
-            "target_key": _text(places.target_key, LONGEST_KEY),
-            "label": label,
-        }
+    def _describe(self, body: bytes, values: dict[str, Any], key: int) -> None:
+        """Set what the request says. One that can't be read has no description."""
+        try:
+            envelope = _envelope_decoder.decode(body)
+        except (msgspec.MsgspecError, RecursionError):
+            return
+        if isinstance(envelope.action, str):
+            values["action"] = clean(envelope.action, LONGEST_NAME)
+            if isinstance(envelope.parameters, dict):
+                places = self._describer.places(envelope.action, envelope.parameters)
+                values["source_root"] = _text(places.source_root, LONGEST_NAME)
+                values["source_key"] = _text(places.source_key, LONGEST_KEY)
+                values["target_root"] = _text(places.target_root, LONGEST_NAME)
+                values["target_key"] = _text(places.target_key, LONGEST_KEY)
+        pass_through = bytes(envelope.pass_through)
+        if pass_through not in NO_LABEL:
+            text = pass_through[: 4 * LONGEST_LABEL].decode("utf-8", "replace")
+            values["label"] = clean(text, LONGEST_LABEL)
+            self._labels += [{"path": path, "value": value, "key": key} for path, value in labels_of(pass_through)]
 
     def _unknown(self, key: int) -> _Row:
         """For an answer to a request of which the taking could not be written."""
-        values = {"key": key, "request_id": f"unknown-{key}", "body_hash": 0, "attempts": 1, "state": RUNNING}
-        owner = {"instance": self._owner.instance, "service": self._owner.name, "host": self._owner.host}
-        row = _Row(_BLANK | values | owner | {"queue": self._owner.queue}, is_new=True)
+        values = {"key": key, "request_id": f"unknown-{key}", "body_hash": 0, "attempts": 1}
+        row = _Row(_BLANK | self._owner | values, is_new=True)
         self._know(row)
         return row
 
