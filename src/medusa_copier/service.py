@@ -14,6 +14,7 @@ from medusa_copier.actions.copyto import copyto
 from medusa_copier.actions.held import Hold
 from medusa_copier.actions.watched import watched
 from medusa_copier.contract.parameters import CopyParameters, CopytoParameters, fields_of, root_uses
+from medusa_copier.describe import CopyDescriber
 from medusa_copier.rclone.errors import RcloneUnusable
 from medusa_copier.rclone.facade import Rclone
 from medusa_copier.roots.policy import Access
@@ -47,6 +48,7 @@ async def serve(settings: CopierSettings, *, is_exclusive: bool = False) -> None
         settings,
         is_configured_for=lambda request: named_roots(request) <= settings.roots.keys(),
         is_exclusive=is_exclusive,
+        describer=CopyDescriber(),
     )
     await server.serve(_copying(server, settings))
 

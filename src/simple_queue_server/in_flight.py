@@ -75,7 +75,8 @@ class InFlight:
 
     ``id`` is this request's own, also where clients use a ``request_id`` twice; it sorts by time. ``body`` came from
     the client, ``request`` is what it was parsed to. ``attempt`` is 1, or more when it may have been begun before.
-    ``received_s`` is the time (Unix, seconds) at which this process took it. ``response`` is None until it is decided;
+    ``received_s`` is the time (Unix, seconds) at which this process took it, ``sent_ms`` that at which its client sent
+    it (milliseconds), None where the message doesn't say. ``response`` is None until it is decided;
     ``is_given_up`` then says that it is a failure because the request killed its workers.
     """
 
@@ -98,6 +99,7 @@ class InFlight:
         self.reply = reply
         self.attempt = attempt
         self.received_s = time.time()
+        self.sent_ms = None if delivery is None else delivery.sent_ms
         self.request: Request | InvalidRequest = messages.parse_request(body, request_id, attempt, slot.given_up)
         self.response = response
         self.is_given_up = False

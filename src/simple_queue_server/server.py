@@ -24,6 +24,8 @@ from simple_queue_server.journal.store import Journal
 from simple_queue_server.messages import CANCEL, Request
 from simple_queue_server.observers import Observer
 from simple_queue_server.parameters import Handler, ignoring_unknown
+from simple_queue_server.recording import Recorded, RecordingObserver, recording
+from simple_queue_server.records.description import Describer, PlainDescriber
 from simple_queue_server.runner import Runner
 from simple_queue_server.settings.sections import Settings
 from simple_queue_server.status import State
@@ -41,7 +43,7 @@ class Server:
     ``broker`` replaces the one that the settings name, for example by a ``MemoryBroker`` in a test. The journal is
     in ``run_directory``, which services may share: there each goes on with requests of its own queues that another
     one left unfinished, if they are what it ``is_configured_for``. One that ``is_exclusive`` doesn't start beside
-    another of its name.
+    another of its name. The ``describer`` knows the application's requests, for the records.
     """
 
     def __init__(
@@ -52,8 +54,10 @@ class Server:
         run_directory: Path = Path("run"),
         is_configured_for: Callable[[Request], bool] = lambda _: True,
         is_exclusive: bool = False,
+        describer: Describer | None = None,
     ) -> None:
         self._settings = settings
+        self._describer = describer or PlainDescriber()
         self._broker = broker or broker_for(settings)
         self._run_directory = run_directory
         self.companions = Companions(settings, run_directory)
@@ -164,6 +168,7 @@ class Server:
     async def _open(
         self, resources: contextlib.AsyncExitStack, lifespan: AbstractAsyncContextManager[object] | None
     ) -> None:
+        records = await self._recording(resources)
         if lifespan is not None:
             await resources.enter_async_context(lifespan)
         if CANCEL not in self._handlers:
@@ -174,11 +179,36 @@ class Server:
         resources.push_async_callback(self._broker.close)
         resources.push_async_callback(self._abort_running)
         self._runner.hold_as_many_as_slots()
+        if records is not None:
+            await records.wait_for_marks()
         await self._broker.open(self._canceller.on_broadcast)
         if self._broker.has_progress_queue:
             events = Events(self._broker.notify, self._settings.server.progress_interval_s)
             self.observe(events)
             await resources.enter_async_context(events.reporting_progress())
+
+    async def _recording(self, resources: contextlib.AsyncExitStack) -> RecordingObserver | None:
+        if not self._settings.records.enabled:
+            return None
+        recorded = Recorded(
+            name=self._settings.server.name,
+            queue=queues_of(self._settings),
+            status=self._status,
+            in_flight=self._runner.in_flight,
+            describer=self._describer,
+        )
+        observer = await resources.enter_async_context(recording(recorded, self._settings.records, self._run_directory))
+        self.observe(observer)
+        return observer
+
+    def _status(self) -> dict[str, Any]:
+        """How the service is, for its records."""
+        return {
+            "in_flight": len(self._runner.tasks),
+            "in_flight_limit": self._runner.limit,
+            "is_halted": self._halting,
+            "is_stopping": self._stopping,
+        }
 
     async def _abort_running(self) -> None:
         """Nothing is left to abort unless an error or a cancellation led here."""

@@ -294,7 +294,7 @@ def test_marks_are_there_for_whoever_opens_the_records(stage: Stage) -> None:
 def test_a_mark_means_what_was_sent_before_it(mark: Mark, pass_through: bytes, sent_ms: int, is_meant: bool) -> None:
     marks = Marks([mark])
     assert marks
-    assert marks.means("id-1", pass_through, sent_ms) is is_meant
+    assert marks.matches("id-1", pass_through, sent_ms) is is_meant
     assert not Marks()
 
 

@@ -176,7 +176,7 @@ async def test_the_journal_takes_a_long_request_over_as_soon_as_it_can_be_writte
 class Lent:
     """A delivery that notes what is done with it. Its ack and its answer wait until they are let go."""
 
-    body, request_id, reply, attempt = REQUEST, "r", ReplyAddress("q", "c"), 1
+    body, request_id, reply, attempt, sent_ms = REQUEST, "r", ReplyAddress("q", "c"), 1, None
 
     def __init__(self) -> None:
         self.calls: list[str] = []

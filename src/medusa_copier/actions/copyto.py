@@ -45,7 +45,7 @@ def copyto(roots: Mapping[str, RootSection], rclone: Rclone, access: Access) -> 
         async def copy_directory() -> None:
             await access.refuse_links_below(writing, source)
             counts = await _copy_directory(request, asked, rclone, source, target)
-            request.log_fields["bytes"] = counts["copied"]["bytes"]
+            request.log_fields.update(counts["copied"])
             if counts["skipped"]["files"]:
                 fields["skipped"] = counts["skipped"]
 

@@ -60,6 +60,10 @@ class Delivery(Protocol):
     def attempt(self) -> int:
         """How many times the broker has delivered the request, including this one (1, 2, …), as far as it knows."""
 
+    @property
+    def sent_ms(self) -> int | None:
+        """When the client sent it, in milliseconds since 1970; None where the message doesn't say."""
+
     async def answer(self, response: bytes, *, give_up: bool = False) -> None:
         """Publish the response durably, then take the request off its queue.
 

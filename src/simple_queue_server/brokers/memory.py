@@ -14,6 +14,7 @@ import asyncio
 import bisect
 import contextlib
 import itertools
+import time
 import uuid
 from collections import deque
 from collections.abc import Callable
@@ -31,6 +32,7 @@ class _Request:
     message_id: str | None
     reply: ReplyAddress
     attempt: int = 0
+    sent_ms: int = field(default_factory=lambda: time.time_ns() // 1_000_000)
 
 
 class MemoryQueue:
@@ -86,6 +88,7 @@ class MemoryDelivery:
     request_id: str
     reply: ReplyAddress
     attempt: int
+    sent_ms: int | None
 
     async def answer(self, response: bytes, *, give_up: bool = False) -> None:  # noqa: ARG002 - no dead-letter queue
         if self._broker.settle(self._request):
@@ -177,6 +180,7 @@ class MemoryBroker:
             request_id=client_id or f"request-{request.number}",
             reply=ReplyAddress(request.reply.reply_to, request.reply.correlation_id or request.message_id),
             attempt=request.attempt,
+            sent_ms=request.sent_ms,
         )
 
 

@@ -66,7 +66,7 @@ class Marks:
     def __bool__(self) -> bool:
         return bool(self._by_id or self._by_label or self._by_pass_through)
 
-    def means(self, request_id: str, pass_through: bytes, sent_ms: int | None) -> bool:
+    def matches(self, request_id: str, pass_through: bytes, sent_ms: int | None) -> bool:
         """Whether a request is to be cancelled."""
         return any(mark.covers(sent_ms) for mark in self._named(request_id, pass_through))
 

@@ -12,10 +12,10 @@ import socket
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 import structlog
@@ -34,9 +34,11 @@ from simple_queue_server.records.entries import (
     now_ms,
 )
 from simple_queue_server.records.keys import KeyMaker
-from simple_queue_server.records.spool import SpoolWriter, instance_name
-from simple_queue_server.records.upkeep import Upkeep
+from simple_queue_server.records.spool import SpoolWriter, instance_name, remove
 from simple_queue_server.system.trouble import Trouble
+
+if TYPE_CHECKING:
+    from simple_queue_server.records.upkeep import Upkeep
 
 INTERVAL_S: Final = 0.5
 """How often what happened is moved into the database."""
@@ -77,13 +79,22 @@ class Health:
 class Recorder:
     """Made when a service starts, closed when it ends.
 
-    The methods from :meth:`taken` to :meth:`returned` are for the event loop's thread. ``upkeep`` is used by the
-    background thread alone.
+    The methods from :meth:`taken` to :meth:`returned` are for the event loop's thread. ``upkeep`` is called in the
+    background thread, which alone uses what it returns; so is ``on_failure``, whenever the records can't be written.
     """
 
-    def __init__(self, directory: Path, name: str, queue: str, upkeep: Upkeep) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        name: str,
+        queue: str,
+        upkeep: Callable[[], Upkeep],
+        on_failure: Callable[[], None] = lambda: None,
+    ) -> None:
         self._directory = directory
-        self._upkeep = upkeep
+        self._make_upkeep = upkeep
+        self._upkeep: Upkeep | None = None
+        self._on_failure = on_failure
         self.owner = Owner(instance_name("service"), name, socket.gethostname(), os.getpid(), queue, now_ms())
         self._next_key = KeyMaker()
         self._writing = threading.Lock()
@@ -99,6 +110,7 @@ class Recorder:
         self._trouble = Trouble(log, "records_not_written")
         self._wake = threading.Event()
         self._is_closing = False
+        self._has_left = False
         self._thread = threading.Thread(target=self._work, name="records", daemon=True)
 
     def start(self) -> None:
@@ -154,6 +166,8 @@ class Recorder:
         with self._writing:
             if self._writer is not None:
                 self._writer.close()
+                if self._has_left:
+                    remove(self._writer.directory)
                 self._writer = None
 
     def _append(self, entry: Entry) -> bool:
@@ -189,14 +203,25 @@ class Recorder:
                 self._wake.wait(INTERVAL_S)
             else:
                 self._wake.wait(next(delays))
-        if self._cycle():
-            self._upkeep.leave()
-        self._upkeep.close()
+        self._leave()
+
+    def _leave(self) -> None:
+        """Write what is left, if that can be; then nothing of this service is left."""
+        if self._cycle() and self._upkeep is not None:
+            try:
+                self._upkeep.leave()
+                self._has_left = not self._remembered
+            except Exception as error:  # noqa: BLE001 - as in a cycle; the next start does it
+                self._trouble.note(error=str(error) or repr(error))
+        if self._upkeep is not None:
+            self._upkeep.close()
 
     def _cycle(self) -> bool:
         """Write down what began and is still going on, then move all into the database; whether that could be done."""
         try:
             self._spool_open()
+            if self._upkeep is None:
+                self._upkeep = self._make_upkeep()
             own = None if self._writer is None else self._writer.directory
             if self._upkeep.run(self.owner, own, self._idle_s):
                 self._spool_again()
@@ -205,6 +230,7 @@ class Recorder:
             self._errors += 1
             self._is_reachable = False
             self._trouble.note(error=str(error) or repr(error))
+            self._on_failure()
             return False
         self._is_reachable = True
         self._trouble.over()

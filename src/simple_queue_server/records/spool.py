@@ -87,8 +87,8 @@ class SpoolWriter:
         if self._fd < 0 and not self.directory.is_dir():  # somebody removed it
             self._lock.release()
             self._lock, self.directory = _make_directory(self.directory.parent, self.owner.instance)
-        self._look_at_backlog()
         self._close_file()
+        self._look_at_backlog()
         path = self.directory / f"{self._number + 1:08d}.spool"
         self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
         self._number, self._size = self._number + 1, 0

@@ -20,7 +20,7 @@ from simple_queue_server.records.entries import Owner, now_ms
 from simple_queue_server.records.ingest import Ingest, release_requests
 from simple_queue_server.records.marks import Mark, Marks
 from simple_queue_server.records.retention import prune
-from simple_queue_server.records.schema import samples, services, upsert
+from simple_queue_server.records.schema import samples, services, spools, upsert
 from simple_queue_server.settings.sections import RecordsSection
 
 BEAT_S: Final = 5.0
@@ -63,7 +63,7 @@ class Upkeep:
         self._minute = 0
         self._others: dict[str, tuple[int, float]] = {}
         self._marks: list[Mark] = []
-        self._marks_state: tuple[Any, ...] = (0, None, None)
+        self._marks_state: tuple[Any, ...] = ()
         self._own: tuple[Owner, Path | None] | None = None
         self.backlog_bytes = 0
 
@@ -71,10 +71,10 @@ class Upkeep:
         """Do what is due; True when the database didn't know this service (any more). Raises RecordsError, OSError."""
         self._own = owner, own
         is_new = self._show(owner) if time.monotonic() >= self._beat_due_s else False
-        self._new_rows += self._ingest.run(own)
-        self.backlog_bytes = self._ingest.backlog_bytes()
         if time.monotonic() >= self._marks_due_s:
             self._read_marks(owner, idle_s)
+        self._new_rows += self._ingest.run(own)
+        self.backlog_bytes = self._ingest.backlog_bytes()
         if time.monotonic() >= self._prune_due_s or self._new_rows >= PRUNE_ROWS:
             self._new_rows = 0
             self._prune_due_s = time.monotonic() + PRUNE_S
@@ -88,6 +88,7 @@ class Upkeep:
         owner, _ = self._own
         with self._database.writing() as connection:
             release_requests(connection, owner.instance)
+            connection.execute(spools.delete().where(spools.c.owner == owner.instance))
 
     def close(self) -> None:
         """Let go of the database."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 import uuid
 from collections.abc import Callable
 from typing import Final, Self
@@ -23,6 +24,7 @@ from simple_queue_server.brokers.amqp.driver import (
     translated,
 )
 from simple_queue_server.brokers.amqp.publisher import Publisher
+from simple_queue_server.brokers.amqp.unsettled import SENT_MS_HEADER
 from simple_queue_server.brokers.base import QueueState
 from simple_queue_server.errors import BrokerError
 from simple_queue_server.settings.amqp import target
@@ -69,7 +71,9 @@ class AmqpClient:
         await self._publisher.close()
 
     async def send(self, request: bytes, *, message_id: str | None = None) -> None:
-        await self._publisher.put_with_retry(self._incoming, request, message_id=message_id or uuid.uuid4().hex)
+        await self._publisher.put_with_retry(
+            self._incoming, request, message_id=message_id or uuid.uuid4().hex, headers=_headers()
+        )
 
     async def call(
         self, request: bytes, *, message_id: str | None = None, on_sent: Callable[[], object] = lambda: None
@@ -83,7 +87,9 @@ class AmqpClient:
         self._calls[correlation_id] = response
         ids = {"correlation_id": correlation_id, "message_id": message_id or correlation_id}
         try:
-            await self._publisher.put_with_retry(self._incoming, request, reply_to=self._reply_queue, **ids)
+            await self._publisher.put_with_retry(
+                self._incoming, request, reply_to=self._reply_queue, headers=_headers(), **ids
+            )
             on_sent()
             return await response
         finally:
@@ -152,6 +158,10 @@ async def inspect_queue(settings: AmqpSection) -> QueueState:
             return await queue_state(connection, settings.incoming_queue)
     finally:
         await close(connection)
+
+
+def _headers() -> dict[str, int]:
+    return {SENT_MS_HEADER: time.time_ns() // 1_000_000}
 
 
 def _reply_queue_name(incoming: str) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import uuid
 from collections import OrderedDict, deque
+from datetime import datetime
 from typing import Final, NamedTuple, Protocol
 
 from aiormq.abc import AbstractChannel, DeliveredMessage
@@ -17,6 +18,8 @@ from simple_queue_server.brokers.amqp.properties import legible
 from simple_queue_server.brokers.base import ReplyAddress
 
 ANSWERED_KEPT: Final = 10_000
+SENT_MS_HEADER: Final = "sent_ms"
+"""By which our clients say when they sent a request: AMQP's own timestamp has whole seconds."""
 
 
 class Handle(NamedTuple):
@@ -49,7 +52,7 @@ class AmqpDelivery:
     set once the response is confirmed.
     """
 
-    __slots__ = ("_broker", "answered", "attempt", "body", "handle", "message_id", "reply", "request_id")
+    __slots__ = ("_broker", "answered", "attempt", "body", "handle", "message_id", "reply", "request_id", "sent_ms")
 
     def __init__(self, broker: _Broker, message: DeliveredMessage) -> None:
         properties = message.header.properties
@@ -61,6 +64,7 @@ class AmqpDelivery:
         self.reply = ReplyAddress(properties.reply_to or None, correlation_id)
         self.request_id = legible(self.message_id or correlation_id or "") or uuid.uuid4().hex[:12]
         self.attempt = _attempt(message)
+        self.sent_ms = _sent_ms(message)
         self.answered = False
 
     @property
@@ -89,6 +93,15 @@ def _attempt(message: DeliveredMessage) -> int:
     if isinstance(before, int) and before > 0:
         return before + 1
     return 2 if is_redelivered(message) else 1
+
+
+def _sent_ms(message: DeliveredMessage) -> int | None:
+    """Our clients say it to the millisecond, others to the second, or not at all."""
+    properties = message.header.properties
+    sent_ms = (properties.headers or {}).get(SENT_MS_HEADER)
+    if isinstance(sent_ms, int) and not isinstance(sent_ms, bool):
+        return sent_ms
+    return int(properties.timestamp.timestamp()) * 1000 if isinstance(properties.timestamp, datetime) else None
 
 
 class Unsettled:

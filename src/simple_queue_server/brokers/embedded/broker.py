@@ -44,6 +44,7 @@ class EmbeddedDelivery:
     request_id: str
     reply: ReplyAddress
     attempt: int
+    sent_ms: int | None
 
     async def answer(self, response: bytes, *, give_up: bool = False) -> None:  # noqa: ARG002 - no dead-letter queue
         await self._broker.finish(self._row, lambda tables: self._broker.put(tables, response, self.reply))
@@ -241,4 +242,5 @@ class EmbeddedBroker:
             request_id=client_id or f"{self._settings.incoming_queue}-{row.id}",
             reply=ReplyAddress(row.reply_to, row.correlation_id or row.message_id),
             attempt=row.attempt,
+            sent_ms=row.sent_ms,
         )

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
-from simple_queue_server.brokers.embedded.tables import APPLICATION_ID, SCHEMA, SCHEMA_VERSION, read_text
+from simple_queue_server.brokers.embedded.tables import ADD_SENT_MS, APPLICATION_ID, SCHEMA, SCHEMA_VERSION, read_text
 from simple_queue_server.errors import BrokerError, BrokerGaveUp
 
 LOCK_TIMEOUT_S: Final = 10.0
@@ -165,6 +165,8 @@ def _check_schema(connection: sqlite3.Connection, path: Path) -> None:
             f"the queue {path} has schema version {version}, but this program supports version {SCHEMA_VERSION}; "
             "process its requests with the version that created it, or set embedded.path to another file"
         )
+    elif "sent_ms" not in {row[1] for row in connection.execute("PRAGMA table_info(requests)")}:
+        connection.execute(ADD_SENT_MS)
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
@@ -26,7 +27,8 @@ SCHEMA: Final = (
         reply_to TEXT,
         correlation_id TEXT,
         attempt INTEGER NOT NULL DEFAULT 0,
-        owner TEXT
+        owner TEXT,
+        sent_ms INTEGER
     )""",
     "CREATE INDEX requests_waiting ON requests (queue, id) WHERE owner IS NULL",
     "CREATE INDEX requests_owned ON requests (owner) WHERE owner IS NOT NULL",
@@ -48,6 +50,10 @@ SCHEMA: Final = (
 )
 
 
+ADD_SENT_MS: Final = "ALTER TABLE requests ADD COLUMN sent_ms INTEGER"
+"""For a file of an earlier version of this program, which may go on to use it beside this one."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class RequestRow:
     """One delivery of a request to an owner, identified by ``id`` and ``attempt`` together."""
@@ -58,6 +64,7 @@ class RequestRow:
     reply_to: str | None
     correlation_id: str | None
     attempt: int
+    sent_ms: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,9 +113,9 @@ class Tables:
     ) -> None:
         """Append a request to its queue."""
         self._execute(
-            "INSERT INTO requests (queue, body, message_id, reply_to, correlation_id)"
-            " VALUES (?, ?, CAST(? AS TEXT), CAST(? AS TEXT), CAST(? AS TEXT))",
-            (queue, body, *map(_stored, (message_id, reply_to, correlation_id))),
+            "INSERT INTO requests (queue, body, message_id, reply_to, correlation_id, sent_ms)"
+            " VALUES (?, ?, CAST(? AS TEXT), CAST(? AS TEXT), CAST(? AS TEXT), ?)",
+            (queue, body, *map(_stored, (message_id, reply_to, correlation_id)), time.time_ns() // 1_000_000),
         )
         self.filled.add(queue)
 
@@ -119,7 +126,7 @@ class Tables:
             "UPDATE requests SET owner = ?, attempt = attempt + 1 WHERE id IN"
             " (SELECT id FROM requests WHERE queue = ? AND owner IS NULL ORDER BY id LIMIT ?)"
             " RETURNING id, CAST(body AS BLOB), CAST(message_id AS TEXT), CAST(reply_to AS TEXT),"
-            " CAST(correlation_id AS TEXT), attempt",
+            " CAST(correlation_id AS TEXT), attempt, sent_ms",
             (owner, queue, limit),
         ).fetchall()
         return sorted((RequestRow(*row) for row in rows), key=lambda row: row.id)  # RETURNING has no order

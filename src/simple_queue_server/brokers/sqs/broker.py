@@ -63,6 +63,10 @@ class SqsDelivery:
         return self._held.newest.attempt
 
     @property
+    def sent_ms(self) -> int | None:
+        return self._held.first.sent_ms
+
+    @property
     def held_until(self) -> float:
         """When SQS makes the request visible again regardless, as a time.monotonic() value."""
         return self._held.until

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 REQUEST_ATTRIBUTES: Final = ["message_id", "correlation_id", "reply_to"]
 MAX_ATTRIBUTE_LENGTH: Final = 1024
 """In characters. A longer value is no plausible id or queue name, and might not fit into a response."""
-SYSTEM_ATTRIBUTES: Final = ["ApproximateReceiveCount", "MessageGroupId"]
+SYSTEM_ATTRIBUTES: Final = ["ApproximateReceiveCount", "MessageGroupId", "SentTimestamp"]
 
 _ILLEGAL = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
@@ -34,6 +34,7 @@ class Received:
     request_id: str
     reply: ReplyAddress
     attempt: int
+    sent_ms: int | None
     group: str | None
 
 
@@ -49,6 +50,7 @@ def received(message: Mapping[str, Any]) -> Received:
         request_id=own_id or correlation_id or message_id,
         reply=ReplyAddress(reply_to=reply_to, correlation_id=correlation_id or own_id or message_id),
         attempt=int(system.get("ApproximateReceiveCount", 1)),
+        sent_ms=int(sent) if (sent := str(system.get("SentTimestamp", ""))).isdecimal() else None,
         group=system.get("MessageGroupId"),
     )
 

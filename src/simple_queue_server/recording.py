@@ -1,0 +1,144 @@
+"""Keeps records of a server's requests while it runs: an observer on the one side, a background thread on the other."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import structlog
+
+from simple_queue_server.in_flight import InFlight
+from simple_queue_server.messages import Request
+from simple_queue_server.records.description import Describer
+from simple_queue_server.records.entries import Outcome, legible_id
+from simple_queue_server.records.recorder import Recorder
+from simple_queue_server.settings.sections import RecordsSection
+
+MARKS_PATIENCE_S: Final = 10.0
+"""How long a service that starts waits for records that can't be read."""
+
+log = structlog.stdlib.get_logger("simple_queue_server")
+
+if TYPE_CHECKING:
+    from simple_queue_server.records.marks import Marks
+    from simple_queue_server.records.upkeep import Upkeep
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """The server whose requests are recorded. ``status`` is called in another thread, and must only look."""
+
+    name: str
+    queue: str
+    """The broker and the queues, see ``brokers.queues_of``."""
+    status: Callable[[], Mapping[str, Any]]
+    in_flight: Callable[[], Iterable[InFlight]]
+    describer: Describer
+
+
+@dataclass(slots=True, eq=False)
+class RecordingObserver:
+    """Tells the recorder of each request, and cancels those that are marked."""
+
+    recorder: Recorder
+    marks: Marks | None = None
+    """None: there are none that count."""
+    _knows_marks: bool = False
+    _keys: dict[InFlight, int] = field(default_factory=dict)
+    _has_looked_for_marks: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def wait_for_marks(self) -> None:
+        """Wait until it is known which requests are cancelled, but not for records that can't be read."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(MARKS_PATIENCE_S):
+                await self._has_looked_for_marks.wait()
+        if not self._knows_marks:
+            log.warning("marks_unknown", effect="requests that were cancelled on the queue may be begun")
+
+    def stop_waiting_for_marks(self) -> None:
+        """The records can't be read."""
+        self._has_looked_for_marks.set()
+
+    def set_marks(self, marks: Marks, in_flight: Iterable[InFlight]) -> None:
+        """From now on these marks count, for requests that are in flight too."""
+        self.marks = marks or None
+        self._knows_marks = True
+        self._has_looked_for_marks.set()
+        for request in in_flight if marks else ():
+            if is_marked(marks, request):
+                request.cancel()
+
+    def accepted(self, request: InFlight) -> None:
+        self._keys[request] = self.recorder.taken(request.request_id, request.body, request.attempt)
+        if self.marks is not None and is_marked(self.marks, request):
+            request.cancel()
+
+    def started(self, request: InFlight) -> None:
+        self.recorder.started(self._keys[request])
+
+    def answering(self, request: InFlight) -> None:
+        key = self._keys.pop(request)
+        details = request.request.log_fields if isinstance(request.request, Request) else {}
+        outcome: Outcome | None = "given_up" if request.is_given_up else None
+        self.recorder.answering(key, request.response or b"", details, outcome)
+
+    def finished(self, request: InFlight) -> None:
+        """It is known already."""
+
+    def given_back(self, request: InFlight) -> None:
+        key = self._keys.pop(request, None)
+        if key is not None:
+            self.recorder.returned(key)
+
+
+@asynccontextmanager
+async def recording(
+    recorded: Recorded, settings: RecordsSection, run_directory: Path
+) -> AsyncIterator[RecordingObserver]:
+    """While the block runs, what the observer is told ends in the records."""
+    loop = asyncio.get_running_loop()
+    directory = run_directory.absolute()  # noqa: ASYNC240 - asks nobody
+
+    def in_loop(work: Callable[[], None]) -> None:
+        with contextlib.suppress(RuntimeError):  # it has ended, and this thread hung in a database
+            loop.call_soon_threadsafe(work)
+
+    def on_marks(marks: Marks) -> None:
+        in_loop(lambda: observer.set_marks(marks, recorded.in_flight()))
+
+    def on_failure() -> None:
+        in_loop(observer.stop_waiting_for_marks)
+
+    def upkeep() -> Upkeep:
+        return _upkeep(recorded, settings, directory, on_marks)
+
+    recorder = Recorder(directory / "records", recorded.name, recorded.queue, upkeep, on_failure)
+    observer = RecordingObserver(recorder)
+    recorder.start()
+    try:
+        yield observer
+    finally:
+        await asyncio.to_thread(recorder.close)
+
+
+def is_marked(marks: Marks, request: InFlight) -> bool:
+    """Whether a client has cancelled this request. Never one that is there to cancel others."""
+    if not isinstance(request.request, Request) or request.is_cancel:
+        return False
+    return marks.matches(legible_id(request.request_id), request.request.pass_through_json, request.sent_ms)
+
+
+def _upkeep(recorded: Recorded, settings: RecordsSection, directory: Path, on_marks: Callable[[Marks], None]) -> Upkeep:
+    """Made in the background thread: what is imported here takes longer than all else that a service starts with."""
+    from simple_queue_server.records.database import Database  # noqa: PLC0415
+    from simple_queue_server.records.ingest import Ingest  # noqa: PLC0415
+    from simple_queue_server.records.upkeep import Upkeep  # noqa: PLC0415
+
+    database = Database(settings.url, directory / "records.db")
+    ingest = Ingest(database, directory / "records", recorded.describer)
+    return Upkeep(database, settings, ingest, recorded.status, on_marks)
