@@ -161,7 +161,7 @@ async def test_a_flood_of_log_lines_doesnt_stop_rclone(world: storage.Places) ->
     [
         (
             {"bwlimits": 1},
-            "the rclone flag 'bwlimits' can't be set: rclone has no flag of this name; did you mean bwlimit?",
+            "the rclone flag 'bwlimits' can't be set: rclone has no flag with this name; did you mean bwlimit?",
         ),
         (
             {"transfers": "many"},

@@ -60,7 +60,7 @@ def test_a_flag_that_changes_names_content_or_what_is_left_out_is_refused(flag: 
 
 
 def test_a_flag_that_does_not_exist_is_refused_with_the_nearest() -> None:
-    assert flags.refusal("transfer") == "rclone has no flag of this name; did you mean transfers?"
+    assert flags.refusal("transfer") == "rclone has no flag with this name; did you mean transfers?"
 
 
 def test_only_ways_of_doing_something_can_be_disabled() -> None:

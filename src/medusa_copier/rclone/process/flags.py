@@ -51,65 +51,65 @@ that have a hash of every file. For others, rclone would compare only the size.
 """
 
 REFUSED: Final[Mapping[str, str]] = {
-    "other content at the target would be called copied; requests and roots say by overwrite what is to stay": """
+    "other content at the target would be reported as copied; use overwrite in requests and roots": """
         ignore-existing ignore-size size-only update""",
-    "what is in another place would be called copied, or taken from there": "compare-dest copy-dest",
-    "storages that share no hash would be compared by size alone; set it in rclone.flags": "checksum",
-    "a damaged copy would be called a success": "ignore-checksum",
-    "another time than that of the file's content would decide what is unchanged": """
+    "files in another location would be reported as copied, or be copied from there": "compare-dest copy-dest",
+    "storages without a common hash would be compared by size only; set it in rclone.flags": "checksum",
+    "a damaged copy would be reported as a success": "ignore-checksum",
+    "a time other than the content's modification time would decide what is unchanged": """
         default-time modify-window refresh-times use-server-modtime""",
-    "requests and roots say by overwrite what is replaced": "ignore-times immutable no-check-dest",
+    "use overwrite in requests and roots": "ignore-times immutable no-check-dest",
     "names are compared and written as they are stored": """
         fix-case ignore-case-sync name-transform no-unicode-normalization""",
-    "symbolic links would be made at the target, and stand there under other names": "links local-links",
-    "files would be left out without a word; requests say include, exclude and max_depth": """
+    "symbolic links would be created at the target, under other names": "links local-links",
+    "files would be omitted silently; use include, exclude and max_depth in requests": """
         exclude exclude-from exclude-if-present files-from files-from-raw files-from0 filter filter-from hash-filter
         ignore-case include include-from max-age max-depth max-size min-age min-size one-file-system skip-links
         skip-specials""",
-    "a copy would end before all is copied; bwlimit makes it slower instead": """
+    "a copy would end before everything is copied; use bwlimit to slow it down": """
         cutoff-mode max-duration max-transfer""",
-    "a copy that finds everything in place would be called a failure": "error-on-no-transfer",
-    "what is replaced would be moved to where no root allows it": "backup-dir suffix suffix-keep-extension",
+    "a copy that finds everything in place would be reported as a failure": "error-on-no-transfer",
+    "replaced files would be moved outside the configured roots": "backup-dir suffix suffix-keep-extension",
     "the service deletes and moves nothing at the target": """
         delete-after delete-before delete-during delete-excluded ignore-errors max-delete max-delete-size track-renames
         track-renames-strategy""",
-    "files would be written through symbolic links at the target, and be seen half done": "inplace",
-    "each copy has its own": "partial-suffix",
-    "every copy would be called a success without being made": "dry-run",
-    "nobody is there to answer; give the password in RCLONE_CONFIG_PASS": "ask-password",
-    "nobody is there to answer": "interactive",
+    "files would be written through symbolic links at the target, and be visible while incomplete": "inplace",
+    "the service sets it for each copy": "partial-suffix",
+    "every copy would be reported as a success without being made": "dry-run",
+    "nobody can answer a prompt; set the password in RCLONE_CONFIG_PASS": "ask-password",
+    "nobody can answer a prompt": "interactive",
     "set rclone_config_path instead": "config",
-    "secrets of the storages would be in the log": "dump dump-bodies dump-headers",
-    "rclone's log lines go into the service's log": """
+    "credentials for the storages would be logged": "dump dump-bodies dump-headers",
+    "rclone's log lines are part of the service's log": """
         log-file log-file-compress log-file-max-age log-file-max-backups log-file-max-size log-format log-systemd syslog
         syslog-facility use-json-log""",
 }
 """Reason → the flags refused for it."""
 
 REFUSED_PATTERNS: Final[Mapping[str, str]] = {
-    "the service controls rclone by itself": r"(rc|metrics)(-.*)?",
-    "other names would be read and written than those stored; set it for the one remote that needs it": (
+    "the service controls rclone itself": r"(rc|metrics)(-.*)?",
+    "names other than those stored would be read and written; set it for the one remote that needs it": (
         r".*-encoding|local-(unicode-normalization|case-(in)?sensitive)|smb-case-insensitive"
         r"|crypt-(.*encryption|suffix|show-mapping)|drive-(.*formats|allow-import-name-change)|dropbox-export-formats"
         r"|http-(no-slash|no-escape)|cloudinary-adjust-.*|pikpak-no-media-link"
     ),
-    "files would be left out without a word": (
+    "files would be omitted silently": (
         r".*-(skip-(links|gdocs|shortcuts|dangling-shortcuts|exports|project-folders|.*-folders))"
         r"|.*-(trashed-only|starred-only|shared-with-me|auth-owner-only|owned-by|only-signed|start-year)"
         r"|dropbox-shared-(files|folders)|webdav-owncloud-exclude-.*"
     ),
-    "older or deleted content would be copied as if it were the present one": (
+    "older or deleted content would be copied as if it were current": (
         r"(b2|imagekit|s3)-versions|.*-(version-at|version-deleted)"
     ),
-    "another time than that of the file's content would decide what is unchanged": (
+    "a time other than the content's modification time would decide what is unchanged": (
         r"local-time-type|drive-use-(created|shared)-date"
     ),
-    "sizes or hashes would be taken on trust, or not be those of what is stored": (
+    "sizes or hashes would not be verified, or differ from what is stored": (
         r".*-decompress|.*-no-head-object|http-no-head|drive-size-as-quota|drive-skip-checksum-.*|ftp-no-check-upload"
         r"|internxt-skip-hash-validation|local-zero-size-links|protondrive-original-file-size"
     ),
-    "a file that changes while it is copied would be called copied": "local-no-check-updated",
-    "damaged content would be copied as if it were whole": "crypt-pass-bad-blocks",
+    "a file that changes during the copy would be reported as copied": "local-no-check-updated",
+    "damaged content would be copied as if it were intact": "crypt-pass-bad-blocks",
     "the copy would be the same file as its source": "sftp-copy-is-hardlink",
 }
 """Reason → a pattern for the full names of flags refused for it."""
@@ -142,7 +142,7 @@ def refusal(flag: str, value: object = None) -> str | None:
     for reason, pattern in _COMPILED.items():
         if pattern.fullmatch(flag):
             return reason
-    return None if flag in backend_flags() else f"rclone has no flag of this name{_nearest(flag)}"
+    return None if flag in backend_flags() else f"rclone has no flag with this name{_nearest(flag)}"
 
 
 def without_comparison(flags: Mapping[str, T]) -> tuple[dict[str, T], bool]:
@@ -189,7 +189,7 @@ def table() -> str:
         pattern = _COMPILED.get(reason)
         names = {name for name in backend_flags() if pattern and pattern.fullmatch(name)}
         names -= set(_REASONS)
-        if reason == "the service controls rclone by itself":
+        if reason == "the service controls rclone itself":
             names = {"rc", "rc-…", "metrics-…"}
         rows.append((reason, _shown({*REFUSED.get(reason, "").split(), *names})))
     lines = ["| | flags |", "| --- | --- |", *(f"| {reason} | {names} |" for reason, names in rows)]
