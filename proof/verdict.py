@@ -100,8 +100,6 @@ def is_promised(case: Case) -> bool:
         return overwrite == "always" or (overwrite == "never" and case.mode.action == "copyto")
     if case.trouble.startswith("flipped"):
         return case.shares_hash
-    if case.trouble in ("a short answer", "a login page") and case.mode.action != "copyto":
-        return not (case.source == "s3" and case.shares_hash)
     return case.trouble != "the target is replaced"
 
 

@@ -8,6 +8,7 @@ import contextlib
 import hashlib
 import json
 import os
+import random
 import signal
 import subprocess
 import urllib.parse
@@ -35,6 +36,7 @@ from medusa_copier.rclone.process.pulse import Patience
 from medusa_copier.rclone.rcd.client import Client, Location, Place
 from medusa_copier.roots.policy import Access
 from medusa_copier.settings import RootSection
+from proof.wire import LOGIN_PAGE, Deed, Wire
 from simple_queue_server import Failure, Request, Success
 from simple_queue_server.system import mounts
 from tests.support import storage
@@ -1387,6 +1389,39 @@ async def test_odd_keys_at_the_target_fail_nothing(copier: Copier, put_key: PutK
     (copier.world.src / "a/b").write_text("right")
     for verify in ("default", "download"):
         assert sum(counts(await copier.copy("src:", "moto:d", verify=verify))[:2]) == 1
+
+
+@pytest.mark.parametrize("verify", ["default", "download"])
+async def test_a_login_page_in_place_of_an_object_of_a_directory_is_a_failure(copier: Copier, verify: str) -> None:
+    """The page has no ETag, by which rclone would compare it."""
+    fill(copier.world.bucket / "c00001/s")
+    async with Wire(copier.world.s3.port) as wire:
+        copier.world.add(copier.world.s3.section("wired", endpoint=wire.url))
+        copier.roots["wired"] = RootSection("wired:bkt")
+        wire.deeds["c00001"] = Deed(random.Random(1), read="log in")
+        answer = await copier.copy("wired:c00001/s", "dst:", verify=verify)
+        assert (sum(counts(answer)[:2]), counts(answer)[2]) == (0, 4)
+        reason = f"the target has {len(LOGIN_PAGE)} bytes, but the source had 5 before the copy"
+        assert answer["failed"]["first"][0]["reason"] == (reason if verify == "default" else "sizes differ")
+        wire.deeds.clear()
+        assert counts(await copier.copy("wired:c00001/s", "dst:", verify=verify)) == (4, 0, 0)
+    assert content_of(copier.world.dst) == content_of(copier.world.bucket / "c00001/s")
+
+
+async def test_an_object_that_was_replaced_after_the_listing_is_copied_as_it_is_now(
+    copier: Copier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(copier.world.bucket / "d")
+    run = Commands.run
+
+    async def run_after_a_change(commands: Commands, *arguments: str, **more: Any) -> Any:
+        if arguments[0] == "copy":
+            (copier.world.bucket / "d/a.txt").write_text("longer than before")
+        return await run(commands, *arguments, **more)
+
+    monkeypatch.setattr(Commands, "run", run_after_a_change)
+    assert counts(await copier.copy("bucket:d", "dst:")) == (4, 0, 0)
+    assert content_of(copier.world.dst) == content_of(copier.world.bucket / "d")
 
 
 @pytest.fixture

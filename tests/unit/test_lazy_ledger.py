@@ -81,6 +81,10 @@ def same(path: str, value: str) -> Step:
     return lambda ledger: ledger.note_same([path], [value] if value else [])
 
 
+def expected(sizes: dict[str, int]) -> Step:
+    return lambda ledger: ledger.note_expected([(size, path) for path, size in sizes.items()])
+
+
 def problem(path: str, reason: str) -> Step:
     return lambda ledger: ledger.note_logged([Note(path, FileOutcome.PENDING, reason=reason)])
 
@@ -146,6 +150,9 @@ def flows(draw: st.DrawFn) -> list[Step]:
     attempts = range(draw(st.integers(1, 2)))
     stages: list[list[Step]] = [[lambda ledger: ledger.begin_again(), *draw(copying())] for _ in attempts]
     stages.append([lambda ledger: ledger.fail_pending("nothing was said")])
+    if draw(st.booleans()):
+        stages.insert(0, [expected(draw(st.dictionaries(paths, st.integers(-1, 9))))])
+        stages.append([lambda ledger: list(ledger.unlike_expected()), lambda ledger: ledger.fail_unlike_expected()])
     for _ in range(draw(st.integers(0, 2))):
         whole = st.just([same(as_logged(path), "ab") for path in [*PATHS, *ODD_PATHS]])
         checking = draw(st.one_of(whole, st.lists(odd_checking)))
@@ -214,6 +221,18 @@ def test_anything_out_of_the_ordinary_makes_rows(odd: Step) -> None:
             ledger.fail_pending("nothing was said")
         assert account(lazy) == account(eager)
         assert rows_made(lazy) == rows_made(eager)
+
+
+@pytest.mark.parametrize(("size", "unlike"), [(3, []), (5, ["b/c"]), (-1, [])])
+def test_sizes_that_are_as_expected_make_no_row(size: int, unlike: list[str]) -> None:
+    with LazyLedger(None) as ledger:
+        noted(ledger, expected({"a": 9, "b/c": size, "d e": 4, "gone": 1}), *ORDINARY)
+        ledger.fail_pending("nothing was said")
+        assert list(ledger.unlike_expected()) == unlike
+        ledger.fail_unlike_expected()
+        assert [row.path for row in ledger.first_failed(10)] == unlike
+        assert ledger.count_arrived() == 3 - len(unlike)
+        assert rows_made(ledger) == (0 if size == 3 else 3)
 
 
 @pytest.mark.parametrize("verified", [["a", "b/c"], ["a", "b/c", "b/c"], ["a", "b/c", "ü"], []])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from itertools import chain
 from unicodedata import normalize
 
 from medusa_copier.rclone.directory.spool import Batches, are_distinct, hashes
@@ -38,6 +37,6 @@ def _twice(count: int, batches: Batches) -> set[int]:
     twice: set[int] = set()
     for share in hashes(count, batches):
         once: set[int] = set()
-        for one in chain.from_iterable(share):
+        for one in share:
             (twice if one in once else once).add(one)
     return twice

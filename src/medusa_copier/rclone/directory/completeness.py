@@ -12,6 +12,7 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Final
 
+from medusa_copier.rclone.directory import log_parser
 from medusa_copier.rclone.directory.lazy_ledger import LazyLedger
 from medusa_copier.rclone.directory.ledger import FileOutcome, Note, Skipped, in_run_directory
 from medusa_copier.rclone.directory.skipped import at_source
@@ -25,10 +26,8 @@ from simple_queue_server.system.mounts import kernel_file_systems_below
 
 UNNAMEABLE: Final = "its key has an empty, '.' or '..' segment, which rclone can't copy"
 QUOTED: Final = f"its key has the character {QUOTE} (U+201B), by which rclone takes it for another"
-_OTHER: Final = f"[^/{QUOTE}]"
-_SEGMENT: Final = f"([^/\uff0e{QUOTE}]{_OTHER}*|\uff0e[^/\uff0e{QUOTE}]{_OTHER}*|\uff0e\uff0e{_OTHER}+)"
-_NAMEABLE: Final = f"{_SEGMENT}(/{_SEGMENT})*"
-"""Paths that rclone is sure to find: no segment is empty, or dots, which rclone spells so, or has a QUOTE."""
+_ODD: Final = re.compile(f"{QUOTE}|(?:^|/)\uff0e{{0,2}}(?:/|$)")
+"""In a path that rclone isn't sure to find: a segment is empty, or dots, which rclone spells so, or has a QUOTE."""
 _NO_EMPTY_SEGMENTS: Final = "--filter=- {{(.*/)?/.*}}"
 """Else rclone writes such an object to the place of the one whose key lacks the empty segment."""
 
@@ -38,6 +37,8 @@ LEFT_OUT: Final = "rclone left it out and did not say why"
 MADE_UP: Final = "a file system that the kernel makes up is mounted there"
 
 _FILES: Final = ("--recursive", "--files-only")
+SIZES: Final = (*_FILES, "--format=sp")
+"""What lsf is asked for."""
 
 
 class Completeness:
@@ -56,14 +57,16 @@ class Completeness:
         self._filters = filters
         self._top: str | None = None
         self._has_keys = False
+        self._odd: list[str] = []
         self._late: list[str] = []
         self._made_up: list[str] = []
 
     async def begin(self) -> Sequence[str]:
-        """Note which files a source on this machine has; returns the filters to copy with."""
+        """Note which files are at a source on this machine, or in a bucket; returns the filters to copy with."""
         client = self._rclone.client
         self._has_keys = await client.is_bucket_based(self._source)
         if self._has_keys:
+            await self._list_keys()
             return (_NO_EMPTY_SEGMENTS, *self._filters)
         directory = await client.local_directory(self._source.fs)
         if directory is None:
@@ -161,15 +164,29 @@ class Completeness:
                 file.flush()
             return await self._listed(self._source, f"--files-from-raw={file.name}")
 
-    async def _fail_unnameable(self) -> None:
-        """Let the objects of a bucket fail whose keys rclone can't name.
+    async def _list_keys(self) -> None:
+        """Note which objects a bucket has, and how large they are.
 
-        It lists a prefix at a time, and is silent about prefixes that it can't list; one listing of all keys has them.
+        A copy lists a prefix at a time, and is silent about prefixes that it can't list; one listing of all keys has
+        them. And when an object is read, rclone takes the size of the answer for the object's.
         """
-        only = ("--fast-list", f"--filter=- /{{{{{_NAMEABLE}}}}}", *self._filters)
-        found = await self._listed(self._source, *only)
-        quoted = [path for path in found if QUOTE in path]
-        await self._fail([path for path in found if QUOTE not in path], UNNAMEABLE)
+        listing = ("lsf", self._source.joined, *SIZES, "--fast-list", *self._filters)
+
+        def take(lines: list[str]) -> None:
+            sizes = log_parser.sizes(lines)
+            self._ledger.note_expected(sizes)
+            self._odd += [path for _, path in sizes if _ODD.search(path)]
+
+        async def look() -> None:
+            self._odd.clear()
+            await self._rclone.commands.run_well(*listing, lines=take)
+
+        await self._rclone.retried(look)
+
+    async def _fail_unnameable(self) -> None:
+        """Let the objects of a bucket fail whose keys rclone can't name."""
+        quoted = [path for path in self._odd if QUOTE in path]
+        await self._fail([path for path in self._odd if QUOTE not in path], UNNAMEABLE)
         await self._fail(quoted and await asyncio.to_thread(self._not_arrived, quoted), QUOTED)
 
     def _not_arrived(self, paths: Sequence[str]) -> list[str]:

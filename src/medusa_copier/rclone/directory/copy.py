@@ -10,7 +10,7 @@ from contextlib import ExitStack, asynccontextmanager, nullcontext, suppress
 from typing import Any, Final
 
 from medusa_copier.rclone.directory import log_parser
-from medusa_copier.rclone.directory.completeness import Completeness
+from medusa_copier.rclone.directory.completeness import SIZES, Completeness
 from medusa_copier.rclone.directory.lazy_ledger import LazyLedger
 from medusa_copier.rclone.directory.ledger import FileOutcome, Note, in_run_directory
 from medusa_copier.rclone.directory.options import Choice
@@ -25,9 +25,6 @@ from medusa_copier.rclone.scratch import scratch_file
 from medusa_copier.rclone.stats import GroupStats, directory_figures
 
 SAME_PLACE: Final = "source and target are the same place"
-
-_SIZES: Final = ("--recursive", "--files-only", "--format=sp")
-"""What lsjson is asked for."""
 
 
 class DirectoryCopy:
@@ -87,6 +84,8 @@ class DirectoryCopy:
         if await self._is_unguarded():
             await self._see_sizes()
             await asyncio.to_thread(self._ledger.fail_unlike_expected)
+        else:
+            await self._fail_unlike_listed()
 
     async def describe(self, kind: str | None) -> str:
         """Put the size and the ``kind`` of hash that each file has at the target into the ledger; returns the kind.
@@ -179,7 +178,7 @@ class DirectoryCopy:
         one_piece = []
         if await self._is_unguarded():
             one_piece = ONE_PIECE_FLAGS
-            await self._rclone.retried(self._expect_sizes)
+            await self._rclone.retried(lambda: self._expect_sizes(*self._filters))
         pair = await self._pair()
         by_hash = self._rclone.compares_hashes and pair.can_compare_hashes
         comparison = self._choice.comparison(has_times=pair.has_times, by_hash=by_hash)
@@ -349,15 +348,22 @@ class DirectoryCopy:
         if not found and await self._rclone.client.is_bare_prefix(self._source):
             raise NotFound("directory not found")
 
-    async def _expect_sizes(self) -> None:
-        """Note how large the files at the source are before any is read; a server may say something else then."""
+    async def _expect_sizes(self, *filters: str) -> None:
+        """Note how large the files at the source are; a server may report another size when one is read."""
         outcome = await self._rclone.commands.run(
             "lsf",
-            *(self._source.joined, *_SIZES, *self._filters),
+            *(self._source.joined, *SIZES, *filters),
             lines=lambda lines: self._ledger.note_expected(log_parser.sizes(lines)),
         )
         if outcome.stopped:  # the copy itself comes upon what else is wrong
             raise outcome.error()
+
+    async def _fail_unlike_listed(self) -> None:
+        """Let files fail that have another size than a listing of the source had, before the copy and now."""
+        async with self._only(self._ledger.unlike_expected) as only:
+            if only:
+                await self._rclone.retried(lambda: self._expect_sizes(*only))
+                await asyncio.to_thread(self._ledger.fail_unlike_expected)
 
     async def _see_sizes(self) -> None:
         """Note how large the files at the target are, and let those fail that aren't as they were copied."""
@@ -367,7 +373,7 @@ class DirectoryCopy:
                 await asyncio.to_thread(self._ledger.forget_seen)
                 await self._rclone.commands.run_well(
                     "lsf",
-                    *(self._target.joined, *_SIZES, *only),
+                    *(self._target.joined, *SIZES, *only),
                     lines=lambda lines: self._ledger.note_seen(log_parser.sizes(lines)),
                 )
 

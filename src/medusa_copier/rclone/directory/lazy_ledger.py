@@ -15,7 +15,7 @@ from typing import Final
 
 from medusa_copier.rclone.directory import alike
 from medusa_copier.rclone.directory.ledger import FileOutcome, Ledger, Note, Row, kept
-from medusa_copier.rclone.directory.spool import Spool, Tally, are_distinct
+from medusa_copier.rclone.directory.spool import Spool, Tally, are_among, are_distinct
 from medusa_copier.rclone.errors import RcloneError
 from medusa_copier.rclone.names import all_as_logged
 
@@ -37,7 +37,8 @@ class LazyLedger(Ledger):
         super().__init__(directory)
         self._has_rows = False
         self._broken: RcloneError | None = None
-        self._expected = Tally()
+        self._of_source = Tally()
+        self._expects = False
         self._count_anew()
 
     def _count_anew(self) -> None:
@@ -46,7 +47,7 @@ class LazyLedger(Ledger):
 
     def _open(self) -> None:
         super()._open()
-        self._listed, self._copied, self._same, self._at_source = [self._spool() for _ in range(4)]
+        self._listed, self._copied, self._same, self._at_source, self._expected = [self._spool() for _ in range(5)]
 
     def _spool(self) -> Spool:
         spool = Spool(self._directory)
@@ -57,11 +58,11 @@ class LazyLedger(Ledger):
         """Take down the paths of files at the source before the copy begins, by another way than the copy's."""
         with self._keeping():
             self._at_source.put(paths)
-        self._expected = self._expected.plus(all_as_logged(paths))
+        self._of_source = self._of_source.plus(all_as_logged(paths))
 
     def left_out(self) -> Iterator[str]:
         """Those of them that are none of the files."""
-        if self._is_plain() and self._unchanged.plus_all(self._arrived) == self._expected:
+        if self._is_plain() and self._unchanged.plus_all(self._arrived) == self._of_source:
             return
         for paths in self._at_source.batches():
             yield from (path for path in paths if not self.has(path))
@@ -80,7 +81,42 @@ class LazyLedger(Ledger):
     def has_more_than_at_source(self) -> bool:
         """Whether some of the files are none of them."""
         left_out = sum(1 for _ in self.left_out())
-        return self._number("count(*)", "TRUE") > self._expected.names - left_out
+        return self._number("count(*)", "TRUE") > self._of_source.names - left_out
+
+    def note_expected(self, sizes: Iterable[tuple[int, str]]) -> None:
+        """Take down (size at the source, path) before anything is copied; -1 for an unknown size."""
+        self._expects = True
+        with self._keeping():
+            self._expected.put([f"{size} {path}" for size, path in sizes])
+
+    def fail_unlike_expected(self) -> None:
+        """What isn't as large as the source was before the copy has failed. Its size is the one seen at the target, or
+        else the one that was copied."""
+        if not self._is_as_expected():
+            self._pour_expected()
+            super().fail_unlike_expected()
+
+    def unlike_expected(self) -> Iterator[str]:
+        """The paths of those files."""
+        if self._is_as_expected():
+            return iter(())
+        self._pour_expected()
+        return super().unlike_expected()
+
+    def _is_as_expected(self) -> bool:
+        """Whether it is sure that all that was copied has the size that was expected."""
+        if not self._expects or not self._is_plain():
+            return not self._expects
+        with self._keeping():
+            expected = self._expected
+            return are_among(expected.count, self._copied.batches, lambda: map(all_as_logged, expected.batches()))
+
+    def _pour_expected(self) -> None:
+        with self._at_work, self._keeping():
+            for lines in self._poured(self._expected):
+                sizes = (line.partition(" ") for line in lines)
+                super().note_expected((int(size), path) for size, _, path in sizes)
+            self._expected.clear()
 
     def note_listed(self, lines: Sequence[str]) -> None:
         """Take down lines of ``--combined``: a mark, a space, a path."""

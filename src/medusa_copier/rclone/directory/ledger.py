@@ -35,6 +35,9 @@ CREATE TABLE alike (logged BLOB NOT NULL, path BLOB NOT NULL, PRIMARY KEY (logge
 _EXPECTED: Final = "CREATE TABLE IF NOT EXISTS expected (path BLOB PRIMARY KEY, size INTEGER NOT NULL) WITHOUT ROWID"
 _ALL: Final = "TRUE"
 _ARRIVED: Final = "outcome IN (1, 2)"
+_SIZE: Final = "coalesce(seen, CASE outcome WHEN 2 THEN files.size END)"
+_UNLIKE: Final = f"'the target has ' || {_SIZE} || ' bytes, but the source had ' || expected.size || ' before the copy'"
+_IS_UNLIKE: Final = f"{_ARRIVED} AND expected.size >= 0 AND {_SIZE} >= 0 AND {_SIZE} <> expected.size"
 _NOTE_SAME: Final = "UPDATE files SET verified = 1, hash = coalesce(nullif(?, ''), hash) WHERE path = ?"
 _NOTE: Final = """
 INSERT INTO files (path, outcome, size, reason) VALUES (?, ?, ?, ?) ON CONFLICT (path) DO UPDATE
@@ -161,7 +164,7 @@ class Ledger:
     def note_expected(self, sizes: Iterable[tuple[int, str]]) -> None:
         """Take down (size at the source, path) before anything is copied; -1 for an unknown size."""
         with kept(), self._at_work:
-            self._database.execute(_EXPECTED)
+            self._database.execute(_EXPECTED)  # most copies need none
         rows = ((size, _stored(path)) for size, path in sizes)
         self._many("INSERT OR REPLACE INTO expected (size, path) VALUES (?, ?)", rows)
 
@@ -301,14 +304,19 @@ class Ledger:
             yield reason
 
     def fail_unlike_expected(self) -> None:
-        """After the target was looked at: what isn't as large as the source was before the copy has failed."""
+        """What isn't as large as the source was before the copy has failed. Its size is the one seen at the target, or
+        else the one that was copied."""
         self._change(_EXPECTED)
         self._change(
-            "UPDATE files SET outcome = 3, reason ="
-            " 'the target has ' || seen || ' bytes, but the source had ' || expected.size || ' before the copy'"
-            " FROM expected WHERE expected.path = files.path AND outcome IN (1, 2)"
-            " AND expected.size >= 0 AND seen >= 0 AND seen <> expected.size"
+            f"UPDATE files SET outcome = 3, reason = {_UNLIKE} FROM expected"  # noqa: S608 - both are from above
+            f" WHERE expected.path = files.path AND {_IS_UNLIKE}"
         )
+
+    def unlike_expected(self) -> Iterator[str]:
+        """The paths of those files."""
+        self._change(_EXPECTED)
+        unlike = f"SELECT path FROM expected JOIN files USING (path) WHERE {_IS_UNLIKE}"  # noqa: S608 - from above
+        return self._paths(f"path IN ({unlike})")
 
     def arrived(self) -> Iterator[str]:
         """The paths of the files that are at the target."""
@@ -387,7 +395,7 @@ class Ledger:
         pending = self._alike(name, "outcome = 0")
         if len(sizes) == len(pending):
             size = sizes[0] if len({*sizes}) == 1 else None
-            self._bytes_alike += sum(sizes) if size is None else 0
+            self._bytes_alike += sum(size or 0 for size in sizes) if size is None else 0
             self._database.executemany(_NOTE, [(path, FileOutcome.COPIED, size, None) for path in pending])
         elif sizes:
             self._database.executemany(_NOTE, [(path, FileOutcome.PENDING, None, ALIKE) for path in pending])

@@ -69,7 +69,10 @@ class Reasons:
     def take(self, entries: list[Entry]) -> None:
         """Note what was copied, and why something wasn't."""
         copied = [entry for entry in entries if entry.path and entry.level == "info" and "Copied (" in entry.message]
-        self._ledger.note_copied([str(max(entry.size, 0)) for entry in copied], [entry.object for entry in copied])
+        known = [entry for entry in copied if entry.size >= 0]
+        self._ledger.note_copied([str(entry.size) for entry in known], [entry.object for entry in known])
+        unknown = [entry.object for entry in copied if entry.size < 0]
+        self._ledger.note_logged(Note(path, FileOutcome.COPIED) for path in unknown)
         self._ledger.note_logged(note for entry in entries if entry.path and (note := self._note(entry, entry.path)))
         skipped = ((entry.path, _SKIPPED.get(entry.message)) for entry in entries if entry.level == "notice")
         self._ledger.note_skipped(Skipped(path, reason) for path, reason in skipped if path and reason)

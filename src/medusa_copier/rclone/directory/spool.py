@@ -81,17 +81,23 @@ class Spool:
 
 def are_distinct(count: int, batches: Batches) -> bool:
     """Whether ``count`` names are all different; perhaps no when they are, never yes when they aren't."""
-    return count == sum(len(set(chain.from_iterable(share))) for share in hashes(count, batches))
+    return count == sum(len(set(share)) for share in hashes(count, batches))
 
 
-def hashes(count: int, batches: Batches) -> Iterator[Iterable[Iterable[int]]]:
-    """The hashes of ``count`` names in shares, each of which has all names with the same hash.
+def are_among(count: int, names: Batches, others: Batches) -> bool:
+    """Whether each of ``names`` is one of the ``count`` others."""
+    shares = zip(hashes(count, names), hashes(count, others), strict=True)
+    return all(set(there).issuperset(here) for here, there in shares)
 
-    The names are gone through once for each share, so that no more than NAMES_A_PASS need memory at a time.
+
+def hashes(count: int, batches: Batches) -> Iterator[Iterable[int]]:
+    """The hashes of names in shares, each of which has all that are the same.
+
+    The names are gone through once for each share, so that of ``count`` no more than NAMES_A_PASS are held at a time.
     """
-    shares = -(-count // NAMES_A_PASS)
+    shares = max(1, -(-count // NAMES_A_PASS))
     for share in range(shares):
-        yield (_share(map(hash, names), share, shares) for names in batches())
+        yield chain.from_iterable(_share(map(hash, names), share, shares) for names in batches())
 
 
 def _share(found: Iterable[int], share: int, of: int) -> Iterable[int]:
