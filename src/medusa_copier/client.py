@@ -178,6 +178,17 @@ class CopyClient:
         """Create a client for the embedded queue of a service on this machine, from its file."""
         return cls(ClientSettings(embedded=EmbeddedSection(path=Path(path))))
 
+    @classmethod
+    def http(cls, url: str, token: str, *, ca_file: str | None = None) -> Self:
+        """From the URL of a service's HTTP API and a token; ``unix:PATH`` for a socket. Raises ValueError for another.
+
+        ``ca_file`` has the authorities to trust, if not the system's. There is no outgoing queue: what becomes of
+        requests is in the service's records.
+        """
+        from simple_queue_server.brokers.http_client import HttpClient  # noqa: PLC0415 - as for each broker
+
+        return cls(HttpClient(url, token, ca_file=ca_file))
+
     async def __aenter__(self) -> Self:
         await self._broker_client.__aenter__()
         self._is_entered = True

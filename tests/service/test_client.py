@@ -6,6 +6,7 @@ import dataclasses
 import inspect
 import json
 import pickle
+import socket
 import subprocess
 import sys
 import uuid
@@ -31,11 +32,14 @@ from simple_queue_server import Failure, Handler, Request, Success, load_setting
 from simple_queue_server.brokers.memory import MemoryBroker, MemoryClient, MemoryQueue
 from simple_queue_server.brokers.sqs.errors import SqsError
 from simple_queue_server.errors import MessageTooLarge
+from simple_queue_server.http.tokens import hash_of
 from tests.support.contract import soon
+from tests.support.http import url_in_log
 from tests.support.service import World
 from tests.support.waiting import eventually
 
 BROKERS = ["embedded", "amqp", "sqs"]
+TOKEN = "a token of a client, in tests"
 
 
 @dataclasses.dataclass
@@ -45,12 +49,25 @@ class Side:
     world: World
     client: CopyClient
 
+    @contextlib.contextmanager
+    def service(self) -> Iterator[None]:
+        """The service, as soon as a client can enter."""
+        with self.world.service():
+            if "http" in self.world.config:
+                url_in_log(self.world)
+            yield
+
 
 def side(broker: str, request: pytest.FixtureRequest, directory: Path) -> Side:
     name = uuid.uuid4().hex
     queues = {"incoming_queue": f"{name}-in", "outgoing_queue": f"{name}-out"}
     if broker == "embedded":
         return Side(World(directory, "", {}), CopyClient.embedded(directory / "run" / "queue.db"))
+    if broker == "http":
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            listen = f"127.0.0.1:{free.getsockname()[1]}"
+        section = {"listen": listen, "tokens": [{"name": "client", "hash": hash_of(TOKEN)}]}
+        return Side(World(directory, "", {"http": section}), CopyClient.http(f"http://{listen}", TOKEN))
     if broker == "amqp":
         url = f"amqp://guest:guest@127.0.0.1:{request.getfixturevalue('rabbitmq').port}"
         return Side(World(directory, "", {"amqp": {**queues, "connection": url}}), CopyClient.amqp(url, **queues))
@@ -91,11 +108,11 @@ async def served(queue: MemoryQueue, handlers: Mapping[str, Handler]) -> AsyncIt
     await asyncio.wait({serving})
 
 
-@pytest.mark.parametrize("broker", BROKERS)
+@pytest.mark.parametrize("broker", [*BROKERS, "http"])
 async def test_a_copy_is_there_when_copyto_returns(broker: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     there = side(broker, request, tmp_path)
     (there.world.src / "a.txt").write_text("hello")
-    with there.world.service():
+    with there.service():
         async with there.client as client:
             done = await soon(client.copyto("src:a.txt", "dst:b/c.txt", pass_through={"n": [1, None]}))
             assert (there.world.dst / "b" / "c.txt").read_text() == "hello"
@@ -106,14 +123,14 @@ async def test_a_copy_is_there_when_copyto_returns(broker: str, request: pytest.
     assert caught.value.rclone_status == 3
 
 
-@pytest.mark.parametrize("broker", BROKERS)
+@pytest.mark.parametrize("broker", [*BROKERS, "http"])
 async def test_many_copies_are_awaited_at_once_on_one_client(
     broker: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
     there = side(broker, request, tmp_path)
     for number in range(60):
         (there.world.src / f"{number}").write_text(f"content {number}")
-    with there.world.service():
+    with there.service():
         async with there.client as client:
             copies = (client.copyto(f"src:{n}", f"dst:{n}", pass_through=n) for n in range(60))
             results = await soon(asyncio.gather(*copies))

@@ -40,6 +40,8 @@ from simple_queue_server.records.labels import parse_label
 from simple_queue_server.records.query import STATES, Filter, Record, Records
 
 LONGEST_WAIT_S: Final = 60.0
+LOOK_EVERY_S: Final = 0.5
+"""How often a record is looked at for a response, where another service may answer."""
 LONGEST_KEY: Final = 150
 INVALID: Final = "urn:simple-queue-server:invalid-request"
 """The type of the problem when a body is no request."""
@@ -193,14 +195,18 @@ class RequestOperations:
         return Reply(Accepted(id=request_id), 202, headers)
 
     async def _submitted_before(self, call: Call, record: Record) -> Reply:
-        """The same answer as the first time, from the record."""
-        bodies = await self._records.ask(Records.bodies, record.key)
-        if bodies.request and bodies.request != call.body:
-            raise Problem(422, "another request was submitted with this Idempotency-Key")
+        """The same answer as the first time, from the record: another service may have the request."""
+        until = asyncio.get_running_loop().time() + _wait_s(call)
         headers = {"Location": f"/v1/requests/{_quoted(record.request_id)}"}
-        if bodies.response and _wait_s(call):
-            return Reply(bodies.response, 200, headers)
-        return Reply(Accepted(id=record.request_id), 202, headers)
+        while True:
+            bodies = await self._records.ask(Records.bodies, record.key)
+            if bodies.request and bodies.request != call.body:
+                raise Problem(422, "another request was submitted with this Idempotency-Key")
+            if bodies.response and _wait_s(call):
+                return Reply(bodies.response, 200, headers)
+            if asyncio.get_running_loop().time() >= until:
+                return Reply(Accepted(id=record.request_id), 202, headers)
+            await asyncio.sleep(LOOK_EVERY_S)
 
     async def _found(self, call: Call) -> tuple[str, Record | None]:
         """The request in the path, and its record, if there is one yet. Raises Problem for none of this token's.
