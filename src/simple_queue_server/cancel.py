@@ -8,9 +8,11 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Final, Self
+from typing import Annotated, Any, ClassVar, Final, Self
 
+import msgspec
 import structlog
+from msgspec import Meta
 
 from simple_queue_server import messages
 from simple_queue_server.brokers.base import Broker
@@ -27,6 +29,15 @@ LONGEST_INTEGER: Final = 1000
 log = structlog.stdlib.get_logger("simple_queue_server")
 
 
+class CancelParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Cancel requests. Exactly one of the two parameters is required. Handled by the server itself."""
+
+    request_id: Annotated[str, Meta(min_length=1)] | None = None
+    """The message id of the request to cancel."""
+    pass_through: Any = None
+    """Cancel all requests whose pass_through equals this value."""
+
+
 @dataclass(frozen=True, slots=True)
 class Cancellation:
     """Which requests to cancel: the one with this ``request_id``, or all with this ``pass_through``."""
@@ -35,7 +46,7 @@ class Cancellation:
     pass_through: Any
     """As :func:`_comparable` has it."""
 
-    NAMES: ClassVar[Sequence[str]] = ("request_id", "pass_through")
+    NAMES: ClassVar[Sequence[str]] = CancelParameters.__struct_fields__
 
     @classmethod
     def of(cls, parameters: dict[str, Any]) -> Self:

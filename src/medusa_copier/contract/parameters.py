@@ -14,6 +14,7 @@ import msgspec
 from msgspec import Meta
 
 from simple_queue_server import Failure, Request
+from simple_queue_server.cancel import CancelParameters
 from simple_queue_server.nearest import hint
 from simple_queue_server.parameters import refuse_unknown
 from simple_queue_server.validation import JSON_KINDS, explain, fields, type_at
@@ -107,15 +108,6 @@ class CopyParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """How to verify that the target has the same content as the source."""
     manifest: ManifestParameters | None = None
     """Where to write a list of the files."""
-
-
-class CancelParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Cancel requests. Exactly one of the two parameters is required. Handled by the server itself."""
-
-    request_id: Annotated[str, Meta(min_length=1)] | None = None
-    """The message id of the request to cancel."""
-    pass_through: Any = None
-    """Cancel all requests whose pass_through equals this value."""
 
 
 def decode(parameters: Mapping[str, Any], wanted: type[T]) -> T:

@@ -37,7 +37,7 @@ class EventBuffer:
         self._waiting.append(body)
         self._arrived.set()
         if self._task is None:
-            self._task = asyncio.create_task(self._run())
+            self._task = asyncio.create_task(self._run(), name="events")
 
     async def close(self) -> None:
         """Send what is queued, for at most CLOSE_GRACE_S; drop the rest. Idempotent."""

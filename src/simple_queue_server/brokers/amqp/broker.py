@@ -128,7 +128,7 @@ class AmqpBroker:
     async def stop_receiving(self) -> None:
         self._stopped = True
         # Shielded: cancelling a call closes its channel, and with it every unsettled delivery.
-        await asyncio.shield(asyncio.create_task(self._stop_consuming()))
+        await asyncio.shield(asyncio.create_task(self._stop_consuming(), name="amqp stop consuming"))
 
     async def close(self) -> None:
         self._stopped = True
@@ -225,7 +225,7 @@ class AmqpBroker:
         """Consume again after :meth:`stop_receiving`; a channel opened in the meantime already does."""
         self._stopped = False
         if self._channel is not None:
-            await asyncio.shield(asyncio.create_task(self._consume_again(self._channel)))
+            await asyncio.shield(asyncio.create_task(self._consume_again(self._channel), name="amqp consume again"))
 
     async def _consume_again(self, channel: Channel) -> None:
         try:

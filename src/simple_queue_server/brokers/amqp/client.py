@@ -53,6 +53,7 @@ class AmqpClient:
             where, "replies", set_up=self._consume_replies, on_lost=self._fail_calls, max_failures=failures
         )
         self._responses = Link(where, "responses", set_up=self._prepare_taking, max_failures=failures)
+        self._reply_queue = ""
         self._calls: dict[str, asyncio.Future[bytes]] = {}
         self._late: set[asyncio.Task[None]] = set()
         self._opening = asyncio.Lock()
@@ -133,7 +134,9 @@ class AmqpClient:
         if response is not None and not response.done():
             response.set_result(message.body)
         elif self._outgoing is not None:  # its call was cancelled; a separate task outlives the channel
-            task = asyncio.create_task(self._put_late_response(self._outgoing, message.body, correlation_id))
+            task = asyncio.create_task(
+                self._put_late_response(self._outgoing, message.body, correlation_id), name="amqp late response"
+            )
             self._late.add(task)
             task.add_done_callback(self._late.discard)
 

@@ -57,6 +57,9 @@ class Link:
         # lazy, unlike bind: logging may be configured after this
         self._log = structlog.stdlib.get_logger("simple_queue_server", broker=str(target), purpose=purpose)
         self._pair: tuple[Connection, Channel] | None = None
+        self._up: asyncio.Future[Channel]  # both made by open: they belong to its event loop
+        self._broken: asyncio.Future[str]
+        self._patient = True
         self._operations: set[asyncio.Timeout] = set()
         self._supervisor: asyncio.Task[None] | None = None
         self._closing: asyncio.Task[None] | None = None
@@ -73,8 +76,8 @@ class Link:
         Those are a wrong password, an unknown vhost or an untrusted certificate; unless ``patient``, any error.
         """
         self._patient = patient
-        self._up: asyncio.Future[Channel] = asyncio.get_running_loop().create_future()
-        self._broken: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._up = asyncio.get_running_loop().create_future()
+        self._broken = asyncio.get_running_loop().create_future()
         self._supervisor = asyncio.create_task(self._guard(), name=f"amqp {self._purpose}")
         await self.channel()
 
@@ -177,7 +180,7 @@ class Link:
 
     async def _close(self, connection: Connection, channel: Channel) -> None:
         """Close in a separate task, which continues if this link is closed in the meantime."""
-        self._closing = asyncio.create_task(close(connection, channel))
+        self._closing = asyncio.create_task(close(connection, channel), name=f"amqp close {self._purpose}")
         await asyncio.wait({self._closing})
 
     def _is_final(self, error: Exception, failures: int) -> bool:

@@ -40,6 +40,7 @@ class AmqpDeadLetters:
         )
         self._resources = AsyncExitStack()
         self._channel: Channel | None = None
+        self._length = 0
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as resources:

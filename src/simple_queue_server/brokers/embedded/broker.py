@@ -96,7 +96,7 @@ class EmbeddedBroker:
                 raise self._ended
             if self._feeder is None:
                 self._wake()
-                self._feeder = asyncio.create_task(self._feed())
+                self._feeder = asyncio.create_task(self._feed(), name="embedded feed")
             self._arrived.clear()
             self._receivers += 1
             self._poll_now.set()
@@ -174,7 +174,7 @@ class EmbeddedBroker:
             except BrokerGaveUp as error:  # the requests are requeued when this process ends, at the latest
                 log.warning("requests_not_returned", error=str(error))
 
-        task = asyncio.create_task(run_with_retry())
+        task = asyncio.create_task(run_with_retry(), name="embedded operation")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         await asyncio.wait({task}, timeout=REQUEUE_TIMEOUT_S)

@@ -35,7 +35,7 @@ class EmbeddedClient:
 
     async def __aenter__(self) -> Self:
         await self._session.open()
-        self._collector = asyncio.create_task(self._collect())
+        self._collector = asyncio.create_task(self._collect(), name="embedded replies")
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:

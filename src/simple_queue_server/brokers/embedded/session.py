@@ -58,6 +58,11 @@ class Session:
         self._listens = listens
         self._on_wake = on_wake
         self._on_broadcast = on_broadcast
+        self.name: str  # these are made by open: each may fail
+        self._lock: Lock
+        self._directory: OwnersDirectory
+        self._store: Store
+        self._watch: DeathWatch
         self._resources = contextlib.AsyncExitStack()
         self._closing = asyncio.Event()
         self._sweep_now = asyncio.Event()
@@ -135,7 +140,7 @@ class Session:
         await self._store.run(lambda tables: tables.add_owner(me))
         others = await self._sweep()
         self._directory.ring(others, OWNERS)
-        sweeper = asyncio.create_task(self._maintain())
+        sweeper = asyncio.create_task(self._maintain(), name="embedded maintenance")
         resources.push_async_callback(self._stop, sweeper)
 
     async def _remove_self(self) -> None:

@@ -75,7 +75,7 @@ class Batcher:
             self._timer.cancel()
             self._timer = None
         while self._waiting and len(self._running) < MAX_CONCURRENT_CALLS:
-            task = asyncio.get_running_loop().create_task(self._run(self._next_batch()))
+            task = asyncio.create_task(self._run(self._next_batch()), name=f"sqs {self._operation}")
             self._running.add(task)
             task.add_done_callback(self._finished)
 

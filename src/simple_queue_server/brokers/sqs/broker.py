@@ -125,8 +125,8 @@ class SqsBroker:
             raise
         self._deletes = Batcher(self._link, "delete_message_batch", queue)
         heartbeat = Heartbeat(self._link, queue, self.unsettled, self._settings.visibility_timeout_s)
-        self._start(self._tasks, heartbeat.run())
-        self._polling = self._start(self._tasks, self._poller.run())
+        self._start(self._tasks, heartbeat.run(), "sqs heartbeat")
+        self._polling = self._start(self._tasks, self._poller.run(), "sqs poll")
 
     def set_max_unsettled(self, count: int) -> None:
         self.unsettled.set_max_unsettled(count)
@@ -194,12 +194,12 @@ class SqsBroker:
     async def settle(self, held: Held) -> None:
         """Delete a request that is done. If that fails, it is deleted when it is redelivered."""
         self.unsettled.remember(held)
-        await asyncio.shield(self._start(self._background, self._delete(held)))
+        await asyncio.shield(self._start(self._background, self._delete(held), "sqs delete"))
 
     async def requeue(self, dropped: list[Held]) -> None:
         """Make requests visible again at once. Never raises; at worst that happens at the visibility timeout."""
         chunks = [dropped[start : start + 10] for start in range(0, len(dropped), 10)]
-        tasks = [self._start(self._background, self._requeue(chunk)) for chunk in chunks]
+        tasks = [self._start(self._background, self._requeue(chunk), "sqs requeue") for chunk in chunks]
         await asyncio.gather(*(asyncio.shield(task) for task in tasks))
 
     def _resume_polling(self) -> None:
@@ -207,10 +207,10 @@ class SqsBroker:
         if self._poller.stopping and not self._closed:
             self._poller.stopping = False
             if self._polling is not None and self._polling.done():
-                self._polling = self._start(self._tasks, self._poller.run())
+                self._polling = self._start(self._tasks, self._poller.run(), "sqs poll")
 
     def _delete_again(self, held: Held) -> None:
-        self._start(self._background, self._delete(held))
+        self._start(self._background, self._delete(held), "sqs delete again")
 
     async def _delete(self, held: Held) -> None:
         assert self._deletes is not None, "opened before anything was received"  # noqa: S101
@@ -234,8 +234,8 @@ class SqsBroker:
     async def _incoming_queue(self) -> Queue:
         return await self._link.queue(self._settings.incoming_queue, create=True)
 
-    def _start(self, tasks: set[asyncio.Task[Any]], work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
-        task = asyncio.get_running_loop().create_task(work)
+    def _start(self, tasks: set[asyncio.Task[Any]], work: Coroutine[Any, Any, Any], name: str) -> asyncio.Task[Any]:
+        task = asyncio.create_task(work, name=name)
         tasks.add(task)
         task.add_done_callback(tasks.discard)
         task.add_done_callback(self._ended)

@@ -89,7 +89,7 @@ class SqsClient:
             )
             on_sent()
             if self._reader is None or self._reader.done():
-                self._reader = asyncio.get_running_loop().create_task(self._read_replies(queue))
+                self._reader = asyncio.create_task(self._read_replies(queue), name="sqs replies")
             return await response
         except asyncio.CancelledError:
             if self._settings.outgoing_queue is not None:

@@ -71,6 +71,7 @@ class SqsDeadLetters:
         self._settings = settings
         self._name = queue
         self._link = SqsLink(settings)
+        self._incoming: Queue  # found when this is entered
         self._queue: Queue | None = None
         self._held: dict[str, str] = {}
 

@@ -65,7 +65,7 @@ class Poller:
                 continue
             wait_s = 0 if busy else LONG_POLL_S
             async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(self._poll(count, wait_s)) for count in asked]
+                tasks = [group.create_task(self._poll(count, wait_s), name="sqs receive") for count in asked]
             busy = all(task.result() == 10 for task in tasks)
 
     async def _poll(self, count: int, wait_s: int) -> int:
