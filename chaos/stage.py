@@ -35,6 +35,7 @@ AT_START: Final = (
     "Too many open files",
     "Error: the queue ",
     "Error: there is no rclone configuration file ",
+    "Error: Failed to load config file ",
 )
 """Before it is up a service has nothing, and ends when its rclone is killed, or its machine is in trouble."""
 STARTED: Final = "server_started"
@@ -98,7 +99,8 @@ class Service:
         if self._process is None or self._process.returncode is not None:
             return False
         self._sent.add(number)
-        self._process.send_signal(number)
+        with contextlib.suppress(ProcessLookupError):  # asyncio's way would take its exit status away
+            os.kill(self._process.pid, number)
         return True
 
     def rclones(self) -> list[int]:
@@ -123,7 +125,7 @@ class Service:
             self._process = await self._launch()
             status = await self._process.wait()
             if status != 0 and -status not in self._sent and not self._ended_at_start():
-                self.bad_exits.append(f"{self.directory.name} ended with status {status}, see its output.txt")
+                self.bad_exits.append(f"{self.directory.name} ended with status {status}: {self._last_words()}")
             await asyncio.sleep(RESTART_S)
 
     def _ended_at_start(self) -> bool:

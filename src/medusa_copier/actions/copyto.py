@@ -88,7 +88,7 @@ async def _copy_directory(
         try:
             await work.run(again=request.attempt > 1)
         except WrongKind as error:
-            if error.reason == SAME_PLACE and await rclone.client.stat(source):
+            if error.reason == SAME_PLACE and await rclone.stat(source):
                 return await asyncio.to_thread(account, ledger, "default")
             raise
         except (MachineTrouble, NotFound):

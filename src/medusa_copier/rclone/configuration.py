@@ -98,9 +98,13 @@ class Configuration:
         """The file's current signature; None if there is no file. Immediate on a local disk, else in a thread."""
         return self._look() if self._is_local else await asyncio.to_thread(self._look)
 
+    async def is_current(self) -> bool:
+        """Whether the file is as it was when it was last read."""
+        return (self._look() if self._is_local else await self.look()) == self._seen
+
     async def current(self) -> Signature | None:
         """Apply any change of the file, and return its signature. Raises RcloneError."""
-        if (self._look() if self._is_local else await self.look()) != self._seen:
+        if not await self.is_current():
             async with self._renewing:
                 if await self.look() != self._seen:
                     await self._renew()

@@ -23,7 +23,7 @@ from medusa_copier.rclone.process.commands import Commands
 from medusa_copier.rclone.process.environment import FlagValue, for_rclone
 from medusa_copier.rclone.process.flags import without_comparison
 from medusa_copier.rclone.quarantine import Quarantine
-from medusa_copier.rclone.rcd.client import Client, Location, Place
+from medusa_copier.rclone.rcd.client import Client, Item, Location, Place
 from medusa_copier.rclone.rcd.daemon import Daemon
 from medusa_copier.rclone.retry import with_retries
 from medusa_copier.rclone.scratch import remove_abandoned
@@ -156,6 +156,14 @@ class Rclone:
 
         return await self.retried(look)
 
+    async def is_bucket_based(self, location: Location) -> bool:
+        """Whether it is on a storage of objects with keys, such as S3."""
+        return await self.retried(lambda: self.client.is_bucket_based(location))
+
+    async def stat(self, location: Location, *, files_only: bool = False) -> Item | None:
+        """What is at ``location``, or None. Only ``files_only`` is cheap for a place in a large directory."""
+        return await self.retried(lambda: self.client.stat(location, files_only=files_only))
+
     @property
     def commands(self) -> Commands:
         """rclone's commands, each a process of its own, with the configuration and the flags of this one."""
@@ -198,6 +206,11 @@ class Rclone:
             return Verified("default")
 
         return await self.swept(copy, target, again=again)
+
+    async def follow_configuration(self) -> None:
+        """Return when rclone, and all that is remembered of it, has rclone.conf as it is now."""
+        if not await self.configuration.is_current():
+            await self.retried(self.configuration.current)
 
     async def retried(self, call: Callable[[], Awaitable[T]]) -> T:
         """What ``call`` returns, tried again while its RcloneError is transient, or rclone.conf has just changed."""

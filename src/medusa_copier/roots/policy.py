@@ -104,7 +104,7 @@ class Access:
         for path in below.special:
             named = posixpath.relpath(path, use.location.path or ".")
             place = Location(source.fs, posixpath.join(source.path, named))
-            if await self._rclone.client.stat(place, files_only=True):
+            if await self._rclone.stat(place, files_only=True):
                 raise Failure(f"{shown(use.root, path)} is a FIFO, socket or device; only regular files are written")
 
     async def _refuse_unfit(self, uses: Iterable[Use]) -> int | None:
@@ -128,7 +128,7 @@ class Access:
     async def _follow_configuration(self, uses: Iterable[Use]) -> None:
         """Forget what is known about the roots if rclone.conf has changed. Raises RcloneUnusable for unusable roots."""
         configuration = self._rclone.configuration
-        await configuration.current()
+        await self._rclone.follow_configuration()
         if self._generation != configuration.generation:
             self._generation = configuration.generation
             self._lookouts.clear()

@@ -63,12 +63,11 @@ class Completeness:
 
     async def begin(self) -> Sequence[str]:
         """Note which files are at a source on this machine, or in a bucket; returns the filters to copy with."""
-        client = self._rclone.client
-        self._has_keys = await client.is_bucket_based(self._source)
+        self._has_keys = await self._rclone.is_bucket_based(self._source)
         if self._has_keys:
             await self._list_keys()
             return (_NO_EMPTY_SEGMENTS, *self._filters)
-        directory = await client.local_directory(self._source.fs)
+        directory = await self._rclone.local_directory(self._source.fs)
         if directory is None:
             return self._filters
         self._top = str(Path(directory) / self._source.path)
@@ -88,7 +87,7 @@ class Completeness:
         await self._fail(self._late, NO_SUCH_TIME)
         if self._top is not None:
             await self._fail_left_out(self._top)
-        if not await self._rclone.client.is_bucket_based(self._target):
+        if not await self._rclone.is_bucket_based(self._target):
             await self._fail_merged()
 
     async def _begin_local(self, top: str) -> Sequence[str]:
@@ -204,7 +203,7 @@ class Completeness:
             return
         if (top := self._top) is not None:
             await asyncio.to_thread(self._ledger.look_at_skipped, lambda one: at_source(top, one))
-        elif await self._rclone.client.local_directory(self._target.fs) is not None:
+        elif await self._rclone.local_directory(self._target.fs) is not None:
             await asyncio.to_thread(self._ledger.look_at_skipped, lambda _: [])
 
 

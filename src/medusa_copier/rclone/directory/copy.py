@@ -93,7 +93,7 @@ class DirectoryCopy:
         Any kind will do for None. A file that isn't there any more, or isn't as large as what was copied, has failed.
         """
         await self._see_sizes()
-        known = await self._hash_types(self._target)
+        known = await self._rclone.retried(lambda: self._hash_types(self._target))
         verified_by = self._ledger.hash_kind
         if not verified_by or kind not in {None, verified_by}:
             await asyncio.to_thread(self._ledger.forget_hashes)
@@ -108,7 +108,7 @@ class DirectoryCopy:
 
     async def _favourite(self, known: Collection[str]) -> str:
         """Which of the types of hash ``known`` at the target a manifest has that doesn't say."""
-        is_local = await self._rclone.client.local_directory(self._target.fs) is not None
+        is_local = await self._rclone.local_directory(self._target.fs) is not None
         favourites = [self._rclone.local_hash, "md5"] if is_local else ["md5"]
         return next((kind for kind in favourites if kind in known), min(known, default="md5"))
 
