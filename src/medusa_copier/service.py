@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,11 +15,10 @@ from medusa_copier.actions.held import Hold
 from medusa_copier.actions.watched import watched
 from medusa_copier.contract.parameters import CopyParameters, CopytoParameters, fields_of, root_uses
 from medusa_copier.describe import CopyDescriber
-from medusa_copier.rclone.errors import RcloneUnusable
 from medusa_copier.rclone.facade import Rclone
-from medusa_copier.roots.policy import Access
+from medusa_copier.roots.current import CurrentRoots
 from medusa_copier.settings import CopierSettings
-from simple_queue_server import Request, Server, logs
+from simple_queue_server import Request, Server, SettingsError, load_settings, logs, reload
 from simple_queue_server.system import event_loop
 
 if TYPE_CHECKING:
@@ -29,12 +28,13 @@ if TYPE_CHECKING:
 log = structlog.stdlib.get_logger("medusa_copier")
 
 
-def run(settings: CopierSettings, *, is_exclusive: bool = False) -> None:
-    """Serve in the foreground until stopped by a signal. Raises BrokerError, RcloneError, and AlreadyRunning where it
-    ``is_exclusive`` and another service of its name runs in this directory.
+def run(config: Path, *, is_exclusive: bool = False) -> None:
+    """Serve in the foreground until stopped by a signal. Raises SettingsError, BrokerError, RcloneError, and
+    AlreadyRunning where it ``is_exclusive`` and another service of its name runs in this directory.
     """
+    settings = load_settings(config, CopierSettings)
     logs.configure(settings.log, settings.server.name)
-    event_loop.run(serve(settings, is_exclusive=is_exclusive))
+    event_loop.run(serve(settings, config.absolute(), is_exclusive=is_exclusive))
 
 
 def named_roots(request: Request) -> set[str]:
@@ -42,36 +42,58 @@ def named_roots(request: Request) -> set[str]:
     return {root for root, _ in root_uses(request)}
 
 
-async def serve(settings: CopierSettings, *, is_exclusive: bool = False) -> None:
-    """Serve in the running event loop until stopped by a signal."""
+async def serve(settings: CopierSettings, config: Path | None = None, *, is_exclusive: bool = False) -> None:
+    """Serve in the running event loop until stopped by a signal. The settings are those of the file ``config``, which
+    is loaded again at SIGHUP.
+    """
+    roots = CurrentRoots(settings.roots)
     server = Server(
         settings,
-        is_configured_for=lambda request: named_roots(request) <= settings.roots.keys(),
+        is_configured_for=lambda request: named_roots(request) <= roots.sections.keys(),
         is_exclusive=is_exclusive,
         describer=CopyDescriber(),
     )
-    await server.serve(_copying(server, settings))
+    await server.serve(_copying(server, settings, roots, config))
 
 
 @asynccontextmanager
-async def _copying(server: Server, settings: CopierSettings) -> AsyncIterator[None]:
+async def _copying(
+    server: Server, settings: CopierSettings, roots: CurrentRoots, config: Path | None
+) -> AsyncIterator[None]:
     """Run rclone, and register the actions that copy with it, for the duration of the block."""
     async with open_rclone(settings) as rclone:
-        for name, root in settings.roots.items():
-            if reason := rclone.configuration.refusal(root.fs):
-                raise RcloneUnusable(f"the root {name} can't be used: {reason}")
-        await _warn_of_unknown_remotes(settings, rclone)
+        hold = Hold()
+
+        async def prepare(wanted: CopierSettings) -> Callable[[], None]:
+            """Check the roots, and return what lets requests use them from then on."""
+            _refuse_unusable(wanted, rclone)
+            await _warn_of_unknown_remotes(wanted, rclone)
+
+            def commit() -> None:
+                access = roots.replace(wanted.roots, rclone)
+                copying_one = hold.holding(watched(copyto(wanted.roots, rclone, access), rclone))
+                server.action("copyto", fields_of(CopytoParameters), replaces=True)(copying_one)
+                copying_many = hold.holding(copy(wanted.roots, rclone, access))
+                server.action("copy", fields_of(CopyParameters), replaces=True)(copying_many)
+
+            return commit
+
+        commit = await prepare(settings)
+        commit()
+        if config is not None:
+            read = reload.Source(lambda: load_settings(config, CopierSettings), prepare, frozenset({"roots"}))
+            server.reload_from(read)
         version = await rclone.client.version()
         server.report("rclone", lambda: f"{version}, process {rclone.pid}" if rclone.pid else "is being started again")
-        access = Access(settings.roots, rclone)
-        hold = Hold()
-        copying_one = hold.holding(watched(copyto(settings.roots, rclone, access), rclone))
-        server.action("copyto", fields_of(CopytoParameters))(copying_one)
-        copying_many = hold.holding(copy(settings.roots, rclone, access))
-        server.action("copy", fields_of(CopyParameters))(copying_many)
         server.companions.metrics_source = lambda: _metrics_source(settings, rclone)
-        server.companions.http_extension = lambda: _http_extension(settings, rclone, access)
+        server.companions.http_extension = lambda: _http_extension(rclone, roots)
         yield
+
+
+def _refuse_unusable(settings: CopierSettings, rclone: Rclone) -> None:
+    for name, root in settings.roots.items():
+        if reason := rclone.configuration.refusal(root.fs):
+            raise SettingsError(f"the root {name} can't be used: {reason}")
 
 
 def _metrics_source(settings: CopierSettings, rclone: Rclone) -> Source:
@@ -80,10 +102,10 @@ def _metrics_source(settings: CopierSettings, rclone: Rclone) -> Source:
     return source(settings, rclone)
 
 
-def _http_extension(settings: CopierSettings, rclone: Rclone, access: Access) -> Extension:
+def _http_extension(rclone: Rclone, roots: CurrentRoots) -> Extension:
     from medusa_copier.http.extension import extension  # noqa: PLC0415 - only where there is an HTTP API
 
-    return extension(settings, rclone, access)
+    return extension(rclone, roots)
 
 
 def open_rclone(settings: CopierSettings, run_directory: Path | None = Path("run")) -> Rclone:

@@ -26,7 +26,7 @@ import structlog
 from simple_queue_server.errors import SettingsError
 from simple_queue_server.printable import escaped, escaped_json, escaped_lines
 from simple_queue_server.secrets import masked
-from simple_queue_server.settings.sections import LogSection
+from simple_queue_server.settings.sections import Level, LogSection
 
 LIBRARIES = ("aio_pika", "aiormq", "aiohttp", "aiobotocore", "botocore", "asyncio")
 
@@ -50,6 +50,14 @@ def configure(section: LogSection, name: str) -> None:
 def configure_for_command(*, quiet: bool = False) -> None:
     """For a command whose output is its result: warnings and errors go to standard error, or nothing at all."""
     _send_to(_Lines(sys.stderr), logging.CRITICAL if quiet else logging.WARNING, readable=True)
+
+
+def set_level(level: Level) -> None:
+    """Log at another level from now on, after :func:`configure`: loggers that were made before, too."""
+    number = _level(level)
+    # loggers keep their class for good (cache_logger_on_first_use), so it is that one that changes
+    structlog.get_config()["wrapper_class"].__bases__ = (structlog.make_filtering_bound_logger(number),)
+    _set_library_levels(number)
 
 
 def use_standard_logging_by_default() -> None:
@@ -84,7 +92,7 @@ def _send_to(handler: _Lines, level: int, *, readable: bool = False, echo: Seque
     renderer = [_harmless, _readable(handler.stream)] if on_terminal else _json_renderer()
     structlog.configure(
         processors=[*shared, *renderer] if on_terminal or echo else [_JsonLine()],
-        wrapper_class=structlog.make_filtering_bound_logger(level),
+        wrapper_class=type("FilteringLogger", (structlog.make_filtering_bound_logger(level),), {}),
         logger_factory=lambda name="": _Output(handler, name),
         cache_logger_on_first_use=True,
     )
@@ -99,11 +107,15 @@ def _send_to(handler: _Lines, level: int, *, readable: bool = False, echo: Seque
         root.removeHandler(old)
         old.close()
     root.addHandler(handler)
-    root.setLevel(level)
-    for library in LIBRARIES:  # their news matters to us only when something is wrong
-        logging.getLogger(library).setLevel(max(logging.WARNING, level))
+    _set_library_levels(level)
     logging.getLogger("aiormq.connection").addFilter(_is_news)
     logging.captureWarnings(capture=True)
+
+
+def _set_library_levels(level: int) -> None:
+    logging.getLogger().setLevel(level)
+    for library in LIBRARIES:  # their news matters to us only when something is wrong
+        logging.getLogger(library).setLevel(max(logging.WARNING, level))
 
 
 def _is_news(record: logging.LogRecord) -> bool:

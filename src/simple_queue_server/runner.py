@@ -109,6 +109,11 @@ class Runner:
             await asyncio.sleep(ADOPT_INTERVAL_S)
             await self.adopt()
 
+    def apply(self, settings: Settings) -> None:
+        """Go on with these settings."""
+        self._show = settings.log
+        self._slots.set_limit(settings.server.max_in_flight)
+
     def stop_waiting(self) -> None:
         """Give back what waits for its first slot, to whoever is free for it."""
         for request in self._running.values():

@@ -26,6 +26,7 @@ from simple_queue_server.observers import Observer
 from simple_queue_server.parameters import Handler, ignoring_unknown
 from simple_queue_server.recording import Recorded, RecordingObserver, recording
 from simple_queue_server.records.description import Describer, PlainDescriber
+from simple_queue_server.reload import Reloader, Source
 from simple_queue_server.runner import Runner
 from simple_queue_server.settings.sections import Settings
 from simple_queue_server.status import State
@@ -87,22 +88,30 @@ class Server:
         self._halting = False
         self._toggled = asyncio.Event()
         self._fault: BaseException | None = None
+        self._reloader: Reloader | None = None
 
-    def action(self, name: str, parameters: Collection[str] | None = None) -> Callable[[Handler], Handler]:
+    def action(
+        self, name: str, parameters: Collection[str] | None = None, *, replaces: bool = False
+    ) -> Callable[[Handler], Handler]:
         """Decorator: register the coroutine function as the handler of the action ``name``.
 
         ``parameters`` names all that the action knows. Others reach the handler, which should refuse them (see
         :func:`simple_queue_server.parameters.refuse_unknown`), unless ``server.unknown_parameters`` is ``ignore``.
+        ``replaces``: it takes the place of a handler, for requests that are not begun.
         """
 
         def register(handler: Handler) -> Handler:
-            if name in self._handlers:
+            if name in self._handlers and not replaces:
                 raise ValueError(f"the action {name!r} has a handler already")
             ignores = parameters is not None and self._settings.server.unknown_parameters == "ignore"
             self._handlers[name] = ignoring_unknown(handler, parameters or ()) if ignores else handler
             return handler
 
         return register
+
+    def reload_from(self, source: Source) -> None:
+        """Load the configuration from there at SIGHUP."""
+        self._reloader = Reloader(self._settings, source, self._apply, self._supervision)
 
     def report(self, part: str, tell: Callable[[], str]) -> None:
         """Report in the service's status how a part of it is: ``tell`` is called now and then, and must not wait."""
@@ -150,8 +159,8 @@ class Server:
 
         ``lifespan`` is what the handlers need: entered before the broker is opened, exited after it is closed. It may
         register actions. SIGTERM and SIGINT stop, also while any of that is being opened, and a second one aborts;
-        SIGUSR2 toggles halting, SIGHUP is ignored. Raises BrokerError when the broker is given up, JournalError when
-        there can be no journal, and AlreadyRunning.
+        SIGUSR2 toggles halting, SIGHUP loads the configuration again (see :meth:`reload_from`). Raises BrokerError
+        when the broker is given up, JournalError when there can be no journal, and AlreadyRunning.
         """
         with signals.handled(self._signal_handlers()):
             try:
@@ -160,6 +169,8 @@ class Server:
                         self._supervision.enter(self._state)
                         log.info("server_started", name=self._settings.server.name, actions=sorted(self._handlers))
                         await self._serve_until_stopped()
+                        if self._reloader is not None:
+                            await self._reloader.close()
             finally:
                 log.info("server_stopped")
         if self._fault is not None:
@@ -298,13 +309,18 @@ class Server:
             await asyncio.wait({*self._runner.tasks, toggled}, return_when=asyncio.FIRST_COMPLETED)
             toggled.cancel()
 
+    def _apply(self, settings: Settings) -> None:
+        self._settings = settings
+        self._runner.apply(settings)
+        logs.set_level(settings.log.level)
+
     def _on_fault(self, error: Exception) -> None:
         self._fault = self._fault or error
         self.stop()
 
     def _signal_handlers(self) -> dict[signal.Signals, Callable[[], None]]:
         stop = {number: functools.partial(self._on_stop_signal, number.name) for number in STOP_SIGNALS}
-        return {**stop, signal.SIGUSR2: self.toggle_halt, signal.SIGHUP: _on_hangup}
+        return {**stop, signal.SIGUSR2: self.toggle_halt, signal.SIGHUP: self._on_hangup}
 
     def _on_stop_signal(self, name: str) -> None:
         if self._stopping:
@@ -314,6 +330,10 @@ class Server:
             log.info("server_stopping", signal=name, hint="the same signal again stops what is in flight")
             self.stop()
 
-
-def _on_hangup() -> None:
-    log.warning("sighup_ignored", remedy="restart the service to load a changed configuration")
+    def _on_hangup(self) -> None:
+        if self._reloader is None or self._state != "running" or not self._supervision.is_up:
+            log.warning(
+                "sighup_ignored", reason="the service is starting or stopping, or can't load its settings again"
+            )
+        else:
+            self._reloader.reload()

@@ -93,13 +93,25 @@ class Slots:
             raise
 
     def give(self) -> None:
-        """Give a slot to the next in line."""
-        while self._line:
+        """Give a slot back, for the next in line."""
+        self._free += 1
+        self._hand_out()
+
+    def set_limit(self, limit: int) -> None:
+        """Let so many requests work at the same time. Those beyond it that work already go on."""
+        change = limit - self._limit
+        self._limit = limit
+        self._free += change
+        self._hand_out()
+        self.add_room(change)
+        self._on_change(self.most_taken)
+
+    def _hand_out(self) -> None:
+        while self._free > 0 and self._line:
             turn = self._line.popleft()
             if not turn.done():
+                self._free -= 1
                 turn.set_result(None)
-                return
-        self._free += 1
 
     def _wait(self, change: int) -> None:
         before = self.most_taken

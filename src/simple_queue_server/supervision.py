@@ -83,6 +83,11 @@ class Supervision:
         self._writing: asyncio.Task[None] | None = None
         self._trouble = Trouble(log, "status_not_written")
 
+    @property
+    def is_up(self) -> bool:
+        """Whether the service has begun to serve."""
+        return self._is_up.is_set()
+
     def enter(self, state: State) -> None:
         """Report that the service is in this state now."""
         if state == self._state:

@@ -117,12 +117,12 @@ def test_a_stop_ends_the_wait_for_an_rclone_that_hangs(tmp_path: Path, number: s
         assert_stops(world, process, number)
 
 
-def test_sighup_is_logged_and_changes_nothing(tmp_path: Path) -> None:
+def test_sighup_as_from_a_terminal_that_closes_ends_nothing(tmp_path: Path) -> None:
     world = World(tmp_path, "", {})
     with world.service() as process:
         eventually(lambda: "server_started" in events(world))
         process.send_signal(signal.SIGHUP)
-        eventually(lambda: any(event == "sighup_ignored" for event in events(world)))
+        eventually(lambda: any(event == "configuration_reloaded" for event in events(world)))
         assert_stops(world, process, signal.SIGTERM)
 
 

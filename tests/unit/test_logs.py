@@ -218,3 +218,24 @@ def test_on_a_terminal_a_failure_to_connect_is_shown_once_and_library_lines_with
     assert "was blocked by" in text
     assert "creating transport" not in text
     assert "_record" not in text
+
+
+LEVELS = """
+import logging, structlog
+from simple_queue_server import logs
+from simple_queue_server.settings.sections import LogSection
+logs.configure(LogSection(destination="stdout"), "copier")
+ours, theirs = structlog.stdlib.get_logger("ours"), logging.getLogger("theirs")
+bound = ours.bind(request_id="r")
+for level in ("info", "debug", "error", "info"):
+    logs.set_level(level)
+    for log in (ours, bound, theirs):
+        log.debug(f"{level} debug"), log.info(f"{level} info"), log.error(f"{level} error")
+"""
+
+
+def test_another_level_holds_for_loggers_that_were_made_before(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", LEVELS], cwd=tmp_path, capture_output=True, text=True, check=True)
+    events = [json.loads(line)["event"] for line in done.stdout.splitlines()]
+    info = ["info info", "info error"] * 3
+    assert events == [*info, *["debug debug", "debug info", "debug error"] * 3, *["error error"] * 3, *info]

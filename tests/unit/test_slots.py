@@ -112,3 +112,25 @@ async def test_requests_that_wait_for_their_turn_hold_up_no_others(tmp_path: Pat
         await soon(asyncio.gather(*many))
         server.stop()
         await soon(serving)
+
+
+async def test_a_higher_limit_lets_the_next_in_line_work_and_a_lower_one_lets_those_at_work_go_on() -> None:
+    changes: list[int] = []
+    slots = Slots(1, changes.append)
+    first, second, third = [await slots.room() for _ in range(3)]
+    await first.take()
+    waiting = [asyncio.create_task(slot.take()) for slot in (second, third)]
+    await asyncio.sleep(0)
+    slots.set_limit(2)
+    await asyncio.wait_for(waiting[0], 5)
+    assert not waiting[1].done()
+    assert changes == [slots.most_taken]
+    slots.set_limit(1)
+    first.close()
+    await asyncio.sleep(0)
+    assert not waiting[1].done(), "two worked, one may"
+    second.close()
+    await asyncio.wait_for(waiting[1], 5)
+    third.close()
+    for _ in range(slots.most_taken):
+        await asyncio.wait_for(slots.room(), 5)

@@ -22,17 +22,15 @@ def run(config: Path, exclusive: bool) -> None:
     """Serve requests, in the foreground.
 
     SIGTERM or Ctrl-C: finish what is in flight, then exit; a second one exits now. Either way nothing is lost:
-    what is unfinished goes back to the queue.
+    what is unfinished goes back to the queue. SIGHUP: load the configuration again.
     """
     for number in (signal.SIGTERM, signal.SIGINT):  # until the server handles them: nothing was begun
         signal.signal(number, lambda *_: sys.exit(0))
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     with clear_errors():
         from medusa_copier import service  # noqa: PLC0415
-        from medusa_copier.settings import CopierSettings  # noqa: PLC0415
-        from simple_queue_server import load_settings  # noqa: PLC0415
 
-        service.run(load_settings(config, CopierSettings), is_exclusive=exclusive)
+        service.run(config, is_exclusive=exclusive)
 
 
 _now_option = click.option(

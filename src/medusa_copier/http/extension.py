@@ -10,14 +10,13 @@ import msgspec
 from medusa_copier.contract.parameters import root_uses
 from medusa_copier.http.roots import RootOperations
 from medusa_copier.rclone.facade import Rclone
-from medusa_copier.roots.policy import Access
-from medusa_copier.settings import CopierSettings
+from medusa_copier.roots.current import CurrentRoots
 from simple_queue_server.http.extension import Extension
 
 PING_S: Final = 5.0
 
 
-def extension(settings: CopierSettings, rclone: Rclone, access: Access) -> Extension:
+def extension(rclone: Rclone, roots: CurrentRoots) -> Extension:
     """Roots, the health of rclone, and the types of the messages."""
 
     async def rclone_check() -> None:
@@ -26,7 +25,7 @@ def extension(settings: CopierSettings, rclone: Rclone, access: Access) -> Exten
     return Extension(
         title="medusa-copier",
         version=metadata.version("medusa-copier"),
-        operations=RootOperations(settings.roots, rclone, access).operations(),
+        operations=RootOperations(roots, rclone).operations(),
         checks={"rclone": rclone_check},
         uses=root_uses,
         messages=_messages(),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Annotated, Literal
 
 import msgspec
@@ -12,9 +11,9 @@ from medusa_copier.http.listing import Listings
 from medusa_copier.rclone.errors import NotFound, RcloneError, WrongKind
 from medusa_copier.rclone.facade import Rclone
 from medusa_copier.rclone.rcd.client import Item, Location
+from medusa_copier.roots.current import CurrentRoots
 from medusa_copier.roots.locate import is_empty, locate
-from medusa_copier.roots.policy import Access, Use
-from medusa_copier.settings import RootSection
+from medusa_copier.roots.policy import Use
 from simple_queue_server import Failure
 from simple_queue_server.http.operations import Call, Operation, Reply
 from simple_queue_server.http.problems import Problem
@@ -75,9 +74,8 @@ class ListQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class RootOperations:
     """Operations on the ``roots``, with ``rclone``."""
 
-    def __init__(self, roots: Mapping[str, RootSection], rclone: Rclone, access: Access) -> None:
+    def __init__(self, roots: CurrentRoots, rclone: Rclone) -> None:
         self._roots = roots
-        self._access = access
         self._listings = Listings(rclone)
 
     def operations(self) -> list[Operation]:
@@ -96,7 +94,9 @@ class RootOperations:
 
     async def roots(self, call: Call) -> Reply:
         """The roots that requests with this token may name."""
-        return Reply(Roots([root for name in self._roots if (root := self._root(name, call.caller)) is not None]))
+        return Reply(
+            Roots([root for name in self._roots.sections if (root := self._root(name, call.caller)) is not None])
+        )
 
     async def list_directory(self, call: Call) -> Reply:
         """What is in a directory of a root.
@@ -110,8 +110,8 @@ class RootOperations:
             raise Problem(404, f"there is no root {name!r} that this token may use")
         purpose: Literal["read", "write"] = "read" if "read" in root.access else "write"
         try:
-            place = locate(self._roots, name, query.key, "", is_root=is_empty(query.key))
-            await self._access.require(Use(purpose, name, place))
+            place = locate(self._roots.sections, name, query.key, "", is_root=is_empty(query.key))
+            await self._roots.access.require(Use(purpose, name, place))
             page = await self._listings.page(place, query.cursor, query.limit)
         except Failure as failure:
             raise Problem(400, failure.message) from None
@@ -124,7 +124,7 @@ class RootOperations:
 
     def _root(self, name: str, token: Token) -> Root | None:
         """What the token may do with a root; None when nothing, or there is no such root."""
-        section = self._roots.get(name)
+        section = self._roots.sections.get(name)
         if section is None:
             return None
         allowed = [purpose for purpose in section.access.split("-") if token.may_use(name, purpose)]

@@ -35,16 +35,31 @@ class Use(NamedTuple):
     location: Location
 
 
+class RootSlots:
+    """How many requests may still work on each root. It outlives a change of the configuration, and those who work."""
+
+    def __init__(self) -> None:
+        self._slots: dict[str, tuple[int, asyncio.Semaphore]] = {}
+
+    def of(self, roots: Mapping[str, RootSection]) -> dict[str, asyncio.Semaphore]:
+        """The slots of the roots with a limit. A limit that changed is counted from the beginning."""
+        limits = {name: root.max_in_flight for name, root in roots.items() if root.max_in_flight}
+        for name, limit in limits.items():
+            if self._slots.get(name, (None, None))[0] != limit:
+                self._slots[name] = (limit, asyncio.Semaphore(limit))
+        return {name: self._slots[name][1] for name in limits}
+
+
 class Access:
     """The access policy of the ``roots``. One per service, because it counts the requests that use each root."""
 
-    def __init__(self, roots: Mapping[str, RootSection], rclone: Rclone) -> None:
+    def __init__(self, roots: Mapping[str, RootSection], rclone: Rclone, slots: RootSlots | None = None) -> None:
         self._roots = roots
         self._rclone = rclone
         self._lookouts: dict[str, Lookout | None] = {}
         self._generation = -1
         self._unusable: dict[str, str] = {}
-        self._free = {name: asyncio.Semaphore(root.max_in_flight) for name, root in roots.items() if root.max_in_flight}
+        self._free = (slots or RootSlots()).of(roots)
 
     @asynccontextmanager
     async def granted(self, *uses: Use, waiting: Waiting = nullcontext) -> AsyncIterator[int | None]:
