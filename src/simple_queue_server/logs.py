@@ -1,7 +1,7 @@
-"""Logging: readable lines on a terminal, one JSON object a line otherwise.
+"""Logging: readable lines on a terminal, one JSON object per line otherwise.
 
-Our events and those of the libraries underneath go the same way. Events carry fields, never secrets; the
-request's id is on every line that is logged while it is served.
+Our own events and the libraries' records are rendered by the same processors. Events have fields and never contain
+secrets; every line logged while a request is served has the request's id.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import os
 import stat
 import sys
 import time
-from collections.abc import MutableMapping, Sequence
+from collections.abc import Mapping, MutableMapping
 from pathlib import Path
 from typing import Any, Final, TextIO
 
@@ -32,38 +32,38 @@ LIBRARIES = ("aio_pika", "aiormq", "aiohttp", "aiobotocore", "botocore", "asynci
 
 
 LOG_MODE: Final = 0o640
-"""The most that anybody may do with a log file."""
+"""The most permissive mode of a log file."""
 
 
 def configure(section: LogSection, name: str) -> None:
-    """Send all logs where ``section`` says; ``name`` names the default file. Raises SettingsError.
+    """Send all logs to the destination in ``section``; ``name`` is that of the default file. Raises SettingsError.
 
-    Where they go to a file and standard error is a terminal, what concerns the service as a whole is shown there too.
+    If it is a file and standard error is a terminal, events that concern the service as a whole are also shown there.
     """
     handler = _handler(section.destination, name)
     echoes = isinstance(handler, logging.FileHandler) and sys.stderr.isatty()
     if isinstance(handler, logging.FileHandler) and echoes:
-        sys.stderr.write(f"The log is {handler.baseFilename}; what concerns single requests is only there.\n")
-    _send_to(handler, _level(section.level), echo=[_echo] if echoes else [])
+        sys.stderr.write(f"Logging to {handler.baseFilename}. Events about single requests are only logged there.\n")
+    _send_to(handler, _level(section.level), echo=echoes)
 
 
 def configure_for_command(*, quiet: bool = False) -> None:
-    """For a command whose output is its result: warnings and errors go to standard error, or nothing at all."""
+    """For commands whose output is their result: log warnings and errors to standard error, or if ``quiet`` nothing."""
     _send_to(_Lines(sys.stderr), logging.CRITICAL if quiet else logging.WARNING, readable=True)
 
 
 def set_level(level: Level) -> None:
-    """Log at another level from now on, after :func:`configure`: loggers that were made before, too."""
+    """Change the level after :func:`configure`, also for existing loggers."""
     number = _level(level)
-    # loggers keep their class for good (cache_logger_on_first_use), so it is that one that changes
+    # cached loggers keep their class (cache_logger_on_first_use), so change that class
     structlog.get_config()["wrapper_class"].__bases__ = (structlog.make_filtering_bound_logger(number),)
     _set_library_levels(number)
 
 
 def use_standard_logging_by_default() -> None:
-    """For a library in somebody's program: unless that has configured structlog, lines go to ``logging``'s loggers.
+    """For use as a library: log to the loggers of ``logging``, unless the program has configured structlog.
 
-    structlog's own default is standard output, which is the program's.
+    structlog's own default is standard output, which belongs to the program.
     """
     if structlog.is_configured():
         return
@@ -79,27 +79,20 @@ def use_standard_logging_by_default() -> None:
     )
 
 
-def _send_to(handler: _Lines, level: int, *, readable: bool = False, echo: Sequence[Any] = ()) -> None:
+def _send_to(handler: _Lines, level: int, *, readable: bool = False, echo: bool = False) -> None:
+    """Send our own events and the libraries' records to ``handler``, rendered by the same processors."""
     on_terminal = readable or (handler.stream is not None and handler.stream.isatty())
-    shared: list[Any] = [
-        structlog.contextvars.merge_contextvars,
-        structlog.stdlib.add_logger_name,
-        structlog.stdlib.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=False) if on_terminal else _Clock(),
-        _mask,
-        *echo,
-    ]
-    renderer = [_harmless, _readable(handler.stream)] if on_terminal else _json_renderer()
+    processors = _terminal_line(handler.stream) if on_terminal else [_JsonLine(echo=echo)]
     structlog.configure(
-        processors=[*shared, *renderer] if on_terminal or echo else [_JsonLine()],
+        processors=processors,
         wrapper_class=type("FilteringLogger", (structlog.make_filtering_bound_logger(level),), {}),
         logger_factory=lambda name="": _Output(handler, name),
         cache_logger_on_first_use=True,
     )
-    handler.setFormatter(  # for the libraries; our own events, one or more a request, go the short way
+    handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=shared,
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *renderer],
+            foreign_pre_chain=[structlog.stdlib.add_logger_name],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *processors],
         )
     )
     root = logging.getLogger()
@@ -108,18 +101,18 @@ def _send_to(handler: _Lines, level: int, *, readable: bool = False, echo: Seque
         old.close()
     root.addHandler(handler)
     _set_library_levels(level)
-    logging.getLogger("aiormq.connection").addFilter(_is_news)
+    logging.getLogger("aiormq.connection").addFilter(_is_new_information)
     logging.captureWarnings(capture=True)
 
 
 def _set_library_levels(level: int) -> None:
     logging.getLogger().setLevel(level)
-    for library in LIBRARIES:  # their news matters to us only when something is wrong
+    for library in LIBRARIES:  # of interest only if something is wrong
         logging.getLogger(library).setLevel(max(logging.WARNING, level))
 
 
-def _is_news(record: logging.LogRecord) -> bool:
-    """False for a failure to connect: aiormq raises it as well, and our own line has the broker and the next try."""
+def _is_new_information(record: logging.LogRecord) -> bool:
+    """False for a failure to connect: aiormq raises it as well, and our own event has more details."""
     return record.msg != "error when creating transport: %r"
 
 
@@ -135,7 +128,7 @@ def _traceback(stream: TextIO, exception: Any) -> None:
 
 
 class _Clock:
-    """Adds the time in UTC, as ``2026-01-31T23:59:59.999999Z``: structlog's own takes a fifth of what a line costs."""
+    """Adds the time in UTC, as ``2026-01-31T23:59:59.999999Z``. structlog's own takes a fifth of the cost of a line."""
 
     def __init__(self) -> None:
         self._second = 0
@@ -150,25 +143,48 @@ class _Clock:
 
 
 class _JsonLine:
-    """All that the processors beside it do for a line of JSON, at once: one after the other they take twice as long,
-    and each request has two lines.
+    """Renders an event as a line of JSON, in one step: separate processors take twice as long, and each request has two
+    lines. With ``echo``, it also shows the event on standard error if it concerns the service as a whole.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, echo: bool) -> None:
         self._clock = _Clock()
+        self._echoes = echo
 
     def __call__(self, logger: Any, method: str, event: MutableMapping[str, Any]) -> str:
         event = structlog.contextvars.merge_contextvars(logger, method, event)
-        event["logger"] = logger.name
+        _add_name(logger, method, event)
         event["level"] = "error" if method == "exception" else method
         self._clock(logger, method, event)
+        if self._echoes:
+            _echo(logger, method, event)
         if method not in {"debug", "info"} or "exc_info" in event:
             event = _mask(logger, method, structlog.processors.format_exc_info(logger, method, event))
         return _to_json(event)
 
 
+def _terminal_line(stream: Any) -> list[Any]:
+    """The processors that render an event as a line for people."""
+    return [
+        structlog.contextvars.merge_contextvars,
+        _add_name,
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=False),
+        _mask,
+        _harmless,
+        _readable(stream),
+    ]
+
+
+def _add_name(logger: Any, _: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Add the logger's name; that of a library's record is there already."""
+    if "logger" not in event:
+        event["logger"] = logger.name
+    return event
+
+
 def _mask(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """Take secrets out of the texts of an event that something is wrong: others are of our own making."""
+    """Mask secrets in warnings and errors, which may quote other programs; other events contain only our own texts."""
     if event.get("level") not in {"debug", "info"}:
         for key, value in event.items():
             if isinstance(value, str) and key != "timestamp":
@@ -176,18 +192,16 @@ def _mask(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[st
     return event
 
 
-def _echo(logger: Any, level: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """Show an event to the person at the terminal, unless it is one of a request's that went as foreseen."""
+def _echo(logger: Any, level: str, event: Mapping[str, Any]) -> None:
+    """Show an event to the person at the terminal, unless it is about a request and no error."""
     if "request_id" not in event or level in {"error", "critical", "exception"}:
         with contextlib.suppress(OSError, ValueError):  # the terminal is gone
-            shown = {key: value for key, value in event.items() if not key.startswith("_")}  # a library's LogRecord
-            line = _readable(sys.stderr)(logger, level, _harmless(logger, level, shown))
-            sys.stderr.write(f"{line}\n")
-    return event
+            shown = _harmless(logger, level, _mask(logger, level, dict(event)))
+            sys.stderr.write(f"{_readable(sys.stderr)(logger, level, shown)}\n")
 
 
 class _Output:
-    """Where structlog's loggers put their lines: the stream that the libraries' handler writes to."""
+    """The sink of structlog's loggers: the stream that the libraries' handler writes to."""
 
     def __init__(self, handler: _Lines, name: str) -> None:
         self.name = name
@@ -200,14 +214,14 @@ class _Output:
 
 
 class _Lines(logging.StreamHandler[Any]):
-    """Writes lines to a stream, and to standard error while the stream can't be written. It never raises: a full disk
-    or a missing directory under the log must not stop the work that is logged.
+    """Writes lines to a stream, and to standard error while the stream can't be written. Never raises: a full disk
+    or a missing log directory must not stop the service.
     """
 
     _is_failing = False
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write a record of a library."""
+        """Write a library's record."""
         try:
             line = self.format(record)
         except Exception:  # noqa: BLE001 - a library's record with wrong arguments
@@ -216,7 +230,7 @@ class _Lines(logging.StreamHandler[Any]):
             self.put(line)
 
     def put(self, line: str) -> None:
-        """Write a line that is formatted already."""
+        """Write a line that is already formatted."""
         self.acquire()
         try:
             self._prepare()
@@ -230,20 +244,20 @@ class _Lines(logging.StreamHandler[Any]):
             self.release()
 
     def _prepare(self) -> None:
-        """Called before each line. Raises OSError when there is nothing to write to."""
+        """Called before each line. Raises OSError if there is nothing to write to."""
 
     def _put_elsewhere(self, line: str, error: Exception) -> None:
         with contextlib.suppress(OSError, ValueError):
             if not self._is_failing:
                 where = getattr(self, "baseFilename", "its stream")
-                sys.stderr.write(f"the log can't be written to {where}, and goes here until it can: {error}\n")
+                sys.stderr.write(f"the log can't be written to {where} and is written here until it can: {error}\n")
             sys.stderr.write(f"{line}\n")
             sys.stderr.flush()
         self._is_failing = True
 
 
 class _LogFile(_Lines, logging.handlers.WatchedFileHandler):
-    """Opened again, within a second, when something like logrotate moved the file away, or its directory is back."""
+    """A file that is reopened within a second of being moved away (logrotate), or of its directory being restored."""
 
     _looked_at = -math.inf
     _missing: OSError | None = None
@@ -260,7 +274,7 @@ class _LogFile(_Lines, logging.handlers.WatchedFileHandler):
             raise self._missing
 
     def _open(self) -> io.TextIOWrapper:
-        """Open the file, which no other users of the machine may read, whatever the umask and who made it."""
+        """Open the file so that other users of the machine can't read it, whatever the umask and its creator."""
         descriptor = os.open(self.baseFilename, os.O_WRONLY | os.O_CREAT | os.O_APPEND, LOG_MODE)
         status = os.fstat(descriptor)
         if stat.S_ISREG(status.st_mode) and status.st_mode & 0o777 & ~LOG_MODE:
@@ -270,7 +284,7 @@ class _LogFile(_Lines, logging.handlers.WatchedFileHandler):
 
     def _reopen(self) -> None:
         self.reopenIfNeeded()
-        if self.stream is None:  # it could not be opened the last time, and the base class leaves it so
+        if self.stream is None:  # the last attempt to open it failed, and the base class doesn't retry
             self.stream = self._open()
             self._statstream()
 
@@ -288,17 +302,8 @@ def _handler(destination: str | None, name: str) -> _Lines:
         raise SettingsError(f"log.destination: can't write {path}: {error.strerror}") from None
 
 
-def _json_renderer() -> list[Any]:
-    return [
-        structlog.processors.format_exc_info,
-        _mask,  # the lines of the exception
-        structlog.processors.EventRenamer("event"),
-        structlog.processors.JSONRenderer(serializer=_to_json),
-    ]
-
-
 def _harmless(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """What a terminal gets; the renderer adds tracebacks."""
+    """Escape texts for a terminal; the renderer adds tracebacks."""
     return {name: escaped(value) if isinstance(value, str) else value for name, value in event.items()}
 
 

@@ -131,7 +131,7 @@ def test_a_full_disk_under_the_log_stops_nothing_and_is_reported_once(tmp_path: 
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert done.stdout == "still here\n"
     first, *lines = done.stderr.splitlines()
-    assert first.startswith("the log can't be written to /dev/full, and goes here until it can: [Errno 28]")
+    assert first.startswith("the log can't be written to /dev/full and is written here until it can: [Errno 28]")
     check(lines)
 
 
@@ -145,7 +145,7 @@ def test_while_the_directory_of_the_log_is_gone_lines_go_to_standard_error(tmp_p
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
     first, ours, theirs, *_ = done.stderr.splitlines()
-    assert "logs/a.log, and goes here until it can: [Errno 2] No such file or directory" in first
+    assert "logs/a.log and is written here until it can: [Errno 2] No such file or directory" in first
     assert [json.loads(line)["event"] for line in (ours, theirs)] == ["ours", "theirs"]
     lines = (tmp_path / "logs" / "a.log").read_text().splitlines()
     assert [json.loads(line)["event"] for line in lines] == ["back", "and ours"]
