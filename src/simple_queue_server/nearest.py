@@ -10,8 +10,14 @@ LONGEST: Final = 64
 """Characters of a name that is compared: a longer one is no slip of the pen, and comparing takes its time."""
 
 
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """The known name that the unknown one may be meant for."""
+    near = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.5) if len(name) <= LONGEST else []
+    return near[0] if near else None
+
+
 def hint(name: str, known: Iterable[str], quote: Callable[[str], str] = str) -> str:
     """``; did you mean host?`` for an unknown name, or ``; known here: host, port`` when none is near."""
     names = sorted(known)
-    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5) if len(name) <= LONGEST else []
-    return f"; did you mean {quote(near[0])}?" if near else f"; known here: {', '.join(names)}"
+    near = nearest(name, names)
+    return f"; known here: {', '.join(names)}" if near is None else f"; did you mean {quote(near)}?"

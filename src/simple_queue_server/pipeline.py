@@ -14,6 +14,7 @@ import structlog
 from simple_queue_server import messages
 from simple_queue_server.errors import Failure
 from simple_queue_server.messages import InvalidRequest, Request
+from simple_queue_server.nearest import nearest
 from simple_queue_server.parameters import Handler
 
 LONGEST_FIELD: Final = 400
@@ -31,7 +32,8 @@ async def respond(
         return messages.invalid(request)
     handler = handlers.get(request.action) if isinstance(request.action, str) else None
     if handler is None:
-        log.error("unrecognized_action", action=bounded(request.action), known=sorted(handlers))
+        meant = nearest(request.action, handlers) if isinstance(request.action, str) else None
+        log.error("unrecognized_action", action=bounded(request.action), did_you_mean=meant, known=sorted(handlers))
         return messages.failure(request, messages.UNRECOGNIZED_ACTION)
     try:
         return await _handle(request, handler, on_start)

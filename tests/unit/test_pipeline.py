@@ -61,6 +61,15 @@ async def test_an_unknown_action_is_answered_as_unrecognized(world: MemoryWorld,
     }
 
 
+@pytest.mark.parametrize(("action", "meant"), [("ehco", "echo"), ("transmogrify", None)])
+async def test_the_log_names_the_nearest_action(world: MemoryWorld, action: str, meant: str | None) -> None:
+    world.serve({"echo": echo})
+    with capture_logs() as logs:
+        await world.ask({"action": action})
+    (line,) = [line for line in logs if line["event"] == "unrecognized_action"]
+    assert (line["action"], line["did_you_mean"]) == (action, meant)
+
+
 @pytest.mark.parametrize("body", [b"Not JSON", b"", b"\xff", b"[]", b'"copyto"'])
 async def test_a_body_that_is_no_request_is_answered_as_invalid(world: MemoryWorld, body: bytes) -> None:
     world.serve({"echo": echo})
