@@ -72,7 +72,8 @@ class Request:
 
     A handler may call ``progress(source)``: while the request runs for long, ``source`` is awaited now and then. What
     it returns is in the service's status, and on the progress queue where there is one. What it puts into
-    ``log_fields`` is on the log line ``request_finished``.
+    ``log_fields`` is on the log line ``request_finished``, and what it puts into ``cancelled_fields``, also while it is
+    being cancelled, is in the response if a client cancels the request.
 
     ``async with waiting():`` is for a handler that waits for its turn at something: meanwhile another request may be
     worked on.
@@ -86,6 +87,7 @@ class Request:
     waiting: Waiting = field(default=contextlib.nullcontext, repr=False, compare=False)
     progress: Progress = field(default_factory=Progress, repr=False, compare=False)
     log_fields: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
+    cancelled_fields: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def pass_through(self) -> Any:

@@ -61,7 +61,7 @@ def give_up(request: Request | InvalidRequest, reason: str) -> bytes:
 def cancel(request: Request) -> bytes:
     """The response to a request that its client has cancelled."""
     log.warning("request_cancelled", action=bounded(request.action))
-    return messages.failure(request, messages.CANCELLED, {"cancelled": True})
+    return messages.failure(request, messages.CANCELLED, request.cancelled_fields | {"cancelled": True})
 
 
 def log_fields(request: Request | InvalidRequest) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import urllib.parse
@@ -1422,6 +1423,33 @@ async def test_an_object_that_was_replaced_after_the_listing_is_copied_as_it_is_
     monkeypatch.setattr(Commands, "run", run_after_a_change)
     assert counts(await copier.copy("bucket:d", "dst:")) == (4, 0, 0)
     assert content_of(copier.world.dst) == content_of(copier.world.bucket / "d")
+
+
+@pytest.mark.parametrize("action", [copy, copyto])
+async def test_a_cancelled_copy_counts_what_it_did(world: storage.Places, tmp_path: Path, action: Any) -> None:
+    fill(world.src / "dir")
+    (world.src / "dir/big").write_bytes(bytes(5_000_000))
+    (world.dst / "dir").mkdir()
+    shutil.copy2(world.src / "dir/a.txt", world.dst / "dir/a.txt")
+    places = {"source_root": "src", "source_key": "dir", "target_root": "dst", "target_key": "dir"}
+    request = Request("copy", places)
+
+    async def in_mid_copy() -> bool:
+        figures = await request.progress.source() if request.progress.source else None
+        return bool(figures and figures["files"] >= 3)
+
+    async with started(world, tmp_path, bwlimit="500k") as copier:
+        work = asyncio.create_task(action(copier.roots, copier.rclone, copier.access)(request))
+        await until(in_mid_copy)
+        work.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await work
+    assert request.cancelled_fields == {
+        "copied": {"files": 3, "bytes": 9},
+        "unchanged": {"files": 1},
+        "failed": {"files": 0, "first": []},
+        "skipped": {"files": 0, "first": []},
+    }
 
 
 @pytest.fixture

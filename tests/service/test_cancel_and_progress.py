@@ -140,4 +140,5 @@ async def test_the_action_copy_is_cancelled_by_its_pass_through_and_leaves_nothi
                 answers = [await response(client) for _ in range(2)]
     cancelled = next(answer for answer in answers if answer["action"] == "copy")
     assert (cancelled["status"], cancelled["cancelled"], cancelled["pass_through"]) == ("failure", True, {"ticket": 8})
+    assert (cancelled["copied"]["files"], cancelled["failed"]["files"]) == (0, 0)
     assert not [path for path in world.dst.rglob("*") if path.is_file()]

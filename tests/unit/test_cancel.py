@@ -83,6 +83,21 @@ async def test_a_request_is_cancelled_by_its_id_and_answered_as_cancelled(world:
     assert (await soon(other))["status"] == "success"
 
 
+async def test_what_a_handler_says_of_its_cancelled_work_is_in_the_response(world: World) -> None:
+    async def count(request: Request) -> dict[str, Any]:
+        try:
+            return await world.hang(request)
+        finally:
+            request.cancelled_fields["copied"] = {"files": 2}
+
+    world.serve().action("count")(count)
+    call = asyncio.create_task(world.ask("count", "one"))
+    assert await soon(world.begun.get()) == "one"
+    await world.cancel(request_id="one")
+    answer = await soon(call)
+    assert (answer["cancelled"], answer["copied"]) == (True, {"files": 2})
+
+
 async def test_requests_are_cancelled_by_an_equal_pass_through(world: World) -> None:
     world.serve()
     (one,) = await world.hanging("one", pass_through={"a": 1, "b": [True]})

@@ -163,6 +163,8 @@ def flows(draw: st.DrawFn) -> list[Step]:
         stages.append([lambda ledger: ledger.fail_unverified("not the same")])
     if draw(st.booleans()):
         stages.append([lambda ledger: ledger.forget_hashes(), lambda ledger: ledger.note_seen([(3, "a"), (4, "b/c")])])
+    if draw(st.booleans()):
+        stages[draw(st.integers(1, len(stages))) :] = [[lambda ledger: ledger.cut_off()]]
     return [step for stage in stages for step in ([*stage, account] if draw(st.booleans()) else stage)]
 
 

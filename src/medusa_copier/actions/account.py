@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import os
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, suppress
 from typing import Any, Final
 
 from medusa_copier.actions.common import places
 from medusa_copier.contract.parameters import CopyParameters, CopytoParameters, Verify
 from medusa_copier.rclone.directory.lazy_ledger import LazyLedger
 from medusa_copier.rclone.directory.ledger import FileOutcome
-from medusa_copier.rclone.errors import OTHER_ERROR, NotFound, classify
+from medusa_copier.rclone.errors import OTHER_ERROR, NotFound, RcloneError, classify
 from medusa_copier.rclone.names import escaped, is_utf8, spoken
 from medusa_copier.roots.locate import shown
+from simple_queue_server import Request
 
 FIRST: Final = 10
 """How many of the files that failed, were skipped or repaired a response names."""
+
+COUNT_S: Final = 5.0
+"""How long a cancelled copy may take to count what it did."""
 
 
 def account(ledger: LazyLedger, verify: Verify) -> dict[str, Any]:
@@ -35,6 +41,19 @@ def account(ledger: LazyLedger, verify: Verify) -> dict[str, Any]:
         repaired = [_named(row.path) for row in ledger.first_repaired(FIRST)]
         counts["repaired"] = {"files": ledger.count_repaired(), "first": repaired}
     return counts
+
+
+@asynccontextmanager
+async def counted_if_cancelled(request: Request, ledger: LazyLedger, verify: Verify) -> AsyncIterator[None]:
+    """If the block is cancelled, put the counts of what was done into the request, unless counting takes long."""
+    try:
+        yield
+    except asyncio.CancelledError:
+        with suppress(RcloneError, TimeoutError):
+            async with asyncio.timeout(COUNT_S):
+                await asyncio.to_thread(ledger.cut_off)
+                request.cancelled_fields.update(await asyncio.to_thread(account, ledger, verify))
+        raise
 
 
 def partly(asked: CopytoParameters | CopyParameters, counts: Mapping[str, Any]) -> str:

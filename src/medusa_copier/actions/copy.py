@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from medusa_copier import manifest
-from medusa_copier.actions.account import account, exit_status, partly
+from medusa_copier.actions.account import account, counted_if_cancelled, exit_status, partly
 from medusa_copier.actions.common import copying_failed, log_places
 from medusa_copier.contract.parameters import CopyParameters, ManifestParameters, Overwrite, decode, given
 from medusa_copier.rclone.directory.copy import DirectoryCopy
@@ -72,7 +72,8 @@ def copy(roots: Mapping[str, RootSection], rclone: Rclone, access: Access) -> Ha
 
         try:
             with LazyLedger(rclone.run_directory) as ledger, choice.filters(rclone.run_directory) as filters:
-                return Success(said, {"rclone_status": 0, **await copy_all(ledger, filters)})
+                async with counted_if_cancelled(request, ledger, asked.verify):
+                    return Success(said, {"rclone_status": 0, **await copy_all(ledger, filters)})
         except MachineTrouble:
             raise
         except RcloneError as error:  # there is no account

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from medusa_copier.actions.account import account, exit_status, partly
+from medusa_copier.actions.account import account, counted_if_cancelled, exit_status, partly
 from medusa_copier.actions.common import copying_failed, log_places
 from medusa_copier.contract.parameters import CopytoParameters, decode, given
 from medusa_copier.rclone.directory.copy import SAME_PLACE, DirectoryCopy
@@ -86,7 +86,8 @@ async def _copy_directory(
         work = DirectoryCopy(rclone, source, target, Choice(), ledger, filters=())
         request.progress(work.progress)
         try:
-            await work.run(again=request.attempt > 1)
+            async with counted_if_cancelled(request, ledger, "default"):
+                await work.run(again=request.attempt > 1)
         except WrongKind as error:
             if error.reason == SAME_PLACE and await rclone.stat(source):
                 return await asyncio.to_thread(account, ledger, "default")

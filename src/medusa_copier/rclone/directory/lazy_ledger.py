@@ -39,6 +39,7 @@ class LazyLedger(Ledger):
         self._broken: RcloneError | None = None
         self._of_source = Tally()
         self._expects = False
+        self._is_cut_off = False
         self._count_anew()
 
     def _count_anew(self) -> None:
@@ -159,6 +160,12 @@ class LazyLedger(Ledger):
         if not self._is_plain():
             super().fail_pending(reason)
 
+    def cut_off(self) -> None:
+        """The copy ends before its end: a file that hasn't arrived has failed only if there is a reason."""
+        self._is_cut_off = True
+        if not self._is_plain():
+            super().cut_off()
+
     def forget_reasons(self) -> None:
         """Before the files that arrived are compared."""
         if not self._is_plain() or self._verified.names:
@@ -199,7 +206,8 @@ class LazyLedger(Ledger):
 
     def count_verified(self) -> int:
         """How many files were compared and found the same."""
-        return self._verified.names if self._is_verified() else super().count_verified()
+        is_known = self._is_verified() or (self._is_plain() and self._is_cut_off and self._is_part(self._same))
+        return self._verified.names if is_known else super().count_verified()
 
     def first_failed(self, limit: int) -> list[Row]:
         """The first files that failed, by name."""
@@ -207,10 +215,24 @@ class LazyLedger(Ledger):
 
     def _is_plain(self) -> bool:
         """Whether the numbers tell all: all files have arrived, and each is counted once."""
-        return not self._has_rows and not self._broken and self._arrived == self._to_copy and self._is_distinct()
+        if self._has_rows or self._broken or not self._is_distinct():
+            return False
+        return self._arrived == self._to_copy or (self._is_cut_off and self._is_part(self._copied, "+*"))
 
     def _is_verified(self) -> bool:
         return self._is_plain() and self._verified == self._unchanged.plus_all(self._arrived)
+
+    def _is_part(self, spool: Spool, marks: str = "+*=") -> bool:
+        """Whether a spool has some of the files that are listed with these marks, each once."""
+
+        def names() -> Iterator[Sequence[str]]:
+            return (all_as_logged([line.partition(" ")[2] for line in lines]) for lines in spool.batches())
+
+        def listed() -> Iterator[Sequence[str]]:
+            return (all_as_logged([line[2:] for line in lines if line[0] in marks]) for lines in self._listed.batches())
+
+        with self._keeping():
+            return are_distinct(spool.count, names) and are_among(self._listed.count, names, listed)
 
     def _is_distinct(self) -> bool:
         """Whether no file is listed twice."""

@@ -224,6 +224,10 @@ class Ledger:
         """At the end: what isn't known to have arrived has not. ``reason`` is for files without one."""
         self._change("UPDATE files SET outcome = 3, reason = coalesce(reason, ?) WHERE outcome IN (0, 3)", reason)
 
+    def cut_off(self) -> None:
+        """The copy ends before its end: a file that hasn't arrived has failed only if there is a reason."""
+        self._change("UPDATE files SET outcome = 3 WHERE outcome = 0 AND reason IS NOT NULL")
+
     def forget_reasons(self) -> None:
         """Before the files that arrived are compared."""
         self._change("UPDATE files SET reason = NULL, verified = 0 WHERE outcome IN (1, 2)")
