@@ -11,11 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from medusa_copier.contract.responses import Verified
 from medusa_copier.rclone.errors import NotFound, RcloneError, WrongKind
 from medusa_copier.rclone.facade import Rclone
 from medusa_copier.rclone.rcd.client import Client, Location
 from medusa_copier.rclone.rcd.daemon import Daemon
-from medusa_copier.rclone.verified_copy import Terms, Verified, copy_proven
+from medusa_copier.rclone.verified_copy import Terms, copy_verified
 from tests.support import storage
 from tests.support.sqs_servers import moto
 from tests.support.sqs_servers import serving as serving_moto
@@ -39,7 +40,7 @@ def corrupt(path: Path, content: bytes = OTHER) -> None:
 
 
 async def copy(client: Client, terms: Terms, target: str = "dst:a", source: str = "src:a") -> Verified:
-    return await copy_proven(client, at(source), at(target), terms)
+    return await copy_verified(client, at(source), at(target), terms)
 
 
 async def reason(client: Client, terms: Terms, target: str = "dst:a", source: str = "src:a") -> str:
@@ -326,8 +327,8 @@ async def test_a_file_with_an_odd_name_is_verified(world: storage.Places, client
     name = "new\nline ␊ 100%41 *?[a]{b}\\"
     (world.src / name).write_bytes(CONTENT)
     for terms in (CHECKSUM, DOWNLOAD, NEVER):
-        await copy_proven(client, Location("src:", name), Location("bucket:", name), terms)
-        await copy_proven(client, Location("bucket:", name), Location("dst:", name), terms)
+        await copy_verified(client, Location("src:", name), Location("bucket:", name), terms)
+        await copy_verified(client, Location("bucket:", name), Location("dst:", name), terms)
     assert (world.dst / name).read_bytes() == CONTENT
 
 

@@ -26,13 +26,13 @@ class Copied(Success, kw_only=True):
     rclone_status: ExitStatus
 
 
-class Verified(msgspec.Struct, kw_only=True):
+class Verified(msgspec.Struct, frozen=True, omit_defaults=True):
     """What was actually compared, and how."""
 
     method: Literal["default", "checksum", "download", "expected"]
-    hashes: dict[str, str] | UnsetType = UNSET
+    hashes: dict[str, str] = {}
     """The hashes that source and target have in common, by type."""
-    read: list[Literal["source", "target"]] | UnsetType = UNSET
+    read: list[Literal["source", "target"]] = []
     """The sides whose content was read because the storage didn't provide the hashes."""
 
 

@@ -13,6 +13,7 @@ from typing import Any, Final, Self, TypeVar
 
 import structlog
 
+from medusa_copier.contract.responses import Verified
 from medusa_copier.rclone.configuration import Configuration
 from medusa_copier.rclone.errors import NotFound, RcloneError, WrongKind, retry_reason
 from medusa_copier.rclone.local_hash import LocalHash
@@ -28,7 +29,7 @@ from medusa_copier.rclone.rcd.daemon import Daemon
 from medusa_copier.rclone.retry import with_retries
 from medusa_copier.rclone.scratch import remove_abandoned
 from medusa_copier.rclone.stats import Watch
-from medusa_copier.rclone.verified_copy import Terms, Verified, copy_proven
+from medusa_copier.rclone.verified_copy import Terms, copy_verified
 from simple_queue_server.slots import Waiting
 
 SWEEP_S: Final = 60.0
@@ -197,7 +198,7 @@ class Rclone:
             if target_is_directory:
                 await self._require_directory(source)
             if not terms.are_rclones:
-                return await self._copy_proven(source, target, terms, note_size)
+                return await self._copy_verified(source, target, terms, note_size)
             size_bytes = await self.client.copyto(
                 source, target, by_hash=self.compares_hashes, copy_directory=copy_directory
             )
@@ -277,12 +278,12 @@ class Rclone:
         """How far the work in ``watch`` is: see :meth:`Progress.of`. Never raises for what rclone does."""
         return None if watch.progress is None else await watch.progress.of(watch)
 
-    async def _copy_proven(
+    async def _copy_verified(
         self, source: Location, target: Location, terms: Terms, note_size: Callable[[int], object]
     ) -> Verified:
         """One at a time to a target: between the look at what is there and the copy nobody here writes to it."""
         async with self._targets.held(await self.client.place(target), waiting=self._wait):
-            return await copy_proven(self.client, source, target, terms, note_size, local_hash=self.local_hash)
+            return await copy_verified(self.client, source, target, terms, note_size, local_hash=self.local_hash)
 
     async def _sweep(self, target: Location, named: str, *, all_attempts: bool) -> None:
         """Remove what a copy left, if anything; when that fails, log it."""

@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final, Literal, TypeAlias
 
-import msgspec
-
+from medusa_copier.contract.parameters import Overwrite, Verify
+from medusa_copier.contract.responses import Verified
 from medusa_copier.rclone.errors import NotFound, RcloneError, WrongKind
 from medusa_copier.rclone.local_hash import LocalHash
 from medusa_copier.rclone.rcd.client import Client, Item, Location
@@ -27,8 +27,8 @@ From: TypeAlias = Literal["storage", "content", "either"]
 class Terms:
     """The conditions of a copy. ``expected`` maps hash types to lower-case hexadecimal values."""
 
-    overwrite: Literal["always", "if_different", "never"] = "if_different"
-    verify: Literal["default", "checksum", "download"] = "default"
+    overwrite: Overwrite = "if_different"
+    verify: Verify = "default"
     expected: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -42,15 +42,6 @@ class Terms:
         return self.verify != "default" or bool(self.expected)
 
 
-class Verified(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What was compared. ``hashes`` are those that source and target both have, ``read`` the sides whose content
-    was read for them, where they didn't come from the storage."""
-
-    method: Literal["default", "checksum", "download", "expected"]
-    hashes: dict[str, str] = msgspec.field(default_factory=dict)
-    read: list[Literal["source", "target"]] = msgspec.field(default_factory=list)
-
-
 @dataclass(frozen=True, slots=True)
 class _Content:
     """A file's hashes, by type; ``read`` if one of them was computed by reading the content."""
@@ -59,7 +50,7 @@ class _Content:
     read: bool
 
 
-async def copy_proven(
+async def copy_verified(
     client: Client,
     source: Location,
     target: Location,

@@ -6,13 +6,11 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal, TypeAlias
+from typing import Final
 
+from medusa_copier.contract.parameters import Overwrite, Verify
 from medusa_copier.rclone.directory.ledger import in_run_directory
 from medusa_copier.rclone.scratch import scratch_file
-
-Overwrite: TypeAlias = Literal["always", "if_different", "never"]
-Verify: TypeAlias = Literal["default", "checksum", "download"]
 
 MOST_AS_ARGUMENTS_BYTES: Final = 100_000
 """Linux refuses one argument of 131072 bytes, and about two million bytes of all together."""
