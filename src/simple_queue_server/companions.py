@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -42,14 +43,22 @@ class Companions:
     async def _metrics(self, control: Control, resources: AsyncExitStack) -> Metrics:
         from simple_queue_server.metrics.collector import Metrics, Source  # noqa: PLC0415 - only where they are wanted
         from simple_queue_server.metrics.sampling import sampling  # noqa: PLC0415
+        from simple_queue_server.records.query import Records  # noqa: PLC0415
+        from simple_queue_server.records.reader import RecordsReader  # noqa: PLC0415
 
         async def queue() -> dict[str, float]:
             return {"queue_waiting_requests": (await inspect_queue(self._settings)).waiting}
 
+        async def records() -> dict[str, float]:
+            oldest_ms = await reader.ask(Records.oldest_ms)
+            return {"queue_oldest_seconds": 0 if oldest_ms is None else max(0.0, time.time() - oldest_ms / 1000)}
+
+        reader = RecordsReader.of(self._settings.records, self._run_directory)
+        resources.callback(reader.close)
         source = Source() if self.metrics_source is None else self.metrics_source()
         metrics = Metrics(source, actions=lambda: control.actions, load=lambda: _load(control))
         control.observe(metrics)
-        await resources.enter_async_context(sampling(metrics, [queue], self._settings.metrics.textfile))
+        await resources.enter_async_context(sampling(metrics, [queue, records], self._settings.metrics.textfile))
         return metrics
 
     def _http_api(self, control: Control, section: HttpSection, metrics: Metrics) -> AbstractAsyncContextManager[None]:
@@ -70,9 +79,12 @@ class Companions:
 
 
 def _load(control: Control) -> dict[str, float]:
-    return {
+    load: dict[str, float] = {
         "in_flight": len(control.in_flight()),
         "in_flight_limit": control.max_in_flight,
         "halted": control.is_halting,
         "broker_connections_lost": control.connections_lost,
     }
+    if (health := control.records_health) is not None:
+        load |= {"records_backlog_bytes": health.backlog_bytes, "records_dropped_entries": health.dropped}
+    return load

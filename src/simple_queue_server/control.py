@@ -7,6 +7,7 @@ from typing import Protocol
 
 from simple_queue_server.in_flight import InFlight
 from simple_queue_server.observers import Observer
+from simple_queue_server.records.recorder import Health
 
 
 class Control(Protocol):
@@ -23,6 +24,10 @@ class Control(Protocol):
     @property
     def connections_lost(self) -> int:
         """How often a connection to the broker was lost."""
+
+    @property
+    def records_health(self) -> Health | None:
+        """How the records are written; None where there are none."""
 
     @property
     def actions(self) -> Collection[str]:

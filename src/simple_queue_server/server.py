@@ -26,6 +26,7 @@ from simple_queue_server.observers import Observer
 from simple_queue_server.parameters import Handler, ignoring_unknown
 from simple_queue_server.recording import Recorded, RecordingObserver, recording
 from simple_queue_server.records.description import Describer, PlainDescriber
+from simple_queue_server.records.recorder import Health
 from simple_queue_server.reload import Reloader, Source
 from simple_queue_server.runner import Runner
 from simple_queue_server.settings.sections import Settings
@@ -82,6 +83,7 @@ class Server:
             is_exclusive=is_exclusive,
         )
         self._canceller = Canceller(self._broker, self._runner.in_flight)
+        self._records: RecordingObserver | None = None
         self._requests_left = settings.server.max_total_requests
         self._interruptible: asyncio.Task[None] | None = None
         self._stopping = False
@@ -137,6 +139,11 @@ class Server:
         return sorted(self._handlers)
 
     @property
+    def records_health(self) -> Health | None:
+        """How the records are written; None where there are none."""
+        return None if self._records is None else self._records.recorder.health
+
+    @property
     def connections_lost(self) -> int:
         """How often a connection to the broker was lost."""
         return self._broker.connections_lost
@@ -179,7 +186,7 @@ class Server:
     async def _open(
         self, resources: contextlib.AsyncExitStack, lifespan: AbstractAsyncContextManager[object] | None
     ) -> None:
-        records = await self._recording(resources)
+        records = self._records = await self._recording(resources)
         if lifespan is not None:
             await resources.enter_async_context(lifespan)
         if CANCEL not in self._handlers:

@@ -3,13 +3,14 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from simple_queue_server.http.tokens import hash_of
 from tests.support.contract import soon
-from tests.support.http import Api, service_with_api
+from tests.support.http import Api, service_with_api, url_in_log
 from tests.support.service import World, copyto
 
 SECRETS = {name: f"the token of {name}, long enough" for name in ("boss", "ingest", "other", "narrow")}
@@ -148,7 +149,118 @@ async def test_only_an_operator_halts_and_everybody_sees_the_services(ingest: Ap
     assert (await ingest.as_(SECRETS["boss"]).post("/v1/halt", {"halt": True})).status == 400
     assert (await ingest.as_(SECRETS["boss"]).post("/v1/halt", {"halted": False})).json == {"halted": False}
     (me, *_) = (await ingest.get("/v1/services")).json["services"]
-    assert (me["name"], me["answers"], me["status"]["halted"]) == ("copier", True, False)
+    assert (me["name"], me["answers"], me["status"]["is_halted"]) == ("copier", True, False)
+
+
+async def recorded(api: Api, path: str, state: str) -> Any:
+    """A request as the records have it, once it is in this state."""
+
+    async def look() -> Any:
+        while (seen := (await api.get(path)).json).get("state") != state or seen["key"] is None:
+            await asyncio.sleep(0.05)
+        return seen
+
+    return await soon(look())
+
+
+async def test_what_became_of_requests_is_found_by_what_is_asked_page_by_page(ingest: Api) -> None:
+    for number in range(5):
+        source = "a.txt" if number != 2 else "missing"
+        body = copyto(f"src:{source}", f"dst:found-{number}.txt", {"ticket": 7, "n": number})
+        await ingest.post("/v1/requests", body, Idempotency_Key=f"found-{number}", Prefer="wait=30")
+    for number in range(5):
+        await recorded(ingest, f"/v1/requests/found-{number}", "failed" if number == 2 else "succeeded")
+
+    async def find(query: str, api: Api = ingest) -> list[str]:
+        found: list[str] = []
+        cursor: str | None = ""
+        while cursor is not None:
+            page = (await api.get(f"/v1/requests?limit=2&{query}{f'&cursor={cursor}' if cursor else ''}")).json
+            found += [each["id"].rpartition("-")[2] for each in page["requests"]]
+            cursor = page["cursor"]
+        return found
+
+    assert await find("label=ticket%3D7") == ["4", "3", "2", "1", "0"]
+    assert await find("label=ticket%3D7&state=failed,given_up") == ["2"]
+    assert await find("label=ticket%3D7&root=src&action=copyto&text=FOUND-3") == ["3"]
+    assert await find("label=ticket%3D7&root=ghost") == []
+    assert await find("label=ticket%3D7&since=2100-01-01T00:00:00Z") == []
+    assert await find("label=ticket%3D7", ingest.as_(SECRETS["boss"])) == ["4", "3", "2", "1", "0"]
+    assert await find("label=ticket%3D7", ingest.as_(SECRETS["other"])) == []
+    failed = (await ingest.get("/v1/requests/found-2")).json
+    assert (failed["rclone_status"], failed["label"]) == (3, '{"ticket": 7, "n": 2}')
+    assert failed["request"]["pass_through"] == {"ticket": 7, "n": 2}
+    assert failed["message"] in failed["response"]["message"]
+
+
+@pytest.mark.parametrize(
+    "query", ["state=done", "label=x", "since=yesterday", "cursor=abc", "limit=0", "limit=1001", "stat=failed"]
+)
+async def test_what_can_not_be_found_says_why(ingest: Api, query: str) -> None:
+    answer = await ingest.get(f"/v1/requests?{query}")
+    assert (answer.status, answer.json["status"]) == (400, 400)
+    assert answer.json["detail"]
+
+
+async def test_a_request_is_sent_again_under_a_new_id_linked_to_the_first(ingest: Api, world: World) -> None:
+    body = copyto("src:later.txt", "dst:later.txt")
+    assert (await ingest.post("/v1/requests", body, Idempotency_Key="later", Prefer="wait=30")).json[
+        "status"
+    ] == "failure"
+    first = await recorded(ingest, "/v1/requests/later", "failed")
+    (world.src / "later.txt").write_text("now it is there")
+    again = await ingest.post("/v1/requests/later/retry", Prefer="wait=30")
+    assert (again.status, again.json["status"]) == (200, "success")
+    second = await recorded(ingest, again.headers["Location"], "succeeded")
+    assert second["retry_of"] == first["key"]
+    assert second["id"] != first["id"]
+
+
+async def test_a_request_that_waits_on_the_queue_is_cancelled_by_the_service_that_takes_it(tmp_path: Path) -> None:
+    world = World(tmp_path, "", {})
+    (world.src / "large").write_bytes(bytes(300_000_000))
+    world.write_config(server={"name": "copier", "max_in_flight": 1}, rclone={"flags": {"bwlimit": "60M"}})
+    with service_with_api(world, tokens=TOKENS) as (url, _):
+        async with Api(url, SECRETS["ingest"]) as api:
+            for number in range(12):  # more than the service takes ahead
+                await api.post("/v1/requests", copyto("src:large", f"dst:{number}"), Idempotency_Key=str(number))
+            waiting = (await api.get("/v1/requests/11")).json
+            assert waiting["state"] == "waiting"
+            assert (await api.post("/v1/requests/11/cancel")).json == {"id": "ingest:11", "cancelled": 0}
+            running = await api.post("/v1/requests/0/cancel")
+            assert running.json == {"id": "ingest:0", "cancelled": 1}
+            for number in range(1, 11):
+                await api.post(f"/v1/requests/{number}/cancel")
+            assert (await recorded(api, "/v1/requests/11", "cancelled"))["started"] is None
+    assert not (world.dst / "11").exists()
+
+
+async def test_a_key_is_remembered_by_the_records_when_the_service_is_started_anew(tmp_path: Path) -> None:
+    world = World(tmp_path, "", {})
+    (world.src / "a.txt").write_text("hello")
+    body = copyto("src:a.txt", "dst:b.txt")
+    with service_with_api(world, tokens=TOKENS) as (url, _):
+        async with Api(url, SECRETS["ingest"]) as api:
+            first = await api.post("/v1/requests", body, Idempotency_Key="once", Prefer="wait=30")
+    with world.service():
+        async with Api(url_in_log(world, after=1), SECRETS["ingest"]) as api:
+            again = await api.post("/v1/requests", body, Idempotency_Key="once", Prefer="wait=30")
+            other = await api.post("/v1/requests", body.replace(b"b.txt", b"c.txt"), Idempotency_Key="once")
+    assert (again.status, again.body, other.status) == (200, first.body, 422)
+    begun = [line for line in world.log() if line["event"] == "request_started"]
+    assert len(begun) == 1
+
+
+async def test_records_that_can_not_be_read_keep_no_copy_waiting(tmp_path: Path) -> None:
+    world = World(tmp_path, "", {})
+    (world.src / "a.txt").write_text("hello")
+    (world.directory / "run" / "records.db").mkdir(parents=True)
+    with service_with_api(world, tokens=TOKENS) as (url, _):
+        async with Api(url, SECRETS["ingest"]) as api:
+            answer = await api.post("/v1/requests", copyto("src:a.txt", "dst:b.txt"), Prefer="wait=30")
+            assert answer.json["status"] == "success"
+            refused = await api.get("/v1/requests")
+            assert (refused.status, "records.db" in refused.json["detail"]) == (503, True)
 
 
 async def events_of(api: Api, path: str, until: str, **headers: str) -> list[tuple[str, str, Any]]:

@@ -16,6 +16,7 @@ from simple_queue_server.http.guards import Hosts, Rate, body_of, require_access
 from simple_queue_server.http.operations import Call, Operation, Reply, query_of
 from simple_queue_server.http.problems import Problem
 from simple_queue_server.http.tokens import Tokens
+from simple_queue_server.records.database import RecordsError
 from simple_queue_server.settings.sections import HttpSection
 
 HEADERS: Final = {
@@ -56,6 +57,8 @@ class Application:
             return reply.response() if isinstance(reply, Reply) else reply
         except Problem as problem:
             return problem.response()
+        except RecordsError as error:
+            return Problem(503, str(error), headers={"Retry-After": "5"}).response()
         except Exception:
             log.exception("http_operation_crashed", operation=operation.name)
             return Problem(500, "the service's log says more").response()

@@ -9,25 +9,25 @@ from pathlib import Path
 
 import structlog
 
-from simple_queue_server.brokers import client_for
+from simple_queue_server.brokers import client_for, queues_of
 from simple_queue_server.control import Control
 from simple_queue_server.http import openapi
 from simple_queue_server.http.application import Application
+from simple_queue_server.http.cancels import Cancels
 from simple_queue_server.http.events import EventHub
 from simple_queue_server.http.extension import Extension
 from simple_queue_server.http.health import Health, broker_check, directory_check
 from simple_queue_server.http.metrics import MetricsOperations
 from simple_queue_server.http.operations import Operation
 from simple_queue_server.http.pages import Description
-from simple_queue_server.http.records import RecordsReader
 from simple_queue_server.http.requests import RequestOperations
 from simple_queue_server.http.server import HttpServer
 from simple_queue_server.http.services import ServiceOperations
 from simple_queue_server.http.submission import Submissions
 from simple_queue_server.http.tokens import Tokens, kept_in
 from simple_queue_server.metrics.collector import Metrics
-from simple_queue_server.records.database import Database
-from simple_queue_server.records.query import Records
+from simple_queue_server.records.reader import RecordsReader
+from simple_queue_server.records.submissions import SubmissionLog
 from simple_queue_server.settings.sections import HttpSection, Settings
 
 log = structlog.stdlib.get_logger("simple_queue_server")
@@ -55,15 +55,20 @@ async def serving(
                 sys.stdout.write(f"The HTTP API answers at {url}/?token={secret}\n")
 
     async with AsyncExitStack() as resources:
-        records = RecordsReader(_records(settings, run_directory))
+        records = RecordsReader.of(settings.records, run_directory)
         resources.callback(records.close)
-        submissions = Submissions(lambda: client_for(settings))
+        submission_log = _submission_log(settings, run_directory)
+        if submission_log is not None:
+            resources.callback(submission_log.close)
+        cancels = Cancels(control, submission_log)
+        control.observe(cancels)
+        submissions = Submissions(lambda: client_for(settings), submission_log)
         resources.push_async_callback(submissions.close)
         hub = EventHub(control.in_flight, settings.server.progress_interval_s)
         control.observe(hub)
         checks = {"broker": broker_check(settings), "run_directory": directory_check(run_directory)}
         operations: list[Operation] = [
-            *RequestOperations(control, submissions, records, extension.uses).operations(),
+            *RequestOperations(control, submissions, cancels, records, extension.uses).operations(),
             *extension.operations,
             *ServiceOperations(control, records, settings.server.name).operations(),
             *hub.operations(),
@@ -83,7 +88,7 @@ def _described(operations: list[Operation], extension: Extension) -> list[Operat
     return all_of_them
 
 
-def _records(settings: Settings, run_directory: Path) -> Records | None:
+def _submission_log(settings: Settings, run_directory: Path) -> SubmissionLog | None:
     if not settings.records.enabled:
         return None
-    return Records(Database(settings.records.url, run_directory / "records.db"))
+    return SubmissionLog(run_directory / "records", f"{settings.server.name} (HTTP)", queues_of(settings))

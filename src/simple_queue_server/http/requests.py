@@ -14,11 +14,11 @@ from msgspec import Meta
 
 from simple_queue_server import messages
 from simple_queue_server.control import Control
+from simple_queue_server.http.cancels import Cancels
 from simple_queue_server.http.events import progress_of
 from simple_queue_server.http.extension import Uses
 from simple_queue_server.http.operations import Call, Operation, Reply
 from simple_queue_server.http.problems import Problem
-from simple_queue_server.http.records import RecordsReader
 from simple_queue_server.http.submission import Submissions, Submitted
 from simple_queue_server.http.tokens import Token
 from simple_queue_server.http.views import (
@@ -27,7 +27,6 @@ from simple_queue_server.http.views import (
     RequestDetail,
     RequestPage,
     RequestSummary,
-    State,
     fields_of,
     moment,
     outcome_fields,
@@ -38,6 +37,7 @@ from simple_queue_server.in_flight import InFlight
 from simple_queue_server.messages import CANCEL, InvalidRequest, Request
 from simple_queue_server.records.labels import parse_label
 from simple_queue_server.records.query import STATES, Filter, Record, Records
+from simple_queue_server.records.reader import RecordsReader
 
 LONGEST_WAIT_S: Final = 60.0
 LOOK_EVERY_S: Final = 0.5
@@ -82,8 +82,11 @@ class FindQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 class RequestOperations:
     """Operations on requests. ``uses`` tells the roots that one names."""
 
-    def __init__(self, control: Control, submissions: Submissions, records: RecordsReader, uses: Uses) -> None:
+    def __init__(
+        self, control: Control, submissions: Submissions, cancels: Cancels, records: RecordsReader, uses: Uses
+    ) -> None:
         self._control = control
+        self._cancels = cancels
         self._submissions = submissions
         self._records = records
         self._uses = uses
@@ -154,7 +157,7 @@ class RequestOperations:
     async def cancel(self, call: Call) -> Reply:
         """Cancel a request: it is answered as cancelled, and no copy is begun or goes on."""
         request_id, _ = await self._found(call)
-        return Reply(Cancelled(id=request_id, cancelled=await self._control.cancel(request_id)))
+        return Reply(Cancelled(id=request_id, cancelled=await self._cancels.cancel(request_id)))
 
     async def retry(self, call: Call) -> Reply:
         """Submit the same request again, under a new id. It must have ended."""
@@ -162,12 +165,14 @@ class RequestOperations:
         if record is None:
             raise Problem(409, f"{request_id} can't be sent again: it is not recorded yet")
         body = (await self._records.ask(Records.bodies, record.key)).request
-        if record.state in {"waiting", "running"} or not body:
-            why = f"it is {record.state}" if body else "its body is not kept"
+        state = (await self._now(request_id, record.state)).get("state", record.state)
+        if state in {"waiting", "running"} or not body:
+            why = f"it is {state}" if body else "its body is not kept"
             raise Problem(409, f"{request_id} can't be sent again: {why}")
         new_id = call.caller.full_id(uuid.uuid4().hex)
         self._require_allowed(call, messages.parse_request(body, new_id))
-        return await self._accepted(call, new_id, await self._submissions.submit(new_id, body))
+        submitted = await self._submissions.submit(new_id, body, retry_of=record.key)
+        return await self._accepted(call, new_id, submitted)
 
     def _require_allowed(self, call: Call, request: Request | InvalidRequest) -> None:
         """Raise Problem for what is no request, or not this token's to ask for."""
@@ -232,7 +237,7 @@ class RequestOperations:
     def _in_flight(self, request_id: str) -> InFlight | None:
         return next((each for each in self._control.in_flight() if each.request_id == request_id), None)
 
-    async def _now(self, request_id: str, recorded: State | None) -> dict[str, Any]:
+    async def _now(self, request_id: str, recorded: str | None) -> dict[str, Any]:
         """What this service knows of a request, and its record may not have yet."""
         running = self._in_flight(request_id)
         if running is not None and running.response is None:

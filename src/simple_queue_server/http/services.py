@@ -12,9 +12,9 @@ import msgspec
 from simple_queue_server.control import Control
 from simple_queue_server.http.operations import Call, Operation, Reply
 from simple_queue_server.http.problems import Problem
-from simple_queue_server.http.records import RecordsReader
 from simple_queue_server.http.views import moment
 from simple_queue_server.records.query import Records
+from simple_queue_server.records.reader import RecordsReader
 
 
 class ServiceStatus(msgspec.Struct, kw_only=True):
@@ -29,7 +29,7 @@ class ServiceStatus(msgspec.Struct, kw_only=True):
     answers: bool = False
     """Whether it is the one that answers."""
     status: dict[str, Any] = {}
-    """What it says of itself: ``in_flight``, ``in_flight_limit``, ``halted``."""
+    """What it says of itself: ``in_flight``, ``in_flight_limit``, ``is_halted``."""
 
 
 class Services(msgspec.Struct):
@@ -94,6 +94,6 @@ class ServiceOperations:
         status = {
             "in_flight": len(self._control.in_flight()),
             "in_flight_limit": self._control.max_in_flight,
-            "halted": self._control.is_halting,
+            "is_halted": self._control.is_halting,
         }
         return msgspec.structs.replace(self._me, seen=datetime.now(UTC), status=status)

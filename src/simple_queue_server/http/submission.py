@@ -11,9 +11,12 @@ from typing import Final
 
 import structlog
 
+from simple_queue_server import messages
 from simple_queue_server.brokers.base import Client
 from simple_queue_server.errors import BrokerError, BrokerGaveUp
 from simple_queue_server.http.problems import Problem
+from simple_queue_server.messages import Request
+from simple_queue_server.records.submissions import SubmissionLog
 
 SENT_WITHIN_S: Final = 30.0
 """How long the queue may take to have a request."""
@@ -29,16 +32,22 @@ log = structlog.stdlib.get_logger("simple_queue_server")
 class Submitted:
     """A request that is put on the queue: ``response`` is a task that waits for its response."""
 
+    key: int | None
+    """That of its record."""
     body_hash: bytes
     is_sent: asyncio.Event
     response: asyncio.Task[bytes]
 
 
 class Submissions:
-    """Made with what makes a client of the queue. That is opened when needed, and again after it gave up."""
+    """Made with what makes a client of the queue. That is opened when needed, and again after it gave up.
 
-    def __init__(self, make_client: Callable[[], Client]) -> None:
+    What is submitted is written down in ``records``, if there are any.
+    """
+
+    def __init__(self, make_client: Callable[[], Client], records: SubmissionLog | None) -> None:
         self._make_client = make_client
+        self._records = records
         self._client: Client | None = None
         self._opening = asyncio.Lock()
         self._unanswered: dict[str, Submitted] = {}
@@ -48,9 +57,12 @@ class Submissions:
         """What was submitted with this id, as far as it is remembered."""
         return self._unanswered.get(request_id) or self._answered.get(request_id)
 
-    async def submit(self, request_id: str, body: bytes) -> Submitted:
-        """Put a request on the queue, unless that was done; returns when the queue has it. Raises Problem."""
-        submitted = self.find(request_id) or self._new(request_id, body)
+    async def submit(self, request_id: str, body: bytes, retry_of: int | None = None) -> Submitted:
+        """Put a request on the queue, unless that was done; returns when the queue has it. Raises Problem.
+
+        ``retry_of`` is the key of the record whose request is sent again.
+        """
+        submitted = self.find(request_id) or self._new(request_id, body, retry_of)
         if submitted.body_hash != _hash(body):
             raise Problem(422, "another request was submitted with this Idempotency-Key")
         sent = asyncio.create_task(submitted.is_sent.wait(), name="http-sent")
@@ -71,15 +83,16 @@ class Submissions:
         if self._client is not None:
             await self._client.__aexit__(None, None, None)
 
-    def _new(self, request_id: str, body: bytes) -> Submitted:
+    def _new(self, request_id: str, body: bytes, retry_of: int | None) -> Submitted:
         if len(self._unanswered) >= MOST_UNANSWERED:
             words = f"{len(self._unanswered)} requests of the API are not answered yet"
             raise Problem(503, words, headers={"Retry-After": "10"})
+        key = None if self._records is None else self._records.submitted(request_id, body, retry_of)
         is_sent = asyncio.Event()
         task = asyncio.create_task(self._call(request_id, body, is_sent.set), name=f"http-call {request_id}")
-        submitted = Submitted(_hash(body), is_sent, task)
+        submitted = Submitted(key, _hash(body), is_sent, task)
         self._unanswered[request_id] = submitted
-        task.add_done_callback(lambda _: self._note_answer(request_id))
+        task.add_done_callback(lambda _: self._note_answer(request_id, body))
         return submitted
 
     async def _call(self, request_id: str, body: bytes, on_sent: Callable[[], None]) -> bytes:
@@ -99,16 +112,24 @@ class Submissions:
                 self._client = client
             return self._client
 
-    def _note_answer(self, request_id: str) -> None:
+    def _note_answer(self, request_id: str, body: bytes) -> None:
         submitted = self._unanswered.pop(request_id)
         if submitted.response.cancelled():
             return
         if (error := submitted.response.exception()) is not None:
             log.warning("http_response_not_received", request_id=request_id, error=str(error))
-        if error is None or submitted.is_sent.is_set():
+        if error is not None and not submitted.is_sent.is_set():
+            self._note_not_submitted(submitted, body, error)
+        else:
             self._answered[request_id] = submitted
             while len(self._answered) > ANSWERED_KEPT:
                 self._answered.popitem(last=False)
+
+    def _note_not_submitted(self, submitted: Submitted, body: bytes, error: BaseException) -> None:
+        request = messages.parse_request(body)
+        if self._records is not None and submitted.key is not None and isinstance(request, Request):
+            words = f"it could not be put on the queue: {error}"
+            self._records.not_submitted(submitted.key, messages.failure(request, words))
 
 
 def _not_sent(submitted: Submitted) -> Problem:

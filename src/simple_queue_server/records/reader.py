@@ -1,15 +1,16 @@
-"""Asks the records, in threads of its own: a database that is slow or away harms nobody else."""
+"""Asks the records from an event loop, in threads of its own: a database that is slow or away harms nobody else."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Final, ParamSpec, TypeVar
 
-from simple_queue_server.http.problems import Problem
-from simple_queue_server.records.database import RecordsError
+from simple_queue_server.records.database import Database, RecordsError
 from simple_queue_server.records.query import Records
+from simple_queue_server.settings.sections import RecordsSection
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -21,12 +22,19 @@ WITHIN_S: Final = 10.0
 
 
 class RecordsReader:
-    """``await reader.ask(Records.get, key)``. Without ``records``, each question is a Problem."""
+    """``await reader.ask(Records.get, key)``. Without ``records``, each question raises RecordsError."""
 
     def __init__(self, records: Records | None) -> None:
         self._records = records
-        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="http-records")
+        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="records-reader")
         self._busy = 0
+
+    @classmethod
+    def of(cls, section: RecordsSection, run_directory: Path) -> RecordsReader:
+        """A reader of the records that are configured."""
+        if not section.enabled:
+            return cls(None)
+        return cls(Records(Database(section.url, run_directory / "records.db")))
 
     @property
     def are_kept(self) -> bool:
@@ -34,11 +42,11 @@ class RecordsReader:
         return self._records is not None
 
     async def ask(self, method: Callable[..., T], *arguments: object, **further: object) -> T:
-        """The answer of a method of Records. Raises Problem when there is none."""
+        """The answer of a method of Records. Raises RecordsError when there is none."""
         if self._records is None:
-            raise Problem(503, "this service keeps no records; remove records.enabled: false")
+            raise RecordsError("this service keeps no records; remove records.enabled: false")
         if self._busy >= MOST_ASKING:
-            raise Problem(503, "the records are slow to answer", headers={"Retry-After": "2"})
+            raise RecordsError("the records are slow to answer, and too many ask; try again")
         records = self._records
         self._busy += 1
         asking = asyncio.get_running_loop().run_in_executor(
@@ -49,9 +57,7 @@ class RecordsReader:
             async with asyncio.timeout(WITHIN_S):
                 return await asyncio.shield(asking)
         except TimeoutError:
-            raise Problem(503, f"the records didn't answer within {WITHIN_S:g} s") from None
-        except RecordsError as error:
-            raise Problem(503, str(error), headers={"Retry-After": "5"}) from None
+            raise RecordsError(f"the records didn't answer within {WITHIN_S:g} s") from None
 
     def close(self) -> None:
         """Ask nothing more."""
