@@ -19,7 +19,7 @@ SECTIONS: Final[Mapping[str, Sequence[click.Command]]] = {
         service.toggle_halt,
         service.check,
     ],
-    "Requests": [requests.submit, requests.responses, dead.dead],
+    "Requests": [requests.submit, requests.responses, requests.progress, requests.events, requests.ls, dead.dead],
     "Set-up": [setup.init, setup.systemd, setup.completion, setup.schema, setup.token],
 }
 """The commands as ``--help`` lists them. A command that is here is on the command line."""

@@ -10,7 +10,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from medusa_copier.cli.options import clear_errors, complete_place, config_option
+from medusa_copier.cli.options import clear_errors, complete_place, config_option, json_option
 
 
 @click.command(short_help="Put a request on the queue.")
@@ -125,16 +125,75 @@ def _composed(
     return compose.one_request(action, (source, target), parameters, pass_through=pass_through, labels=labels)
 
 
+_follow_option = click.option("--follow", is_flag=True, help="Go on waiting for more, until Ctrl-C.")
+_count_option = click.option("--count", metavar="N", type=click.IntRange(min=1), help="Take at most so many.")
+
+
 @click.command(short_help="Take responses off the outgoing queue.")
 @config_option
-@click.option("--follow", is_flag=True, help="Go on waiting for more, until Ctrl-C.")
-def responses(config: Path, follow: bool) -> None:
+@_follow_option
+@_count_option
+@click.option("--drain", is_flag=True, help="Print only how many there were.")
+def responses(config: Path, follow: bool, count: int | None, drain: bool) -> None:
     """Take the responses off the outgoing queue and print each as a line of JSON.
 
     Responses that nobody reads stay on that queue: those to requests that were submitted without --wait, and those
     whose client went away. What is printed is off the queue.
     """
     with clear_errors():
+        from medusa_copier.commands.responses import Wanted  # noqa: PLC0415
         from medusa_copier.commands.responses import responses as command  # noqa: PLC0415
 
-        command(config, follow=follow)
+        command(config, Wanted(count, follow), drain=drain)
+
+
+@click.command(short_help="Take events off the progress queue.")
+@config_option
+@_follow_option
+@_count_option
+@json_option
+def events(config: Path, follow: bool, count: int | None, as_json: bool) -> None:
+    """Take the events of requests off the progress queue and print each on a line.
+
+    What is printed is off the queue: a program that reads it too gets only the others.
+    """
+    with clear_errors():
+        from medusa_copier.commands.responses import Wanted  # noqa: PLC0415
+        from medusa_copier.commands.responses import events as command  # noqa: PLC0415
+
+        command(config, Wanted(count, follow), as_json=as_json)
+
+
+@click.command(short_help="Show how far a request is, until it is answered.")
+@config_option
+@click.argument("request_id", metavar="ID")
+@json_option
+def progress(config: Path, request_id: str, as_json: bool) -> None:
+    """Show how far a request in flight is, until it is answered: a bar on a terminal, else a line for each change.
+
+    It is what the service of this directory reports, as in `status`; no progress queue is needed. The exit status is 0
+    if the request succeeded.
+    """
+    with clear_errors():
+        from medusa_copier.commands.progress import progress as command  # noqa: PLC0415
+
+        sys.exit(0 if command(config, request_id, as_json=as_json) else 1)
+
+
+@click.command(short_help="List the roots, or what is in one.")
+@config_option
+@click.argument("place", metavar="[ROOT[:KEY]]", required=False, shell_complete=complete_place)
+@click.option("--hash", "hash_kind", metavar="KIND", help="With hashes: md5, sha256…; a local disk computes them.")
+@json_option
+def ls(config: Path, place: str | None, hash_kind: str | None, as_json: bool) -> None:
+    """List the roots of the configuration, or a directory in one, by name.
+
+    It is listed by this user, with rclone, whatever requests may do with the root.
+    """
+    with clear_errors():
+        from medusa_copier.commands.ls import list_directory, list_roots  # noqa: PLC0415
+
+        if place is None:
+            list_roots(config, as_json=as_json)
+        else:
+            list_directory(config, place, hash_kind=hash_kind, as_json=as_json)

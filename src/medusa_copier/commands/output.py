@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -50,7 +51,8 @@ def show(
     cells = [[escaped(column.text(row)) for column in columns] for row in listed]
     titles = [column.title for column in columns]
     widths = [max(map(len, texts)) for texts in zip(titles, *cells, strict=True)]
-    click.secho(_line(titles, columns, widths), bold=True)
+    head = _line(titles, columns, widths)
+    click.echo(head if "NO_COLOR" in os.environ else click.style(head, bold=True))
     for row, texts in zip(listed, cells, strict=True):
         click.echo(_line(texts, columns, widths))
         for detail in filter(None, (escaped(make(row)) for make in details)):

@@ -315,12 +315,14 @@ class Client:
             options |= {"showHash": True, "hashTypes": hash_types}
         return await self._stat(location.fs, location.remote, options)
 
-    async def list_directory(self, location: Location) -> list[Item]:
+    async def list_directory(self, location: Location, *, hash_types: Sequence[str] = ()) -> list[Item]:
         """What is in the directory at ``location``, by name as it is stored. Raises NotFound when there is none.
 
         rclone lists it as a whole: 100,000 entries take some 30 MB meanwhile.
         """
-        options = {"noMimeType": True}
+        options: dict[str, Any] = {"noMimeType": True}
+        if hash_types:
+            options |= {"showHash": True, "hashTypes": list(hash_types)}
         arguments = {"fs": location.fs, "remote": location.remote, "opt": options}
         body = await self._rc.call("operations/list", arguments)
         return await asyncio.to_thread(_items, body)
