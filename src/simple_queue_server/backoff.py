@@ -1,4 +1,4 @@
-"""How long to wait between attempts."""
+"""Delays between attempts."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ SPREAD: Final = 0.25
 
 
 def delays_s(first_s: float, longest_s: float) -> Iterator[float]:
-    """Seconds to wait before each further attempt, without an end: ``first_s``, doubled each time up to ``longest_s``.
+    """Seconds to wait before each further attempt, endlessly: ``first_s``, doubled each time up to ``longest_s``.
 
-    Each is a quarter longer or shorter at random, so that services that lost the same thing don't come back at once.
+    Each is randomly up to a quarter longer or shorter, so that services that lost the same thing don't all retry at
+    once.
     """
     delay_s = first_s
     while True:

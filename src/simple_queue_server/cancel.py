@@ -1,6 +1,7 @@
-"""The action ``cancel``: which requests it means, in this server and, by a broadcast, in the others of the queue.
+"""The action ``cancel``: selects the requests to cancel, in this server and, by a broadcast, in the queue's other
+servers.
 
-Cancelling by a client isn't stopping: the one ends with a response, the other gives the request back.
+Cancelling by a client differs from stopping: a cancelled request is answered, a stopped one is requeued.
 """
 
 from __future__ import annotations
@@ -22,9 +23,9 @@ from simple_queue_server.messages import CANCEL, NO_PASS_THROUGH, Request
 from simple_queue_server.parameters import refuse_unknown
 
 LARGEST_COMPARED_BYTES: Final = 10_000
-"""A larger pass_through is compared with nothing: there may be thousands of requests."""
+"""A larger pass_through is not compared: there may be thousands of requests."""
 LONGEST_INTEGER: Final = 1000
-"""Digits of a number that is compared by its value."""
+"""The maximum number of digits of an integer that is compared by value."""
 
 log = structlog.stdlib.get_logger("simple_queue_server")
 
@@ -40,17 +41,17 @@ class CancelParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
 
 @dataclass(frozen=True, slots=True)
 class Cancellation:
-    """Which requests to cancel: the one with this ``request_id``, or all with this ``pass_through``."""
+    """Selects requests: the one with this ``request_id``, or all with this ``pass_through``."""
 
     request_id: str | None
     pass_through: Any
-    """As :func:`_comparable` has it."""
+    """As returned by :func:`_comparable`."""
 
     NAMES: ClassVar[Sequence[str]] = CancelParameters.__struct_fields__
 
     @classmethod
     def of(cls, parameters: dict[str, Any]) -> Self:
-        """What a request with the action ``cancel`` wants. Raises Failure."""
+        """Parse the parameters of a request to cancel. Raises Failure."""
         refuse_unknown(parameters, cls.NAMES)
         request_id, pass_through = (parameters.get(name) for name in cls.NAMES)
         if (request_id is None) == (pass_through is None):
@@ -65,7 +66,7 @@ class Cancellation:
         return cls(request_id, wanted)
 
     def matches(self, in_flight: InFlight) -> bool:
-        """Whether this request is to be cancelled. Never one that is there to cancel others."""
+        """Whether this request is to be cancelled. False for requests to cancel."""
         if self.request_id is not None and in_flight.request_id != self.request_id:
             return False
         request = in_flight.request
@@ -75,24 +76,24 @@ class Cancellation:
 
 
 class Canceller:
-    """Cancels requests of this server, those ``in_flight``, and broadcasts to the others which ones are meant."""
+    """Cancels this server's requests ``in_flight``, and broadcasts the selection to the other servers."""
 
     def __init__(self, broker: Broker, in_flight: Callable[[], Iterable[InFlight]]) -> None:
         self._broker = broker
         self._in_flight = in_flight
 
     async def handle(self, request: Request) -> dict[str, Any]:
-        """The action ``cancel``. Raises Failure for one that names no request."""
+        """Handle the action ``cancel``. Raises Failure if the parameters select no request."""
         cancelled = self._cancel(Cancellation.of(request.parameters))
         message = {"action": CANCEL, "parameters": request.parameters}
         return {"cancelled": cancelled, "passed_on": await self._broker.broadcast(json.dumps(message).encode())}
 
     async def cancel(self, request_id: str) -> int:
-        """Cancel the requests with this id, as the action does; returns how many of them were here."""
+        """Cancel the requests with this id, as the action does; returns how many this server had."""
         return int((await self.handle(Request(CANCEL, {"request_id": request_id})))["cancelled"])
 
     def on_broadcast(self, body: bytes) -> None:
-        """Act on what a server, this one included, or a client broadcast: a request to cancel."""
+        """Handle a request to cancel that was broadcast by a server (including this one) or a client."""
         request = messages.parse_request(body)
         if isinstance(request, Request) and request.action == CANCEL and isinstance(request.parameters, dict):
             try:
@@ -105,9 +106,9 @@ class Canceller:
 
 
 def _comparable(text: bytes) -> Any:
-    """A JSON value in a form that is equal for equal values, and for no others; None for one that is too large.
+    """A JSON value in a form that is equal for equal values only; None if it is too large.
 
-    Python's own ``1 == 1.0 == True``, so numbers are tuples. Those with thousands of digits stay text.
+    Python's own ``1 == 1.0 == True``, so numbers become tuples. Integers with thousands of digits remain text.
     """
     if len(text) > LARGEST_COMPARED_BYTES:
         return None

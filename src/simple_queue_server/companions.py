@@ -1,4 +1,4 @@
-"""What stands beside a server, and is imported only where it is configured: the HTTP API and the metrics."""
+"""Optional components beside a server, imported only if configured: the HTTP API and the metrics."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Companions:
-    """Runs what the settings name. The application adds to it at the latest in the server's lifespan."""
+    """Runs what the settings name. The application adds to it before or in the server's lifespan."""
 
     def __init__(self, settings: Settings, run_directory: Path) -> None:
         self._settings = settings
@@ -31,7 +31,7 @@ class Companions:
 
     @asynccontextmanager
     async def running(self, control: Control) -> AsyncIterator[None]:
-        """Run them while the block runs. Raises SettingsError where they can't be started."""
+        """Run them while the block runs. Raises SettingsError if they can't be started."""
         section, textfile = self._settings.http, self._settings.metrics.textfile
         async with AsyncExitStack() as resources:
             if section is not None or textfile is not None:

@@ -1,4 +1,4 @@
-"""What those who stand beside a server need of it."""
+"""The interface of a server for the components beside it."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from simple_queue_server.records.recorder import Health
 
 
 class Control(Protocol):
-    """The server, as the HTTP API and the metrics see and steer it."""
+    """The server, as the HTTP API and the metrics use it."""
 
     @property
     def is_halting(self) -> bool:
-        """Whether it takes no more requests until it is told to."""
+        """Whether it takes no more requests until told otherwise."""
 
     @property
     def max_in_flight(self) -> int:
-        """How many requests it works on at the same time, at this time."""
+        """The current limit for requests worked on at the same time."""
 
     @property
     def connections_lost(self) -> int:
@@ -31,16 +31,16 @@ class Control(Protocol):
 
     @property
     def actions(self) -> Collection[str]:
-        """The actions that it knows."""
+        """The names of its actions."""
 
     def in_flight(self) -> list[InFlight]:
         """The requests that it has."""
 
     def toggle_halt(self) -> None:
-        """Halt before the next request, or go on."""
+        """Halt before the next request, or resume."""
 
     def observe(self, observer: Observer) -> None:
-        """Call the observer as requests move on."""
+        """Register an observer."""
 
     async def cancel(self, request_id: str) -> int:
-        """Cancel the requests with an id, and let other services do so; returns how many this one had."""
+        """Cancel the requests with an id, here and in the other services; returns how many this one had."""

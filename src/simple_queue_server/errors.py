@@ -25,8 +25,8 @@ class QueueServerError(Exception):
 class Failure(QueueServerError):
     """Raised by a handler to answer its request with a failure.
 
-    ``message`` is the response's ``message``: one line for a person. Every further keyword becomes a
-    top-level field of the response, for example ``Failure("no such file", rclone_status=3)``.
+    ``message`` is the response's ``message``: one line for people. Other keywords become top-level fields of the
+    response, for example ``Failure("no such file", rclone_status=3)``.
     """
 
     def __init__(self, message: str, **fields: Any) -> None:
@@ -43,15 +43,15 @@ class SettingsError(QueueServerError):
 
 
 class BrokerError(QueueServerError):
-    """The broker refused or can't be reached. The message names it, without its password."""
+    """The broker can't be reached or rejected something. The message names it, without its password."""
 
 
 class BrokerGaveUp(BrokerError):
-    """The broker stayed away for more attempts than ``max_connection_retry_errors``."""
+    """The broker stayed unavailable for more attempts than ``max_connection_retry_errors``, or was closed."""
 
 
 class MessageTooLarge(BrokerError):
-    """The broker takes no message larger than ``limit_bytes``."""
+    """The broker doesn't accept messages larger than ``limit_bytes``."""
 
     def __init__(self, message: str, limit_bytes: int) -> None:
         super().__init__(message)

@@ -1,6 +1,6 @@
-"""Publishes events of each request on the progress queue: accepted, started, progress, finished.
+"""Publishes each request's events on the progress queue: accepted, started, progress, finished.
 
-Nobody waits for an event, and where there is no progress queue, nothing of this is in use.
+Nothing waits for an event, and without a progress queue none of this is used.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ log = structlog.stdlib.get_logger("simple_queue_server")
 
 
 class Events:
-    """An observer that makes events and gives them to ``notify``. Every ``interval_s`` it asks long requests for their
-    progress, while :meth:`reporting_progress`.
+    """An observer that passes events to ``notify``. While :meth:`reporting_progress`, it queries the progress of long
+    requests every ``interval_s``.
     """
 
     def __init__(self, notify: Callable[[bytes], None], interval_s: float) -> None:
@@ -51,7 +51,7 @@ class Events:
 
     @asynccontextmanager
     async def reporting_progress(self) -> AsyncIterator[None]:
-        """While the block runs, publish the progress of what runs for long."""
+        """While the block runs, publish the progress of requests that take long."""
         task = asyncio.create_task(self._report_for_ever(), name="progress events")
         try:
             yield

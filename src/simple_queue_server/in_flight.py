@@ -1,4 +1,4 @@
-"""A request in flight: what was asked, who has it, and how far it is. One object from its delivery to its response."""
+"""A request in flight: its content, who has it, and how far it is. One object from its delivery to its response."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from simple_queue_server.slots import Slot
 
 
 class Holder(Enum):
-    """Who has a request: where it is found again if this process dies now.
+    """Who has a request: where it is recovered from if this process dies now.
 
     ::
 
@@ -25,8 +25,8 @@ class Holder(Enum):
            3           3             3
            └───────────┴─────────────┴──► ANSWERED
 
-    1. The journal begins to write the request down: the broker's patience is at its end, or the broker doesn't take
-       the response. It is BOTH also if that fails, since the file may be there all the same.
+    1. The journal starts to write the request, because the broker's time limit has come or the broker doesn't accept
+       the response. It is BOTH even if writing fails, since the file may exist all the same.
     2. The request is in the journal, and acked at its broker.
     3. The response is published, and the request acked; then its file is removed.
     """
@@ -46,20 +46,20 @@ class Stage(Enum):
             │           │           │            ▲
             └───────────┴───────────┴─► CANCELLED┘
 
-    From each, work that is stopped leads to GIVEN_BACK.
+    When work is stopped, each of them leads to GIVEN_BACK.
     """
 
     ACCEPTED = "accepted"
-    """Taken; its task has not begun, or it waits in the journal for room."""
+    """Taken; its task has not started, or it waits in the journal for room."""
     IN_LINE = "in line"
-    """It waits for its first slot; nothing was done for it."""
+    """Waiting for its first slot; nothing has been done for it."""
     WORKING = "working"
     CANCELLED = "cancelled"
-    """Its client wants it no more. What was begun is ended; then it is answered."""
+    """Cancelled by its client. Work in progress is stopped, then it is answered."""
     ANSWERING = "answering"
-    """Its response is decided, and on its way; see :class:`Holder` for whether it is there."""
+    """Its response is decided and being published; see :class:`Holder` for whether it has arrived."""
     GIVEN_BACK = "given back"
-    """Its work was stopped; who has it will have it served again."""
+    """Its work was stopped; its holder will have it served again."""
 
 
 _NEXT: Final[dict[Holder, set[Holder]]] = {
@@ -71,13 +71,14 @@ _NEXT: Final[dict[Holder, set[Holder]]] = {
 
 
 class InFlight:
-    """A request, made :meth:`of_delivery` or :meth:`of_entry`. Observers read it; the server's own modules move it on.
+    """A request, created :meth:`of_delivery` or :meth:`of_entry`. Observers read it; only the server's own modules
+    change it.
 
-    ``id`` is this request's own, also where clients use a ``request_id`` twice; it sorts by time. ``body`` came from
-    the client, ``request`` is what it was parsed to. ``attempt`` is 1, or more when it may have been begun before.
-    ``received_s`` is the time (Unix, seconds) at which this process took it, ``sent_ms`` that at which its client sent
-    it (milliseconds), None where the message doesn't say. ``response`` is None until it is decided;
-    ``is_given_up`` then says that it is a failure because the request killed its workers.
+    ``id`` is unique to this request, even if clients use a ``request_id`` twice; it sorts by time. ``body`` is the
+    client's message, ``request`` the result of parsing it. ``attempt`` is 1, or more if the request may have been
+    started before. ``received_s`` is the Unix time in seconds at which this process took it, ``sent_ms`` the time in
+    milliseconds at which its client sent it, None if unknown. ``response`` is None until it is decided; ``is_given_up``
+    then says that it is a failure because the request killed its workers.
     """
 
     def __init__(
@@ -113,7 +114,7 @@ class InFlight:
 
     @classmethod
     def of_delivery(cls, delivery: Delivery, slot: Slot) -> Self:
-        """A request that the broker has."""
+        """A request held by the broker."""
         return cls(
             id=f"{time.time_ns():020d}-{random.getrandbits(32):08x}",
             body=delivery.body,
@@ -127,7 +128,7 @@ class InFlight:
 
     @classmethod
     def of_entry(cls, entry: Entry, slot: Slot) -> Self:
-        """A request that the journal has; with its response, it only waits for that to be published."""
+        """A request held by the journal; if it has a response, that only has to be published."""
         return cls(
             id=entry.id,
             body=entry.body,
@@ -153,7 +154,7 @@ class InFlight:
 
     @property
     def progress_source(self) -> ProgressSource | None:
-        """Says how far the request is, once its handler has named something that does."""
+        """The coroutine function that reports the request's progress, if its handler has registered one."""
         return self.request.progress.source if isinstance(self.request, Request) else None
 
     @property
@@ -163,34 +164,34 @@ class InFlight:
 
     @property
     def is_in_line(self) -> bool:
-        """Whether it waits for its first slot, and nothing was done for it."""
+        """Whether it waits for its first slot, and nothing has been done for it."""
         return self.stage in {Stage.ACCEPTED, Stage.IN_LINE} and not self.is_cancel
 
     def pass_to(self, holder: Holder) -> None:
-        """Let another one have the request."""
+        """Change the holder. Raises ValueError for a transition that isn't allowed."""
         if holder not in _NEXT[self.holder]:
             raise ValueError(f"the request {self.request_id} can't pass from {self.holder.value} to {holder.value}")
         self.holder = holder
 
     def begin(self) -> bool:
-        """Its task begins. False when it was cancelled before: then it needs no work."""
+        """Called when its task starts. False if it was cancelled before that, and needs no work."""
         if self.stage is Stage.CANCELLED:
             return False
         self.stage = Stage.IN_LINE
         return True
 
     def work(self) -> None:
-        """It is its turn to be worked on."""
+        """Called when it gets its slot."""
         self.stage = Stage.WORKING
 
     def decide(self, response: bytes, *, give_up: bool = False) -> None:
-        """This is its response; from here on it can't be cancelled."""
+        """Set the response; from now on the request can't be cancelled."""
         self.stage = Stage.ANSWERING
         self.response = response
         self.is_given_up = give_up
 
     def cancel(self) -> bool:
-        """Its client wants it no more. False when that was known, or it is too late: its response is on its way."""
+        """Cancel it for its client. False if it is already cancelled, or too late: its response is being published."""
         if self.response is not None or self.stage in {Stage.CANCELLED, Stage.GIVEN_BACK}:
             return False
         has_begun = self.stage is not Stage.ACCEPTED  # else it is seen when it begins
@@ -200,10 +201,12 @@ class InFlight:
         return True
 
     def is_only_cancelled(self) -> bool:
-        """Whether the CancelledError that its task caught is the client's doing, and nobody wants to stop besides."""
+        """Whether the CancelledError that its task caught came from its client, and nothing else wants it to stop."""
         return self.stage is Stage.CANCELLED and self.task is not None and self.task.uncancel() == 0
 
     def stop(self) -> None:
-        """Stop the work on it: it is to be given back. Its task begins first if it hasn't, or nothing would do that."""
+        """Stop the work so that it is requeued. If its task hasn't started, it starts first: only the task can
+        requeue it.
+        """
         if self.task is not None:
             asyncio.get_running_loop().call_soon(self.task.cancel)

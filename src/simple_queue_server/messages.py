@@ -1,8 +1,8 @@
-"""Requests and responses: bytes in, typed values out, and back. Pure; no I/O.
+"""Requests and responses: converts bytes to typed values, and back. Pure; no I/O.
 
-A request is a JSON object ``{"action": str, "parameters": {…}, "pass_through": any}``. It is parsed once,
-strictly: well-formed JSON in UTF-8 or it is an :class:`InvalidRequest`. ``pass_through`` is never decoded on the
-way to the response, so that it comes back to the byte: big numbers, key order and number formats included.
+A request is a JSON object ``{"action": str, "parameters": {…}, "pass_through": any}``. It is parsed once, strictly:
+anything but well-formed JSON in UTF-8 is an :class:`InvalidRequest`. ``pass_through`` is never decoded on the way to
+the response, so that it is returned byte for byte, including big numbers, the order of keys and number formats.
 """
 
 from __future__ import annotations
@@ -30,15 +30,16 @@ CANCEL: Final = "cancel"
 """The action that cancels other requests."""
 
 NO_PASS_THROUGH: Final = b"{}"
-"""What comes back when a request has no ``pass_through``, or null."""
+"""What is returned if a request has no ``pass_through``, or null."""
 
 LARGEST_PARAMETERS_BYTES: Final = 2**19
-"""Decoding larger ones would keep all other requests waiting."""
+"""Decoding larger ones would delay all other requests."""
 MANY_VALUES_BYTES: Final = 2**13
 """Parameters of this size may hold thousands of values."""
 SPARE_LEVELS: Final = 400
-"""A request must leave so many levels of nesting free where it is parsed: then nothing that is called later, from a
-deeper stack, can run out of them. Some 500 levels remain."""
+"""How many levels of nesting a request must leave unused when it is parsed, so that nothing called later, from a
+deeper stack, can run out of them. About 500 levels remain.
+"""
 
 QUOTE: Final = ord('"')
 
@@ -46,11 +47,11 @@ STANDARD_FIELDS: Final = frozenset({"action", "status", "message", "parameters",
 
 
 ProgressSource: TypeAlias = Callable[[], Awaitable[Mapping[str, Any] | None]]
-"""Returns how far a request is, as JSON; None when there is nothing to report."""
+"""Returns a request's progress as JSON; None if there is nothing to report."""
 
 
 class Progress:
-    """Called by a handler with the ``source`` of its progress, which is None until then."""
+    """Called by a handler to register the ``source`` of its progress, which is None until then."""
 
     __slots__ = ("source",)
 
@@ -63,20 +64,20 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A well-formed request, as a handler gets it.
+    """A well-formed request, as passed to a handler.
 
-    ``action`` is a str, except when the client sent something else: then no handler is registered for it, and arrays
-    and objects are not decoded. ``parameters`` is a dict: a request with any other value reaches no handler; ``{}``
-    when absent or null; not decoded when larger than LARGEST_PARAMETERS_BYTES.
-    ``id`` names the request in the log. ``attempt`` is 1, or more when it may have been begun before.
+    ``action`` is a str unless the client sent something else: then no handler is registered for it, and arrays and
+    objects are not decoded. ``parameters`` is a dict (requests with any other value reach no handler); ``{}`` when
+    absent or null; not decoded when larger than LARGEST_PARAMETERS_BYTES. ``id`` identifies the request in the log.
+    ``attempt`` is 1, or more if the request may have been started before.
 
-    A handler may call ``progress(source)``: while the request runs for long, ``source`` is awaited now and then. What
-    it returns is in the service's status, and on the progress queue where there is one. What it puts into
-    ``log_fields`` is on the log line ``request_finished``, and what it puts into ``cancelled_fields``, also while it is
-    being cancelled, is in the response if a client cancels the request.
+    A handler may call ``progress(source)``: while the request runs for long, ``source`` is awaited periodically, and
+    its result is published in the service's status, and on the progress queue if there is one. Fields that it adds to
+    ``log_fields`` appear on the log line ``request_finished``; fields that it adds to ``cancelled_fields``, even while
+    being cancelled, are in the response if a client cancels the request.
 
-    ``async with waiting():`` is for a handler that waits for its turn at something: meanwhile another request may be
-    worked on.
+    A handler that waits for a lock or the like does so within ``async with waiting():``, so that another request may
+    run.
     """
 
     action: Any
@@ -105,7 +106,7 @@ class InvalidRequest:
 
 @dataclass(frozen=True, slots=True)
 class Success:
-    """What a handler returns when its response needs top-level ``fields`` beside the ``parameters``."""
+    """A handler's result with additional top-level ``fields`` besides the ``parameters``."""
 
     parameters: Mapping[str, Any]
     fields: Mapping[str, Any] = field(default_factory=dict)
@@ -176,8 +177,8 @@ def _parameters(raw: msgspec.Raw) -> Any:
 
 @contextlib.contextmanager
 def _garbage_kept() -> Iterator[None]:
-    """In the block nothing looks for garbage: decoding makes none, but so many objects that it would be looked for
-    again and again, which takes several times as long as the decoding.
+    """Disable garbage collection in the block: decoding produces no garbage, but so many objects that collecting
+    repeatedly would take several times as long as the decoding.
     """
     was_enabled = gc.isenabled()
     gc.disable()
@@ -189,7 +190,7 @@ def _garbage_kept() -> Iterator[None]:
 
 
 def _action(raw: msgspec.Raw) -> Any:
-    """The action; what no action can be stays as it was written, so that it can be answered without decoding it."""
+    """The action. Values that can't be an action stay encoded, so that they can be returned without decoding them."""
     text = bytes(raw)
     if text[0] == QUOTE:
         return text[1:-1].decode() if b"\\" not in text else json.loads(text)
@@ -197,7 +198,7 @@ def _action(raw: msgspec.Raw) -> Any:
 
 
 def success(request: Request, result: Success | Mapping[str, Any]) -> bytes:
-    """The response to a request that its handler completed. Raises TypeError for what JSON can't hold."""
+    """The response to a request that its handler completed. Raises TypeError for values that JSON can't represent."""
     if not isinstance(result, Success):
         result = Success(result)
     return _encode(
@@ -215,7 +216,7 @@ def failure(request: Request, message: str, fields: Mapping[str, Any] | None = N
 
 
 def invalid(request: InvalidRequest) -> bytes:
-    """The response to a body that is no request. Bytes that are not UTF-8 come back as ``\\xNN``."""
+    r"""The response to a body that is not a request. Bytes that are not UTF-8 are returned as ``\xNN``."""
     raw = request.raw.decode("utf-8", "backslashreplace")
     response = {"status": FAILURE, "message": INVALID_REQUEST, "reason": request.reason, "raw_request": raw}
     return _encode(response, NO_PASS_THROUGH)
@@ -224,7 +225,7 @@ def invalid(request: InvalidRequest) -> bytes:
 def event(
     name: str, time: str, request_id: str, request: Request | InvalidRequest, fields: Mapping[str, Any] | None = None
 ) -> bytes:
-    """An event of a request, for the progress queue; one that is no request has no action."""
+    """An event of a request, for the progress queue; for an invalid request, the action is null."""
     action, pass_through = None, NO_PASS_THROUGH
     if isinstance(request, Request):
         action, pass_through = request.action, request.pass_through_json

@@ -1,4 +1,4 @@
-"""One "did you mean" for keys of the configuration, parameters of requests and arguments of the client."""
+"""Suggests the nearest known name for keys of the configuration, parameters of requests and arguments of the client."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import Final
 
 LONGEST: Final = 64
-"""Characters of a name that is compared: a longer one is no slip of the pen, and comparing takes its time."""
+"""Maximum length of a name that is compared: a longer one is no typo, and comparing it takes time."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
@@ -17,7 +17,7 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
 
 
 def hint(name: str, known: Iterable[str], quote: Callable[[str], str] = str) -> str:
-    """``; did you mean host?`` for an unknown name, or ``; known here: host, port`` when none is near."""
+    """``; did you mean host?`` for an unknown name, or ``; known here: host, port`` if none is similar."""
     names = sorted(known)
     near = nearest(name, names)
     return f"; known here: {', '.join(names)}" if near is None else f"; did you mean {quote(near)}?"

@@ -1,4 +1,4 @@
-"""The seam for whoever wants to know what happens to requests: events on the progress queue, records."""
+"""The interface for code that is notified of each step of a request: events on the progress queue, records."""
 
 from __future__ import annotations
 
@@ -13,63 +13,63 @@ log = structlog.stdlib.get_logger("simple_queue_server")
 
 
 class Observer(Protocol):
-    """Is called by the runner, in the event loop, as a request moves on.
+    """Called by the runner, in the event loop, at each step of a request.
 
-    The order for one request is ``accepted``, ``started``, ``answering``, and at the end one of ``finished`` and
-    ``given_back``. What doesn't happen is left out: a body that is no request, an unknown action and a request that
-    was cancelled in time are never started. When the process is killed, the calls just end.
+    The order for one request is ``accepted``, ``started``, ``answering``, and finally either ``finished`` or
+    ``given_back``. Steps that don't happen are not reported: an invalid request, an unknown action, and a request
+    cancelled early are never started. If the process is killed, the calls just end.
 
-    Each call holds up all requests: it must take microseconds. A file may be written to (one ``os.write``, without
-    ``fsync``); what takes longer is for a task of the observer's own. An exception harms no request; it is logged as
-    ``observer_failed``.
+    Each call blocks all requests, so it must take microseconds. It may write to a file (one ``os.write``, without
+    ``fsync``); anything longer belongs into a task of the observer's own. An exception affects no request; it is logged
+    as ``observer_failed``.
 
-    What to read of a request (see :class:`~simple_queue_server.in_flight.InFlight`): ``id``, ``request_id``, ``body``,
-    ``request`` (parsed, or an ``InvalidRequest``), ``attempt``, ``received_s``, ``holder``, ``stage``, and from
-    ``answering`` on ``response`` (bytes; ``messages.outcome(response)`` has ``status``, ``message`` and ``cancelled``)
-    and ``is_given_up``. Nothing of it may be changed, but ``cancel()`` may be called in ``accepted``: the request is
-    then answered as cancelled, and never started.
+    An observer may read a request's ``id``, ``request_id``, ``body``, ``request`` (parsed, or an ``InvalidRequest``),
+    ``attempt``, ``received_s``, ``holder``, ``stage``, and from ``answering`` on ``response`` (bytes;
+    ``messages.outcome(response)`` has ``status``, ``message`` and ``cancelled``) and ``is_given_up``; see
+    :class:`~simple_queue_server.in_flight.InFlight`. It must not change anything, except that it may call ``cancel()``
+    in ``accepted``: the request is then answered as cancelled, and never started.
     """
 
     def accepted(self, request: InFlight) -> None:
-        """It was taken from the broker or from the journal, and will be worked on when it is its turn.
+        """It was taken from the broker or the journal, and will run when it gets a slot.
 
-        ``attempt`` is more than 1 if this service, or another one, had it before. One from the journal may have its
-        ``response`` already; then only ``answering`` follows.
+        ``attempt`` is more than 1 if this or another service had it before. A request from the journal may already have
+        its ``response``; then only ``answering`` follows.
         """
 
     def started(self, request: InFlight) -> None:
-        """Its handler begins."""
+        """Its handler starts."""
 
     def answering(self, request: InFlight) -> None:
-        """Its response is decided, and is handed to the broker, or to the journal, after this call.
+        """Its response is decided, and is passed to the broker or the journal after this call.
 
-        What is written here is there when the process is killed later, so each request that was answered can be
-        found with its response. The converse doesn't hold: the response may not have gone out when the process is
-        killed now. The request then comes again, with the same ``body`` and ``request_id`` but another ``id``, or from
-        the journal with this ``id``.
+        What is written here survives a later kill of the process, so each answered request can be found with its
+        response. The converse isn't true: if the process is killed now, the response may not have been sent. The
+        request is then redelivered with the same ``body`` and ``request_id`` but another ``id``, or comes from the
+        journal with this ``id``.
         """
 
     def finished(self, request: InFlight) -> None:
-        """Its response is published, confirmed by the broker, and the request is acked: this is the end of it."""
+        """Its response is published and confirmed by the broker, and the request is acked: it is done."""
 
     def given_back(self, request: InFlight) -> None:
         """Its work was stopped, or its response could not be published. It is not answered: its ``holder`` (broker or
-        journal) has it, and this service or another one will accept it again.
+        journal) has it, and this or another service will accept it again.
         """
 
 
 class Observers:
-    """Calls all of them, in the order in which they were added."""
+    """Calls all registered observers, in the order in which they were added."""
 
     def __init__(self) -> None:
         self._all: list[tuple[Observer, Trouble]] = []
 
     def add(self, observer: Observer) -> None:
-        """Call this one too from now on."""
+        """Register another observer."""
         self._all.append((observer, Trouble(log, "observer_failed")))
 
     def accepted(self, request: InFlight) -> None:
-        """See Observer, also for the others."""
+        """See Observer, as for the other methods."""
         self._call("accepted", request)
 
     def started(self, request: InFlight) -> None:

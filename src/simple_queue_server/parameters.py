@@ -1,4 +1,4 @@
-"""Parameters that an action doesn't know: refused, or, where the configuration says so, ignored and listed."""
+"""Unknown parameters: refuses them, or, if configured, ignores and lists them."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ Handler: TypeAlias = Callable[[Request], Awaitable[Success | Mapping[str, Any]]]
 """Serves one action: returns the response's parameters, or raises :class:`Failure`."""
 
 MOST_LISTED: Final = 100
-"""Names of ignored parameters in a response."""
+"""Maximum number of ignored parameters listed in a response."""
 LONGEST_SHOWN: Final = 100
-"""Characters of an unknown name in a message."""
+"""Maximum number of characters of an unknown name in a message."""
 
 
 def refuse_unknown(parameters: Mapping[str, Any], known: Collection[str]) -> None:
-    """Raise Failure for the first parameter that isn't ``known``, naming the nearest that is."""
+    """Raise Failure for the first parameter that isn't ``known``, suggesting the nearest known one."""
     name = next((name for name in parameters if name not in known), None)
     if name is not None:
         raise Failure(f"the parameter {_shown(name[:LONGEST_SHOWN])} is unknown{hint(name, known)}")
 
 
 def ignoring_unknown(handler: Handler, known: Collection[str]) -> Handler:
-    """The handler, which never gets a parameter that isn't ``known``; its response lists them as ``ignored``."""
+    """Wrap a handler so that it only gets ``known`` parameters; its response lists the others as ``ignored``."""
 
     async def handle(request: Request) -> Success | Mapping[str, Any]:
         kept = {name: value for name, value in request.parameters.items() if name in known}

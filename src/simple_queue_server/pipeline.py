@@ -1,6 +1,6 @@
-"""From a request to its response: find the handler, let it work, and make a response of whatever comes of it.
+"""From a request to its response: find the handler, run it, and turn its result or error into a response.
 
-The way of a request around this, from its broker and back, is in :mod:`simple_queue_server.runner`.
+For how a request gets here from its broker and back, see :mod:`simple_queue_server.runner`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from simple_queue_server.nearest import nearest
 from simple_queue_server.parameters import Handler
 
 LONGEST_FIELD: Final = 400
-"""Characters of what a client sent, in a field of a log line. The middle of what is longer is left out."""
+"""Maximum number of characters of client-supplied text in a field of a log line; longer text is cut in the middle."""
 
 log = structlog.stdlib.get_logger("simple_queue_server")
 
@@ -26,7 +26,7 @@ log = structlog.stdlib.get_logger("simple_queue_server")
 async def respond(
     request: Request | InvalidRequest, handlers: Mapping[str, Handler], on_start: Callable[[], None] = lambda: None
 ) -> bytes:
-    """The response to a request: whatever happens in here, there is one. ``on_start`` is called if a handler begins."""
+    """The response to a request. Whatever happens here, there is one. ``on_start`` is called when a handler starts."""
     if isinstance(request, InvalidRequest):
         log.error("invalid_request", reason=request.reason)
         return messages.invalid(request)
@@ -54,7 +54,7 @@ async def _handle(request: Request, handler: Handler, on_start: Callable[[], Non
 
 
 def give_up(request: Request | InvalidRequest, reason: str) -> bytes:
-    """The response to a request that nobody works on again."""
+    """The response to a request that is given up."""
     return messages.invalid(request) if isinstance(request, InvalidRequest) else messages.failure(request, reason)
 
 
@@ -65,7 +65,7 @@ def cancel(request: Request) -> bytes:
 
 
 def log_fields(request: Request | InvalidRequest) -> dict[str, Any]:
-    """What the log lines of a request begin with."""
+    """The first fields of a request's log lines."""
     if isinstance(request, InvalidRequest):
         return {"action": None}
     fields = {"action": bounded(request.action)}
@@ -77,7 +77,7 @@ def log_fields(request: Request | InvalidRequest) -> dict[str, Any]:
 
 
 def bounded(value: Any) -> Any:
-    """A value for a log line, which a client can't make as long as it likes."""
+    """A client-supplied value in a length that is suitable for a log line."""
     if isinstance(value, msgspec.Raw):
         value = text(bytes(value))
     if value is None or isinstance(value, float) or (isinstance(value, int) and abs(value) < 2**63):
@@ -89,7 +89,7 @@ def bounded(value: Any) -> Any:
 
 
 def text(body: bytes) -> str:
-    """The body of a message for a log line."""
+    """The body of a message as text for a log line."""
     return body.decode("utf-8", "backslashreplace")
 
 

@@ -1,4 +1,4 @@
-"""Text of clients made harmless for terminals and logs: what moves the cursor or turns text around is escaped."""
+"""Makes client-supplied text safe for terminals and logs: escapes what moves the cursor or reverses text."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ _SHORT: Final = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
 
 def escaped(text: str) -> str:
-    r"""The text on one line: control characters (C0, C1), line separators, bidirectional marks and overrides, and half
-    surrogate pairs as ``\xNN`` or ``\uNNNN``.
+    r"""The text on one line: control characters (C0, C1), line separators, bidirectional marks and overrides, and lone
+    surrogates as ``\xNN`` or ``\uNNNN``.
     """
     return _HARMFUL.sub(_escape, text)
 
 
 def escaped_json(text: str) -> str:
-    r"""JSON with the same value, in which these are written as ``\uNNNN``. JSON itself escapes C0."""
+    r"""JSON with the same value, in which those characters are written as ``\uNNNN``. JSON itself escapes C0."""
     if text.isascii() and "\x7f" not in text:
         return text
     return _HARMFUL_IN_JSON.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
 def escaped_lines(text: str) -> str:
-    """The text as :func:`escaped`, but for its line breaks, which stay."""
+    """Like :func:`escaped`, but keeps line breaks."""
     return "\n".join(map(escaped, text.split("\n")))
 
 
 def escaped_body(body: bytes) -> str:
-    """The body of a message on one line: as :func:`escaped_json` if it is JSON, else as :func:`escaped`."""
+    """The body of a message on one line: like :func:`escaped_json` if it is JSON, else like :func:`escaped`."""
     text = body.decode("utf-8", "backslashreplace")
     try:
         msgspec.json.decode(body, type=msgspec.Raw)

@@ -1,4 +1,4 @@
-"""Keeps records of a server's requests while it runs: an observer on the one side, a background thread on the other."""
+"""Keeps records of a server's requests while it runs: an observer on one side, a background thread on the other."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from simple_queue_server.records.recorder import Recorder
 from simple_queue_server.settings.sections import RecordsSection
 
 MARKS_PATIENCE_S: Final = 10.0
-"""How long a service that starts waits for records that can't be read."""
+"""How long a starting service waits for records that can't be read."""
 
 log = structlog.stdlib.get_logger("simple_queue_server")
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """The server whose requests are recorded. ``status`` is called in another thread, and must only look."""
+    """The server whose requests are recorded. ``status`` is called in another thread, and must only read."""
 
     name: str
     queue: str
@@ -43,11 +43,11 @@ class Recorded:
 
 @dataclass(slots=True, eq=False)
 class RecordingObserver:
-    """Tells the recorder of each request, and cancels those that are marked."""
+    """Passes each request on to the recorder, and cancels those that are marked."""
 
     recorder: Recorder
     marks: Marks | None = None
-    """None: there are none that count."""
+    """None if there are none in effect."""
     _knows_marks: bool = False
     _keys: dict[InFlight, int] = field(default_factory=dict)
     _has_looked_for_marks: asyncio.Event = field(default_factory=asyncio.Event)
@@ -61,11 +61,11 @@ class RecordingObserver:
             log.warning("marks_unknown", effect="requests that were cancelled on the queue may be begun")
 
     def stop_waiting_for_marks(self) -> None:
-        """The records can't be read."""
+        """Called when the records can't be read."""
         self._has_looked_for_marks.set()
 
     def set_marks(self, marks: Marks, in_flight: Iterable[InFlight]) -> None:
-        """From now on these marks count, for requests that are in flight too."""
+        """Apply these marks from now on, also to requests in flight."""
         self.marks = marks or None
         self._knows_marks = True
         self._has_looked_for_marks.set()
@@ -88,7 +88,7 @@ class RecordingObserver:
         self.recorder.answering(key, request.response or b"", details, outcome)
 
     def finished(self, request: InFlight) -> None:
-        """It is known already."""
+        """Nothing to do: the answer has been recorded."""
 
     def given_back(self, request: InFlight) -> None:
         key = self._keys.pop(request, None)
@@ -100,7 +100,7 @@ class RecordingObserver:
 async def recording(
     recorded: Recorded, settings: RecordsSection, run_directory: Path
 ) -> AsyncIterator[RecordingObserver]:
-    """While the block runs, what the observer is told ends in the records."""
+    """While the block runs, write what the observer reports to the records."""
     loop = asyncio.get_running_loop()
     directory = run_directory.absolute()  # noqa: ASYNC240 - asks nobody
 
@@ -127,14 +127,14 @@ async def recording(
 
 
 def is_marked(marks: Marks, request: InFlight) -> bool:
-    """Whether a client has cancelled this request. Never one that is there to cancel others."""
+    """Whether a client has cancelled this request. False for requests to cancel."""
     if not isinstance(request.request, Request) or request.is_cancel:
         return False
     return marks.matches(legible_id(request.request_id), request.request.pass_through_json, request.sent_ms)
 
 
 def _upkeep(recorded: Recorded, settings: RecordsSection, directory: Path, on_marks: Callable[[Marks], None]) -> Upkeep:
-    """Made in the background thread: what is imported here takes longer than all else that a service starts with."""
+    """Created in the background thread: importing this takes longer than the rest of the service's startup."""
     from simple_queue_server.records.database import Database  # noqa: PLC0415
     from simple_queue_server.records.ingest import Ingest  # noqa: PLC0415
     from simple_queue_server.records.upkeep import Upkeep  # noqa: PLC0415

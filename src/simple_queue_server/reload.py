@@ -1,4 +1,4 @@
-"""Takes a changed configuration into force while the service runs. Requests in flight go on as they began."""
+"""Applies a changed configuration while the service runs. Requests in flight continue with the previous one."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ log = structlog.stdlib.get_logger("simple_queue_server")
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where an application's settings come from, and what it does with them."""
+    """Where an application's settings come from, and how it applies them."""
 
     load: Callable[[], Any]
     """Reads them again, in a thread. Raises SettingsError."""
     prepare: Callable[[Any], Awaitable[Callable[[], None]]]
-    """Checks the settings that are to be in force. Raises QueueServerError to refuse them, having changed nothing;
-    what it returns takes them into force.
+    """Validates the new settings. Raises QueueServerError to refuse them, without changing anything; returns a
+    function that applies them.
     """
     reloadable: frozenset[str] = frozenset()
-    """Its own options, or sections, that take effect at once."""
+    """The application's own options, or sections, that take effect immediately."""
 
 
 class Reloader:
-    """Loads the configuration from the ``source`` when asked to. ``apply`` takes settings into force."""
+    """Loads the configuration from the ``source`` on demand. ``apply`` applies the settings."""
 
     def __init__(self, settings: Any, source: Source, apply: Callable[[Any], None], supervision: Supervision) -> None:
         self._settings = settings
@@ -42,13 +42,13 @@ class Reloader:
         self._is_wanted = False
 
     def reload(self) -> None:
-        """Load it; once more, if it is being loaded already: the file may have changed since."""
+        """Load it; if it is being loaded already, load it again afterwards: the file may have changed since."""
         self._is_wanted = True
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._reload_while_wanted(), name="reload")
 
     async def close(self) -> None:
-        """End what is under way."""
+        """Cancel a reload in progress."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait({self._task})

@@ -1,7 +1,8 @@
-"""READ FIRST: the way of a request, receive → parse → wait for a slot → handle → publish → ack.
+"""READ FIRST: how a request is processed: receive → parse → wait for a slot → handle → publish → ack.
 
-Each request is one :class:`~simple_queue_server.in_flight.InFlight`, served in a task of its own. The last two steps
-are :mod:`simple_queue_server.settlement`: until then somebody has the request, whatever dies here.
+Each request is one :class:`~simple_queue_server.in_flight.InFlight`, served in its own task. The last two steps are in
+:mod:`simple_queue_server.settlement`: until they are done, the broker or the journal has the request, whatever fails
+here.
 """
 
 from __future__ import annotations
@@ -36,8 +37,8 @@ log = structlog.stdlib.get_logger("simple_queue_server")
 class Runner:
     """Takes requests from the broker and the journal, and serves each with one of ``handlers``.
 
-    Requests of the journal are adopted if this service ``is_configured_for`` them. ``on_fault`` is called when the
-    broker is given up while it should take a response: nothing can be answered any more.
+    Requests from the journal are adopted if this service ``is_configured_for`` them. ``on_fault`` is called when the
+    broker connection is given up while publishing a response: nothing can be answered any more.
     """
 
     def __init__(
@@ -71,19 +72,19 @@ class Runner:
 
     @property
     def tasks(self) -> set[asyncio.Task[None]]:
-        """The tasks of the requests that were started and have not ended."""
+        """The tasks of the requests that have been started and not ended."""
         return set(self._running)
 
     def in_flight(self) -> list[InFlight]:
-        """The requests that were taken and have not ended."""
+        """The requests that have been taken and not ended."""
         return [*self._running.values(), *self._adopted]
 
     def hold_as_many_as_slots(self) -> None:
-        """Let the broker know how many requests may be taken at a time."""
+        """Tell the broker how many requests may be unsettled at a time."""
         self._broker.set_max_unsettled(self._slots.most_taken)
 
     async def receive(self) -> None:
-        """Take the next request from the broker, when there is room for one, and start it."""
+        """Take the next request from the broker as soon as there is room for one, and start it."""
         slot = await self._slots.room()
         try:
             self._start(InFlight.of_delivery(await self._broker.receive(), slot))
@@ -92,7 +93,7 @@ class Runner:
             raise
 
     async def adopt(self) -> None:
-        """Go on with the journal's requests of services that ended, ours of the last start among them."""
+        """Continue the journal's requests of services that ended, including this one's previous run."""
         try:
             self._adopted.extend(await self._journal.adopt(self._adopt_if_served))
         except JournalError as error:
@@ -104,24 +105,24 @@ class Runner:
             self._start(self._adopted.popleft())
 
     async def adopt_for_ever(self) -> None:
-        """Do so again and again."""
+        """Adopt periodically."""
         while True:
             await asyncio.sleep(ADOPT_INTERVAL_S)
             await self.adopt()
 
     def apply(self, settings: Settings) -> None:
-        """Go on with these settings."""
+        """Apply changed settings."""
         self._show = settings.log
         self._slots.set_limit(settings.server.max_in_flight)
 
     def stop_waiting(self) -> None:
-        """Give back what waits for its first slot, to whoever is free for it."""
+        """Requeue the requests that wait for their first slot, so that another service can take them."""
         for request in self._running.values():
             if request.is_in_line:
                 request.stop()
 
     def abort(self) -> None:
-        """Stop the work on all requests, and give them back."""
+        """Stop working on all requests, and requeue them."""
         for request in self._running.values():
             request.stop()
 
@@ -155,7 +156,7 @@ class Runner:
             request.slot.close()
 
     async def _serve_unless_cancelled(self, request: InFlight) -> None:
-        """Serve the request; or, once its client has cancelled it, answer that."""
+        """Serve the request, or answer it as cancelled if its client has cancelled it."""
         try:
             if request.begin():
                 await self._serve_in_turn(request)
@@ -185,7 +186,7 @@ class Runner:
                 await self._answer(request, pipeline.give_up(request.request, reason), give_up=True)
 
     async def _serve(self, request: InFlight) -> None:
-        """Handle, publish, ack; with a line in the log before and after."""
+        """Handle, publish, ack; with a log line before and after."""
         started_s = time.monotonic()
         if self._show.show_requests:
             log.info("request_body", body=pipeline.text(request.body))
@@ -217,5 +218,5 @@ class Runner:
 
 
 def _patience_s(settings: Settings, broker: Broker) -> float | None:
-    """After how long the journal takes a request over from the broker."""
+    """After how many seconds the journal takes a request over from the broker; None for never."""
     return None if broker.patience_s is None else settings.server.journal_after_s or broker.patience_s

@@ -1,4 +1,4 @@
-"""Takes secrets out of texts that people read: messages, log lines, what commands print."""
+"""Masks secrets in texts for people: messages, log lines, the output of commands."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ _NAME: Final = (
     r"(?<![_-]id)(?<![_-]url)(?<![_-]file)(?<![_-]path)(?<![_-]expiry)"
     r"|(?:[\w.-]{0,60}[_-])?(?:sas[_-]url|connection[_-]string|access[_-]grant|session[_-]id))"
 )
-"""The name of an option whose value is a secret, in the spellings of rclone.conf, flags, variables and HTTP."""
+"""The names of options whose value is a secret, as spelled in rclone.conf, flags, environment variables and HTTP."""
 
 _QUOTED: Final = (
     r"""(?P<quote>(?P<mark>\\*["'])(?P=mark)*)(?![,:])(?:(?P=quote)(?P=quote)|(?!(?P=quote)).)*+(?:(?P=quote)|$)"""
 )
-"""A value in quotes, which may be doubled in the value, and all doubled or escaped within other quotes."""
+"""A quoted value; quotes within it may be doubled, and all quotes may be doubled or escaped within other quotes."""
 
 _SECRET_NAME: Final = re.compile(_NAME, re.IGNORECASE)
 _FLAG: Final = re.compile(rf"((?:--|\bRCLONE_){_NAME}(?:\s*=\s*\"?|\"\s+\"))[^\"\n]*", re.IGNORECASE)
@@ -33,13 +33,13 @@ _USER_INFO: Final = re.compile(
     rf"""(\w://)(?!{_BROKERS_USER})"""
     r"""(?:[^/\s"'<>]*|[^\s"'<>@/:]*:(?!\d{1,5}(?:[/?"'\s]|$))[^\s"'<>]*)@"""
 )
-"""Who logs in, but for the user of a broker named without a password: operators look for it, and it is no token."""
+"""User info in URLs, except a broker's user name without a password: operators look for that, and it is no secret."""
 _QUERY: Final = re.compile(r"(\w://[^\s?\"]+)\?[^\s\"]*")
 
 
 def masked(text: str) -> str:
-    """``text`` without the secrets in it: what stands for them in connection strings, flags, variables, headers and
-    queries, and who logs in by a URL. What only looks like a secret goes too.
+    """``text`` with secrets masked: values in connection strings, flags, environment variables, headers and queries,
+    and user info in URLs. Text that only looks like a secret is masked too.
     """
     if "://" in text:
         text = _QUERY.sub(r"\1", _USER_INFO.sub(r"\1", text))
@@ -51,5 +51,5 @@ def masked(text: str) -> str:
 
 
 def is_secret_name(name: str) -> bool:
-    """Whether ``name``, of an option or HTTP header, says that its value is a secret."""
+    """Whether ``name``, of an option or HTTP header, indicates that its value is a secret."""
     return _SECRET_NAME.fullmatch(name) is not None

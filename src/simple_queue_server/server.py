@@ -1,4 +1,4 @@
-"""The server: its lifecycle, from a configuration to an orderly end, and the signals that steer it."""
+"""The server: its lifecycle, from a configuration to an orderly stop, and the signals that control it."""
 
 from __future__ import annotations
 
@@ -40,12 +40,13 @@ log = structlog.stdlib.get_logger("simple_queue_server")
 
 
 class Server:
-    """An action server: register a handler for each action, then :meth:`run`, or :meth:`serve` in a loop of yours.
+    """An action server: register a handler for each action, then :meth:`run`, or :meth:`serve` in an existing event
+    loop.
 
-    ``broker`` replaces the one that the settings name, for example by a ``MemoryBroker`` in a test. The journal is
-    in ``run_directory``, which services may share: there each goes on with requests of its own queues that another
-    one left unfinished, if they are what it ``is_configured_for``. One that ``is_exclusive`` doesn't start beside
-    another of its name. The ``describer`` knows the application's requests, for the records.
+    ``broker`` replaces the configured one, for example with a ``MemoryBroker`` in a test. The journal is in
+    ``run_directory``, which services may share: each continues unfinished requests of its own queues that another
+    service left, if it ``is_configured_for`` them. With ``is_exclusive``, it refuses to start beside another service of
+    its name. The ``describer`` extracts details of the application's requests for the records.
     """
 
     def __init__(
@@ -97,9 +98,9 @@ class Server:
     ) -> Callable[[Handler], Handler]:
         """Decorator: register the coroutine function as the handler of the action ``name``.
 
-        ``parameters`` names all that the action knows. Others reach the handler, which should refuse them (see
-        :func:`simple_queue_server.parameters.refuse_unknown`), unless ``server.unknown_parameters`` is ``ignore``.
-        ``replaces``: it takes the place of a handler, for requests that are not begun.
+        ``parameters`` names all parameters of the action. Unknown ones are passed to the handler, which should refuse
+        them (see :func:`simple_queue_server.parameters.refuse_unknown`), unless ``server.unknown_parameters`` is
+        ``ignore``. ``replaces``: it replaces an existing handler, for requests that have not started.
         """
 
         def register(handler: Handler) -> Handler:
@@ -112,30 +113,30 @@ class Server:
         return register
 
     def reload_from(self, source: Source) -> None:
-        """Load the configuration from there at SIGHUP."""
+        """Reload the configuration from ``source`` on SIGHUP."""
         self._reloader = Reloader(self._settings, source, self._apply, self._supervision)
 
     def report(self, part: str, tell: Callable[[], str]) -> None:
-        """Report in the service's status how a part of it is: ``tell`` is called now and then, and must not wait."""
+        """Include the state of a part in the service's status: ``tell`` is called periodically, and must not block."""
         self._supervision.parts[part] = tell
 
     def observe(self, observer: Observer) -> None:
-        """Call ``observer`` as requests move on, from now on."""
+        """Register an observer."""
         self._runner.observers.add(observer)
 
     @property
     def is_halting(self) -> bool:
-        """Whether it takes no more requests until it is told to."""
+        """Whether it takes no more requests until told otherwise."""
         return self._halting
 
     @property
     def max_in_flight(self) -> int:
-        """How many requests it works on at the same time, at this time."""
+        """The current limit for requests worked on at the same time."""
         return self._runner.limit
 
     @property
     def actions(self) -> list[str]:
-        """The actions that it knows."""
+        """The names of the registered actions."""
         return sorted(self._handlers)
 
     @property
@@ -149,7 +150,7 @@ class Server:
         return self._broker.connections_lost
 
     def in_flight(self) -> list[InFlight]:
-        """The requests that were taken and have not ended."""
+        """The requests that have been taken and not ended."""
         return self._runner.in_flight()
 
     async def cancel(self, request_id: str) -> int:
@@ -157,17 +158,17 @@ class Server:
         return await self._canceller.cancel(request_id)
 
     def run(self) -> None:
-        """Log as configured and serve until a signal ends it. Raises BrokerError when the broker is given up."""
+        """Configure logging, and serve until stopped by a signal. Raises BrokerError when the broker is given up."""
         logs.configure(self._settings.log, self._settings.server.name)
         event_loop.run(self.serve())
 
     async def serve(self, lifespan: AbstractAsyncContextManager[object] | None = None) -> None:
-        """Serve until :meth:`stop`, a signal, or ``max_total_requests``; then finish what is in flight.
+        """Serve until :meth:`stop`, a signal, or ``max_total_requests``; then finish the requests in flight.
 
-        ``lifespan`` is what the handlers need: entered before the broker is opened, exited after it is closed. It may
-        register actions. SIGTERM and SIGINT stop, also while any of that is being opened, and a second one aborts;
-        SIGUSR2 toggles halting, SIGHUP loads the configuration again (see :meth:`reload_from`). Raises BrokerError
-        when the broker is given up, JournalError when there can be no journal, and AlreadyRunning.
+        ``lifespan`` provides what the handlers need: it is entered before the broker is opened, and exited after it is
+        closed. It may register actions. SIGTERM and SIGINT stop, even during startup, and a second one aborts; SIGUSR2
+        toggles halting, SIGHUP reloads the configuration (see :meth:`reload_from`). Raises BrokerError when the broker
+        is given up, JournalError if the journal can't be used, and AlreadyRunning.
         """
         with signals.handled(self._signal_handlers()):
             try:
@@ -220,7 +221,7 @@ class Server:
         return observer
 
     def _status(self) -> dict[str, Any]:
-        """How the service is, for its records."""
+        """The service's state, for its records."""
         return {
             "in_flight": len(self._runner.tasks),
             "in_flight_limit": self._runner.limit,
@@ -229,25 +230,25 @@ class Server:
         }
 
     async def _abort_running(self) -> None:
-        """Nothing is left to abort unless an error or a cancellation led here."""
+        """Abort what is left, which is nothing unless an error or a cancellation led here."""
         self.abort()
         await self._finish_running()
 
     def stop(self) -> None:
-        """Take no more requests; :meth:`serve` returns when those in flight are answered, or the grace has ended."""
+        """Take no more requests; :meth:`serve` returns when those in flight are answered, or after the grace period."""
         if not self._stopping:
             self._stopping = True
             asyncio.get_running_loop().call_later(self._settings.server.shutdown_grace_s, self.abort)
         self._pause()
 
     def abort(self) -> None:
-        """Stop now: what is in flight is cancelled and goes back to the broker, or stays in the journal."""
+        """Stop immediately: requests in flight are cancelled and return to the broker, or stay in the journal."""
         self._stopping = True
         self._pause()
         self._runner.abort()
 
     def toggle_halt(self) -> None:
-        """Halt before the next request: as :meth:`stop`, without an end of patience; called again, go on."""
+        """Halt before the next request, like :meth:`stop` but without a time limit; when called again, resume."""
         self._halting = not self._halting
         log.warning("server_halting" if self._halting else "server_resumed")
         self._pause()
@@ -283,7 +284,7 @@ class Server:
             await self._until_paused(self._receive(), "receive")
 
     async def _until_paused(self, work: Coroutine[Any, Any, None], name: str) -> bool:
-        """Do the work, unless a stop or a halt interrupts it; whether it was done."""
+        """Run ``work`` unless a stop or a halt interrupts it; True if it completed."""
         self._interruptible = asyncio.create_task(work, name=name)
         try:
             await asyncio.wait({self._interruptible})
@@ -307,7 +308,7 @@ class Server:
             adopting.cancel()
 
     async def _finish_running(self) -> None:
-        """Wait until nothing is in flight, or halting was toggled off."""
+        """Wait until nothing is in flight, or until halting is toggled off."""
         if self._runner.tasks:
             log.info("server_finishing", requests=len(self._runner.tasks))
         while self._runner.tasks and self._is_paused():

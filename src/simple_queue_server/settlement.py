@@ -1,7 +1,7 @@
-"""Ends a request: publishes its response, then acks it; or gives it back unanswered.
+"""Settles a request: publishes its response, then acks it; or requeues it unanswered.
 
-The broker has a request for as long as it can: one that dies with this machine is then served by another. The journal
-takes it over when the broker's patience ends, or when the response is there and the broker is not. See
+The broker keeps a request for as long as it can: if this machine dies, another service serves the request. The journal
+takes it over when the broker's time limit has come, or when the response is ready and the broker is unavailable. See
 :class:`~simple_queue_server.in_flight.Holder`.
 """
 
@@ -18,18 +18,19 @@ from simple_queue_server.in_flight import Holder, InFlight
 from simple_queue_server.journal.store import Journal, JournalError
 
 LATE_S: Final = 2.0
-"""A response that the broker hasn't taken after so long is written to the journal."""
+"""A response that the broker hasn't accepted after this long is written to the journal."""
 RETRY_S: Final = 30.0
-"""How long until the next attempt to write to the journal after it failed."""
+"""How long to wait after a failed write before the journal is tried again."""
 
 log = structlog.stdlib.get_logger("simple_queue_server")
 
 
 class Settlement:
-    """Settles the requests of one server. The journal takes each over ``patience_s`` after it came from the broker.
+    """Settles the requests of one server. The journal takes a request over ``patience_s`` after the broker delivered
+    it.
 
-    None: the broker's patience has no end, nor does a request there ever part from its response; then the journal has
-    nothing to do.
+    None means that the broker has no time limit and stores request and response together; then the journal isn't
+    needed.
     """
 
     def __init__(self, broker: Broker, journal: Journal, patience_s: float | None) -> None:
@@ -38,16 +39,16 @@ class Settlement:
         self._patience_s = patience_s
 
     def watch_patience(self, request: InFlight) -> None:
-        """Have the journal take over a request that the broker has, unless it ends in time."""
+        """Let the journal take over a request from the broker, unless it is settled in time."""
         if self._patience_s is not None and request.holder is Holder.BROKER:
             self._call_later(self._patience_s, self._take_over, request)
 
     async def answer(self, request: InFlight, response: bytes) -> None:
-        """Publish the response, durably, and only then ack the request.
+        """Publish the response durably, and only then ack the request.
 
-        Waits for as long as the broker is away. Raises BrokerGaveUp when the broker is given up; the request is then
-        not lost, it will be delivered again. When cancelled, either both happened, or its holder still has it. A
-        request that is given up becomes a dead letter: nobody should work on it again.
+        Waits while the broker is unavailable. Raises BrokerGaveUp when the connection is given up; the request is then
+        not lost but will be redelivered. When cancelled, either both steps have happened, or its holder still has it. A
+        request that is given up becomes a dead letter, and must not be tried again.
         """
         await self._stop_journaling(request)
         if request.is_given_up:
@@ -63,7 +64,7 @@ class Settlement:
             await self._remove(request)
 
     async def give_back(self, request: InFlight) -> None:
-        """Give it back to who has it: the broker, or the journal, which another start reads first."""
+        """Return the request to its holder: to the broker, or to the journal, which the next start reads first."""
         await self._stop_journaling(request)
         if request.delivery is not None and request.holder is not Holder.JOURNAL:
             await request.delivery.requeue()
@@ -75,7 +76,7 @@ class Settlement:
         await self._stop_journaling(request)
 
     async def _take_over(self, request: InFlight) -> None:
-        """The broker's patience is at its end: from here on the journal has the request."""
+        """Let the journal take over the request, because the broker's time limit has come."""
         if await self._write(request) and request.delivery is not None:
             await request.delivery.ack()
             request.pass_to(Holder.JOURNAL)
@@ -84,7 +85,7 @@ class Settlement:
             self._call_later(RETRY_S, self._take_over, request)
 
     async def _write(self, request: InFlight) -> bool:
-        """Write the request, and its response if there is one, to the journal; whether that was possible."""
+        """Write the request, and its response if there is one, to the journal; False if that failed."""
         if request.holder is Holder.BROKER:
             request.pass_to(Holder.BOTH)
         try:
@@ -113,7 +114,7 @@ class Settlement:
         request.journal_timer = loop.call_later(delay_s, _start, work, request)
 
     async def _stop_journaling(self, request: InFlight) -> None:
-        """What was started has ended, and no timer starts anything from here on."""
+        """Wait for a write in progress, and make sure that no timer starts another one."""
         _cancel_timer(request)
         if request.journal_task is not None:
             await asyncio.shield(request.journal_task)

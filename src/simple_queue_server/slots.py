@@ -1,4 +1,6 @@
-"""Who of the requests taken may work: the first come, ``limit`` at a time, and nobody who only waits for something."""
+"""Decides which of the requests taken may run: ``limit`` at a time, in order of arrival, not counting those that
+wait.
+"""
 
 from __future__ import annotations
 
@@ -9,17 +11,17 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontext
 from typing import Final, TypeAlias
 
 AHEAD: Final = 4
-"""Requests taken although nobody is free to work on them: a request to cancel among them is served at once."""
+"""Requests taken before a slot is free for them, so that a request to cancel among them is served at once."""
 MOST_WAITING: Final = 1000
-"""Requests that wait without a slot for something of their own. Those that wait beyond that make no room for others."""
+"""Requests that may wait without a slot. Any beyond that don't make room for others."""
 
 Waiting: TypeAlias = Callable[[], AbstractAsyncContextManager[None]]
-"""Makes a block in which a request waits."""
+"""Returns a context manager for a block in which a request waits."""
 
 
 @asynccontextmanager
 async def in_turn(turns: asyncio.Lock | asyncio.Semaphore, waiting: Waiting = nullcontext) -> AsyncIterator[None]:
-    """The block is one of those that ``turns`` lets run. The request is ``waiting`` while it isn't its turn."""
+    """Run the block when ``turns`` permits. The request is ``waiting`` until then."""
     async with AsyncExitStack() as held:
         async with waiting() if turns.locked() else nullcontext():
             await held.enter_async_context(turns)
@@ -27,9 +29,9 @@ async def in_turn(turns: asyncio.Lock | asyncio.Semaphore, waiting: Waiting = nu
 
 
 class Slots:
-    """``limit`` slots for requests that work, and room for AHEAD more requests, and for those that wait.
+    """``limit`` slots for running requests, and room for AHEAD more, plus those that wait.
 
-    ``on_change`` is called with how many requests may be taken in all.
+    ``on_change`` is called with the number of requests that may be taken in total.
     """
 
     def __init__(self, limit: int, on_change: Callable[[int], None] = lambda _: None) -> None:
@@ -43,43 +45,43 @@ class Slots:
 
     @property
     def limit(self) -> int:
-        """How many requests may work at the same time."""
+        """How many requests may run at the same time."""
         return self._limit
 
     @property
     def most_taken(self) -> int:
-        """How many requests may be taken in all now."""
+        """How many requests may currently be taken in total."""
         return self._limit + AHEAD + min(self._waiting, MOST_WAITING)
 
     async def room(self) -> Slot:
-        """Wait until another request may be taken. Its slot is to be closed when it has ended."""
+        """Wait until another request may be taken. Close its slot when it has ended."""
         slot = Slot(self)
         await slot.enter()
         return slot
 
     async def take_room(self) -> None:
-        """Wait until another request may be taken, and take the room for it."""
+        """Wait until another request may be taken, and reserve the room for it."""
         while self._room <= 0:
             self._has_room.clear()
             await self._has_room.wait()
         self._room -= 1
 
     def add_room(self, count: int) -> None:
-        """Let ``count`` more requests be taken."""
+        """Allow ``count`` more requests to be taken."""
         self._room += count
         if self._room > 0:
             self._has_room.set()
 
     def start_waiting(self) -> None:
-        """A request begins to wait without a slot."""
+        """Record that a request waits without a slot."""
         self._wait(1)
 
     def stop_waiting(self) -> None:
-        """It ends waiting."""
+        """Record that it no longer waits."""
         self._wait(-1)
 
     async def take(self, *, first: bool) -> None:
-        """Wait for a slot; ``first``: before all others."""
+        """Wait for a slot; with ``first``, ahead of all others."""
         if self._free > 0:
             self._free -= 1
             return
@@ -93,12 +95,12 @@ class Slots:
             raise
 
     def give(self) -> None:
-        """Give a slot back, for the next in line."""
+        """Return a slot, for the next in line."""
         self._free += 1
         self._hand_out()
 
     def set_limit(self, limit: int) -> None:
-        """Let so many requests work at the same time. Those beyond it that work already go on."""
+        """Change the number of requests that may run. Those beyond it that already run continue."""
         change = limit - self._limit
         self._limit = limit
         self._free += change
@@ -122,7 +124,7 @@ class Slots:
 
 
 class Slot:
-    """A request's claim to be taken, and then to work. At first it has neither."""
+    """A request's place among those taken, and later its slot. Initially it has neither."""
 
     def __init__(self, slots: Slots) -> None:
         self._slots = slots
@@ -135,13 +137,13 @@ class Slot:
         self._has_room = True
 
     async def take(self, *, first: bool = False) -> None:
-        """Wait for the request's turn to work."""
+        """Wait until the request may run."""
         await self._slots.take(first=first)
         self._is_held = True
 
     @asynccontextmanager
     async def given_up(self) -> AsyncIterator[None]:
-        """While the block waits for something, another request may work; afterwards it is this one's turn again."""
+        """Let another request run while the block waits for something; afterwards wait for a slot again."""
         if not self._is_held:
             yield
             return
@@ -154,7 +156,7 @@ class Slot:
         await self.take(first=True)
 
     def close(self) -> None:
-        """The request has ended."""
+        """Release everything: the request has ended."""
         self._leave()
         if self._has_room:
             self._has_room = False

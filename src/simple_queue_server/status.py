@@ -1,4 +1,6 @@
-"""How a service is: what ``run/NAME.status.json`` holds for commands and monitoring, and the line for systemd."""
+"""The state of a service: the contents of ``run/NAME.status.json`` for commands and monitoring, and the line for
+systemd.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,7 @@ from typing import Any, Final, Literal, TypeAlias
 import msgspec
 
 LONGEST_LIST: Final = 100
-"""Requests that are listed."""
+"""The maximum number of requests listed."""
 MODE: Final = 0o640
 
 State: TypeAlias = Literal["starting", "running", "halting", "stopping"]
@@ -21,15 +23,15 @@ class Activity(msgspec.Struct, frozen=True, kw_only=True):
     request_id: str
     action: str | None
     since: str
-    """When the service took it, as all times here ISO 8601 in UTC."""
+    """When the service took it; like all times here ISO 8601 in UTC."""
     is_working: bool
     """False while it waits for its turn."""
     progress: dict[str, Any] | None = None
-    """How far a copy is that takes long, as in its events; None where that isn't known."""
+    """The progress of a long copy, as in its events; None if unknown."""
 
 
 class Ended(msgspec.Struct, frozen=True, kw_only=True):
-    """A request that was listed, and is answered now."""
+    """A request that was listed and has been answered."""
 
     request_id: str
     status: str | None
@@ -37,7 +39,7 @@ class Ended(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Status(msgspec.Struct, frozen=True, kw_only=True):
-    """What a service reports of itself."""
+    """What a service reports about itself."""
 
     name: str
     state: State
@@ -45,22 +47,22 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     started: str
     updated: str
     in_flight: int
-    """How many requests it has, those that wait for their turn in it included."""
+    """How many requests it has, including those that wait for their turn."""
     requests: list[Activity]
-    """The LONGEST_LIST that it has had for the longest time."""
+    """The LONGEST_LIST requests that it has had for the longest time."""
     ended: list[Ended]
-    """Those that were listed and have ended since, the last LONGEST_LIST of them."""
+    """The last LONGEST_LIST requests that were listed and have ended since."""
     waiting: int | None
-    """How many wait on the queue; None while that isn't known."""
+    """How many requests wait on the queue; None if unknown."""
     broker: str
     broker_error: str | None
-    """Why the broker can't be asked; None when it can."""
+    """Why the broker can't be queried; None if it can."""
     parts: dict[str, str]
-    """What else the service runs on: a name, and how it is."""
+    """The other components of the service: name and state."""
 
     @property
     def line(self) -> str:
-        """All of it in one line."""
+        """A one-line summary."""
         queue = "the queue's length isn't known" if self.waiting is None else f"{self.waiting} on the queue"
         line = f"{self.in_flight} in flight, {queue}"
         if self.state != "running":
@@ -69,7 +71,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def path_of(run_directory: Path, name: str) -> Path:
-    """Where the service ``name`` reports."""
+    """The status file of the service ``name``."""
     return run_directory / f"{name}.status.json"
 
 
@@ -79,7 +81,7 @@ def pid_path_of(run_directory: Path, name: str) -> Path:
 
 
 def write(path: Path, status: Status) -> None:
-    """Write the status so that a reader finds the whole of one. Raises OSError."""
+    """Write the status atomically. Raises OSError."""
     new = path.with_name(f"{path.name}.new")
     descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, MODE)
     with os.fdopen(descriptor, "wb") as file:
@@ -88,7 +90,7 @@ def write(path: Path, status: Status) -> None:
 
 
 def read(path: Path) -> Status | None:
-    """What was reported last; None when nothing was, or by another version. Raises OSError."""
+    """The last reported status; None if there is none, or one of another version. Raises OSError."""
     try:
         return msgspec.json.decode(path.read_bytes(), type=Status)
     except (FileNotFoundError, msgspec.MsgspecError):

@@ -1,6 +1,6 @@
-"""Lets those who look after a service know how it is: systemd, by its socket; commands and monitoring, by two files.
+"""Reports the service's state: to systemd through its socket, and to commands and monitoring in two files.
 
-Whatever goes wrong with that costs a line in the log, never a request.
+A failure to do so costs a line in the log, never a request.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ from simple_queue_server.system.pidfile import PidFile, look
 from simple_queue_server.system.trouble import Trouble
 
 INTERVAL_S: Final = 2.0
-"""How often the status is reported. Requests that take longer are asked for their progress."""
+"""How often the status is reported. Requests that take longer are queried for their progress."""
 QUEUE_INTERVAL_S: Final = 15.0
 """How often the broker is asked for the length of the queue."""
 PATIENCE_S: Final = 10.0
-"""How long to wait for the broker, for a file, or for what a request says of its progress."""
+"""How long to wait for the broker, a file, or a request's progress."""
 
 log = structlog.stdlib.get_logger("simple_queue_server")
 
 
 class AlreadyRunning(QueueServerError):
-    """A service of this name runs in this directory."""
+    """Another service of this name is running in this directory."""
 
     def __init__(self, name: str, pid: int) -> None:
         super().__init__(f"{name} runs already, as process {pid}")
@@ -47,8 +47,8 @@ class AlreadyRunning(QueueServerError):
 class Supervision:
     """Reports the service ``name`` while the block of :meth:`reporting` runs.
 
-    ``broker`` is asked for the queue's length while the service runs; ``described`` is what it is called in the
-    status. ``in_flight`` gives the requests of the service, the oldest first. ``parts`` tell how other things are.
+    ``broker`` is asked for the queue's length while the service runs; ``described`` is its description in the status.
+    ``in_flight`` returns the service's requests, the oldest first. ``parts`` report the state of other components.
     ``is_exclusive``: there must be no other service of this name in the directory.
     """
 
@@ -85,11 +85,11 @@ class Supervision:
 
     @property
     def is_up(self) -> bool:
-        """Whether the service has begun to serve."""
+        """Whether the service has started serving."""
         return self._is_up.is_set()
 
     def enter(self, state: State) -> None:
-        """Report that the service is in this state now."""
+        """Report that the service is now in this state."""
         if state == self._state:
             return
         if state == "running":
@@ -102,7 +102,7 @@ class Supervision:
 
     @contextlib.contextmanager
     def reloading(self) -> Iterator[None]:
-        """In the block the configuration is read again."""
+        """Report that the configuration is reloaded while the block runs."""
         self._notifier.reloading()
         try:
             yield
@@ -111,7 +111,7 @@ class Supervision:
 
     @contextlib.asynccontextmanager
     async def reporting(self) -> AsyncIterator[None]:
-        """While the block runs, there is a pid file, and the status is reported. Raises AlreadyRunning."""
+        """While the block runs, hold the pid file and report the status. Raises AlreadyRunning."""
         self._take_pid_file()
         loops: dict[str, Coroutine[Any, Any, None]] = {
             "report status": self._report_for_ever(),

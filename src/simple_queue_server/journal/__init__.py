@@ -1,1 +1,1 @@
-"""Requests that must outlive the broker's patience, and this process: on disk, in the run directory."""
+"""Requests that must outlive the broker's time limit and this process: on disk, in the run directory."""

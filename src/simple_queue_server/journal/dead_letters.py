@@ -1,4 +1,4 @@
-"""The requests in the journal that were given up, as a person looks at them."""
+"""Reads the journal's dead letters: requests that were given up."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ import structlog
 from simple_queue_server.journal.store import FORMER_NAMES, Entry, JournalError
 
 DIRECTORIES: Final = ("dead-letters", FORMER_NAMES["dead-letters"])
-"""In the journal's."""
+"""Subdirectories of the journal."""
 
 log = structlog.stdlib.get_logger("simple_queue_server")
 
 
 class DeadEntry(NamedTuple):
-    """A request that was given up, with its response, and its file."""
+    """A request that was given up, with its response and its file."""
 
     path: Path
     request_id: str
@@ -33,7 +33,7 @@ class DeadEntry(NamedTuple):
 
 
 def read_dead_letters(journal: Path, queues: str) -> list[DeadEntry]:
-    """Those of these ``queues``, the oldest first. Raises JournalError."""
+    """The dead letters of these ``queues``, the oldest first. Raises JournalError."""
     found = []
     try:
         for path in sorted(path for name in DIRECTORIES for path in (journal / name).glob("*.json")):

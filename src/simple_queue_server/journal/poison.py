@@ -1,7 +1,7 @@
 """Poison messages: requests that kill their worker.
 
-A death can't be reported by who died. So work on a request that was handed out before is counted, durably, before it
-begins, and the count is removed when it ends in good order. What is left is the number of deaths.
+A process can't report its own death. So each attempt at a redelivered request is counted durably before it starts, and
+the count is removed when the attempt ends normally. What remains is the number of deaths.
 """
 
 from __future__ import annotations
@@ -18,15 +18,16 @@ from simple_queue_server.journal.store import Journal, JournalError
 from simple_queue_server.slots import in_turn
 
 ALONE_AFTER: Final = 2
-"""After so many deaths, or earlier where few are allowed, a request is served when no other such one is: so that nobody
-is given up for a neighbour's doing."""
+"""After this many deaths, or earlier if few attempts are allowed, such requests are served one at a time, so that
+none is given up for deaths caused by another.
+"""
 
 log = structlog.stdlib.get_logger("simple_queue_server")
 
 
 class PoisonCheck:
-    """Counts the deaths of requests that were handed out before, and gives one up after ``max_attempts`` attempts, the
-    first one, which wasn't counted, included.
+    """Counts the deaths caused by redelivered requests, and gives one up after ``max_attempts`` attempts, including
+    the first, uncounted one.
     """
 
     def __init__(self, journal: Journal, max_attempts: int) -> None:
@@ -37,7 +38,7 @@ class PoisonCheck:
 
     @asynccontextmanager
     async def attempt(self, request: InFlight) -> AsyncIterator[str | None]:
-        """The block is one attempt at the request. Yields why it is to be given up instead, or None."""
+        """Run the block as one attempt at the request. Yields the reason to give it up instead, or None."""
         fingerprint = request.entry.fingerprint
         deaths = await self._deaths(fingerprint)
         async with in_turn(self._alone, request.slot.given_up) if deaths >= self._alone_after else nullcontext():

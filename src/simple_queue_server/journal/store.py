@@ -1,14 +1,14 @@
-"""What must outlive the broker's patience, and us: requests taken over from the broker, and unpublished responses.
+"""Stores requests taken over from the broker, and responses not yet published.
 
-One file a request, in a directory of this service's own below ``directory``::
+One file per request, in a directory of this service's own below ``directory``::
 
-    run/journal/OWNER/lock                held locked for as long as the service lives, however it ends
-    run/journal/OWNER/ENTRY.json          a request, and its response when there is one
-    run/journal/poison/FINGERPRINT        how many services died while they worked on this request
-    run/journal/dead-letters/ENTRY.json   requests that were given up, for a person to look at
+    run/journal/OWNER/lock                locked for as long as the service is alive, however it ends
+    run/journal/OWNER/ENTRY.json          a request, with its response if there is one
+    run/journal/poison/FINGERPRINT        how many services died while working on this request
+    run/journal/dead-letters/ENTRY.json   requests that were given up, for an operator to look at
 
-Files, not a database: they are few (a request gets here when it takes very long, or when the broker is away), and an
-operator can read them. Each is written whole, synced, and renamed into place, so that it is there or it is not.
+Files rather than a database: they are few (only requests that take very long, or while the broker is unavailable), and
+an operator can read them. Each is written completely, synced, and renamed into place, so it is never incomplete.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ T = TypeVar("T")
 
 LOCK: Final = "lock"
 FORMER_NAMES: Final = {"poison": "suspects", "dead-letters": "set-aside"}
-"""What earlier versions called these directories."""
+"""The names of these directories in earlier versions."""
 
 log = structlog.stdlib.get_logger("simple_queue_server")
 
@@ -62,7 +62,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def fingerprint(self) -> str:
-        """The same for every delivery of the same request, and for requests that don't differ in anything."""
+        """Equal for all deliveries of the same request, and for requests that are identical."""
         parts = (self.body, repr((self.reply_to, self.correlation_id)).encode())
         return hashlib.sha256(b"\0".join(parts)).hexdigest()[:32]
 
@@ -70,7 +70,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
 class Journal:
     """The journal in ``directory``, shared by all services that run there. Methods raise JournalError.
 
-    ``queues`` names the broker and the queues of this service: entries of services with others are left alone.
+    ``queues`` identifies this service's broker and queues: entries of other queues are left alone.
     """
 
     def __init__(self, directory: Path, queues: str | None = None) -> None:
@@ -83,23 +83,23 @@ class Journal:
         self._lock: Lock | None = None
 
     async def open(self) -> None:
-        """Make this service's directory and lock it."""
+        """Create this service's directory and lock it."""
         await self._in_thread(self._open)
 
     async def write(self, entry: Entry) -> None:
-        """Write an entry, or write it anew; when this returns, it outlives a power failure."""
+        """Write or rewrite an entry; when this returns, it survives a power failure."""
         content = _encode(msgspec.structs.replace(entry, queues=self._queues))
         await self._in_thread(lambda: self._write(self._path(entry.id), content))
 
     async def remove(self, entry_id: str) -> None:
-        """Remove an entry: its response is with the broker."""
+        """Remove an entry, because the broker has its response."""
         await self._in_thread(lambda: self._path(entry_id).unlink(missing_ok=True))
 
     async def adopt(self, make: Callable[[Entry], T | None]) -> list[T]:
-        """Take over the entries of services that ended: what ``make`` makes of them, the oldest first.
+        """Take over the entries of services that ended, converted by ``make``, the oldest first.
 
-        They are this service's own then. Those of other queues, and those of which ``make`` makes None because they
-        are not served here, are left alone; a line in the log says so. ``make`` is called in a thread.
+        They belong to this service from then on. Entries of other queues, and those for which ``make`` returns None
+        because they are not served here, are left alone and logged. ``make`` is called in a thread.
         """
 
         def adopt() -> list[T]:
@@ -108,27 +108,27 @@ class Journal:
         return await self._in_thread(adopt)
 
     async def deaths(self, fingerprint: str) -> int:
-        """How many services died while they worked on a request."""
+        """How many services died while working on a request."""
         path = self._poison / fingerprint
         return await self._in_thread(lambda: int(path.read_text()) if path.exists() else 0)
 
     async def count_deaths(self, fingerprint: str, deaths: int) -> None:
-        """Write down ``deaths`` for a request before the work on it begins, which may cause the last one of them."""
+        """Record ``deaths`` for a request before starting an attempt that may cause the last of them."""
         await self._in_thread(lambda: self._write(self._poison / fingerprint, str(deaths).encode()))
 
     async def clear_deaths(self, fingerprint: str) -> None:
-        """Work on a request ended in good order: it kills nobody."""
+        """Remove the count, because an attempt ended normally."""
         await self._in_thread(lambda: (self._poison / fingerprint).unlink(missing_ok=True))
 
     async def write_dead_letter(self, entry: Entry) -> Path:
-        """Keep a request that was given up, with its response; returns the file."""
+        """Store a request that was given up, with its response; returns the file."""
         path = self._dead_letters / f"{entry.id}.json"
         content = msgspec.json.format(_encode(msgspec.structs.replace(entry, queues=self._queues)))
         await self._in_thread(lambda: self._write(path, content))
         return path
 
     async def close(self) -> None:
-        """Let go. Entries that are left wait for this or another service to adopt them. Idempotent."""
+        """Release the directory. Remaining entries wait for this or another service to adopt them. Idempotent."""
         if self._lock is not None:
             await self._in_thread(self._remove_if_empty)
             self._lock.release()
@@ -151,7 +151,7 @@ class Journal:
                     (self._directory / former).rename(self._directory / name)
 
     def _restore(self) -> None:
-        """Make this service's directory anew if someone removed it: what is written from now on is found there."""
+        """Recreate this service's directory if somebody removed it, so that later entries can be found there."""
         if self._lock is not None and not self._lock.is_at(self._own / LOCK):
             self._lock.release()
             self._lock = None
@@ -240,7 +240,7 @@ class Journal:
 
 
 def _encode(entry: Entry) -> bytes:
-    """Escaped, since ids of clients need not be UTF-8: their bytes are surrogate escapes, which msgspec refuses."""
+    """Escaped, since clients' ids need not be UTF-8: their bytes are surrogate escapes, which msgspec refuses."""
     return json.dumps(msgspec.to_builtins(entry)).encode()
 
 

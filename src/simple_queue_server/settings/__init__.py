@@ -1,1 +1,1 @@
-"""The configuration: every option once, the YAML file, and Bunny's connection keys."""
+"""The configuration: the definition of every option, the YAML loader, and Bunny's connection keys."""

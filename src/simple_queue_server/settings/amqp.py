@@ -1,6 +1,6 @@
-"""``amqp.connection``: the keys of the Ruby client Bunny, or a URL, read into one typed :class:`Target`.
+"""``amqp.connection``: converts the Ruby client Bunny's keys, or a URL, to a typed :class:`Target`.
 
-Pure: opens no connection, and imports no client library, so that settings load fast.
+Pure: opens no connection and imports no client library, so that settings load fast.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from simple_queue_server.nearest import hint
 from simple_queue_server.validation import YAML_KINDS, explain, fields
 
 DEFAULT_HEARTBEAT_S: Final = 10
-"""A dead peer is noticed after about three of these."""
+"""A dead peer is detected after about three of these."""
 DEFAULT_TIMEOUT_S: Final = 30.0
 
 Hosts: TypeAlias = str | list[str] | None
@@ -32,7 +32,7 @@ TlsVersion: TypeAlias = Literal["TLSv1", "TLSv1_1", "TLSv1_2", "TLSv1_3"] | None
 
 
 class _BunnyTuning(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Bunny's own tuning: read, because it stands in people's files, and without a meaning here."""
+    """Bunny's tuning keys: accepted because they occur in existing files, without effect here."""
 
     automatic_recovery: Any = None
     automatically_recover: Any = None
@@ -59,10 +59,10 @@ class _BunnyTuning(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
 
 class AmqpConnection(_BunnyTuning, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How to reach the broker. Every key is optional; the keys of a paragraph are names of one thing."""
+    """How to reach the broker. Every key is optional; the keys of a paragraph are synonyms."""
 
     host: Hosts = None
-    """One host or several, tried in turn, each with or without ``:port``. Default ``127.0.0.1``."""
+    """One or more hosts, tried in turn, each with or without ``:port``. Default ``127.0.0.1``."""
     hostname: Hosts = None
     hosts: Hosts = None
     addresses: Hosts = None
@@ -84,7 +84,7 @@ class AmqpConnection(_BunnyTuning, frozen=True, kw_only=True, forbid_unknown_fie
     pwd: str | None = None
 
     auth_mechanism: Literal["PLAIN", "EXTERNAL"] | None = None
-    """``EXTERNAL``: the broker knows the user by the client certificate. Default ``PLAIN``."""
+    """``EXTERNAL``: the broker identifies the user by the client certificate. Default ``PLAIN``."""
 
     tls: bool | None = None
     """Default: TLS when the port is 5671."""
@@ -96,7 +96,7 @@ class AmqpConnection(_BunnyTuning, frozen=True, kw_only=True, forbid_unknown_fie
     verify_ssl: VerifyPeer = None
 
     tls_ca_certificates: Hosts = None
-    """Files (or PEM text) of the authorities to trust. Default: those of the system."""
+    """Certificates of the trusted authorities: files or PEM text. Default: those of the system."""
     ssl_ca_certificates: Hosts = None
     cacertfile: Hosts = None
 
@@ -135,14 +135,14 @@ class AmqpConnection(_BunnyTuning, frozen=True, kw_only=True, forbid_unknown_fie
     timeout: Seconds = None
 
     connection_name: str | None = None
-    """What the broker's management page calls the connections."""
+    """The connections' name in the broker's management UI."""
 
     def __post_init__(self) -> None:
-        """Raise ValueError for keys that contradict one another."""
+        """Raise ValueError for contradictory keys."""
         target(self)
 
     def __repr__(self) -> str:
-        """Show where it leads, and no password."""
+        """Show the target without the password."""
         return f"AmqpConnection({str(target(self))!r})"
 
 
@@ -166,7 +166,7 @@ _SAME: Final = {
 
 
 class Endpoint(NamedTuple):
-    """One host of the broker, and its port."""
+    """A host of the broker, and its port."""
 
     host: str
     port: int
@@ -177,7 +177,7 @@ class Endpoint(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Tls:
-    """How to speak TLS. Each of ``ca``, ``cert`` and ``key`` is a file's path or PEM text."""
+    """TLS options. Each of ``ca``, ``cert`` and ``key`` is a file's path or PEM text."""
 
     verify: bool = True
     ca: tuple[str, ...] = ()
@@ -186,7 +186,7 @@ class Tls:
     version: TlsVersion = None
 
     def context(self) -> ssl.SSLContext:
-        """A context from the files as they are now, so that renewed ones count. Raises BrokerError."""
+        """A context from the files' current contents, so that renewed certificates are used. Raises BrokerError."""
         context = ssl.create_default_context() if not self.ca else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         newest_only = self.version == "TLSv1_3"
         context.minimum_version = ssl.TLSVersion.TLSv1_3 if newest_only else ssl.TLSVersion.TLSv1_2
@@ -202,7 +202,7 @@ class Tls:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where to connect, and as whom. ``str()`` and ``repr()`` show no password."""
+    """Where to connect, and as which user. ``str()`` and ``repr()`` don't show the password."""
 
     endpoints: tuple[Endpoint, ...]
     vhost: str
@@ -221,7 +221,7 @@ class Target:
 
 
 def target(connection: AmqpConnection | str) -> Target:
-    """Read the keys, or the URL. Raises ValueError, which never quotes a value that may be a password."""
+    """Convert the keys, or the URL. Raises ValueError, whose message never contains a possible password."""
     if isinstance(connection, str):
         connection = _from_url(connection)
     tls = _tls(connection)
@@ -241,7 +241,7 @@ def target(connection: AmqpConnection | str) -> Target:
 
 
 def ignored_keys(connection: AmqpConnection | str) -> list[str]:
-    """The keys that are read for the Ruby client's sake and do nothing here, for a line in the log."""
+    """The keys that are accepted for compatibility but have no effect, for the log."""
     return [key for key in _BunnyTuning.__struct_fields__ if getattr(connection, key, None) is not None]
 
 
@@ -258,7 +258,7 @@ def _tls(connection: AmqpConnection) -> Tls | None:
 
 
 def _one(connection: AmqpConnection, thing: str) -> Any:
-    """What the keys of one thing say; None when none is set. Raises ValueError when two of them differ."""
+    """The value of a set of synonymous keys; None if none is set. Raises ValueError if they differ."""
     given = {key: value for key in _SAME[thing] if (value := getattr(connection, key)) is not None}
     values = [_plain(value) for value in given.values()]
     if any(value != values[0] for value in values):
@@ -268,7 +268,7 @@ def _one(connection: AmqpConnection, thing: str) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    """A value in one spelling: a list of one is its item, and the words of Ruby's OpenSSL are booleans."""
+    """A value in its canonical form: a list of one becomes its item, and Ruby's OpenSSL constants become booleans."""
     if isinstance(value, list) and len(value) == 1:
         return value[0]
     return value == "verify_peer" if value in ("verify_peer", "verify_none") else value
@@ -292,7 +292,7 @@ def _endpoint(text: str, default_port: int) -> Endpoint:
 
 
 def _from_url(url: str) -> AmqpConnection:
-    """``amqp://user:password@host:port,host:port/vhost?key=value``: the keys are those of the mapping."""
+    """``amqp://user:password@host:port,host:port/vhost?key=value``: the query has the same keys as the mapping."""
     scheme, _, _ = url.partition("://")
     if scheme not in ("amqp", "amqps"):
         raise ValueError("must be keys, or a URL that begins with amqp:// or amqps://")

@@ -1,11 +1,14 @@
-"""A YAML file in, a typed, frozen settings object out; every complaint names its place in the file.
+"""Converts a YAML file to a typed, frozen settings object; error messages name the place in the file.
 
-Generic: knows nothing of the sections. A settings type is a tree of ``msgspec.Struct``.
+Generic: knows nothing about the sections. A settings type is a tree of ``msgspec.Struct``.
 
-- Ruby symbols are read as what they name: ``:port: 5672`` is ``port: 5672``, ``level: :info`` is ``level: info``.
-- ``${NAME}`` in a string value is replaced by that environment variable. ``$${`` stands for a plain ``${``.
-- An empty value (``key:`` or ``key: ~``) means the default.
-- ERB (``<%= … %>``), which the Ruby service evaluated, is an error that names ``${NAME}`` as the remedy.
+- Ruby symbols are read as plain text: ``:port: 5672`` is ``port: 5672``, ``level: :info`` is ``level: info``.
+
+- ``${NAME}`` in a string value is replaced by that environment variable. ``$${`` is a literal ``${``.
+
+- An empty value (``key:`` or ``key: ~``) selects the default.
+
+- ERB (``<%= … %>``), which the Ruby service evaluated, is an error that suggests ``${NAME}``.
 """
 
 from __future__ import annotations
@@ -63,7 +66,7 @@ def parse(text: str, settings_type: type[T], *, source: str, environ: Mapping[st
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe YAML, plus Ruby symbols; a key that stands twice is an error."""
+    """Safe YAML, plus Ruby symbols; duplicate keys are an error."""
 
 
 def _symbol(loader: _Loader, node: yaml.Node) -> str:
@@ -91,7 +94,7 @@ _Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping
 
 
 def _fill_in(value: Any, wanted: Any, path: str, environ: Mapping[str, str]) -> Any:
-    """Walk the tree beside its type: replace variables, drop empty values, refuse unknown keys."""
+    """Walk the tree along with its type: substitute variables, drop empty values, refuse unknown keys."""
     if isinstance(value, str):
         _refuse_erb(value, path)
         return _VARIABLE.sub(lambda match: _variable(match, path, environ), value)
@@ -116,7 +119,7 @@ def _fill_in(value: Any, wanted: Any, path: str, environ: Mapping[str, str]) -> 
 
 
 def _entry(item: Any, item_type: Any, path: str, environ: Mapping[str, str]) -> Any:
-    """A value of a mapping with free names. It is converted here, where its name is known for errors."""
+    """A value of a mapping with free names. It is converted here, where its name is known for error messages."""
     is_section = fields(item_type) is not None
     filled = _fill_in({} if item is None and is_section else item, item_type, path, environ)
     if item_type is None:
@@ -129,14 +132,14 @@ def _entry(item: Any, item_type: Any, path: str, environ: Mapping[str, str]) -> 
 
 
 def _convert(wanted: type[Any], value: Any) -> Any:
-    """What msgspec has no rule for: paths, with ``~`` for the home directory."""
+    """Convert what msgspec doesn't: paths, with ``~`` for the home directory."""
     if wanted is Path and isinstance(value, str) and value:
         return Path(value).expanduser()
     raise ValueError(f"must be {'the path of a file' if wanted is Path else wanted.__name__}, not {value!r}")
 
 
 def _refuse_erb(text: str, path: str) -> None:
-    """Ruby's ERB would be taken literally: as a wrong password, and nobody would see why."""
+    """Raise SettingsError for Ruby's ERB, which would otherwise be taken literally, as a wrong password for example."""
     if tag := _ERB.search(text):
         raise SettingsError(f"{path}: {_erb_remedy(tag[0])}")
 

@@ -34,7 +34,7 @@ Level: TypeAlias = Literal["debug", "info", "warn", "warning", "error", "fatal",
 
 
 class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Base of every section: frozen, and no key passes unknown."""
+    """Base of every section: frozen, and unknown keys are refused."""
 
 
 class ServerSection(Section, frozen=True):
@@ -49,23 +49,23 @@ class ServerSection(Section, frozen=True):
             examples=["medusa_copier"],
         ),
     ]
-    """Names the log file and the service in the logs."""
+    """The service's name in the logs, and the name of the log file."""
     max_in_flight: Count = 32
     """Requests worked on at the same time. 1 keeps the order of the queue."""
     max_total_requests: Count | None = None
-    """Stop after so many requests; unset: never."""
+    """Stop after this many requests; unset: never."""
     max_attempts: Annotated[int, Meta(ge=2)] = 5
-    """Give a request up after the service has died so often while it worked on it."""
+    """Give up a request after the service has died this often while working on it."""
     shutdown_grace_s: Annotated[float, Meta(ge=0)] = 60
-    """After SIGTERM, what isn't done in so many seconds goes back to the broker."""
+    """After SIGTERM, requests that aren't done after this many seconds return to the broker."""
     journal_after_s: Annotated[float, Meta(gt=0)] | None = None
-    """The journal takes a request over from the broker after so many seconds; unset: what suits the broker."""
+    """The journal takes a request over from the broker after this many seconds; unset: depends on the broker."""
     progress_interval_s: Annotated[float, Meta(gt=0)] = 5
-    """How often a request that takes longer tells its progress, where there is a ``progress_queue``."""
+    """How often a request that takes longer publishes its progress, if there is a ``progress_queue``."""
     unknown_parameters: Literal["refuse", "ignore"] = "refuse"
-    """What becomes of parameters that an action doesn't know; ``ignore``: its response lists them as ``ignored``."""
+    """How to handle parameters that an action doesn't know; ``ignore``: its response lists them as ``ignored``."""
     sleep_on_empty: float | None = None
-    """Read for compatibility. Nothing sleeps here: a request is taken when it comes."""
+    """Accepted for compatibility, without effect: requests are taken as they arrive."""
 
 
 class AmqpSection(Section, frozen=True):
@@ -73,16 +73,16 @@ class AmqpSection(Section, frozen=True):
 
     incoming_queue: Name
     outgoing_queue: Name | None = None
-    """Unset: responses go to a request's ``reply_to`` only."""
+    """Unset: responses only go to a request's ``reply_to``."""
     progress_queue: Name | None = None
-    """Events of each request go there. Unset: there are none."""
+    """The queue for events of each request. Unset: there are no events."""
     connection: AmqpConnection | str = AmqpConnection()
-    """Keys of the Ruby client Bunny, or an ``amqp://`` or ``amqps://`` URL."""
+    """The keys of the Ruby client Bunny, or an ``amqp://`` or ``amqps://`` URL."""
     max_connection_retry_errors: Annotated[int, Meta(ge=0)] | None = None
-    """Give up after so many failed attempts to connect in a row; unset: never."""
+    """Give up after this many consecutive failed attempts to connect; unset: never."""
 
     def __post_init__(self) -> None:
-        """Raise ValueError for a connection URL that can't be read."""
+        """Raise ValueError for an invalid connection URL."""
         try:
             target(self.connection)
         except ValueError as error:
@@ -90,7 +90,7 @@ class AmqpSection(Section, frozen=True):
 
 
 class SqsConnection(Section, frozen=True):
-    """``sqs.connection``: the Ruby client's keys. What is unset comes from the AWS default chain."""
+    """``sqs.connection``: the Ruby client's keys. Unset values come from the AWS default chain."""
 
     access_key_id: str | None = None
     secret_access_key: str | None = None
@@ -100,21 +100,21 @@ class SqsConnection(Section, frozen=True):
 
 
 class SqsSection(Section, frozen=True):
-    """``sqs``: Amazon SQS, or a server that speaks its protocol. Needs the extra ``[sqs]``."""
+    """``sqs``: Amazon SQS, or a compatible server. Needs the extra ``[sqs]``."""
 
     incoming_queue: SqsName
-    """Made when it doesn't exist; a FIFO queue when the name ends in ``.fifo``. So is the outgoing queue."""
+    """Created if it doesn't exist, as a FIFO queue if the name ends in ``.fifo``; so is the outgoing queue."""
     outgoing_queue: SqsName | None = None
-    """Unset: responses go to a request's own reply queue only."""
+    """Unset: responses only go to a request's reply queue."""
     progress_queue: SqsName | None = None
-    """Events of each request go there. Unset: there are none."""
+    """The queue for events of each request. Unset: there are no events."""
     connection: SqsConnection = SqsConnection()
     visibility_timeout_s: Annotated[int, Meta(ge=2, le=43200)] = 60
-    """How long a request stays hidden from others after this service died. Extended while it works."""
+    """How long a request stays hidden from other services after this one died. Extended while it is processed."""
 
 
 class EmbeddedSection(Section, frozen=True):
-    """``embedded``: a queue in a file, for services and clients on one machine. Used when no broker is named."""
+    """``embedded``: a queue in a file, for services and clients on one machine. Used if no broker is configured."""
 
     path: Path = Path("run/queue.db")
     incoming_queue: Name = "incoming"
@@ -122,7 +122,7 @@ class EmbeddedSection(Section, frozen=True):
     max_responses: Count = 200_000
     """How many responses the outgoing queue keeps; beyond that the oldest are dropped."""
     progress_queue: Name | None = None
-    """Events of each request go there. Unset: there are none."""
+    """The queue for events of each request. Unset: there are no events."""
 
 
 class TokenSection(Section, frozen=True):
@@ -203,7 +203,7 @@ class MetricsSection(Section, frozen=True):
 
 
 class LogSection(Section, frozen=True):
-    """``log``: where and how much."""
+    """``log``: destination and level."""
 
     level: Level = "info"
     destination: str | None = None
@@ -231,7 +231,7 @@ class RecordsSection(Section, frozen=True):
 
 
 class Settings(Section, frozen=True):
-    """A whole configuration file."""
+    """A complete configuration file."""
 
     server: Annotated[ServerSection, Meta(examples=[{"name": "medusa_copier"}])]
     amqp: AmqpSection | None = None

@@ -1,1 +1,1 @@
-"""What the operating system is asked: locks, mounts, the event loop."""
+"""Interfaces to the operating system: locks, mounts, signals, the event loop."""

@@ -1,4 +1,4 @@
-"""Locks that tell the living from the dead: the kernel frees them however a process ends."""
+"""File locks that show whether their owner is alive: the kernel releases them however a process ends."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import Self
 
 
 class Lock:
-    """The lock on an owner's file. Holding it means that nobody else can be that owner."""
+    """The lock on an owner's file. While it is held, no other process can be that owner."""
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
 
     @classmethod
     def take(cls, path: Path, *, create: bool) -> Self | None:
-        """Take the lock; None when it is held, or the file was removed meanwhile. Raises OSError."""
+        """Take the lock; None if it is held, or the file was removed in the meantime. Raises OSError."""
         fd = os.open(path, os.O_RDWR | (os.O_CREAT if create else 0), 0o600)
         with contextlib.ExitStack() as undo:
             undo.callback(os.close, fd)
@@ -37,14 +37,14 @@ class Lock:
         os.pwrite(self._fd, content, 0)
 
     def is_at(self, path: Path) -> bool:
-        """Whether the file at ``path`` is still the one that is locked."""
+        """Whether the file at ``path`` is still the locked one."""
         try:
             return os.path.samestat(os.fstat(self._fd), path.stat())
         except OSError:
             return False
 
     def release(self) -> None:
-        """Idempotent."""
+        """Release the lock. Idempotent."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1

@@ -1,4 +1,6 @@
-"""What file systems a path is on, as Linux tells it in ``/proc/self/mountinfo``, which no hanging mount can block."""
+"""Determines the file systems of a path from Linux's ``/proc/self/mountinfo``, which doesn't block on a hanging
+mount.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,7 @@ MOUNTINFO: Final = Path("/proc/self/mountinfo")
 LOCAL_FILE_SYSTEMS: Final = frozenset(
     {"bcachefs", "btrfs", "ext2", "ext3", "ext4", "f2fs", "jfs", "overlay", "ramfs", "tmpfs", "xfs", "zfs"}
 )
-"""Types of mounts that this machine itself answers for."""
+"""Types of mounts on this machine's own disks or memory."""
 
 KERNEL_FILE_SYSTEMS: Final = frozenset(
     {"binfmt_misc", "bpf", "cgroup", "cgroup2", "configfs", "debugfs", "devpts", "efivarfs", "fusectl", "mqueue"}
@@ -35,7 +37,7 @@ NETWORK_FILE_SYSTEMS: Final = frozenset(
 
 
 def read() -> str | None:
-    """The mounts as they are now; None where they can't be told, as on macOS."""
+    """The current mounts; None if they can't be determined, as on macOS."""
     try:
         return MOUNTINFO.read_text("utf-8", "surrogateescape")
     except OSError:
@@ -43,7 +45,7 @@ def read() -> str | None:
 
 
 def mount_type(mountinfo: str, path: Path) -> str | None:
-    """The type of the file system that ``path`` (absolute, no symbolic links) is on, such as ``xfs`` or ``nfs4``."""
+    """The type of the file system of ``path`` (absolute, without symbolic links), such as ``xfs`` or ``nfs4``."""
     best_length, best_type = -1, None
     for mount_point, file_system in _mounts(mountinfo):
         length = len(mount_point.parts)
@@ -58,7 +60,7 @@ def is_network(file_system: str) -> bool:
 
 
 def types_below(mountinfo: str, path: Path) -> set[str]:
-    """The types of what is mounted at ``path`` or below it."""
+    """The types of the file systems mounted at or below ``path``."""
     return {file_system for mount_point, file_system in _mounts(mountinfo) if mount_point.is_relative_to(path)}
 
 

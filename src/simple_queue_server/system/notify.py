@@ -1,7 +1,7 @@
-"""Reports to the service manager that started this process, over the socket that ``NOTIFY_SOCKET`` names.
+"""Reports to the service manager that started this process, through the socket named by ``NOTIFY_SOCKET``.
 
-systemd does so for units of ``Type=notify``, and ``medusa-copier start`` for the service that it starts. See
-sd_notify(3); no library is needed for a datagram.
+Used by systemd for units with ``Type=notify``, and by ``medusa-copier start`` for the service that it starts. See
+sd_notify(3); sending a datagram needs no library.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ log = structlog.stdlib.get_logger("simple_queue_server")
 
 
 class Notifier:
-    """``address`` is a path, or a name that begins with ``@`` (Linux's abstract sockets); "" for no manager at all.
+    """``address`` is a path, or a name starting with ``@`` (Linux's abstract sockets); "" if there is no manager.
 
     ``watchdog_s`` is after how many seconds of silence the manager kills the service; None: never. No method raises or
-    waits: a manager that can't be reached costs a line in the log.
+    blocks: an unreachable manager costs a line in the log.
     """
 
     def __init__(self, address: str = "", watchdog_s: float | None = None) -> None:
@@ -33,7 +33,7 @@ class Notifier:
 
     @classmethod
     def of_environment(cls, environ: Mapping[str, str] = os.environ) -> Self:
-        """As the service manager says in the environment."""
+        """Configured by the service manager's environment variables."""
         microseconds = environ.get("WATCHDOG_USEC", "")
         is_meant = environ.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
         watchdog_s = int(microseconds) / 1e6 if microseconds.isdecimal() and is_meant else None
@@ -45,23 +45,23 @@ class Notifier:
         return bool(self._address)
 
     def ready(self) -> None:
-        """The service serves; also at the end of a reload."""
+        """Report that the service is serving; also at the end of a reload."""
         self._send("READY=1")
 
     def reloading(self) -> None:
-        """The configuration is being read again; :meth:`ready` ends it."""
+        """Report that the configuration is being reloaded; :meth:`ready` ends it."""
         self._send(f"RELOADING=1\nMONOTONIC_USEC={time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000}")
 
     def stopping(self) -> None:
-        """The service takes no more requests."""
+        """Report that the service takes no more requests."""
         self._send("STOPPING=1")
 
     def status(self, text: str) -> None:
-        """What the service does, in one line for a person."""
+        """Report what the service is doing, in one line for people."""
         self._send(f"STATUS={' '.join(text.split())}")
 
     def alive(self) -> None:
-        """Feed the watchdog."""
+        """Reset the watchdog."""
         if self.watchdog_s is not None:
             self._send("WATCHDOG=1")
 

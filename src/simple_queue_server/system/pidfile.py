@@ -1,8 +1,8 @@
-"""``run/NAME.pid``: which process is the service NAME of this directory.
+"""``run/NAME.pid``: which process is the service NAME in this directory.
 
-The service holds the file locked while it lives, however it ends; so a file that nobody has locked is stale, whatever
-number is in it. The file has two lines: the process id, and when the process was started (in clock ticks since the
-boot), so that a process that another container or host means by that number is never signalled.
+The service holds a lock on the file while it is alive, however it ends; so a file that isn't locked is stale, whatever
+it contains. The file has two lines: the process id, and when the process was started (in clock ticks since boot), so
+that another process with the same id in another container or on another host is never signalled.
 """
 
 from __future__ import annotations
@@ -21,27 +21,27 @@ from simple_queue_server.errors import QueueServerError
 from simple_queue_server.system.locks import Lock
 
 TRIES: Final = 5
-"""Somebody who only looks has the file locked for a moment."""
+"""A reader locks the file for a moment."""
 INTERVAL_S: Final = 0.02
 MODE: Final = 0o644
 
 
 class NotOurProcess(QueueServerError):
-    """The service runs, but its process can't be signalled from here."""
+    """The service is running, but its process can't be signalled from here."""
 
 
 class State(Enum):
-    """What is known of a service by its pid file. The values are the exit statuses of an init script's ``status``."""
+    """What the pid file shows about a service. The values are the exit statuses of an init script's ``status``."""
 
     RUNNING = 0
     DEAD = 1
-    """It ended without a farewell: the file is there, and nobody has it locked."""
+    """It did not exit cleanly: the file exists, and isn't locked."""
     NOT_RUNNING = 3
 
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What a look at a pid file found. ``started`` is "" where the system can't tell."""
+    """The result of reading a pid file. ``started`` is "" if the system can't tell."""
 
     state: State
     pid: int = 0
@@ -49,7 +49,9 @@ class Seen:
 
 
 class PidFile:
-    """The pid file at ``path``, for the service itself: :meth:`take` it, and :meth:`release` it at the end."""
+    """The pid file at ``path``, for the service itself: :meth:`take` it at startup, and :meth:`release` it at the
+    end.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path: Final = path
@@ -57,11 +59,11 @@ class PidFile:
 
     @property
     def is_held(self) -> bool:
-        """Whether this process has the file."""
+        """Whether this process holds the file."""
         return self._lock is not None
 
     def take(self, tries: int = TRIES) -> bool:
-        """Lock the file and write this process into it; False when another one has it. Raises OSError."""
+        """Lock the file and write this process's id into it; False if another process holds it. Raises OSError."""
         for number in range(1, tries + 1):
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._lock = self._lock or Lock.take(self.path, create=True)
@@ -83,7 +85,7 @@ class PidFile:
 
 
 def look(path: Path) -> Seen:
-    """See whether the service at ``path`` runs. Raises OSError for a file that can't be read."""
+    """Check whether the service at ``path`` is running. Raises OSError if the file can't be read."""
     try:
         file = path.open("rb")
     except FileNotFoundError:
@@ -99,7 +101,7 @@ def look(path: Path) -> Seen:
 
 
 def send_signal(path: Path, number: signal.Signals) -> Seen:
-    """Signal the service at ``path``, if it runs. Raises NotOurProcess, and OSError."""
+    """Signal the service at ``path``, if it is running. Raises NotOurProcess, and OSError."""
     seen = look(path)
     if seen.state is not State.RUNNING:
         return seen
@@ -118,7 +120,7 @@ def send_signal(path: Path, number: signal.Signals) -> Seen:
 
 
 def wait_until_gone(path: Path, seen: Seen, timeout_s: float | None) -> bool:
-    """Wait until the process that was ``seen`` at ``path`` has ended; whether it has, ``timeout_s`` seconds later."""
+    """Wait up to ``timeout_s`` seconds until the process ``seen`` at ``path`` has ended; False on timeout."""
     deadline = None if timeout_s is None else time.monotonic() + timeout_s
     while look(path) == seen:
         if deadline is not None and time.monotonic() >= deadline:
@@ -128,7 +130,9 @@ def wait_until_gone(path: Path, seen: Seen, timeout_s: float | None) -> bool:
 
 
 def started_at(pid: int) -> str:
-    """When a process was started, as the kernel counts; "" for one that isn't there, and where it can't be told."""
+    """The start time of a process in the kernel's clock ticks; "" if there is no such process, or it can't be
+    determined.
+    """
     try:
         status = Path(f"/proc/{pid}/stat").read_text(errors="replace")
     except OSError:

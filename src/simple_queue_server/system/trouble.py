@@ -1,4 +1,4 @@
-"""Report a trouble that lasts: once when it begins, now and then while it lasts, and once when it is over."""
+"""Reports a lasting problem: once when it starts, periodically while it lasts, and once when it is over."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import time
 from typing import Any, Final
 
 REMIND_S: Final = 300.0
-"""How long a trouble lasts until it is reported again."""
+"""How often a lasting problem is reported again."""
 
 
 class Trouble:
-    """``trouble.note(reason=…)`` each time that something fails for one cause; ``trouble.over()`` when it works.
+    """Call ``trouble.note(reason=…)`` whenever something fails for the same cause; ``trouble.over()`` when it works.
 
-    ``log`` is a structlog logger, ``event`` what the lines are called: ``EVENT`` and ``EVENT_resolved``.
+    ``log`` is a structlog logger, ``event`` the name of the log events: ``EVENT`` and ``EVENT_resolved``.
     """
 
     def __init__(self, log: Any, event: str) -> None:
@@ -22,7 +22,7 @@ class Trouble:
         self._reported_s = 0.0
 
     def note(self, **fields: Any) -> None:
-        """Log the trouble as an error, at the level debug if that was done less than REMIND_S ago."""
+        """Log the problem as an error, or at debug level if that was done less than REMIND_S ago."""
         now_s = time.monotonic()
         is_due = self._since_s is None or now_s - self._reported_s >= REMIND_S
         self._since_s = now_s if self._since_s is None else self._since_s
@@ -33,7 +33,7 @@ class Trouble:
             self._log.debug(self._event, **fields)
 
     def over(self) -> None:
-        """Log that the trouble is over, if there was one."""
+        """Log that the problem is over, if there was one."""
         if self._since_s is not None:
             self._log.warning(f"{self._event}_resolved", seconds=round(time.monotonic() - self._since_s, 1))
             self._since_s = None
