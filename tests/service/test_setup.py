@@ -125,6 +125,9 @@ def test_systemd_takes_the_unit_and_finds_it_safe(odd: Path, tmp_path: Path) -> 
     assert complaints == ""
     assert exposure <= MOST_EXPOSED
     assert "\nTimeoutStopSec=130\n" in done.stdout
+    lines = set(done.stdout.splitlines())
+    assert {"Type=notify", "Restart=on-failure", "WantedBy=multi-user.target", "KillMode=mixed"} <= lines
+    assert {"Wants=network-online.target", "TimeoutStartSec=infinity"} <= lines
     writable = re.findall(r'^ReadWritePaths="-(.*)"$', done.stdout, re.MULTILINE)
     here = str(odd).replace("%", "%%").replace('"', '\\"')
     assert writable == [here, f"{here}/write"]

@@ -1,7 +1,6 @@
 """What the documentation says is so: its example runs, its table of options is complete, its links lead somewhere."""
 
 import asyncio
-import configparser
 import json
 import os
 import re
@@ -18,6 +17,7 @@ import aio_pika
 import msgspec
 import pytest
 import yaml
+from msgspec import structs
 
 from medusa_copier.settings import CopierSettings
 from simple_queue_server.brokers import inspect_queue
@@ -25,6 +25,7 @@ from simple_queue_server.brokers.amqp.broker import AmqpBroker
 from simple_queue_server.brokers.amqp.client import AmqpClient
 from simple_queue_server.brokers.base import QueueState
 from simple_queue_server.brokers.embedded.broker import EmbeddedClient
+from simple_queue_server.errors import BrokerError
 from simple_queue_server.settings.amqp import AmqpConnection
 from simple_queue_server.settings.sections import AmqpSection, EmbeddedSection, ServerSection, Settings
 from tests.support.processes import output, running
@@ -124,6 +125,35 @@ async def test_the_permissions_that_are_advised_suffice_for_a_service_its_cancel
             await broker.close()
 
 
+async def test_the_permissions_of_a_department_suffice_for_its_client_and_for_no_other_queue(
+    rabbitmq: RabbitNode,
+) -> None:
+    page = (DOCS / "maintenance.md").read_text()
+    commands = [shlex.split(line)[1:] for line in re.findall(r"^rabbitmqctl .*$", page, flags=re.MULTILINE)]
+    service = AmqpSection(
+        incoming_queue="maps_to_copier", outgoing_queue="copier_to_maps", connection=rabbitmq.connection()
+    )
+    connection = AmqpConnection(host="127.0.0.1", port=rabbitmq.port, user="maps", password="SECRET")
+    broker = AmqpBroker(service, max_in_flight=1)
+    await broker.open()
+    try:
+        for command in commands:
+            rabbitmq.rabbitmqctl(*command)
+        async with asyncio.timeout(30), AmqpClient(structs.replace(service, connection=connection)) as client:
+            await client.send(REQUEST)
+            await (await broker.receive()).answer(b"response")
+            assert await client.take_response(20) == b"response"
+        theirs = AmqpSection(incoming_queue="x", outgoing_queue="medusa_to_copier", connection=connection)
+        with pytest.raises(BrokerError):
+            async with asyncio.timeout(30), AmqpClient(theirs) as client:
+                await client.take_response(1)
+    finally:
+        await broker.close()
+        rabbitmq.rabbitmqctl("delete_user", "maps")
+        for queue in ("maps_to_copier", "copier_to_maps"):
+            rabbitmq.rabbitmqctl("delete_queue", queue)
+
+
 def test_the_example_of_a_test_runs(tmp_path: Path) -> None:
     """As it stands in server.md, beside the example server."""
     section = (DOCS / "server.md").read_text().partition("## In tests")[2]
@@ -139,15 +169,6 @@ def test_the_example_of_a_test_runs(tmp_path: Path) -> None:
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert "9" in done.stdout
-
-
-def test_the_unit_of_systemd_starts_at_boot_and_after_a_failure() -> None:
-    (unit,) = re.findall(r"```ini\n(.*?)```", (DOCS / "operations.md").read_text(), flags=re.DOTALL)
-    parser = configparser.ConfigParser()
-    parser.read_string(unit)
-    assert parser["Service"]["Restart"] == "on-failure"
-    assert parser["Install"]["WantedBy"] == "multi-user.target"
-    assert "network-online.target" in parser["Unit"]["After"]
 
 
 def test_the_tests_that_the_guarantees_name_are_there() -> None:
