@@ -95,6 +95,24 @@ async def test_a_request_is_answered_to_its_reply_queue(stage: Stage) -> None:
     assert await stage.bodies() == []
 
 
+async def test_a_request_whose_response_is_out_is_not_given_back(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where the service is stopped between the two."""
+    broker = await stage.broker()
+    await stage.send(b"request")
+    (delivery,) = await receive(broker)
+
+    async def cut_off(*_: object, **__: object) -> None:
+        raise asyncio.CancelledError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(broker, "ack", cut_off)
+        with pytest.raises(asyncio.CancelledError):
+            await delivery.answer(b"done")
+    await soon(delivery.requeue())
+    await eventually(stage.has_no_requests)
+    assert await stage.bodies() == [b"done"]
+
+
 async def test_a_response_whose_reply_queue_is_gone_goes_to_the_outgoing_queue(stage: Stage, logged: Any) -> None:
     broker = await stage.broker()
     for reply_to in ("no-such-queue", "amq.rabbitmq.reply-to.garbage"):

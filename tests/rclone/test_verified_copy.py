@@ -188,6 +188,13 @@ async def test_the_same_page_for_each_reading_is_not_the_file(world: storage.Pla
     assert said == f"the source was read as 6 bytes, but has {len(CONTENT)}; what was read was left at the target"
 
 
+async def test_never_names_the_page_rather_than_finding_it_in_the_way(world: storage.Places) -> None:
+    async with Rclone(config=world.config, attempts=2) as rclone:
+        rclone._daemon.client = LoginPage(rclone.client, world.dst / "a")
+        with pytest.raises(RcloneError, match="the source was read as 6 bytes"):
+            await rclone.copyto(at("src:a"), at("dst:a"), terms=Terms(overwrite="never", verify="download"))
+
+
 @pytest.mark.parametrize("terms", [CHECKSUM, DOWNLOAD])
 async def test_a_target_that_differs_after_the_copy_fails_naming_both(
     world: storage.Places, client: Client, terms: Terms
