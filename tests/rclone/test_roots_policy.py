@@ -21,7 +21,7 @@ from medusa_copier.actions.copyto import copyto
 from medusa_copier.rclone.facade import Rclone
 from medusa_copier.rclone.rcd.client import Location
 from medusa_copier.roots.policy import Access, Use
-from medusa_copier.roots.symlinks import found_at, look_below
+from medusa_copier.roots.symlinks import inspect_below, inspect_path
 from medusa_copier.settings import RootSection
 from simple_queue_server import Failure, Handler, Request, Success
 from tests.support import storage
@@ -70,8 +70,14 @@ def outside(world: storage.Places) -> Path:
 async def test_a_root_for_reading_is_not_copied_to(world: storage.Places) -> None:
     async with action(world, src={"access": "read"}, dst={"access": "write"}) as handler:
         await ask(handler, "src:a", "dst:a")
-        assert await refusal(handler, "dst:a", "bucket:a") == "the root dst can't be copied from: it has access: write"
-        assert await refusal(handler, "bucket:a", "src:a") == "the root src can't be copied to: it has access: read"
+        assert (
+            await refusal(handler, "dst:a", "bucket:a")
+            == "the root dst can't be copied from, because it has access: write"
+        )
+        assert (
+            await refusal(handler, "bucket:a", "src:a")
+            == "the root src can't be copied to, because it has access: read"
+        )
 
 
 async def test_a_root_with_overwrite_never_lets_no_request_replace_content(world: storage.Places) -> None:
@@ -79,7 +85,7 @@ async def test_a_root_with_overwrite_never_lets_no_request_replace_content(world
     async with action(world, dst={"overwrite": "never"}) as handler:
         for asked in ("always", "if_different"):
             assert await refusal(handler, "src:a", "dst:a", overwrite=asked) == (
-                f"the root dst has overwrite: never, so a request can't say overwrite: {asked}"
+                f"the root dst has overwrite: never, so overwrite: {asked} is not allowed"
             )
         for said in ({}, {"overwrite": "never"}, {"verify": "checksum"}):
             with pytest.raises(Failure, match=r"Copying src:a to dst:a failed: other content is at the target"):
@@ -139,7 +145,7 @@ async def test_links_that_lead_out_of_a_local_root_are_refused(world: storage.Pl
         for source, target, place in ((f"src:{key}", "bucket:x", f"src:{key}"), ("src:a", f"dst:{key}", f"dst:{key}")):
             root = place.partition(":")[0]
             assert await refusal(handler, source, target) == (
-                f"{place} leads out of the root {root} by a symbolic link; it has symlinks: refuse"
+                f"{place} leads out of the root {root} through a symbolic link, and the root has symlinks: refuse"
             )
     assert sorted(outside.rglob("*")) == before
     assert (outside / "secret").read_text() == "secret"
@@ -404,7 +410,7 @@ async def test_two_requests_in_opposite_directions_dont_wait_for_each_other() ->
 
 
 def leads_out_of(directory: str, path: str) -> bool:
-    return found_at(directory, path).leads_out
+    return inspect_path(directory, path).leads_out
 
 
 def test_a_root_itself_leads_nowhere_even_by_a_link(tmp_path: Path) -> None:
@@ -442,11 +448,11 @@ def test_links_below_a_directory_are_found_and_those_that_stay_are_not(tmp_path:
     (tmp_path / "root/a/b").mkdir(parents=True)
     (tmp_path / "root/a/b/stays").symlink_to("../..")
     (tmp_path / "root/a/b/loop").symlink_to("loop")
-    assert look_below(str(tmp_path / "root"), "a").way_out is None
-    assert look_below(str(tmp_path / "root"), "missing").way_out is None
+    assert inspect_below(str(tmp_path / "root"), "a").way_out is None
+    assert inspect_below(str(tmp_path / "root"), "missing").way_out is None
     (tmp_path / "root/a/b/leaves").symlink_to("../../..")
-    assert look_below(str(tmp_path / "root"), "a").way_out == "a/b/leaves"
-    assert look_below(str(tmp_path / "root"), "").way_out == "a/b/leaves"
+    assert inspect_below(str(tmp_path / "root"), "a").way_out == "a/b/leaves"
+    assert inspect_below(str(tmp_path / "root"), "").way_out == "a/b/leaves"
 
 
 async def test_a_request_says_that_it_waits_only_while_a_root_has_no_free_place(world: storage.Places) -> None:

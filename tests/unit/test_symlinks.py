@@ -1,4 +1,4 @@
-"""How a look at links is taken: at once where this machine's own disks answer at once, in a thread elsewhere."""
+"""Inspecting links: directly on fast local disks, in a thread elsewhere."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Final
 import pytest
 
 from medusa_copier.roots import symlinks
-from medusa_copier.roots.symlinks import WARY, Found, Lookout, is_local
+from medusa_copier.roots.symlinks import THREADED_AFTER_SLOW, Inspection, PathInspector, is_local
 from simple_queue_server.system import mounts
 
 MOUNTINFO: Final = """\
@@ -46,56 +46,56 @@ def test_where_mounts_cannot_be_told_nothing_is_local() -> None:
 
 
 class Looks:
-    """Records in which thread each look was taken, and may make one slow."""
+    """Records in which thread each inspection ran, and can make one slow."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.inline: list[bool] = []
         self.now_s = 0.0
         self.takes_s = 0.0
-        monkeypatch.setattr(symlinks, "found_at", self._found_at)
+        monkeypatch.setattr(symlinks, "inspect_path", self._found_at)
         monkeypatch.setattr(symlinks, "time", self)
 
     def monotonic(self) -> float:
         return self.now_s
 
-    def _found_at(self, _directory: str, path: str, *, follow: bool) -> Found:
+    def _found_at(self, _directory: str, path: str, *, follow: bool) -> Inspection:
         assert not follow
         self.inline.append(threading.current_thread() is threading.main_thread())
         self.now_s += self.takes_s
-        return Found(path == "out", None)
+        return Inspection(path == "out", None)
 
 
 @pytest.fixture
-def looks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Looks:
+def inspections(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Looks:
     (tmp_path / "mountinfo").write_text("1 1 8:1 / / rw - ext4 /dev/sda1 rw\n")
     monkeypatch.setattr(mounts, "MOUNTINFO", tmp_path / "mountinfo")
     return Looks(monkeypatch)
 
 
-async def test_on_a_local_disk_all_looks_but_the_first_are_taken_at_once(looks: Looks, tmp_path: Path) -> None:
-    lookout = Lookout(str(tmp_path))
-    assert [(await lookout.look(path)).leads_out for path in ("in", "out", "in")] == [False, True, False]
-    assert looks.inline == [False, True, True]
+async def test_on_a_local_disk_all_looks_but_the_first_are_taken_at_once(inspections: Looks, tmp_path: Path) -> None:
+    inspector = PathInspector(str(tmp_path))
+    assert [(await inspector.inspect(path)).leads_out for path in ("in", "out", "in")] == [False, True, False]
+    assert inspections.inline == [False, True, True]
 
 
-async def test_after_a_slow_look_many_are_taken_in_threads(looks: Looks, tmp_path: Path) -> None:
-    lookout = Lookout(str(tmp_path))
-    await lookout.look("in")
-    looks.takes_s = 0.1
-    await lookout.look("in")
-    looks.takes_s = 0.0
-    looks.inline.clear()
-    for _ in range(WARY + 1):
-        assert (await lookout.look("out")).leads_out
-    assert looks.inline == [False] * WARY + [True]
+async def test_after_a_slow_look_many_are_taken_in_threads(inspections: Looks, tmp_path: Path) -> None:
+    inspector = PathInspector(str(tmp_path))
+    await inspector.inspect("in")
+    inspections.takes_s = 0.1
+    await inspector.inspect("in")
+    inspections.takes_s = 0.0
+    inspections.inline.clear()
+    for _ in range(THREADED_AFTER_SLOW + 1):
+        assert (await inspector.inspect("out")).leads_out
+    assert inspections.inline == [False] * THREADED_AFTER_SLOW + [True]
 
 
-async def test_a_mount_that_appears_sends_looks_to_threads_within_seconds(looks: Looks, tmp_path: Path) -> None:
-    lookout = Lookout(str(tmp_path))
-    await lookout.look("in")
-    await lookout.look("in")
+async def test_a_mount_that_appears_sends_looks_to_threads_within_seconds(inspections: Looks, tmp_path: Path) -> None:
+    inspector = PathInspector(str(tmp_path))
+    await inspector.inspect("in")
+    await inspector.inspect("in")
     with mounts.MOUNTINFO.open("a") as file:
         file.write(f"2 1 0:6 / {tmp_path}/remote rw - nfs4 server:/export rw\n")
-    looks.now_s += symlinks.MOUNTS_S + 1
-    await lookout.look("in")
-    assert looks.inline == [False, True, False]
+    inspections.now_s += symlinks.MOUNTS_S + 1
+    await inspector.inspect("in")
+    assert inspections.inline == [False, True, False]

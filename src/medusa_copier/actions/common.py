@@ -1,4 +1,4 @@
-"""How responses word what the copying actions share."""
+"""Log fields and messages that the copying actions share."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from simple_queue_server import Request
 
 
 def log_places(request: Request, asked: CopytoParameters | CopyParameters) -> None:
-    """Have the log say what was copied where."""
+    """Add source and target to the request's log line."""
     request.log_fields["source"] = shown(asked.source_root, asked.source_key)
     request.log_fields["target"] = shown(asked.target_root, asked.target_key)
 
@@ -20,6 +20,6 @@ def places(asked: CopytoParameters | CopyParameters) -> str:
 
 
 def copying_failed(asked: CopytoParameters | CopyParameters, error: RcloneError) -> str:
-    """The message of a copy that ``error`` ended."""
+    """The message of a copy that failed with ``error``."""
     reason = f"the source does not exist ({error})" if isinstance(error, NotFound) else error.reason
     return f"Copying {places(asked)} failed: {reason}"

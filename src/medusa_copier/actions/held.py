@@ -1,4 +1,4 @@
-"""Hold a request while this machine is in trouble: no room, no descriptors, no processes. That is nobody's failure."""
+"""Holds requests during machine trouble (no disk space, descriptors or processes): that must not fail a request."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from simple_queue_server.system.trouble import Trouble
 FIRST_PAUSE_S: Final = 0.5
 LONGEST_PAUSE_S: Final = 15.0
 QUIET_S: Final = LONGEST_PAUSE_S * 1.25 + 5
-"""After so long without a request that had to be held, the trouble is over."""
+"""The trouble is considered over when no request had to be held for this long."""
 
 log = structlog.stdlib.get_logger("medusa_copier")
 
 
 class Hold:
-    """Holds requests, and reports that it does: once for all of them."""
+    """Holds requests, and reports that once for all of them."""
 
     def __init__(self) -> None:
         self._trouble = Trouble(log, "machine_trouble")
         self._quiet: asyncio.TimerHandle | None = None
 
     def holding(self, handler: Handler) -> Handler:
-        """The handler, called again after a pause for as long as it fails because of this machine."""
+        """Wrap a handler so that it is called again, after a pause, as long as it fails because of this machine."""
 
         async def handle(request: Request) -> Success | Mapping[str, Any]:
             for pause_s in delays_s(FIRST_PAUSE_S, LONGEST_PAUSE_S):

@@ -1,4 +1,4 @@
-"""An action that copies, and can tell how far it is."""
+"""Progress reports of an action that copies."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from simple_queue_server import Handler, Request, Success
 
 
 def watched(handler: Handler, rclone: Rclone) -> Handler:
-    """The handler, telling the progress of its copy while it has one."""
+    """Wrap a handler so that it reports the progress of its copy."""
 
     async def handle(request: Request) -> Success | Mapping[str, Any]:
         with Watch() as watch:

@@ -33,7 +33,7 @@ from medusa_copier.rclone.verified_copy import Terms, copy_verified
 from simple_queue_server.slots import Waiting
 
 SWEEP_S: Final = 60.0
-"""How long to look for what was left of a copy that was cut off."""
+"""The time limit for removing the partial files of an interrupted copy."""
 
 CHANGES: Final = 5
 """How often a call is made again because rclone.conf changed under it, beside the attempts."""
@@ -48,9 +48,9 @@ log = structlog.stdlib.get_logger("medusa_copier.rclone")
 class Rclone:
     """``async with Rclone(…) as rclone: await rclone.copyto(source, target)``. Every call raises RcloneError.
 
-    ``binary`` and ``config`` are None for the defaults; ``attempts`` is how often a copy is tried when its failure
-    is transient, ``hand_on`` names variables of our environment that rclone needs beside the usual ones, ``local_hash``
-    is what a proof compares between files of this machine.
+    ``binary`` and ``config`` are None for the defaults; ``attempts`` is how often to try a copy whose failure is
+    transient, ``hand_on`` names further environment variables to pass to rclone, ``local_hash`` is the hash that
+    verification compares between local files.
     """
 
     def __init__(
@@ -100,12 +100,12 @@ class Rclone:
 
     @property
     def pid(self) -> int | None:
-        """The process of the resident rclone; None while there is none."""
+        """The process id of the resident rclone; None while there is none."""
         return self._daemon.pid
 
     @property
     def client(self) -> Client:
-        """The calls that are made once, without retries."""
+        """Calls that are made once, without retries."""
         return self._quarantine.client or self._daemon.client
 
     def _note_death(self) -> None:
@@ -126,13 +126,14 @@ class Rclone:
         )
 
     def unchecked_host(self, fs: str) -> str | None:
-        """An SFTP remote behind ``fs`` whose host key isn't checked, as a message calls it; None when there is none."""
+        """Describe an SFTP remote behind ``fs`` whose host key isn't checked; None if there is none."""
         return self.configuration.unchecked_host(fs, for_rclone(self._flags, self._hand_on, resident=True))
 
     @contextmanager
     def waiting_as(self, waiting: Waiting) -> Iterator[None]:
-        """What is done in the block waits in blocks that ``waiting`` makes, until another one is done at its target,
-        or with the rclone that it is to have for itself."""
+        """In the block, use ``waiting`` while waiting for another copy to the same target, or for an rclone of its
+        own.
+        """
         token = self._waiting.set(waiting)
         try:
             yield
@@ -144,13 +145,13 @@ class Rclone:
 
     @asynccontextmanager
     async def _own(self) -> AsyncIterator[Client]:
-        """The calls to another rclone, for a block."""
+        """Calls to a separate rclone, for the duration of the block."""
         async with self._new_daemon() as daemon:
             daemon.client.partials = self._daemon.client.partials  # what is left is swept by whichever there is
             yield daemon.client
 
     async def local_directory(self, fs: str) -> str | None:
-        """The directory of this machine that ``fs`` is, None for other storage. Asked of rclone once for each."""
+        """The local directory that ``fs`` is; None for other storage. rclone is asked once for each."""
 
         async def look() -> str | None:
             return await self.client.local_directory(fs)
@@ -158,20 +159,20 @@ class Rclone:
         return await self.retried(look)
 
     async def is_bucket_based(self, location: Location) -> bool:
-        """Whether it is on a storage of objects with keys, such as S3."""
+        """Whether the storage holds objects with keys, like S3."""
         return await self.retried(lambda: self.client.is_bucket_based(location))
 
     async def stat(self, location: Location, *, files_only: bool = False) -> Item | None:
-        """What is at ``location``, or None. Only ``files_only`` is cheap for a place in a large directory."""
+        """What is at ``location``, or None. Only ``files_only`` is cheap in a large directory."""
         return await self.retried(lambda: self.client.stat(location, files_only=files_only))
 
     @property
     def commands(self) -> Commands:
-        """rclone's commands, each a process of its own, with the configuration and the flags of this one."""
+        """rclone's commands, each as a separate process, with the same configuration and flags."""
         return Commands(self.path, config=self._config, flags=self._flags, hand_on=self._hand_on)
 
     async def ready(self) -> None:
-        """Return when the resident rclone answers."""
+        """Wait until the resident rclone answers."""
         await self._daemon.ready()
 
     async def copyto(
@@ -185,13 +186,12 @@ class Rclone:
         again: bool = False,
         note_size: Callable[[int], object] = lambda _: None,
     ) -> Verified:
-        """Copy a file, or a directory where the source is one; return when the content is at the target.
+        """Copy a file, or a directory if the source is one; returns once the content is at the target.
 
-        Other ``terms`` than rclone's own are for files only. ``target_is_directory`` says that the target can't be
-        the name of a file: a file is then not copied. ``copy_directory`` copies it where the source is no file;
-        without, only files are copied.
-        ``again`` says that this was begun before, and may have been cut off. ``note_size`` gets the size in bytes of a
-        file that had to be looked at.
+        Other ``terms`` than rclone's own are for files only. ``target_is_directory`` means that the target can't be the
+        name of a file: a file is then not copied. ``copy_directory`` copies the source if it is not a file; without it,
+        only files are copied. ``again`` means that this was started before, and may have been interrupted.
+        ``note_size`` gets the size in bytes of a file that had to be inspected.
         """
 
         async def copy() -> Verified:
@@ -209,12 +209,12 @@ class Rclone:
         return await self.swept(copy, target, again=again)
 
     async def follow_configuration(self) -> None:
-        """Return when rclone, and all that is remembered of it, has rclone.conf as it is now."""
+        """Wait until rclone, and everything cached about it, reflects the current rclone.conf."""
         if not await self.configuration.is_current():
             await self.retried(self.configuration.current)
 
     async def retried(self, call: Callable[[], Awaitable[T]]) -> T:
-        """What ``call`` returns, tried again while its RcloneError is transient, or rclone.conf has just changed."""
+        """Make a call, retrying while its RcloneError is transient or rclone.conf has just changed."""
 
         async def attempt() -> T:
             for _ in range(CHANGES):
@@ -240,10 +240,10 @@ class Rclone:
     async def swept(
         self, copy: Callable[[], Awaitable[T]], target: Location, *, again: bool, named: str | None = None
     ) -> T:
-        """As :meth:`retried`; the partial files that this copy left at the target when it was cut off are removed.
+        """Like :meth:`retried`; removes the partial files that interrupted attempts of this copy left at the target.
 
-        ``named`` is the copy_id of what is copied, that of a file at ``target`` if None; ``again`` says that another
-        process may have begun it before.
+        ``named`` is the copy_id of what is copied, that of a file at ``target`` if None; ``again`` means that another
+        process may have started it before.
         """
 
         partials = self.client.partials
@@ -266,7 +266,7 @@ class Rclone:
 
     @asynccontextmanager
     async def alone_below(self, target: Location) -> AsyncIterator[None]:
-        """In the block no copy of this service that looks first at what is there writes to ``target`` or below it."""
+        """In the block, no copy of this service that inspects its target first writes to ``target`` or below it."""
 
         async def look() -> Place:
             return await self.client.place(target)
@@ -275,18 +275,18 @@ class Rclone:
             yield
 
     async def progress(self, watch: Watch) -> dict[str, Any] | None:
-        """How far the work in ``watch`` is: see :meth:`Progress.of`. Never raises for what rclone does."""
+        """The progress of the work in ``watch``: see :meth:`Progress.of`. Never raises because of rclone."""
         return None if watch.progress is None else await watch.progress.of(watch)
 
     async def _copy_verified(
         self, source: Location, target: Location, terms: Terms, note_size: Callable[[int], object]
     ) -> Verified:
-        """One at a time to a target: between the look at what is there and the copy nobody here writes to it."""
+        """One at a time per target: nothing in this service writes to it between the inspection and the copy."""
         async with self._targets.held(await self.client.place(target), waiting=self._wait):
             return await copy_verified(self.client, source, target, terms, note_size, local_hash=self.local_hash)
 
     async def _sweep(self, target: Location, named: str, *, all_attempts: bool) -> None:
-        """Remove what a copy left, if anything; when that fails, log it."""
+        """Remove the partial files that a copy left, if any; log a failure to do so."""
         left = self.client.partials.left(named)
         if not (left or all_attempts):
             return

@@ -1,7 +1,8 @@
-"""By which hash rclone compares files of this machine: one that costs next to nothing, or one that proves.
+"""The hash that rclone compares for local files: one that costs almost nothing, or a cryptographic one.
 
-By itself it takes MD5 for both ends of each copy, which is most of what a large local copy costs. The local backend
-has an option for it, ``hashes``, that a connection string can set: ``local,type=local,hashes=xxh128:/a`` is ``/a``.
+By default rclone computes MD5 for both sides of each copy, which is most of the cost of a large local copy. The local
+backend has an option for this, ``hashes``, that a connection string can set: ``local,type=local,hashes=xxh128:/a`` is
+``/a``.
 """
 
 from __future__ import annotations
@@ -9,31 +10,33 @@ from __future__ import annotations
 from typing import Final, Literal, NamedTuple, TypeAlias
 
 FAST: Final = "xxh128"
-"""What rclone's own check after a copy compares: it is there to find damage, which is no adversary."""
+"""The hash for rclone's own check after a copy: it is meant to detect damage, not tampering."""
 
 LocalHash: TypeAlias = Literal["sha256", "blake3"]
-"""What a proof compares: ``verify: checksum``, and manifests."""
+"""The hash for ``verify: checksum`` and manifests."""
 
 _BARE: Final = "local"
-"""What rclone calls the remote of a bare path. A section of this name in rclone.conf has options for such paths, but
-need not be there."""
+"""rclone's name for the remote of a plain path. A section of this name in rclone.conf has options for such paths, but
+need not exist.
+"""
 
 
 class LocalRoot(NamedTuple):
-    """A directory of this machine, ``name`` and ``directory`` as rclone has them: every alias seen through."""
+    """A local directory, ``name`` and ``directory`` as rclone reports them, with all aliases resolved."""
 
     name: str
     directory: str
 
     def hashing(self, hash_type: str) -> str:
-        """The directory as a connection string by which its files have hashes of this type only. All options that it
-        has by rclone.conf stay in force."""
+        """The directory as a connection string that restricts its hashes to this type. Options from rclone.conf stay
+        in force.
+        """
         of_type = ",type=local" if self.name == _BARE else ""
         return f"{self.name}{of_type},hashes={hash_type}:{self.directory}"
 
 
 class LocalPair(NamedTuple):
-    """Two directories of this machine."""
+    """Two local directories."""
 
     source: LocalRoot
     target: LocalRoot

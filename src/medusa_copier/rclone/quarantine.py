@@ -1,8 +1,8 @@
-"""Find the call at which rclone dies, without harm to those that are in hand at the same time.
+"""Finds the call that crashes rclone, without harm to other calls.
 
-The death of the resident rclone ends all calls to it, and doesn't tell whose doing it was. A call that saw it more than
-once is a suspect, and gets an rclone of its own: one new suspect at a time, each for TEST_S at least, and then it goes
-on there while the next one has its turn. So the death of a suspect's rclone is its own doing.
+The death of the resident rclone ends all calls to it, and doesn't show which of them caused it. A call that has seen it
+more than once is suspected, and gets an rclone of its own: one new suspect at a time, each for at least TEST_S; after
+that it continues there while the next one is tested. So if a suspect's rclone dies, the suspect caused it.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from medusa_copier.rclone.rcd.client import Client
 from simple_queue_server.slots import Waiting
 
 SUSPECT_AFTER: Final = 2
-"""Deaths of the resident rclone that a call may see."""
+"""After this many deaths of the resident rclone a call is suspected."""
 TEST_S: Final = 10.0
-"""How long a suspect has to live until another one may be started."""
+"""How long a suspect has to survive until another one may be started."""
 SETTLE_S: Final = 0.5
-"""How long it takes at most until the death of an rclone is noticed."""
+"""The maximum time until the death of an rclone is noticed."""
 
 T = TypeVar("T")
 
@@ -34,7 +34,9 @@ log = structlog.stdlib.get_logger("medusa_copier.rclone")
 
 @dataclass(slots=True)
 class Deaths:
-    """What is known of a call: how many deaths of the resident rclone it ``saw``, and how many it had ``alone``."""
+    """What is known about a call: how many deaths of the resident rclone it ``saw``, and how many happened while it
+    was ``alone``.
+    """
 
     saw: int = 0
     alone: int = 0
@@ -42,13 +44,13 @@ class Deaths:
 
     @property
     def is_suspect(self) -> bool:
-        """Whether the call must not go to the resident rclone any more."""
+        """Whether the call must no longer use the resident rclone."""
         return self.saw >= SUSPECT_AFTER
 
 
 class Quarantine:
-    """``await quarantine.run(call, deaths)``. ``launch`` starts an rclone for a block, and gives the calls to it; a
-    suspect waits for its turn in a block that ``waiting`` makes.
+    """``await quarantine.run(call, deaths)``. ``launch`` starts an rclone for a block and yields its client; a
+    suspect waits for its turn within ``waiting``.
     """
 
     def __init__(
@@ -62,27 +64,27 @@ class Quarantine:
 
     @property
     def client(self) -> Client | None:
-        """The rclone of the call that is being run here; None outside of one."""
+        """The separate rclone of the current call; None outside of one."""
         return self._own.get()
 
     def note_death_of_resident(self) -> None:
-        """If no suspect was being tested, rclones die by themselves here: that clears all suspects."""
+        """If no suspect is being tested, rclone dies for other reasons: that clears all suspects."""
         if not self._testing.locked():
             self._innocence += 1
 
     def count(self, deaths: Deaths) -> None:
-        """A death that was the call's own doing."""
+        """Record a death caused by the call."""
         if deaths.alone == 0:
             deaths.innocence = self._innocence
         deaths.alone += 1
 
     def review(self, deaths: Deaths) -> None:
-        """Forget what was counted if rclones have died by themselves meanwhile."""
+        """Reset the count if rclone has meanwhile died for other reasons."""
         if deaths.alone and deaths.innocence != self._innocence:
             deaths.alone = 0
 
     async def run(self, call: Callable[[], Awaitable[T]], deaths: Deaths) -> T:
-        """What ``call`` returns, made with an rclone of its own. Counts its death among ``deaths``."""
+        """Make the call with an rclone of its own; returns its result. Counts rclone's death among ``deaths``."""
         turn = await self._turn()
         try:
             async with AsyncExitStack() as stack:
@@ -116,7 +118,7 @@ class Quarantine:
 
 
 class _Turn:
-    """The turn of a suspect, which ends once."""
+    """A suspect's turn, which ends once."""
 
     def __init__(self, testing: asyncio.Lock) -> None:
         self._testing = testing

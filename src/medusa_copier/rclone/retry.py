@@ -1,4 +1,4 @@
-"""Make a call again when its failure may pass."""
+"""Retries calls whose failure is transient."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ FIRST_PAUSE_S: Final = 1.0
 LONGEST_PAUSE_S: Final = 30.0
 AWAY_PAUSE_S: Final = 0.05
 FEWEST_DEATHS: Final = 2
-"""So often at least rclone must die at a call alone before the call is blamed."""
+"""rclone must die at least this often while working on a call alone before the call is blamed."""
 
 T = TypeVar("T")
 
@@ -40,12 +40,12 @@ async def with_retries(
     first_pause_s: float = FIRST_PAUSE_S,
     on_retry: Callable[[RcloneError], object] = lambda _: None,
 ) -> T:
-    """What ``call`` returns, tried up to ``attempts`` times while its RcloneError is transient.
+    """Make a call up to ``attempts`` times while its RcloneError is transient; returns its result.
 
-    Between attempts there are 1 s, 2 s, 4 s, … give or take a quarter. A permanent error is raised at once, the last
-    one as it came; so is MachineTrouble. The death of the resident rclone is no attempt: the call is made again when
-    ``daemon_ready`` returns, or in ``quarantine`` once it is a suspect; it fails when rclone has died at it alone
-    ``attempts`` times.
+    The pauses between attempts are 1 s, 2 s, 4 s, … give or take a quarter. A permanent error is raised at once, and so
+    is MachineTrouble; after the last attempt its error is raised. The death of the resident rclone doesn't count as an
+    attempt: the call is repeated when ``daemon_ready`` returns, or in ``quarantine`` once it is suspected; it fails
+    when rclone has died ``attempts`` times while working on it alone.
     """
     deaths = Deaths()
     pauses_s = delays_s(first_pause_s, LONGEST_PAUSE_S)
@@ -75,7 +75,7 @@ async def with_retries(
 async def _recover(
     error: RcloneStopped, deaths: Deaths, attempts: int, quarantine: Quarantine | None, ran_s: float
 ) -> None:
-    """Note a death, and wait until the call may be made again. Raises RcloneError when it is to blame."""
+    """Record a death, and wait until the call may be repeated. Raises RcloneError if the call is to blame."""
     if isinstance(error, RcloneAway):
         return await asyncio.sleep(AWAY_PAUSE_S)
     log.warning("rclone_call_retried", reason=error.reason, deaths=deaths.saw, deaths_alone=deaths.alone)

@@ -16,14 +16,14 @@ from medusa_copier.rclone.facade import Rclone
 from medusa_copier.rclone.local_files import why_not_copied, why_not_written
 from medusa_copier.rclone.rcd.client import Location
 from medusa_copier.roots.locate import shown
-from medusa_copier.roots.symlinks import Lookout
+from medusa_copier.roots.symlinks import PathInspector
 from medusa_copier.settings import RootSection
 from simple_queue_server import Failure
 from simple_queue_server.slots import Waiting, in_turn
 
 Overwrite = TypeVar("Overwrite", bound=str)
 
-_UNFIT: Final = {"read": why_not_copied, "write": why_not_written}
+_REFUSALS: Final = {"read": why_not_copied, "write": why_not_written}
 
 
 class Use(NamedTuple):
@@ -56,7 +56,7 @@ class Access:
     def __init__(self, roots: Mapping[str, RootSection], rclone: Rclone, slots: RootSlots | None = None) -> None:
         self._roots = roots
         self._rclone = rclone
-        self._lookouts: dict[str, Lookout | None] = {}
+        self._inspectors: dict[str, PathInspector | None] = {}
         self._generation = -1
         self._unusable: dict[str, str] = {}
         self._free = (slots or RootSlots()).of(roots)
@@ -74,19 +74,17 @@ class Access:
         """
         for use in uses:
             self._require_purpose(use)
-        roots = sorted({use.root for use in uses} & self._free.keys())  # in one order: nobody waits in a ring
+        roots = sorted({use.root for use in uses} & self._free.keys())  # in a fixed order, to avoid deadlocks
         async with _in_all([self._free[root] for root in roots], waiting) as waiting_outside:
             with self._rclone.waiting_as(waiting_outside):
                 await self._follow_configuration(uses)
-                yield await self._refuse_unfit(uses)
+                yield await self._refuse_unsuitable(uses)
 
     async def require(self, use: Use) -> None:
-        """Raise Failure when a use is against the policy of its root. For a look that counts as no work on it; other
-        errors as in :meth:`granted`.
-        """
+        """Raise Failure if a use violates its root's policy. Takes no slot; other errors are as in :meth:`granted`."""
         self._require_purpose(use)
         await self._follow_configuration([use])
-        await self._refuse_unfit([use])
+        await self._refuse_unsuitable([use])
 
     def overwrite(self, root: str, asked: Overwrite, *, explicit: bool) -> Overwrite | Literal["never"]:
         """The ``overwrite`` to apply in ``root`` for a request that ``asked`` for one.
@@ -96,24 +94,24 @@ class Access:
         if self._roots[root].overwrite != "never":
             return asked
         if explicit and asked != "never":
-            raise Failure(f"the root {root} has overwrite: never, so a request can't say overwrite: {asked}")
+            raise Failure(f"the root {root} has overwrite: never, so overwrite: {asked} is not allowed")
         return "never"
 
     def _require_purpose(self, use: Use) -> None:
         access = self._roots[use.root].access
         if use.purpose not in access.split("-"):
             verb = {"read": "copied from", "write": "copied to"}[use.purpose]
-            raise Failure(f"the root {use.root} can't be {verb}: it has access: {access}")
+            raise Failure(f"the root {use.root} can't be {verb}, because it has access: {access}")
 
     async def refuse_links_below(self, use: Use, source: Location) -> None:
         """Raise Failure if a directory to be written contains a symbolic link that leads out of the root and that
         rclone would follow, or a FIFO, socket or device in place of a file of the ``source``. Lists the whole
         directory once.
         """
-        lookout = await self._lookout(use)
-        if lookout is None or lookout.follow:
+        inspector = await self._inspector(use)
+        if inspector is None or inspector.follow:
             return
-        below = await lookout.look_below(use.location.path)
+        below = await inspector.inspect_below(use.location.path)
         if below.way_out is not None:
             raise _refusal(use.root, below.way_out)
         for path in below.special:
@@ -122,20 +120,20 @@ class Access:
             if await self._rclone.stat(place, files_only=True):
                 raise Failure(f"{shown(use.root, path)} is a FIFO, socket or device; only regular files are written")
 
-    async def _refuse_unfit(self, uses: Iterable[Use]) -> int | None:
+    async def _refuse_unsuitable(self, uses: Iterable[Use]) -> int | None:
         """Raise Failure for a link that leads out of a local root, and for a file in it that rclone must not get.
 
         Returns the size of the file to be read, as far as it was seen.
         """
         size_bytes = None
-        guarded = [(use, lookout) for use in uses if (lookout := await self._lookout(use))]
-        looks = [lookout.look(use.location.path) for use, lookout in guarded]
-        for (use, _), look in zip(guarded, looks, strict=True):
-            leads_out, status = await look
+        guarded = [(use, inspector) for use in uses if (inspector := await self._inspector(use))]
+        inspections = [inspector.inspect(use.location.path) for use, inspector in guarded]
+        for (use, _), inspection in zip(guarded, inspections, strict=True):
+            leads_out, status = await inspection
             if leads_out:
                 raise _refusal(use.root, use.location.path)
-            if status and (unfit := _UNFIT[use.purpose](status)):
-                raise Failure(f"{shown(use.root, use.location.path)} {unfit}")
+            if status and (refusal := _REFUSALS[use.purpose](status)):
+                raise Failure(f"{shown(use.root, use.location.path)} {refusal}")
             if status and use.purpose == "read" and stat.S_ISREG(status.st_mode):
                 size_bytes = status.st_size
         return size_bytes
@@ -146,7 +144,7 @@ class Access:
         await self._rclone.follow_configuration()
         if self._generation != configuration.generation:
             self._generation = configuration.generation
-            self._lookouts.clear()
+            self._inspectors.clear()
             self._unusable = {
                 name: reason for name, root in self._roots.items() if (reason := configuration.refusal(root.fs))
             }
@@ -154,13 +152,15 @@ class Access:
             if reason := self._unusable.get(use.root):
                 raise RcloneUnusable(reason)
 
-    async def _lookout(self, use: Use) -> Lookout | None:
-        """Who looks at the files in the root; None where it isn't of this machine."""
-        if use.root not in self._lookouts:
+    async def _inspector(self, use: Use) -> PathInspector | None:
+        """The inspector of the root's files; None if it isn't on this machine."""
+        if use.root not in self._inspectors:
             directory = await self._rclone.local_directory(use.location.fs)
             follow = self._roots[use.root].symlinks == "follow"
-            self._lookouts.setdefault(use.root, None if directory is None else Lookout(directory, follow=follow))
-        return self._lookouts[use.root]
+            self._inspectors.setdefault(
+                use.root, None if directory is None else PathInspector(directory, follow=follow)
+            )
+        return self._inspectors[use.root]
 
 
 @asynccontextmanager
@@ -187,4 +187,6 @@ async def _in_all(limits: Sequence[asyncio.Semaphore], waiting: Waiting) -> Asyn
 
 
 def _refusal(root: str, path: str) -> Failure:
-    return Failure(f"{shown(root, path)} leads out of the root {root} by a symbolic link; it has symlinks: refuse")
+    return Failure(
+        f"{shown(root, path)} leads out of the root {root} through a symbolic link, and the root has symlinks: refuse"
+    )

@@ -18,38 +18,40 @@ MOUNTS_S: Final = 5.0
 """How long the list of mounts is cached."""
 SLOW_S: Final = 0.005
 """An inspection that takes longer has waited for a disk."""
-WARY: Final = 100
-"""How many looks are taken in threads after one that was slow."""
+THREADED_AFTER_SLOW: Final = 100
+"""How many inspections run in threads after a slow one."""
 THREADS: Final = 8
 
 WRITTEN_THROUGH: Final = ".rclonelink"
 """rclone replaces a symbolic link to a file, except that it writes names with this suffix to the link's destination."""
 
 
-class Found(NamedTuple):
-    """What a look at a path found."""
+class Inspection(NamedTuple):
+    """The result of inspecting a path."""
 
     leads_out: bool
-    """It is somewhere else, by a symbolic link."""
+    """A symbolic link leads out of the directory."""
     status: os.stat_result | None
-    """Of what is there, where links lead; None when nothing is, when it can't be looked at, and outside."""
+    """The status of what is there, with links followed; None if there is nothing, if it can't be read, or if it is
+    outside.
+    """
 
 
-class Below(NamedTuple):
-    """What a look below a directory found, as paths below the directory of the root."""
+class TreeInspection(NamedTuple):
+    """The result of inspecting a tree; paths are relative to the root's directory."""
 
     way_out: str | None
-    """A symbolic link that rclone would follow out of it."""
+    """A symbolic link out of the directory that rclone would follow."""
     special: list[str]
     """FIFOs, sockets and devices."""
 
 
-class Lookout:
-    """Tells what is at paths below a ``directory``, and where they lead, unless links may be followed anywhere.
+class PathInspector:
+    """Inspects paths below a ``directory``, and where they lead. With ``follow``, links may lead anywhere.
 
-    On a local file system that answers at once, it looks at once: to go through a thread takes half as long as a
-    small copy. Elsewhere it looks in threads of its own, because a disk may be slow and a mount may hang, which holds
-    up no other root.
+    On a local file system it inspects paths directly: a thread would take half as long as a small copy. Elsewhere, and
+    after a slow inspection, it uses threads of its own, because a disk may be slow and a mount may hang, which must not
+    affect other roots.
     """
 
     def __init__(self, directory: str, *, follow: bool = False) -> None:
@@ -59,29 +61,29 @@ class Lookout:
         self._top: str | None = None
         self._is_local = False
         self._mounts_at = -math.inf
-        self._wary = 0
+        self._threaded = 0
 
-    def look(self, path: str) -> asyncio.Future[Found]:
+    def inspect(self, path: str) -> asyncio.Future[Inspection]:
         """What is at ``path``, and whether that leads out of the directory."""
         loop = asyncio.get_running_loop()
-        if self._wary > 0 or not self._is_known_local():
-            self._wary = max(0, self._wary - 1)
-            return loop.run_in_executor(self._threads, self._look, path)
-        answer: asyncio.Future[Found] = loop.create_future()
-        answer.set_result(self._look(path))
+        if self._threaded > 0 or not self._is_known_local():
+            self._threaded = max(0, self._threaded - 1)
+            return loop.run_in_executor(self._threads, self._inspect, path)
+        answer: asyncio.Future[Inspection] = loop.create_future()
+        answer.set_result(self._inspect(path))
         return answer
 
-    async def look_below(self, path: str) -> Below:
-        """What is below ``path`` that rclone must not write to. Lists all that is there."""
+    async def inspect_below(self, path: str) -> TreeInspection:
+        """What is below ``path`` that rclone must not write to. Lists the whole tree."""
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._threads, look_below, self.directory, path)
+        return await loop.run_in_executor(self._threads, inspect_below, self.directory, path)
 
-    def _look(self, path: str) -> Found:
+    def _inspect(self, path: str) -> Inspection:
         started = time.monotonic()
         self._top = self._top or os.path.realpath(self.directory)
-        answer = found_at(self.directory, path, follow=self.follow)
+        answer = inspect_path(self.directory, path, follow=self.follow)
         if time.monotonic() - started > SLOW_S:
-            self._wary = WARY
+            self._threaded = THREADED_AFTER_SLOW
         return answer
 
     def _is_known_local(self) -> bool:
@@ -92,43 +94,43 @@ class Lookout:
 
 
 def is_local(mountinfo: str | None, directory: str) -> bool:
-    """Whether ``directory`` (no symbolic links in it), and all that is mounted below it, is on this machine's disks."""
+    """Whether ``directory`` (without symbolic links), and everything mounted below it, is on local file systems."""
     if mountinfo is None:
         return False
     path = Path(directory)
     return {mounts.mount_type(mountinfo, path), *mounts.types_below(mountinfo, path)} <= mounts.LOCAL_FILE_SYSTEMS
 
 
-def found_at(directory: str, path: str, *, follow: bool = False) -> Found:
-    """What is at ``path`` below the ``directory``, and whether a symbolic link in it, or at its end, leads out.
+def inspect_path(directory: str, path: str, *, follow: bool = False) -> Inspection:
+    """What is at ``path`` below the ``directory``, and whether a symbolic link on the way or at its end leads out.
 
-    With ``follow`` links may lead anywhere. What isn't there, and what can't be looked at, leads nowhere.
+    With ``follow``, links may lead anywhere. Missing and unreadable paths lead nowhere.
     """
     here = directory.rstrip("/")
     status = None
     try:
         if follow:
-            return Found(False, os.stat(f"{here}/{path}"))  # noqa: PTH116 - on the way of each request
+            return Inspection(False, os.stat(f"{here}/{path}"))  # noqa: PTH116 - on the way of each request
         for segment in path.split("/"):
             here = f"{here}/{segment}"
             status = os.lstat(here)
             if stat.S_ISLNK(status.st_mode):
-                return _found_by_link(directory, path)
+                return _inspect_link(directory, path)
     except (OSError, ValueError):  # ValueError: no name of a file
-        return Found(False, None)
-    return Found(False, status)
+        return Inspection(False, None)
+    return Inspection(False, status)
 
 
-def _found_by_link(directory: str, path: str) -> Found:
+def _inspect_link(directory: str, path: str) -> Inspection:
     place = os.path.realpath(f"{directory}/{path}")
     leads_out = not _is_within(os.path.realpath(directory), place)
-    return Found(leads_out, None if leads_out else os.stat(place))  # noqa: PTH116
+    return Inspection(leads_out, None if leads_out else os.stat(place))  # noqa: PTH116
 
 
-def look_below(directory: str, path: str) -> Below:
+def inspect_below(directory: str, path: str) -> TreeInspection:
     """What is below ``path`` that rclone must not write to, up to the first link that leads out of the ``directory``.
 
-    Links to files don't count, because rclone replaces them, but for those that are ``WRITTEN_THROUGH``.
+    Links to files don't count, because rclone replaces them, except those that are ``WRITTEN_THROUGH``.
     """
     top = os.path.realpath(directory)
     special: list[str] = []
@@ -136,10 +138,10 @@ def look_below(directory: str, path: str) -> Below:
         place = entry.path[len(top) :].lstrip("/")
         if entry.is_symlink():
             if _is_followed(entry) and not _is_within(top, os.path.realpath(entry.path)):
-                return Below(place, special)
+                return TreeInspection(place, special)
         elif not entry.is_file(follow_symlinks=False):
             special.append(place)
-    return Below(None, special)
+    return TreeInspection(None, special)
 
 
 def _is_followed(link: os.DirEntry[str]) -> bool:
@@ -147,7 +149,7 @@ def _is_followed(link: os.DirEntry[str]) -> bool:
 
 
 def _entries_below(start: str) -> Iterator[os.DirEntry[str]]:
-    """All but the directories. What can't be listed has none."""
+    """All entries except directories. Directories that can't be listed are treated as empty."""
     directories = [start]
     while directories:
         try:

@@ -1,1 +1,1 @@
-"""A directory copy by an rclone process, with an account of each file."""
+"""Copies directories with an rclone process each, and keeps account of each file."""

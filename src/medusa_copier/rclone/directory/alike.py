@@ -1,4 +1,4 @@
-"""Names that a storage may take for one: those that differ by case or Unicode normalisation alone."""
+"""Finds names that a storage may treat as equal: those that differ only by case or Unicode normalisation."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from medusa_copier.rclone.directory.spool import Batches, are_distinct, hashes
 
 
 def groups(count: int, batches: Batches) -> list[list[str]]:
-    """Those of the ``count`` names, in groups that are alike. Next to nothing grows with the number of other names."""
+    """The names that collide, in groups, among ``count`` names. Memory hardly grows with the number of other names."""
 
     def all_folded() -> Iterable[list[str]]:
         return (_folded(names) for names in batches())
@@ -33,7 +33,7 @@ def _folded(names: Sequence[str]) -> list[str]:
 
 
 def _twice(count: int, batches: Batches) -> set[int]:
-    """The hashes that come more than once."""
+    """The hashes that occur more than once."""
     twice: set[int] = set()
     for share in hashes(count, batches):
         once: set[int] = set()

@@ -1,6 +1,6 @@
-"""Lines put by in a file without a name, and tallies that say whether two lots of names are the same.
+"""Unnamed files of lines, and tallies that show whether two sets of names are equal.
 
-Bytes of names that are not UTF-8 are lone surrogates in the text (PEP 383), and are kept.
+Bytes of names that are not UTF-8 are represented by lone surrogates (PEP 383), and are preserved.
 """
 
 from __future__ import annotations
@@ -13,43 +13,43 @@ from tempfile import TemporaryFile
 from typing import Final, NamedTuple, TypeAlias
 
 Batches: TypeAlias = Callable[[], Iterable[Sequence[str]]]
-"""Names, many at a time; again with each call."""
+"""Returns names in batches; starts over with each call."""
 
 READ_AT_ONCE: Final = 1 << 17
-"""In bytes. What is made of them takes some eight times as much."""
+"""In bytes. The resulting objects take about eight times as much memory."""
 _END: Final = "\0"
-"""What ends a line: the one character that neither a file system nor rclone's spelling of a name can hold."""
+"""The line terminator: the one character that neither a file system nor rclone's encoding of a name can contain."""
 NAMES_A_PASS: Final = 250_000
-"""How many names are compared with each other at a time: each takes some 64 bytes meanwhile."""
+"""How many names are compared at a time: each takes about 64 bytes of memory."""
 
 
 class Tally(NamedTuple):
-    """How many names, and the sum of their hashes: with the same tally two lots are the same names, in any order.
+    """The number of names, and the sum of their hashes: equal tallies mean equal sets of names, in any order.
 
-    Python's hashes have 64 bits and a key that is drawn when the process starts.
+    Python's hashes have 64 bits and a key that is chosen when the process starts.
     """
 
     names: int = 0
     hashes: int = 0
 
     def plus(self, more: Sequence[str]) -> Tally:
-        """With ``more`` names."""
+        """The tally with ``more`` names."""
         return Tally(self.names + len(more), self.hashes + sum(map(hash, more)))
 
     def plus_all(self, other: Tally) -> Tally:
-        """With another lot as well."""
+        """The tally with another set as well."""
         return Tally(self.names + other.names, self.hashes + other.hashes)
 
 
 class Spool:
-    """Lines in a file in ``directory`` that is gone with the process. Its methods raise OSError."""
+    """Lines in an unnamed file in ``directory`` that disappears with the process. Its methods raise OSError."""
 
     def __init__(self, directory: Path | None) -> None:
         self._file = TemporaryFile(dir=directory, prefix="copy-")  # noqa: SIM115 - close
         self.count = 0
 
     def put(self, lines: Sequence[str]) -> None:
-        """Write down ``lines``."""
+        """Append ``lines``."""
         if lines:
             text = _END.join(lines) + _END
             if text.count(_END) != len(lines):
@@ -59,7 +59,7 @@ class Spool:
             self.count += len(lines)
 
     def batches(self) -> Iterator[list[str]]:
-        """All lines as they were put, many at a time."""
+        """All lines in the order in which they were appended, in batches."""
         self._file.seek(0)
         rest = b""
         while chunk := self._file.read(READ_AT_ONCE):
@@ -68,19 +68,21 @@ class Spool:
                 yield complete.decode(errors="surrogateescape").split(_END)
 
     def clear(self) -> None:
-        """Forget all lines."""
+        """Remove all lines."""
         self._file.seek(0)
         self._file.truncate()
         self.count = 0
 
     def close(self) -> None:
-        """Give the room back."""
+        """Release the disk space."""
         with suppress(OSError):  # what couldn't be written
             self._file.close()
 
 
 def are_distinct(count: int, batches: Batches) -> bool:
-    """Whether ``count`` names are all different; perhaps no when they are, never yes when they aren't."""
+    """Whether ``count`` names are all different. May return False although they are, but never True although they
+    aren't.
+    """
     return count == sum(len(set(share)) for share in hashes(count, batches))
 
 
@@ -91,9 +93,9 @@ def are_among(count: int, names: Batches, others: Batches) -> bool:
 
 
 def hashes(count: int, batches: Batches) -> Iterator[Iterable[int]]:
-    """The hashes of names in shares, each of which has all that are the same.
+    """The hashes of names in shares; equal names are in the same share.
 
-    The names are gone through once for each share, so that of ``count`` no more than NAMES_A_PASS are held at a time.
+    The names are iterated once per share, so that at most NAMES_A_PASS of ``count`` names are held at a time.
     """
     shares = max(1, -(-count // NAMES_A_PASS))
     for share in range(shares):

@@ -1,7 +1,7 @@
-"""What a resident rclone is asked to do: copy, look, list.
+"""Typed calls to a resident rclone: copy, inspect, list.
 
-A call is answered when its work is done. Cancelling the coroutine cancels the work, at once, and leaves no partial
-file behind.
+A call returns when its work is done. Cancelling the coroutine cancels the work immediately, and leaves no partial file
+behind.
 """
 
 from __future__ import annotations
@@ -30,34 +30,34 @@ from medusa_copier.rclone.rcd.seen_copy import copy_seen
 from medusa_copier.rclone.stats import Groups, GroupStats, Progress
 
 HASH_GROUP: Final = "hashes"
-"""One statistics group for all that is read to be compared: rclone would make one for each call."""
+"""One statistics group for everything that is read to be compared: rclone would create one for each call."""
 
 STOP_S: Final = 10.0
 STOP_LOOK_S: Final = 0.02
-"""How long, and how often, to look whether a cancelled copy has stopped: nothing tells it."""
+"""How long, and how often, to check whether a cancelled copy has stopped: rclone doesn't notify us."""
 
 IS_A_DIRECTORY: Final = "is a directory not a file"
 IS_A_FILE: Final = "is a file not a directory"
 NESTED: Final = "the target is inside the source directory, so that each copy would be copied again by the next"
 PERMISSION_DENIED: Final = "permission denied"
 BEING_UPDATED: Final = "source file is being updated"
-"""How rclone words it; the last one also for a symbolic link, whose size and time aren't those of its target."""
+"""rclone's wording; the last one also occurs for a symbolic link, whose size and time differ from its target's."""
 
 LOCAL: Final = "Local file system at "
 SFTP: Final = "sftp://"
-"""How rclone's names for storage of a kind begin, as it has them for people."""
+"""The beginning of rclone's descriptions of storages of a kind."""
 
 RCLONES_DOT: Final = "\uff0e"
-"""What rclone calls the directory that it runs in; twice, the one above."""
+"""rclone's notation for its working directory; doubled, for the parent directory."""
 _LEADING_DOTS: Final = re.compile(f"^{RCLONES_DOT}{{1,2}}(/{RCLONES_DOT}{{2}})*(?=/|$)")
-"""How the root of a relative directory begins."""
+"""The beginning of the root of a relative directory."""
 
 
 @dataclass(frozen=True, slots=True)
 class Location:
-    """A place in a remote: ``Location("src:", "dir/a.txt")``, ``Location("s3:bucket/prefix", "a.txt")``.
+    """A location in a remote: ``Location("src:", "dir/a.txt")``, ``Location("s3:bucket/prefix", "a.txt")``.
 
-    ``path`` is relative to ``fs``, as it is stored, cleaned of ``.``, ``..`` and empty segments.
+    ``path`` is relative to ``fs``, as stored, without ``.``, ``..`` and empty segments.
     """
 
     fs: str
@@ -65,26 +65,26 @@ class Location:
 
     @property
     def remote(self) -> str:
-        """``path`` as rclone spells it."""
+        """``path`` in rclone's encoding."""
         return self.path.translate(SPELLING)
 
     @property
     def joined(self) -> str:
-        """The place as the rclone command line writes it: ``src:dir/a.txt``."""
+        """The location in the notation of rclone's command line: ``src:dir/a.txt``."""
         separator = "" if self.fs.endswith((":", "/")) or not self.path else "/"
         return f"{self.fs}{separator}{self.remote}"
 
 
 class Place(NamedTuple):
-    """Where a location is, in the same words for every root and alias that leads there."""
+    """A location in canonical form: equal for every root and alias that leads to it."""
 
     storage: str
-    """A remote of rclone.conf; "" for this machine's directories, whatever remote leads there."""
+    """A remote of rclone.conf; "" for local directories, whatever remote leads there."""
     path: str
-    """In rclone's spelling, and without a slash at its end."""
+    """In rclone's encoding, without a trailing slash."""
 
     def path_below(self, directory: Place) -> str | None:
-        """The path from there to here, "" for the ``directory`` itself; None when it is somewhere else."""
+        """The path relative to ``directory``, "" for the directory itself; None if it is elsewhere."""
         top = directory.path.rstrip("/")
         if self.storage != directory.storage or self.path.startswith("/") != directory.path.startswith("/"):
             return None
@@ -94,7 +94,7 @@ class Place(NamedTuple):
 
 
 class Item(msgspec.Struct, frozen=True, rename="pascal"):
-    """What is at a location. ``size`` is in bytes, -1 when unknown; ``mod_time`` is RFC 3339."""
+    """What is at a location. ``size`` is in bytes, -1 if unknown; ``mod_time`` is RFC 3339."""
 
     path: str
     name: str
@@ -102,7 +102,7 @@ class Item(msgspec.Struct, frozen=True, rename="pascal"):
     mod_time: str
     is_dir: bool
     hashes: dict[str, str] = msgspec.field(default_factory=dict)
-    """By type, if they were asked for and the storage has them."""
+    """By type, if requested and provided by the storage."""
 
 
 class _Features(msgspec.Struct, frozen=True, rename="pascal"):
@@ -122,13 +122,14 @@ class _FsInfo(msgspec.Struct, frozen=True, rename="pascal"):
 
     @property
     def hashes_all(self) -> bool:
-        """Whether it computes the hash of any file from its content."""
+        """Whether it computes hashes of any file from the content."""
         return self.features.is_local or self.string.startswith(SFTP)
 
     @property
     def local_root(self) -> LocalRoot | None:
-        """The directory of this machine that it is; None for another storage, for a relative path, and where a
-        connection string or the operator chose the types of hash."""
+        """The local directory that it is; None for other storage, for a relative path, and if a connection string or
+        the operator chose the hash types.
+        """
         is_plain = self.string.startswith(LOCAL) and self.root.startswith("/") and "{" not in self.name
         return LocalRoot(self.name, self.root) if is_plain and FAST in self.hashes else None
 
@@ -189,10 +190,10 @@ class _StatsBatch(msgspec.Struct):
 
 
 class Client:
-    """Calls to the rclone that serves ``socket``. Make it in a running event loop, ``close`` it at the end.
+    """Calls to the rclone that serves ``socket``. Create it in a running event loop, and ``close`` it at the end.
 
-    Every call raises RcloneError or one of its children. A call that touches storage has no time limit of its
-    own, because a copy may take days.
+    Every call raises RcloneError or a subclass. Calls that access storage have no time limit, because a copy may take
+    days.
     """
 
     def __init__(self, socket: Path) -> None:
@@ -212,15 +213,15 @@ class Client:
         await self.close()
 
     def move_to(self, socket: Path) -> None:
-        """Make new connections there."""
+        """Connect to this socket from now on."""
         self._rc.socket = socket
 
     def on_away(self, call: Callable[[], object]) -> None:
-        """From now on, call this when nobody listens on the socket."""
+        """Register a function to call when nothing listens on the socket."""
         self._rc.on_away = call
 
     async def close(self) -> None:
-        """Drop all connections, which cancels what is still running."""
+        """Drop all connections, which cancels all running calls."""
         await self._rc.close()
 
     async def copyto(
@@ -232,14 +233,14 @@ class Client:
         always: bool = False,
         by_hash: bool = False,
     ) -> int | None:
-        """Copy a file or a directory as ``rclone copyto`` does; return when the content is at the target.
+        """Copy a file or a directory like ``rclone copyto``; returns once the content is at the target.
 
-        ``copy_directory`` is called where there is no file to copy, and raises what it finds wrong; without, the source
-        can only be a file. ``always``: copy a file that is there already with the same size and time anew. ``by_hash``:
-        compare the hash of a file that is there already rather than its time, where both storages have one of every
-        file. Other than the command it fails with NotFound for a missing source on every kind of storage.
+        ``copy_directory`` is called if there is no file to copy, and raises its own errors; without it, the source must
+        be a file. ``always``: copy a file again even if it exists with the same size and time. ``by_hash``: compare an
+        existing file's hash rather than its time, if both storages have one of every file. Unlike the command, it
+        raises NotFound for a missing source on every kind of storage.
 
-        Returns the size of a file in bytes where it had to be looked at.
+        Returns the size of a file in bytes if it had to be inspected, else None.
         """
         try:
             return await self.copy_file(source, target, always=always, by_hash=by_hash)
@@ -254,9 +255,9 @@ class Client:
     async def copy_file(
         self, source: Location, target: Location, *, always: bool = False, by_hash: bool = False
     ) -> int | None:
-        """Copy one file, even an unchanged one if ``always``; ``by_hash`` and what it returns as for :meth:`copyto`.
+        """Copy one file, even an unchanged one if ``always``; ``by_hash`` and the result are as for :meth:`copyto`.
 
-        Raises NotFound when there is none, WrongKind when either place is a directory.
+        Raises NotFound if there is none, WrongKind if either location is a directory.
         """
         if await self._is_same_place(source, target) and await self.stat(source, files_only=True) is None:
             raise NotFound  # rclone calls it done without looking
@@ -273,8 +274,9 @@ class Client:
     async def copy_unseen(
         self, source: Location, target: Location, config: Mapping[str, Any], local: LocalPair | None = None
     ) -> None:
-        """Copy one file as rclone does by itself, with ``config`` over its global options. Between ``local`` roots it
-        compares by the fast hash."""
+        """Copy one file as rclone does by default, with ``config`` overriding its global options. Between ``local``
+        roots, the fast hash is compared.
+        """
         source_fs, target_fs = local.hashing(FAST) if local else (source.fs, target.fs)
         arguments = {
             "srcFs": source_fs,
@@ -288,10 +290,11 @@ class Client:
             )
 
     async def sweep(self, target: Location, copy: str, *, only: Collection[str] | None = None) -> None:
-        """Remove the partial files at ``target``, a file or a directory, of the ``copy`` that a copy_id names.
+        """Remove the partial files at ``target``, a file or a directory, that belong to the ``copy`` identified by a
+        copy_id.
 
-        Those of calls that run in this service stay, and all but those with the suffixes in ``only``, if given. Another
-        service that makes the same copy loses its partial file: its call fails, and may be tried again.
+        Those of calls running in this service are kept, and, if ``only`` is given, all with other suffixes. If another
+        service is making the same copy, it loses its partial file: its call fails, and is retried.
         """
         if not (await self._fs_info(target.fs)).features.partial_uploads:
             return
@@ -309,16 +312,17 @@ class Client:
     async def stat(
         self, location: Location, *, files_only: bool = False, hash_types: Sequence[str] = ()
     ) -> Item | None:
-        """What is at ``location``, or None. Only ``files_only`` is cheap for a place in a large directory."""
+        """What is at ``location``, or None. Only ``files_only`` is cheap in a large directory."""
         options: dict[str, Any] = {"filesOnly": files_only}
         if hash_types:
             options |= {"showHash": True, "hashTypes": hash_types}
         return await self._stat(location.fs, location.remote, options)
 
     async def list_directory(self, location: Location, *, hash_types: Sequence[str] = ()) -> list[Item]:
-        """What is in the directory at ``location``, by name as it is stored. Raises NotFound when there is none.
+        """The entries of the directory at ``location``, sorted by their stored names. Raises NotFound if there is
+        none.
 
-        rclone lists it as a whole: 100,000 entries take some 30 MB meanwhile.
+        rclone lists it completely: 100,000 entries take about 30 MB of memory.
         """
         options: dict[str, Any] = {"noMimeType": True}
         if hash_types:
@@ -328,20 +332,20 @@ class Client:
         return await asyncio.to_thread(_items, body)
 
     async def hash_of(self, location: Location, hash_type: str, *, read: bool) -> str | None:
-        """The hash of a file in small hexadecimal digits, from the storage, or from its content if ``read``.
+        """The hash of a file in lower-case hexadecimal, from the storage, or from its content if ``read``.
 
-        None when the storage has none for it. Raises NotFound when there is no such file.
+        None if the storage has none for it. Raises NotFound if there is no such file.
         """
         arguments = {"fs": location.fs, "remote": location.remote, "hashType": hash_type, "download": read}
         answer = await self._rc.ask("operations/hashsumfile", arguments | {"_group": HASH_GROUP}, _Hash)
         return answer.hash.lower() or None
 
     async def hash_types(self, fs: str) -> list[str]:
-        """The types of hash that the storage has for its files, rclone's favourite first."""
+        """The hash types that the storage supports, in rclone's order of preference."""
         return (await self._fs_info(fs)).hashes
 
     async def pair(self, source_fs: str, target_fs: str) -> Pair:
-        """What guards transfers between the two, and what can be compared. Asked of rclone once for each fs."""
+        """What protects transfers between the two, and what can be compared. rclone is asked once for each fs."""
         source, target = await self._fs_info(source_fs), await self._fs_info(target_fs)
         known = self._pairs.get((source_fs, target_fs))
         if known is None or known.source is not source or known.target is not target:
@@ -349,40 +353,40 @@ class Client:
         return known.pair
 
     async def local_directory(self, fs: str) -> str | None:
-        """The directory of this machine that ``fs`` is, by whatever chain of aliases; None for other storage."""
+        """The local directory that ``fs`` is, through any chain of aliases; None for other storage."""
         info = await self._fs_info(fs)
         if not info.features.is_local:
             return None
         return _LEADING_DOTS.sub(lambda dots: dots[0].replace(RCLONES_DOT, "."), info.root)
 
     async def is_bucket(self, location: Location) -> bool:
-        """Whether ``location`` is a whole bucket, or all of them."""
+        """Whether ``location`` is a whole bucket, or the list of buckets."""
         return await self._depth_in_buckets(location) in {0, 1}
 
     async def is_bare_prefix(self, location: Location) -> bool:
-        """Whether ``location`` is in a bucket, and so is there only as long as there is something in it."""
+        """Whether ``location`` is in a bucket, and therefore exists only while it contains something."""
         return await self._depth_in_buckets(location) > 1
 
     async def _depth_in_buckets(self, location: Location) -> int:
-        """How many names lead to ``location``, that of the bucket included; -1 where there are no buckets."""
+        """The number of names that lead to ``location``, including the bucket's; -1 if there are no buckets."""
         info = await self._fs_info(location.fs)
         path = posixpath.join(info.root, location.path).strip("/")
         return len([name for name in path.split("/") if name]) if info.features.bucket_based else -1
 
     async def place(self, location: Location) -> Place:
-        """Where ``location`` is. Links on the way to a root of this machine are seen through, those below it not.
+        """The canonical form of ``location``. Links on the way to a local root are resolved, those below it are not.
 
-        One server that two remotes of rclone.conf name is taken for two.
+        Two remotes of rclone.conf that name the same server are considered different.
         """
         root = await self._root(location.fs)
         return Place(root.storage, posixpath.join(root.path, location.remote).rstrip("/"))
 
     async def path_below(self, directory: Location, place: Location) -> str | None:
-        """The path of ``place`` below ``directory``, as rclone spells it; None when it is somewhere else."""
+        """The path of ``place`` below ``directory``, in rclone's encoding; None if it is elsewhere."""
         return (await self.place(place)).path_below(await self.place(directory))
 
     async def refuse_nesting(self, source: Location, target: Location) -> None:
-        """Raise WrongKind when the target is inside the source directory, by whatever links of this machine.
+        """Raise WrongKind if the target is inside the source directory, through whatever local links.
 
         Raises NotFound if there is no such source.
         """
@@ -395,10 +399,10 @@ class Client:
             raise WrongKind(NESTED)
 
     async def refuse_directories_in_the_way(self, source: Location, target: Location) -> None:
-        """Raise WrongKind when the target has a directory by the name of a file of the source.
+        """Raise WrongKind if the target has a directory with the name of a file of the source.
 
-        Where rclone writes files in place, as on WebDAV, a write that fails is followed by the removal of what has the
-        name: of a directory with all that is in it. On other storages nothing is looked at.
+        On storages where rclone writes files in place, such as WebDAV, it reacts to a failed write by removing what has
+        that name: a directory with everything in it. On other storages this checks nothing.
         """
         features = (await self._fs_info(target.fs)).features
         if features.partial_uploads or features.bucket_based:
@@ -410,14 +414,14 @@ class Client:
                 raise WrongKind(f"the target has a directory where the source has the file {path!r}, and would lose it")
 
     async def check_root(self, fs: str) -> None:
-        """List ``fs`` once. Raises NotFound when it doesn't exist, RcloneError when it can't be reached or read."""
+        """List ``fs`` once. Raises NotFound if it doesn't exist, RcloneError if it can't be reached or read."""
         options = {"dirsOnly": True, "noModTime": True, "noMimeType": True}
         with self._groups.listing() as group:
             await self._rc.call("operations/list", {"fs": fs, "remote": "", "opt": options, "_group": group})
             await self._require_listed(group)
 
     async def try_to_write(self, fs: str, file: Path) -> None:
-        """Copy the local ``file`` to ``fs`` and remove it there. When cancelled, it is removed all the same."""
+        """Copy the local ``file`` to ``fs`` and remove it there, even when cancelled."""
         try:
             await self.copy_unseen(Location(str(file.parent), file.name), Location(fs, file.name), {})
         finally:
@@ -426,15 +430,15 @@ class Client:
                     await self._rc.call("operations/deletefile", {"fs": fs, "remote": file.name})
 
     async def configuration_path(self) -> str:
-        """The path of the rclone.conf that is used."""
+        """The path of the rclone.conf in use."""
         return (await self._rc.ask("config/paths", {}, _Paths, timeout_s=QUICK_S)).config
 
     async def configuration(self) -> dict[str, dict[str, str]]:
-        """The keys of each remote of rclone.conf, decrypted. rclone reads the file for it, if it changed."""
+        """The keys of each remote in rclone.conf, decrypted. Makes rclone read the file if it has changed."""
         return await self._rc.ask("config/dump", {}, dict[str, dict[str, str]], timeout_s=QUICK_S)
 
     async def forget(self) -> None:
-        """Open all storages anew from now on; running copies go on with those that they have."""
+        """Reopen all storages from now on; running copies continue with those that they have."""
         await self._rc.call("fscache/clear", {}, timeout_s=QUICK_S)
         self._fs_infos = {}  # new ones: a call that is under way puts what it learns into the old
         self._roots = {}
@@ -448,7 +452,7 @@ class Client:
         return (await self._rc.ask("core/version", {}, _Version, timeout_s=QUICK_S)).version
 
     async def group_stats(self, groups: Sequence[str]) -> list[GroupStats]:
-        """How far the calls with these statistics groups are, asked for all at once."""
+        """The statistics of these groups, queried all at once."""
         asked = [{"_path": "core/stats", "group": group} for group in groups]
         batch = {"inputs": asked, "_group": "progress"}
         return (await self._rc.ask("job/batch", batch, _StatsBatch, timeout_s=QUICK_S)).results
@@ -458,7 +462,7 @@ class Client:
         await self._rc.call("rc/noop", {}, timeout_s=timeout_s)
 
     async def _copy(self, method: str, arguments: Mapping[str, Any], group: str) -> None:
-        """Make a call that copies. When cancelled, wait until rclone has stopped and removed what is unfinished."""
+        """Make a call that copies. When cancelled, wait until rclone has stopped and removed its partial files."""
         try:
             await self._rc.call(method, {**arguments, "_group": group})
         except asyncio.CancelledError:
@@ -482,9 +486,9 @@ class Client:
             return None
 
     async def _require_listed(self, group: str) -> None:
-        """Raise the RcloneError of a directory that a call in this statistics group had no right to list.
+        """Raise the RcloneError of a directory that a call in this statistics group had no permission to list.
 
-        rclone's local backend counts and logs it, and answers that the directory is empty.
+        rclone's local backend counts and logs that, and reports the directory as empty.
         """
         reason = (await self._rc.ask("core/stats", {"group": group}, GroupStats)).last_error
         if reason:
@@ -493,7 +497,7 @@ class Client:
             raise classify(reason)
 
     async def _directories(self, location: Location) -> set[str]:
-        """The directories below ``location``, as rclone spells them."""
+        """The directories below ``location``, in rclone's encoding."""
         options = {"dirsOnly": True, "noModTime": True, "noMimeType": True, "recurse": True}
         arguments = {"fs": location.fs, "remote": location.remote, "opt": options}
         try:
@@ -503,7 +507,7 @@ class Client:
         return {posixpath.relpath(entry.path, location.remote or ".") for entry in listing.entries}
 
     async def _partials(self, fs: str, directory: str, copy: str, *, recurse: bool) -> list[tuple[str, str, str]]:
-        """The partial files of a copy: path, what their names begin with, suffix."""
+        """The partial files of a copy: path, beginning of the name, suffix."""
         arguments = {
             "fs": fs,
             "remote": directory,
@@ -518,7 +522,7 @@ class Client:
         return [(path, *parts) for path, parts in found if parts]
 
     async def is_bucket_based(self, location: Location) -> bool:
-        """Whether it is on a storage of objects with keys, such as S3."""
+        """Whether the storage holds objects with keys, like S3."""
         return (await self._fs_info(location.fs)).features.bucket_based
 
     async def _copyto_directory(
@@ -539,13 +543,13 @@ class Client:
             raise _explained(no_file, no_directory) from None
 
     async def _is_same_place(self, source: Location, target: Location) -> bool:
-        """Whether rclone would take both for the same file, which it answers with success unseen."""
+        """Whether rclone would consider both the same file, for which it reports success without checking."""
         if posixpath.basename(source.path) != posixpath.basename(target.path):
             return False
         return await self.place(source) == await self.place(target)
 
     async def _real_place(self, location: Location) -> Place:
-        """Where ``location`` is, all links of this machine seen through."""
+        """The canonical form of ``location``, with all local links resolved."""
         place = await self.place(location)
         return place if place.storage else Place("", await _real_path(place.path or "/"))
 
@@ -571,7 +575,7 @@ def _items(body: bytes) -> list[Item]:
 
 
 def _explained(no_file: RcloneError, no_directory: RcloneError) -> RcloneError:
-    """Why a source that is neither missing nor a directory can't be copied as a file either."""
+    """Why a source that exists and is not a directory can't be copied as a file either."""
     if no_file.reason == IS_A_DIRECTORY:
         return WrongKind("the target is a directory")
     if BEING_UPDATED in no_file.reason and no_directory.reason != IS_A_FILE:
@@ -580,5 +584,5 @@ def _explained(no_file: RcloneError, no_directory: RcloneError) -> RcloneError:
 
 
 async def _real_path(remote: str) -> str:
-    """The path of this machine with all links seen through, in rclone's spelling as it is given."""
+    """A local path in rclone's encoding with all links resolved, in the same encoding."""
     return (await asyncio.to_thread(os.path.realpath, spoken(remote))).translate(SPELLING)
