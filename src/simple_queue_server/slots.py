@@ -131,6 +131,11 @@ class Slot:
         self._has_room = False
         self._is_held = False
 
+    @property
+    def is_held(self) -> bool:
+        """Whether the request may work now."""
+        return self._is_held
+
     async def enter(self) -> None:
         """Wait until the request may be taken."""
         await self._slots.take_room()

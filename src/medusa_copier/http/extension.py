@@ -8,10 +8,18 @@ from typing import Any, Final
 import msgspec
 
 from medusa_copier.contract.parameters import root_uses
+from medusa_copier.describe import CopyDescriber
+from medusa_copier.http.panes import PanesPage
 from medusa_copier.http.roots import RootOperations
+from medusa_copier.http.sentences import verified_sentence
 from medusa_copier.rclone.facade import Rclone
 from medusa_copier.roots.current import CurrentRoots
 from simple_queue_server.http.extension import Extension
+from simple_queue_server.http.operations import Operation
+from simple_queue_server.http.ui.pages import Pages
+from simple_queue_server.http.ui.parts import Asking, Ui
+from simple_queue_server.messages import Request
+from simple_queue_server.records.description import Places
 
 PING_S: Final = 5.0
 
@@ -22,14 +30,35 @@ def extension(rclone: Rclone, roots: CurrentRoots) -> Extension:
     async def rclone_check() -> None:
         await rclone.client.ping(timeout_s=PING_S)
 
+    operations = RootOperations(roots, rclone)
     return Extension(
         title="medusa-copier",
         version=metadata.version("medusa-copier"),
-        operations=RootOperations(roots, rclone).operations(),
+        operations=operations.operations(),
         checks={"rclone": rclone_check},
         uses=root_uses,
         messages=_messages(),
+        ui=_ui(operations, roots),
     )
+
+
+def _ui(operations: RootOperations, roots: CurrentRoots) -> Ui:
+    def pages(frame: Pages, asking: Asking) -> list[Operation]:
+        return PanesPage(frame, operations, asking).operations()
+
+    return Ui(
+        pages=pages,
+        packages=["medusa_copier.http"],
+        roots=lambda: list(roots.sections),
+        places=_places,
+        verified=verified_sentence,
+        first_step="Choose Copy above, or run: medusa-copier submit ROOT:KEY ROOT:KEY",
+    )
+
+
+def _places(request: Request) -> Places:
+    parameters = request.parameters if isinstance(request.parameters, dict) else {}
+    return CopyDescriber().places(str(request.action), parameters)
 
 
 def _messages() -> dict[str, Any]:

@@ -94,18 +94,22 @@ class RootOperations:
 
     async def roots(self, call: Call) -> Reply:
         """The roots that requests with this token may name."""
-        return Reply(
-            Roots([root for name in self._roots.sections if (root := self._root(name, call.caller)) is not None])
-        )
+        return Reply(Roots(self.usable(call.caller)))
 
     async def list_directory(self, call: Call) -> Reply:
         """What is in a directory of a root.
 
         The token must be allowed to read or to write the root. Names that are not UTF-8 are shown with U+FFFD.
         """
-        query: ListQuery = call.query
-        name = call.path("root")
-        root = self._root(name, call.caller)
+        return Reply(await self.listing(call.caller, call.path("root"), call.query))
+
+    def usable(self, token: Token) -> list[Root]:
+        """The roots that requests with this token may name."""
+        return [root for name in self._roots.sections if (root := self._root(name, token)) is not None]
+
+    async def listing(self, token: Token, name: str, query: ListQuery) -> Listing:
+        """What is in a directory of the root ``name``. Raises Problem."""
+        root = self._root(name, token)
         if root is None:
             raise Problem(404, f"there is no root {name!r} that this token may use")
         purpose: Literal["read", "write"] = "read" if "read" in root.access else "write"
@@ -120,7 +124,7 @@ class RootOperations:
         except RcloneError as error:
             raise Problem(502, masked(f"{name}:{query.key} can't be listed: {error.reason}")) from None
         entries = [_entry(item, place) for item in page.items]
-        return Reply(Listing(entries, page.items[-1].name if page.has_more else None))
+        return Listing(entries, page.items[-1].name if page.has_more else None)
 
     def _root(self, name: str, token: Token) -> Root | None:
         """What the token may do with a root; None when nothing, or there is no such root."""

@@ -56,12 +56,12 @@ class Application:
             reply = await operation.handler(await self._admitted(operation, request))
             return reply.response() if isinstance(reply, Reply) else reply
         except Problem as problem:
-            return problem.response()
+            return operation.on_problem(request, problem)
         except RecordsError as error:
-            return Problem(503, str(error), headers={"Retry-After": "5"}).response()
+            return operation.on_problem(request, Problem(503, str(error), headers={"Retry-After": "5"}))
         except Exception:
             log.exception("http_operation_crashed", operation=operation.name)
-            return Problem(500, "the service's log says more").response()
+            return operation.on_problem(request, Problem(500, "the service's log says more"))
 
     async def _admitted(self, operation: Operation, request: Request) -> Call:
         self._hosts.require_known(request)

@@ -25,6 +25,8 @@ from simple_queue_server.http.server import HttpServer
 from simple_queue_server.http.services import ServiceOperations
 from simple_queue_server.http.submission import Submissions
 from simple_queue_server.http.tokens import Tokens, kept_in
+from simple_queue_server.http.ui.backend import Backend
+from simple_queue_server.http.ui.compose import pages
 from simple_queue_server.metrics.collector import Metrics
 from simple_queue_server.records.reader import RecordsReader
 from simple_queue_server.records.submissions import SubmissionLog
@@ -67,15 +69,21 @@ async def serving(
         hub = EventHub(control.in_flight, settings.server.progress_interval_s)
         control.observe(hub)
         checks = {"broker": broker_check(settings), "run_directory": directory_check(run_directory)}
+        health = Health(checks | dict(extension.checks))
+        services = ServiceOperations(control, records, settings.server.name)
+        requests = RequestOperations(control, submissions, cancels, records, extension.uses)
+        tokens = Tokens.of(section, secret)
         operations: list[Operation] = [
-            *RequestOperations(control, submissions, cancels, records, extension.uses).operations(),
+            *requests.operations(),
             *extension.operations,
-            *ServiceOperations(control, records, settings.server.name).operations(),
+            *services.operations(),
             *hub.operations(),
             *([] if metrics is None else MetricsOperations(metrics).operations()),
-            *Health(checks | dict(extension.checks)).operations(),
+            *health.operations(),
         ]
-        app = Application(section, Tokens.of(section, secret), _described(operations, extension)).asgi()
+        backend = Backend(settings, control, services, requests, records, health)
+        shown = await resources.enter_async_context(pages(backend, section, tokens, extension))
+        app = Application(section, tokens, [*_described(operations, extension), *shown]).asgi()
         await resources.enter_async_context(HttpServer(app, section, announce, on_stop=hub.close).running())
         yield
 

@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 
 from simple_queue_server.http.health import Check
 from simple_queue_server.http.operations import Operation
+from simple_queue_server.http.ui.parts import Ui
 from simple_queue_server.messages import Request
 
 Uses: TypeAlias = Callable[[Request], Iterable[tuple[str, str]]]
@@ -24,3 +25,4 @@ class Extension:
     checks: Mapping[str, Check] = field(default_factory=dict)
     uses: Uses = lambda _: ()
     messages: Mapping[str, Any] = field(default_factory=dict)
+    ui: Ui = field(default_factory=Ui)

@@ -14,6 +14,7 @@ from starlette.requests import ClientDisconnect, Request
 from simple_queue_server.http.operations import Access
 from simple_queue_server.http.problems import Problem
 from simple_queue_server.http.tokens import Token, Tokens
+from simple_queue_server.http.ui.session import secret_of
 
 BODY_WITHIN_S: Final = 30.0
 """How long a client may take to send the body of a request."""
@@ -66,13 +67,14 @@ class Rate:
 def token_of(request: Request, tokens: Tokens) -> Token | None:
     """Who asks, None when no token is given. Raises Problem for one that isn't known.
 
-    A GET may have it in the URL, as the URL has that is shown when the service starts.
+    A GET may have it in the URL, as the URL has that is shown when the service starts, or in the cookie of the pages;
+    one in a cookie that isn't known (any more) is none.
     """
     scheme, _, secret = request.headers.get("authorization", "").partition(" ")
     if scheme.lower() != "bearer":
         secret = request.query_params.get("token", "") if request.method == "GET" else ""
     if not secret:
-        return None
+        return tokens.find(secret_of(request)) if request.method == "GET" else None
     token = tokens.find(secret.strip())
     if token is None:
         raise Problem(401, "the token is not known to this service", headers=CHALLENGE)

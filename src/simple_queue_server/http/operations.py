@@ -74,6 +74,8 @@ class Operation:
     problems: tuple[int, ...] = ()
     """The errors that it may answer beside those that all may."""
     access: Access = "token"
+    on_problem: Callable[[Request, Problem], Response] = lambda _, problem: problem.response()
+    """What an error is answered with."""
 
     @property
     def shown_path(self) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader
 from markupsafe import Markup, escape
-from starlette.responses import RedirectResponse, Response
+from starlette.responses import Response
 
 from simple_queue_server.http import openapi
 from simple_queue_server.http.operations import Call, Operation, Reply
@@ -23,15 +23,10 @@ class Description:
     def operations(self) -> list[Operation]:
         """All of them."""
         return [
-            Operation("GET", "/", self.home, {307: "text/html"}, access="open"),
             Operation("GET", "/openapi.json", self.openapi_json, {200: dict[str, Any]}, access="open"),
             Operation("GET", "/description", self.description_page, {200: "text/html"}, access="open"),
             Operation("GET", "/description.css", self.stylesheet, {200: "text/css"}, access="open"),
         ]
-
-    async def home(self, _: Call) -> Response:
-        """Leads to the description of the API."""
-        return RedirectResponse("/description", 307)
 
     async def openapi_json(self, _: Call) -> Reply:
         """This description, as OpenAPI 3.1."""

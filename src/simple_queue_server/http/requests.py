@@ -126,7 +126,7 @@ class RequestOperations:
         if key is not None and not (0 < len(key) <= LONGEST_KEY and key.isascii() and key.isprintable()):
             raise Problem(400, f"an Idempotency-Key has 1 to {LONGEST_KEY} characters of ASCII")
         request_id = call.caller.full_id(key or uuid.uuid4().hex)
-        self._require_allowed(call, messages.parse_request(call.body, request_id))
+        self._require_allowed(call.caller, messages.parse_request(call.body, request_id))
         may_be_repeated = key is not None and self._submissions.find(request_id) is None
         if may_be_repeated and (earlier := await self._record(request_id)):
             return await self._submitted_before(call, earlier)
@@ -154,6 +154,22 @@ class RequestOperations:
         fields |= await self._now(request_id, fields.get("state"))
         return Reply(RequestDetail(**fields))
 
+    async def send(self, token: Token, body: bytes) -> str:
+        """Put a request of the token's holder on the queue; returns its id. Raises Problem."""
+        request_id = token.full_id(uuid.uuid4().hex)
+        self._require_allowed(token, messages.parse_request(body, request_id))
+        await self._submissions.submit(request_id, body)
+        return request_id
+
+    async def send_again(self, token: Token, record: Record) -> str:
+        """Put the request of a record on the queue once more; returns its new id. Raises Problem."""
+        new_id, _ = await self._again(token, record)
+        return new_id
+
+    async def cancel_record(self, record: Record) -> int:
+        """Cancel the request of a record; returns how many this service was working on."""
+        return await self._cancels.cancel(record.request_id)
+
     async def cancel(self, call: Call) -> Reply:
         """Cancel a request: it is answered as cancelled, and no copy is begun or goes on."""
         request_id, _ = await self._found(call)
@@ -164,23 +180,26 @@ class RequestOperations:
         request_id, record = await self._found(call)
         if record is None:
             raise Problem(409, f"{request_id} can't be sent again: it is not recorded yet")
-        body = (await self._records.ask(Records.bodies, record.key)).request
-        state = (await self._now(request_id, record.state)).get("state", record.state)
-        if state in {"waiting", "running"} or not body:
-            why = f"it is {state}" if body else "its body is not kept"
-            raise Problem(409, f"{request_id} can't be sent again: {why}")
-        new_id = call.caller.full_id(uuid.uuid4().hex)
-        self._require_allowed(call, messages.parse_request(body, new_id))
-        submitted = await self._submissions.submit(new_id, body, retry_of=record.key)
+        new_id, submitted = await self._again(call.caller, record)
         return await self._accepted(call, new_id, submitted)
 
-    def _require_allowed(self, call: Call, request: Request | InvalidRequest) -> None:
+    async def _again(self, token: Token, record: Record) -> tuple[str, Submitted]:
+        """Submit the request of a record under a new id."""
+        body = (await self._records.ask(Records.bodies, record.key)).request
+        state = (await self._now(record.request_id, record.state)).get("state", record.state)
+        if state in {"waiting", "running"} or not body:
+            why = f"it is {state}" if body else "its body is not kept"
+            raise Problem(409, f"{record.request_id} can't be sent again: {why}")
+        new_id = token.full_id(uuid.uuid4().hex)
+        self._require_allowed(token, messages.parse_request(body, new_id))
+        return new_id, await self._submissions.submit(new_id, body, retry_of=record.key)
+
+    def _require_allowed(self, token: Token, request: Request | InvalidRequest) -> None:
         """Raise Problem for what is no request, or not this token's to ask for."""
         if isinstance(request, InvalidRequest):
             raise Problem(400, request.reason, type=INVALID, title=messages.INVALID_REQUEST)
         if not isinstance(request.action, str) or not isinstance(request.parameters, dict | msgspec.Raw):
             raise Problem(400, "the action must be a string, and the parameters an object")
-        token = call.caller
         if not token.may_ask(request.action):
             raise Problem(403, f"the token {token.name} may not ask for the action {request.action[:100]}")
         if request.action == CANCEL and not token.is_operator:

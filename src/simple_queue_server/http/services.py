@@ -63,6 +63,10 @@ class ServiceOperations:
 
     async def services(self, _: Call) -> Reply:
         """The services that are up: those that share records, and the one that answers."""
+        return Reply(Services(await self.found()))
+
+    async def found(self) -> list[ServiceStatus]:
+        """The services that are up, this one first. Raises Problem."""
         others = []
         if self._records.are_kept:
             found = await self._records.ask(Records.services)
@@ -78,7 +82,7 @@ class ServiceOperations:
             )
             for each in others
         ]
-        return Reply(Services([self._own_status(), *services]))
+        return [self.own_status(), *services]
 
     async def halt(self, call: Call) -> Reply:
         """Halt this service before its next request, or let it go on. What is in flight is finished."""
@@ -90,7 +94,8 @@ class ServiceOperations:
             self._control.toggle_halt()
         return Reply(Halt(self._control.is_halting))
 
-    def _own_status(self) -> ServiceStatus:
+    def own_status(self) -> ServiceStatus:
+        """How this service is."""
         status = {
             "in_flight": len(self._control.in_flight()),
             "in_flight_limit": self._control.max_in_flight,

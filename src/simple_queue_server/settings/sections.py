@@ -181,6 +181,8 @@ class HttpSection(Section, frozen=True):
     """Beyond that, idle connections are closed for new ones."""
     max_requests_per_s: Count = 2000
     """How many each token may make; without one, all clients together."""
+    stalled_after_s: Annotated[float, Meta(gt=0)] = 60
+    """A request that transferred no byte for so long is shown as stalled."""
 
     def __post_init__(self) -> None:
         """Raise ValueError for an address that can't be read, or is open to the network unprotected."""

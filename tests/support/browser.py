@@ -1,0 +1,50 @@
+"""A real browser, Debian's chromium, at the pages of a real service."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+from playwright.async_api import Page, async_playwright
+
+CHROMIUM = Path("/usr/bin/chromium")
+AXE = Path(__file__).parent.parent / "browser" / "axe" / "node_modules" / "axe-core" / "axe.min.js"
+
+
+@contextlib.asynccontextmanager
+async def browser() -> AsyncIterator[Any]:
+    """Chromium. Fails with the command that installs it where it is missing."""
+    assert CHROMIUM.exists(), "the browser is missing: sudo apt-get install chromium"
+    async with async_playwright() as playwright:
+        chromium = await playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        try:
+            yield chromium
+        finally:
+            await chromium.close()
+
+
+@contextlib.asynccontextmanager
+async def tab(url: str, secret: str | None, **options: Any) -> AsyncIterator[Page]:
+    """A page of a browser of its own, signed in at ``url`` if there is a token. Any error in its console fails."""
+    async with browser() as chromium:
+        context = await chromium.new_context(**{"viewport": {"width": 1280, "height": 900}} | options)
+        page = await context.new_page()
+        complaints: list[str] = []
+        page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        if secret is not None:
+            await page.goto(f"{url}/?token={secret}")
+        yield page
+        expected = ("Failed to load resource", "net::ERR_")  # a service that was stopped on purpose, an error page
+        assert not [text for text in complaints if not any(part in text for part in expected)]
+
+
+async def violations(page: Page) -> list[str]:
+    """What axe finds against WCAG 2.2 AA on the page."""
+    await page.evaluate(AXE.read_text())
+    tags = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]
+    run = "tags => axe.run(document, {runOnly: {type: 'tag', values: tags}})"
+    found = await page.evaluate(run, tags)
+    return [f"{each['id']}: {each['help']}: {each['nodes'][0]['html'][:200]}" for each in found["violations"]]
