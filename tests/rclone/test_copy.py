@@ -1179,6 +1179,28 @@ async def test_a_bag_lists_names_that_are_not_utf8_by_their_own_bytes(copier: Co
     assert (await asyncio.to_thread(subprocess.run, check, cwd=bag, check=False)).returncode == 1
 
 
+async def test_a_target_that_may_not_be_written_fails_each_file_and_counts_no_directory(
+    world: storage.Places, tmp_path: Path
+) -> None:
+    files = fill(world.src)
+    world.dst.chmod(0o555)
+    async with started(world, tmp_path, binary=storage.rclone_without_rights(tmp_path), attempts=1) as copier:
+        done = await copier.copy("src:", "dst:")
+    world.dst.chmod(0o755)
+    assert done["failed"]["files"] == len(files)
+    assert {each["key"] for each in done["failed"]["first"]} == files.keys()
+    assert all("permission denied" in each["reason"] for each in done["failed"]["first"])
+
+
+async def test_a_bucket_that_refuses_is_named_as_the_cause(copier: Copier) -> None:
+    fill(copier.world.src)
+    copier.world.add(copier.world.s3.section("refusing", secret_access_key="wrong"))
+    copier.roots["refusing"] = RootSection("refusing:bkt")
+    assert (await copier.copy("src:", "refusing:dir"))["message"] == (
+        "Copying src: to refusing:dir failed: S3 HeadObject: 403 Forbidden"
+    )
+
+
 @pytest.mark.parametrize("filters", [{}, {"exclude": ["no*"]}])
 async def test_what_the_kernel_makes_up_below_a_directory_is_skipped_by_name(
     copier: Copier, monkeypatch: pytest.MonkeyPatch, filters: dict[str, Any]

@@ -220,6 +220,7 @@ class DirectoryCopy:
         if log_parser.SAME_PLACE in outcome.complaint:
             raise WrongKind(SAME_PLACE)
         if IS_A_FILE in outcome.complaint:
+            await self._rclone.client.stat(self._target, files_only=True)  # raises what rclone took for that
             raise WrongKind(IS_A_FILE)
         if not reasons.are_of_times_only(outcome):
             await asyncio.to_thread(self._raise_for, outcome, of_failed=of_failed)

@@ -24,6 +24,8 @@ _DIRECTORY_TIME_NOT_SET: Final = re.compile(
     r"(Failed to copy: )?chtimes .*: (operation not permitted|permission denied)", re.DOTALL
 )
 """Of a directory, of which nothing else is said."""
+_OF_DIRECTORY: Final = "Failed to update directory timestamp or metadata: "
+"""Of a directory, whose files say for themselves whether they are there."""
 _HASH: Final = re.compile(r"(?!size)(\w+) = (\S+) OK")
 _LINE: Final = (
     r'^{"time":"[^"\n]*","level":"%s","msg":"%s,"object":"([^"\\\n]+)",'
@@ -91,6 +93,8 @@ class Reasons:
             self._times += 1
             return None
         self._others += 1
+        if entry.message.startswith(_OF_DIRECTORY):
+            return None
         if match := self._partial.fullmatch(path):
             path = match[1]
             if may_be_cut(path):
