@@ -172,6 +172,8 @@ ALTERNATIVES: Final = (
         {
             "the service, RabbitMQ": "amqp dst",
             "the service, embedded queue": "embedded dst",
+            "the service, SQS: a stand-in in JavaScript on the same two cores": "sqs dst",
+            "the same server without the copies": "sqs without copies",
             PROCESS: "process dst",
             "the same, two at a time": "two processes dst",
             "Celery on RabbitMQ, a task runs `rclone copyto`": "celery dst",

@@ -1,4 +1,4 @@
-"""The world of a run: directories in memory, a private RabbitMQ node, an S3 server, and services as a user has them."""
+"""The world of a run: directories in memory, private RabbitMQ, SQS and S3 servers, and services as a user has them."""
 
 from __future__ import annotations
 
@@ -13,17 +13,20 @@ from typing import Any, Final, Literal, TypeAlias
 
 import click
 import yaml
+from msgspec.structs import asdict
 
 from benchmarks.plan import GIB, Plan
+from tests.support import sqs_servers
 from tests.support.processes import COPIER, running
 from tests.support.rabbitmq import RabbitNode
+from tests.support.sqs_servers import SqsServer
 from tests.support.storage import StorageServer, section, serving
 
 MEMORY: Final = Path("/dev/shm")  # noqa: S108 - a directory of our own is made in it
 LAZY: Final = '{"queue-mode":"lazy"}'
 """The policy that docs/operations.md advises for long queues."""
 
-Kind: TypeAlias = Literal["amqp", "embedded"]
+Kind: TypeAlias = Literal["amqp", "embedded", "sqs"]
 Tell: TypeAlias = Callable[[str], None]
 
 
@@ -68,11 +71,14 @@ class RunningService:
 class World:
     """What every measurement takes place in. ``tell`` says what is being done, for the progress bar."""
 
-    def __init__(self, directory: Path, plan: Plan, node: RabbitNode, s3: StorageServer, tell: Tell) -> None:
+    def __init__(
+        self, directory: Path, plan: Plan, tell: Tell, *, node: RabbitNode, sqs: SqsServer, s3: StorageServer
+    ) -> None:
         self.directory = directory
         self.plan = plan
         self.amqp_url = f"amqp://guest:guest@127.0.0.1:{node.port}/?heartbeat=0"
         self.node = node
+        self._sqs = sqs
         self.tell = tell
         self.src, self.dst, self.bucket = directory / "src", directory / "dst", s3.directory / "bkt"
         for path in (self.src, self.dst, self.bucket):
@@ -110,6 +116,8 @@ class World:
                 "port": self.node.port,
                 "heartbeat": server.pop("heartbeat", 10),
             }
+        elif kind == "sqs":
+            queues["connection"] = {name: value for name, value in asdict(self._sqs.connection()).items() if value}
         else:
             queues["path"] = str(directory / "run" / "queue.db")
         config = {
@@ -139,11 +147,11 @@ def staged(plan: Plan, tell: Tell) -> Iterator[World]:
         (directory / "rabbitmq").mkdir()
         node = RabbitNode(directory / "rabbitmq")
         try:
-            tell("start RabbitMQ and S3")
+            tell("start RabbitMQ, SQS and S3")
             node.start()
             node.rabbitmqctl("set_policy", "lazy", ".*", LAZY, "--apply-to", "queues")
-            with serving("s3", directory / "s3") as s3:
-                yield World(directory, plan, node, s3, tell)
+            with serving("s3", directory / "s3") as s3, sqs_servers.serving(sqs_servers.fauxqs(directory)) as sqs:
+                yield World(directory, plan, tell, node=node, sqs=sqs, s3=s3)
         finally:
             node.close()
 

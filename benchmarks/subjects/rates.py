@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from benchmarks import drive, queues
-from benchmarks.alternatives import celery_team, echo_rate, process, rc
+from benchmarks.alternatives import celery_team, echo_rate, no_copies, process, rc
 from benchmarks.files import Job, make_files, remove, require_same
 from benchmarks.plan import KIB
 from benchmarks.stage import Kind, World
@@ -31,7 +31,10 @@ class _Rates:
         self._world = world
         self._plan = world.plan
         self._series: defaultdict[str, list[float]] = defaultdict(list)
-        self._names = make_files(world.src / "small", world.plan.requests, SIZE_BYTES)
+        self._names = {
+            "small": make_files(world.src / "small", world.plan.requests, SIZE_BYTES),
+            "few": make_files(world.src / "few", world.plan.sqs_requests, SIZE_BYTES),
+        }
         self._seconds_each: list[float] = []
         self._response_bytes = 0
         self._number = 1
@@ -65,6 +68,8 @@ class _Rates:
 
     def _what_else_there_is(self) -> None:
         self._service("amqp", "no_head")
+        self._service("sqs", "dst", "few")
+        self._sqs_without_copies()
         self._rc_to_s3()
         self._rc(IN_FLIGHT, "uvloop")
         self._echo("uvloop")
@@ -72,26 +77,36 @@ class _Rates:
         self._two_processes()
         self._trees()
 
-    def _jobs(self, root: Root, count: int | None = None) -> tuple[list[Job], Path]:
+    def _jobs(self, root: Root, count: int | None = None, source: str = "small") -> tuple[list[Job], Path]:
         """Jobs to a new directory in the root, and that directory."""
-        to = self._world.unique("small")
-        names = self._names[:count]
-        return [Job(f"small/{name}", root, f"{to}/{name}") for name in names], self._world.target(root) / to
+        to = self._world.unique(source)
+        names = self._names[source][:count]
+        return [Job(f"{source}/{name}", root, f"{to}/{name}") for name in names], self._world.target(root) / to
 
     def _tell(self, what: str) -> None:
         self._world.tell(f"small files, round {self._number}: {what}")
 
-    def _service(self, kind: Kind, root: Root) -> None:
+    def _service(self, kind: Kind, root: Root, source: str = "small") -> None:
         self._tell(f"service, {kind}, to {root}")
-        jobs, target = self._jobs(root)
+        jobs, target = self._jobs(root, source=source)
         service = self._world.prepare(kind)
         drive.fill(self._world, service, jobs)
         with self._world.running(service):
             samples = drive.served(self._world, service, len(jobs))
         self._response_bytes = drive.require_successes(self._world, service, jobs)
-        require_same(self._world.src / "small", target)
+        require_same(self._world.src / source, target)
         remove(target)
         self._note(f"{kind} {root}", queues.rate(samples))
+
+    def _sqs_without_copies(self) -> None:
+        self._tell("the server without copies, sqs")
+        jobs, _ = self._jobs("dst", source="few")
+        service = self._world.prepare("sqs")
+        drive.fill(self._world, service, jobs)
+        with no_copies.serving(service):
+            samples = drive.served(self._world, service, len(jobs))
+        drive.require_successes(self._world, service, jobs)
+        self._note("sqs without copies", queues.rate(samples))
 
     def _processes(self, root: Root) -> None:
         self._tell(f"a process each, to {root}")

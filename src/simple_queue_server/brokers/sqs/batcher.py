@@ -14,9 +14,14 @@ from simple_queue_server.errors import BrokerGaveUp
 
 MAX_BATCH_SIZE: Final = 10
 LINGER_S: Final = 0.005
-"""How long an entry waits for others while a call is running. If none is running, it doesn't wait."""
+"""How long an entry waits for others while a call is running. If none is running, it doesn't wait.
+
+Without it the rate is the same, with a tenth to a fifth more calls (docs/benchmarks.md): each is paid for, and takes
+0.8 ms of our time.
+"""
 
 MAX_CONCURRENT_CALLS: Final = 4
+"""A single one carries ten entries a round trip: enough for 32 requests in flight, not for hundreds."""
 
 
 @dataclass(slots=True, eq=False)
