@@ -23,6 +23,8 @@ import asyncio
 import functools
 import inspect
 import json
+import os
+import sys
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -32,12 +34,13 @@ from typing import Any, Final, ParamSpec, Self, TypeVar
 import msgspec
 
 from medusa_copier.contract.parameters import Overwrite, Verify
-from medusa_copier.settings import CopierSettings, RootSection, for_client
+from medusa_copier.settings import CopierSettings, RootSection, for_client, records_of
 from simple_queue_server import logs
 from simple_queue_server.brokers import client_for
 from simple_queue_server.brokers.base import Client
 from simple_queue_server.errors import BrokerError, QueueServerError, SettingsError
 from simple_queue_server.nearest import hint
+from simple_queue_server.records.submissions import SubmissionLog
 from simple_queue_server.settings.loader import load
 from simple_queue_server.settings.sections import (
     AmqpSection,
@@ -142,10 +145,13 @@ class CopyClient:
 
     Safe for concurrent use: requests share connections and batches. ``broker`` is a configuration, or a client created
     by :mod:`simple_queue_server.brokers`. Entering the context raises BrokerError if the broker can't be reached.
+    ``records`` is the directory in which services on this machine learn of what was submitted, if there is one.
     """
 
-    def __init__(self, broker: Settings | Client) -> None:
+    def __init__(self, broker: Settings | Client, *, records: Path | None = None) -> None:
         logs.use_standard_logging_by_default()
+        self._records = records
+        self._submission_log: SubmissionLog | None = None
         self._broker_client = client_for(broker) if isinstance(broker, Settings) else broker
         self._is_entered = False
 
@@ -155,7 +161,9 @@ class CopyClient:
 
         A relative path of the embedded queue is resolved to where the service created the queue; see docs/client.md.
         """
-        return cls(for_client(load(Path(path), ClientSettings), Path(path)))
+        config = Path(path)
+        settings = for_client(load(config, ClientSettings), config)
+        return cls(settings, records=records_of(config) if settings.records.enabled else None)
 
     @classmethod
     def amqp(cls, url: str, *, incoming_queue: str, outgoing_queue: str | None = None) -> Self:
@@ -176,7 +184,8 @@ class CopyClient:
     @classmethod
     def embedded(cls, path: str | Path = "run/queue.db") -> Self:
         """Create a client for the embedded queue of a service on this machine, from its file."""
-        return cls(ClientSettings(embedded=EmbeddedSection(path=Path(path))))
+        queue = Path(path)
+        return cls(ClientSettings(embedded=EmbeddedSection(path=queue)), records=queue.parent / "records")
 
     @classmethod
     def http(cls, url: str, token: str, *, ca_file: str | None = None) -> Self:
@@ -196,6 +205,9 @@ class CopyClient:
 
     async def __aexit__(self, *exc_info: object) -> None:
         self._is_entered = False
+        if self._submission_log is not None:
+            self._submission_log.close()
+            self._submission_log = None
         await self._broker_client.__aexit__(*exc_info)
 
     @property
@@ -290,17 +302,24 @@ class CopyClient:
         await self.send(encode_request(action, parameters, pass_through), request_id)
         return request_id
 
-    async def send(self, body: bytes, request_id: str) -> None:
-        """Queue a complete request body unchanged; its response goes to the outgoing queue."""
-        await self._client.send(body, message_id=request_id)
+    async def send(self, body: bytes, request_id: str, *, retry_of: int | None = None) -> None:
+        """Queue a complete request body unchanged; its response goes to the outgoing queue.
+
+        ``retry_of`` is the key of the record whose request is sent again.
+        """
+        client = self._client
+        self._note_submission(request_id, body, retry_of)
+        await client.send(body, message_id=request_id)
 
     @_checked
     async def call(self, body: bytes, request_id: str, *, timeout_s: float | None = None) -> bytes:
         """Queue a complete request body unchanged, and return its response unchanged. Raises ResponseTimeout."""
         limit = asyncio.timeout(timeout_s)
+        client = self._client
+        self._note_submission(request_id, body)
         try:
             async with limit:
-                return await self._client.call(body, message_id=request_id)
+                return await client.call(body, message_id=request_id)
         except TimeoutError:
             if timeout_s is None or not limit.expired():
                 raise
@@ -309,6 +328,13 @@ class CopyClient:
     async def take_response(self, timeout_s: float) -> bytes | None:
         """Take the oldest response off the outgoing queue; None if none arrives within ``timeout_s`` seconds."""
         return await self._client.take_response(timeout_s)
+
+    def _note_submission(self, request_id: str, body: bytes, retry_of: int | None = None) -> None:
+        """Let the records know, where services of this machine keep some."""
+        if self._submission_log is None and self._records is not None and os.access(self._records, os.W_OK | os.X_OK):
+            self._submission_log = SubmissionLog(self._records, Path(sys.argv[0]).name or "client", "")
+        if self._submission_log is not None:
+            self._submission_log.submitted(request_id, body, retry_of)
 
     async def _copy(
         self,

@@ -93,6 +93,14 @@ def in_run_directory(config: Path, name: str) -> Path:
     return found[0] if found else Path("run") / name
 
 
+def records_of(config: Path) -> Path | None:
+    """Where the service of the file ``config`` learns of what is submitted; None where that isn't clear."""
+    try:
+        return in_run_directory(config, "records").absolute()
+    except SettingsError:
+        return None
+
+
 def _places(config: Path) -> list[Path]:
     """Where the service of a configuration may run: here, beside the file, or above a directory ``config/``."""
     here, beside = Path.cwd(), config.absolute().parent.resolve()

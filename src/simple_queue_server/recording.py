@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -12,10 +13,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 
+from simple_queue_server import messages
 from simple_queue_server.in_flight import InFlight
 from simple_queue_server.messages import Request
 from simple_queue_server.records.description import Describer
-from simple_queue_server.records.entries import Outcome, legible_id
+from simple_queue_server.records.entries import Outcome, legible_id, now_ms
+from simple_queue_server.records.labels import canonical
 from simple_queue_server.records.recorder import Recorder
 from simple_queue_server.settings.sections import RecordsSection
 
@@ -86,6 +89,22 @@ class RecordingObserver:
         details = request.request.log_fields if isinstance(request.request, Request) else {}
         outcome: Outcome | None = "given_up" if request.is_given_up else None
         self.recorder.answering(key, request.response or b"", details, outcome)
+        if request.is_cancel:
+            self._mark(request)
+
+    def _mark(self, cancel: InFlight) -> None:
+        """What a request to cancel means is not begun later either: by a service that didn't hear of it, or again.
+
+        All that was before it on the queue has been taken.
+        """
+        sent_ms = now_ms() if cancel.sent_ms is None else cancel.sent_ms
+        parameters = cancel.request.parameters if isinstance(cancel.request, Request) else {}
+        if messages.outcome(cancel.response or b"").status != messages.SUCCESS:
+            return
+        if request_id := parameters.get("request_id"):
+            self.recorder.mark("request_id", legible_id(request_id), sent_ms, is_drained=True)
+        elif (value := canonical(json.dumps(parameters["pass_through"]).encode())) is not None:
+            self.recorder.mark("pass_through", value, sent_ms, is_drained=True)
 
     def finished(self, request: InFlight) -> None:
         """Nothing to do: the answer has been recorded."""

@@ -187,7 +187,7 @@ class Server:
     async def _open(
         self, resources: contextlib.AsyncExitStack, lifespan: AbstractAsyncContextManager[object] | None
     ) -> None:
-        records = self._records = await self._recording(resources)
+        self._records = await self._recording(resources)
         if lifespan is not None:
             await resources.enter_async_context(lifespan)
         if CANCEL not in self._handlers:
@@ -198,8 +198,8 @@ class Server:
         resources.push_async_callback(self._broker.close)
         resources.push_async_callback(self._abort_running)
         self._runner.hold_as_many_as_slots()
-        if records is not None:
-            await records.wait_for_marks()
+        if self._records is not None:
+            await self._records.wait_for_marks()
         await self._broker.open(self._canceller.on_broadcast)
         if self._broker.has_progress_queue:
             events = Events(self._broker.notify, self._settings.server.progress_interval_s)
@@ -227,6 +227,7 @@ class Server:
             "in_flight_limit": self._runner.limit,
             "is_halted": self._halting,
             "is_stopping": self._stopping,
+            "queue_length": self._supervision.queue_length,
         }
 
     async def _abort_running(self) -> None:

@@ -88,6 +88,11 @@ class Supervision:
         """Whether the service has started serving."""
         return self._is_up.is_set()
 
+    @property
+    def queue_length(self) -> int | None:
+        """How many requests waited on the queue when the broker was asked last; None when it didn't answer."""
+        return self._waiting
+
     def enter(self, state: State) -> None:
         """Report that the service is now in this state."""
         if state == self._state:

@@ -7,7 +7,7 @@ from typing import Final
 
 import click
 
-from medusa_copier.cli import dead, requests, service, setup
+from medusa_copier.cli import dead, records, requests, service, setup
 
 SECTIONS: Final[Mapping[str, Sequence[click.Command]]] = {
     "The service": [
@@ -19,7 +19,18 @@ SECTIONS: Final[Mapping[str, Sequence[click.Command]]] = {
         service.toggle_halt,
         service.check,
     ],
-    "Requests": [requests.submit, requests.responses, requests.progress, requests.events, requests.ls, dead.dead],
+    "Requests": [
+        requests.submit,
+        records.history,
+        records.show,
+        records.retry,
+        records.cancel,
+        requests.responses,
+        requests.progress,
+        requests.events,
+        requests.ls,
+        dead.dead,
+    ],
     "Set-up": [setup.init, setup.systemd, setup.completion, setup.schema, setup.token],
 }
 """The commands as ``--help`` lists them. A command that is here is on the command line."""

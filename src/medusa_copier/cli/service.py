@@ -103,15 +103,22 @@ def restart(config: Path, **how: Any) -> None:
         sys.exit(0 if command(config, **how) else 1)
 
 
-@click.command(short_help="Tell whether it runs, and what it does.")
+@click.command(short_help="Tell whether it runs, and what it does; or how a request is.")
 @config_option
+@click.argument("request_id", metavar="[ID]", required=False)
 @json_option
-def status(config: Path, as_json: bool) -> None:
-    """Tell whether the service runs and is healthy, what it does, and how long the queue is.
+def status(config: Path, request_id: str | None, as_json: bool) -> None:
+    """Tell whether the service runs and is healthy, what it does, and how long the queue is; or how the request ID is.
 
     The exit status is that of an init script: 0 running, 1 dead although its pid file is there, 3 not running.
+
+    Of a request: 0 succeeded, 1 failed, cancelled or given up, 4 waiting or running, 5 not known.
     """
     with clear_errors():
+        if request_id is not None:
+            from medusa_copier.commands.show import status_of  # noqa: PLC0415
+
+            sys.exit(status_of(config, request_id, as_json=as_json))
         from medusa_copier.commands.status import show_status  # noqa: PLC0415
 
         sys.exit(show_status(config, as_json=as_json))

@@ -17,6 +17,10 @@ LARGEST_BODY_BYTES: Final = 1 << 20
 Outcome: TypeAlias = Literal["succeeded", "failed", "cancelled", "given_up"]
 
 
+Kind: TypeAlias = Literal["request_id", "label", "pass_through"]
+"""Of a mark: what it names its requests by."""
+
+
 class Owner(msgspec.Struct, array_like=True, frozen=True, tag="owner"):
     """First in each file: who wrote it. ``is_service`` is false for clients, which only submit."""
 
@@ -83,10 +87,12 @@ class Marked(msgspec.Struct, array_like=True, frozen=True, tag="marked"):
     """Requests are to be cancelled: see :class:`simple_queue_server.records.marks.Mark`."""
 
     key: int
-    kind: str
+    kind: Kind
     path: str
     value: str
     sent_ms: int
+    is_drained: bool = False
+    """Whether all that was on the queue before has been taken."""
 
 
 Entry: TypeAlias = Owner | Taken | Started | Answered | Returned | Submitted | Marked

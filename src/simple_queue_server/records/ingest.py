@@ -18,12 +18,10 @@ from simple_queue_server.records.database import Database
 from simple_queue_server.records.description import Describer
 from simple_queue_server.records.rows import Batch
 from simple_queue_server.records.schema import OPEN, WAITING, records, services, spools, upsert
+from simple_queue_server.records.submissions import CLIENT
 
 AT_ONCE: Final = 4000
 """Entries in one transaction: others wait meanwhile."""
-SERVICE: Final = "service"
-CLIENT: Final = "client"
-"""What the names of owners begin with."""
 
 log = structlog.stdlib.get_logger("simple_queue_server")
 

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any, Final
 
 import msgspec
@@ -11,7 +12,7 @@ import msgspec
 from simple_queue_server.messages import NO_PASS_THROUGH
 
 LARGEST_BYTES: Final = 10_000
-"""A larger pass_through has no labels."""
+"""A larger pass_through has no labels, and is equal to none."""
 MOST: Final = 50
 """Labels that a request can have; the first count."""
 LONGEST: Final = 200
@@ -38,6 +39,19 @@ def labels_of(pass_through: bytes) -> list[tuple[str, str]]:
     pairs: dict[tuple[str, str], None] = {}
     _collect(value, "", DEEPEST, pairs)
     return list(pairs)[:MOST]
+
+
+def canonical(pass_through: bytes) -> str | None:
+    """JSON in a form that is the same for equal values, whatever the order of keys; ``1`` and ``1.0`` differ.
+
+    None for what is too large, or nested too deeply.
+    """
+    if len(pass_through) > LARGEST_BYTES:
+        return None
+    try:
+        return json.dumps(json.loads(pass_through), sort_keys=True)
+    except (ValueError, RecursionError):
+        return None
 
 
 def parse_label(text: str) -> tuple[str, str]:

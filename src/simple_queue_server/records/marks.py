@@ -8,23 +8,19 @@ the queue was seen empty.
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from simple_queue_server.records.database import Database
-from simple_queue_server.records.labels import labels_of
+from simple_queue_server.records.entries import Kind
+from simple_queue_server.records.labels import canonical, labels_of
 from simple_queue_server.records.schema import marks
 
-Kind: TypeAlias = Literal["request_id", "label", "pass_through"]
-
-LARGEST_BYTES: Final = 10_000
-"""A larger pass_through is compared with none."""
 MOST_READ: Final = 100_000
 
 
@@ -77,19 +73,6 @@ class Marks:
                 yield from self._by_label.get(label, ())
         if self._by_pass_through and (value := canonical(pass_through)) is not None:
             yield from self._by_pass_through.get(value, ())
-
-
-def canonical(pass_through: bytes) -> str | None:
-    """JSON in a form that is the same for equal values, whatever the order of keys; ``1`` and ``1.0`` differ.
-
-    None for what is too large, or nested too deeply.
-    """
-    if len(pass_through) > LARGEST_BYTES:
-        return None
-    try:
-        return json.dumps(json.loads(pass_through), sort_keys=True)
-    except (ValueError, RecursionError):
-        return None
 
 
 def add(database: Database, new: Sequence[Mark]) -> None:

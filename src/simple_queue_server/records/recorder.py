@@ -7,6 +7,7 @@ remembered without their bodies.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import threading
@@ -24,6 +25,8 @@ from simple_queue_server.backoff import delays_s
 from simple_queue_server.records.entries import (
     Answered,
     Entry,
+    Kind,
+    Marked,
     Outcome,
     Owner,
     Returned,
@@ -152,6 +155,10 @@ class Recorder:
             if not request.is_spooled:
                 self._append(Returned(key))
 
+    def mark(self, kind: Kind, value: str, sent_ms: int, *, is_drained: bool) -> None:
+        """Requests with this id or pass_through that were sent before are cancelled wherever they are."""
+        self._append(Marked(self._next_key(), kind, "", value, sent_ms, is_drained))
+
     @property
     def health(self) -> Health:
         """How the records are."""
@@ -196,6 +203,8 @@ class Recorder:
     # the background thread
 
     def _work(self) -> None:
+        with contextlib.suppress(OSError):  # clients look for it; what is wrong is said when it is written to
+            self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         delays = delays_s(INTERVAL_S, LONGEST_DELAY_S)
         while not self._is_closing:
             if self._cycle():

@@ -114,8 +114,16 @@ class Batch:
             case Submitted():
                 self._submitted(entry)
             case Marked():
-                mark = {"kind": entry.kind, "path": entry.path, "value": entry.value, "sent_ms": entry.sent_ms}
-                self._marks.append(mark | {"queue": self._owner["queue"]})
+                self._marks.append(
+                    {
+                        "kind": entry.kind,
+                        "path": entry.path,
+                        "value": entry.value,
+                        "queue": self._owner["queue"],
+                        "sent_ms": entry.sent_ms,
+                        "drained_ms": entry.sent_ms if entry.is_drained else None,
+                    }
+                )
 
     def write(self) -> None:
         """Write all that was applied."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from pathlib import Path
+from typing import Final
 
 import structlog
 
@@ -18,10 +19,12 @@ from simple_queue_server.records.entries import (
     legible_id,
     now_ms,
 )
-from simple_queue_server.records.ingest import CLIENT
 from simple_queue_server.records.keys import KeyMaker
 from simple_queue_server.records.spool import SpoolWriter, instance_name
 from simple_queue_server.system.trouble import Trouble
+
+CLIENT: Final = "client"
+"""What the names of these owners of spools begin with."""
 
 log = structlog.stdlib.get_logger("simple_queue_server")
 

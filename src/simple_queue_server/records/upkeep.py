@@ -30,8 +30,9 @@ MARKS_S: Final = 1.0
 PRUNE_S: Final = 600.0
 PRUNE_ROWS: Final = 10_000
 MINUTE_MS: Final = 60_000
-DRAINED_S: Final = 10.0
-"""A queue that gave nothing for so long, to a service that had room, is empty."""
+DRAINED_S: Final = 20.0
+"""A queue that was empty when its length was asked for, and gave nothing for so long to a service that had room, had
+given all that was on it before."""
 
 log = structlog.stdlib.get_logger("simple_queue_server")
 
@@ -148,7 +149,9 @@ class Upkeep:
             self._set_drained(owner)
 
     def _set_drained(self, owner: Owner) -> None:
-        if not self._status().get("is_receiving"):
+        status = self._status()
+        is_full = status.get("in_flight", 0) >= status.get("in_flight_limit", 0)
+        if is_full or status.get("is_halted") or status.get("queue_length") != 0:
             return
         before_ms = now_ms() - int(DRAINED_S * 1000)
         if any(mark.drained_ms is None and mark.sent_ms < before_ms for mark in self._marks):
