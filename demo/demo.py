@@ -1,8 +1,9 @@
 """The main job on real input: local→local, local→S3, S3→local, a directory, and a copy that must fail.
 
 Starts an S3 server (rclone's own) and the service as a user would, on the embedded queue; submits the requests
-with the command line; prints each with its response; and compares the checksum of every copied file with its
-source. Exit status 0 only if all is as it must be. Everything it makes is in a temporary directory.
+with the command line; prints each with its response; compares the checksum of every copied file with its
+source; and ends with the service's own history. Exit status 0 only if all is as it must be. Everything it makes is in a
+temporary directory.
 """
 
 from __future__ import annotations
@@ -79,6 +80,7 @@ def main() -> int:
             results = [ask(*copy) for copy in COPIES]
         print()
         results += [compare(here, source, target) for source, target, succeeds in COPIES if succeeds]
+        results.append(history())
         copied = sum(1 for path in (here / "access").rglob("*") if path.is_file())
     good = all(results)
     print(
@@ -155,6 +157,12 @@ def compare(here: Path, source: str, target: str) -> bool:
     same = all((copy / name).is_file() and sha256(original / name) == sha256(copy / name) for name in names)
     print(f"{'same    ' if same else 'DIFFERS '} {source} = {target} ({len(names)} file{'s' * (len(names) > 1)})")
     return same
+
+
+def history() -> bool:
+    """Show what the service has on record of all that."""
+    print("\nmedusa-copier history:\n", flush=True)
+    return subprocess.run([COPIER, "history", "--config", "demo.yaml"], check=False).returncode == 0
 
 
 def sha256(path: Path) -> str:

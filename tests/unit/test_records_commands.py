@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import logging
 import re
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -11,6 +12,7 @@ from typing import Any
 
 import click
 import pytest
+import structlog
 import yaml
 from click.testing import CliRunner, Result
 
@@ -49,7 +51,12 @@ class World:
 def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
     monkeypatch.chdir(tmp_path)
     world = World(tmp_path)
+    before, root = structlog.get_config(), logging.getLogger()
+    handlers, level = root.handlers[:], root.level
     yield world
+    structlog.configure(**before)  # commands log quietly, and are in this process here
+    root.handlers[:] = handlers
+    root.setLevel(level)
     world.stage.close()
 
 
