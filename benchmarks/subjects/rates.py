@@ -11,10 +11,10 @@ from benchmarks.alternatives import celery_team, echo_rate, no_copies, process, 
 from benchmarks.files import Job, make_files, remove, require_same
 from benchmarks.plan import KIB
 from benchmarks.stage import Kind, World
-from simple_queue_server.settings.sections import ServerSection
+from simple_queue_server.concurrency import FIRST
 
 SIZE_BYTES: Final = 4 * KIB
-IN_FLIGHT: Final = ServerSection(name="bench").max_in_flight
+IN_FLIGHT: Final = FIRST
 """The service's default."""
 RC_IN_FLIGHT: Final = sorted({16, IN_FLIGHT})
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection, Hashable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import structlog
 
@@ -19,6 +19,7 @@ from medusa_copier.rclone.facade import Rclone
 from medusa_copier.roots.current import CurrentRoots
 from medusa_copier.settings import CopierSettings
 from simple_queue_server import Request, Server, SettingsError, load_settings, logs, reload
+from simple_queue_server.concurrency import FIRST, Strain
 from simple_queue_server.system import event_loop
 
 if TYPE_CHECKING:
@@ -47,21 +48,51 @@ async def serve(settings: CopierSettings, config: Path | None = None, *, is_excl
     is loaded again at SIGHUP.
     """
     roots = CurrentRoots(settings.roots)
+    rclone = open_rclone(settings)
+
+    def strain(pair: Hashable) -> Strain | None:
+        if not isinstance(pair, PairOfRoots) or not roots.sections.keys() >= set(pair):
+            return None
+        return rclone.strain(roots.sections[root].fs for root in pair)
+
     server = Server(
         settings,
         is_configured_for=lambda request: named_roots(request) <= roots.sections.keys(),
         is_exclusive=is_exclusive,
         describer=CopyDescriber(),
+        lane_of=lambda request: pair_of_roots(request, roots.sections.keys()),
+        strain=strain,
     )
-    await server.serve(_copying(server, settings, roots, config))
+    await server.serve(_copying(server, settings, roots, rclone, config))
+
+
+class PairOfRoots(NamedTuple):
+    """``masters to access``."""
+
+    source: str
+    target: str
+
+    def __str__(self) -> str:
+        return f"{self.source} to {self.target}"
+
+
+def pair_of_roots(request: Request, roots: Collection[str]) -> PairOfRoots | None:
+    """What requests to copy a file have in common that take about as long, and strain the same storages. None for
+    others: a directory is copied by many transfers at once, in an rclone of its own."""
+    if request.action != "copyto" or not isinstance(request.parameters, dict):
+        return None
+    source, target = request.parameters.get("source_root"), request.parameters.get("target_root")
+    if not (isinstance(source, str) and isinstance(target, str)):
+        return None
+    return PairOfRoots(source, target) if source in roots and target in roots else None
 
 
 @asynccontextmanager
 async def _copying(
-    server: Server, settings: CopierSettings, roots: CurrentRoots, config: Path | None
+    server: Server, settings: CopierSettings, roots: CurrentRoots, rclone: Rclone, config: Path | None
 ) -> AsyncIterator[None]:
     """Run rclone, and register the actions that copy with it, for the duration of the block."""
-    async with open_rclone(settings) as rclone:
+    async with rclone:
         hold = Hold()
 
         async def prepare(wanted: CopierSettings) -> Callable[[], None]:
@@ -117,6 +148,7 @@ def open_rclone(settings: CopierSettings, run_directory: Path | None = Path("run
         hand_on=settings.rclone.environment,
         attempts=settings.rclone.attempts,
         local_hash=settings.rclone.local_hash,
+        most_directories=FIRST if settings.server.max_in_flight == "auto" else settings.server.max_in_flight,
         run_directory=run_directory,
     )
 

@@ -74,7 +74,7 @@ class Events:
             async with asyncio.timeout(self._interval_s):
                 fields = await source()
             if fields is not None and request in self._started_s:
-                self._publish("progress", request, {"progress": dict(fields)})
+                self._publish("progress", request, {"progress": {**fields, "in_flight_limit": request.slot.limit}})
         except Exception as error:  # noqa: BLE001 - a handler's own; its request goes on
             log.warning("progress_unavailable", request_id=request.request_id, error=repr(error))
 

@@ -10,13 +10,14 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
-from typing import Final
+from collections.abc import Callable, Hashable, Mapping
+from typing import Final, Literal
 
 import structlog
 
 from simple_queue_server import messages, pipeline
 from simple_queue_server.brokers.base import Broker
+from simple_queue_server.concurrency import MOST, AdaptiveLimit, Change, Limit, Strain, no_strain
 from simple_queue_server.in_flight import Holder, InFlight, Stage
 from simple_queue_server.journal.poison import PoisonCheck
 from simple_queue_server.journal.store import Entry, Journal, JournalError
@@ -37,8 +38,10 @@ log = structlog.stdlib.get_logger("simple_queue_server")
 class Runner:
     """Takes requests from the broker and the journal, and serves each with one of ``handlers``.
 
-    Requests from the journal are adopted if this service ``is_configured_for`` them. ``on_fault`` is called when the
-    broker connection is given up while publishing a response: nothing can be answered any more.
+    Requests from the journal are adopted if this service ``is_configured_for`` them. Requests with the same ``lane_of``
+    share a concurrency limit if it is adaptive; there must be few lanes. The limit shrinks under ``strain``.
+    ``on_fault`` is called when the broker connection is given up while publishing a response: nothing can be answered
+    any more.
     """
 
     def __init__(
@@ -50,6 +53,8 @@ class Runner:
         *,
         is_configured_for: Callable[[Request], bool],
         on_fault: Callable[[Exception], None],
+        lane_of: Callable[[Request], Hashable] = lambda _: None,
+        strain: Callable[[Hashable], Strain | None] = no_strain,
     ) -> None:
         self.observers = Observers()
         self._broker = broker
@@ -58,7 +63,14 @@ class Runner:
         self._is_configured_for = is_configured_for
         self._on_fault = on_fault
         self._show = settings.log
-        self._slots = Slots(settings.server.max_in_flight, broker.set_max_unsettled)
+        self._lane_of = lane_of
+        self._max_in_flight = settings.server.max_in_flight
+        self._slots = Slots(
+            *_limits(self._max_in_flight),
+            on_change=broker.set_max_unsettled,
+            on_limit=_log_change,
+            strain=strain,
+        )
         self._settlement = Settlement(broker, journal, _patience_s(settings, broker))
         self._poison = PoisonCheck(journal, settings.server.max_attempts)
         self._journal_trouble = Trouble(log, "journal_unreadable")
@@ -113,7 +125,9 @@ class Runner:
     def apply(self, settings: Settings) -> None:
         """Apply changed settings."""
         self._show = settings.log
-        self._slots.set_limit(settings.server.max_in_flight)
+        if settings.server.max_in_flight != self._max_in_flight:
+            self._max_in_flight = settings.server.max_in_flight
+            self._slots.set_limit(*_limits(self._max_in_flight))
 
     def stop_waiting(self) -> None:
         """Requeue the requests that wait for their first slot, so that another service can take them."""
@@ -169,7 +183,8 @@ class Runner:
 
     async def _serve_in_turn(self, request: InFlight) -> None:
         if not request.is_cancel:  # that would wait for what it is to end
-            await request.slot.take()
+            lane = self._lane_of(request.request) if isinstance(request.request, Request) else None
+            await request.slot.take(lane)
         request.work()
         if request.response is not None:
             await self._answer(request, request.response)
@@ -200,6 +215,7 @@ class Runner:
         if isinstance(request.request, Request):
             fields |= {name: pipeline.bounded(value) for name, value in request.request.log_fields.items()}
         state = messages.outcome(response).status
+        request.slot.succeeded = state == "success"
         bound.info("request_finished", **fields, state=state, seconds=round(time.monotonic() - started_s, 4))
 
     async def _answer(self, request: InFlight, response: bytes, *, give_up: bool = False) -> None:
@@ -215,6 +231,16 @@ class Runner:
         log.warning("request_requeued")
         self.observers.given_back(request)
         await self._settlement.give_back(request)
+
+
+def _limits(max_in_flight: int | Literal["auto"]) -> tuple[int | Callable[[], Limit], int]:
+    """The limit of a lane, or what makes one, and the most in all lanes."""
+    return (AdaptiveLimit, MOST) if max_in_flight == "auto" else (max_in_flight, max_in_flight)
+
+
+def _log_change(lane: Hashable, change: Change) -> None:
+    numbers = {"from": change.before, "to": change.after}
+    log.info("concurrency_changed", pair=str(lane), **numbers, reason=change.reason)
 
 
 def _patience_s(settings: Settings, broker: Broker) -> float | None:

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import functools
 import signal
-from collections.abc import Callable, Collection, Coroutine
+from collections.abc import Callable, Collection, Coroutine, Hashable
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any, Final
@@ -18,6 +18,7 @@ from simple_queue_server.brokers import broker_for, describe, queues_of
 from simple_queue_server.brokers.base import Broker
 from simple_queue_server.cancel import Cancellation, Canceller
 from simple_queue_server.companions import Companions
+from simple_queue_server.concurrency import Strain, no_strain
 from simple_queue_server.events import Events
 from simple_queue_server.in_flight import InFlight
 from simple_queue_server.journal.store import Journal
@@ -46,7 +47,9 @@ class Server:
     ``broker`` replaces the configured one, for example with a ``MemoryBroker`` in a test. The journal is in
     ``run_directory``, which services may share: each continues unfinished requests of its own queues that another
     service left, if it ``is_configured_for`` them. With ``is_exclusive``, it refuses to start beside another service of
-    its name. The ``describer`` extracts details of the application's requests for the records.
+    its name. The ``describer`` extracts details of the application's requests for the records. If ``max_in_flight`` is
+    ``auto``, requests with the same ``lane_of`` share an adaptive limit, which shrinks under ``strain``; there must be
+    few lanes.
     """
 
     def __init__(
@@ -58,6 +61,8 @@ class Server:
         is_configured_for: Callable[[Request], bool] = lambda _: True,
         is_exclusive: bool = False,
         describer: Describer | None = None,
+        lane_of: Callable[[Request], Hashable] = lambda _: None,
+        strain: Callable[[Hashable], Strain | None] = no_strain,
     ) -> None:
         self._settings = settings
         self._describer = describer or PlainDescriber()
@@ -74,6 +79,8 @@ class Server:
             self._handlers,
             is_configured_for=is_configured_for,
             on_fault=self._on_fault,
+            lane_of=lane_of,
+            strain=strain,
         )
         self._supervision = Supervision(
             settings.server.name,

@@ -11,6 +11,7 @@ import pytest
 from simple_queue_server import Failure, Request, Server, Settings
 from simple_queue_server.brokers.base import ReplyAddress
 from simple_queue_server.brokers.memory import MemoryBroker, MemoryClient, MemoryQueue
+from simple_queue_server.concurrency import FIRST
 from simple_queue_server.journal.store import Entry, Journal
 from simple_queue_server.settings.sections import ServerSection
 from tests.support.contract import soon, take
@@ -29,7 +30,7 @@ class World:
 
     def serve(self, broker: MemoryBroker | None = None, **server: Any) -> Server:
         settings = Settings(server=ServerSection(name="test", **server))
-        broker = broker or MemoryBroker(self.queue, max_in_flight=settings.server.max_in_flight)
+        broker = broker or MemoryBroker(self.queue, max_in_flight=server.get("max_in_flight", FIRST))
         made = Server(settings, broker, run_directory=self.directory)
         made.action("hang")(self.hang)
         self.serving.append(asyncio.create_task(made.serve()))

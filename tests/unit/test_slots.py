@@ -5,8 +5,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+import structlog
+
 from simple_queue_server import Request, Server, Settings
 from simple_queue_server.brokers.memory import MemoryBroker, MemoryClient, MemoryQueue
+from simple_queue_server.concurrency import FIRST, FixedLimit
 from simple_queue_server.settings.sections import ServerSection
 from simple_queue_server.slots import AHEAD, MOST_WAITING, Slots
 from tests.support.contract import soon
@@ -39,7 +42,7 @@ async def test_no_more_than_the_limit_and_a_few_ahead_are_taken() -> None:
 
 async def test_one_that_waits_lets_another_work_and_is_the_next_afterwards() -> None:
     asked: list[int] = []
-    slots = Slots(1, asked.append)
+    slots = Slots(1, on_change=asked.append)
     one, two, three = [await slots.room() for _ in range(3)]
     await one.take()
     async with one.given_up():
@@ -116,7 +119,7 @@ async def test_requests_that_wait_for_their_turn_hold_up_no_others(tmp_path: Pat
 
 async def test_a_higher_limit_lets_the_next_in_line_work_and_a_lower_one_lets_those_at_work_go_on() -> None:
     changes: list[int] = []
-    slots = Slots(1, changes.append)
+    slots = Slots(1, on_change=changes.append)
     first, second, third = [await slots.room() for _ in range(3)]
     await first.take()
     waiting = [asyncio.create_task(slot.take()) for slot in (second, third)]
@@ -134,3 +137,59 @@ async def test_a_higher_limit_lets_the_next_in_line_work_and_a_lower_one_lets_th
     third.close()
     for _ in range(slots.most_taken):
         await asyncio.wait_for(slots.room(), 5)
+
+
+async def test_each_lane_has_a_limit_of_its_own_and_one_line() -> None:
+    slots = Slots(lambda: FixedLimit(2), 6)
+    lanes = ["a", "a", "a", "b", "b"]
+    taken = [await soon(slots.room()) for _ in lanes]
+    taking = [asyncio.create_task(slot.take(lane)) for slot, lane in zip(taken, lanes, strict=True)]
+    await asyncio.sleep(0)
+    assert [task.done() for task in taking] == [True, True, False, True, True]
+    taken[3].close()
+    await asyncio.sleep(0)
+    assert not taking[2].done(), "a slot of another lane is of no use"
+    taken[0].close()
+    await soon(taking[2])
+
+
+async def test_room_follows_the_limits_of_the_lanes_that_have_something_to_do() -> None:
+    asked: list[int] = []
+    slots = Slots(lambda: FixedLimit(2), 5, on_change=asked.append)
+    for lane in ("a", "b", "c"):
+        await (await soon(slots.room())).take(lane)
+    assert asked == [4 + AHEAD, 5 + AHEAD]
+    slots.set_limit(1)
+    assert asked[-1] == 1 + AHEAD
+
+
+async def test_a_full_queue_of_requests_that_only_wait_is_served_by_more_and_more(tmp_path: Path) -> None:
+    queue = MemoryQueue()
+    settings = Settings(server=ServerSection(name="test"))
+    server = Server(
+        settings, MemoryBroker(queue, max_in_flight=FIRST), run_directory=tmp_path, lane_of=lambda request: "far"
+    )
+    working = peak = 0
+
+    @server.action("far")
+    async def wait_for_an_answer(request: Request) -> dict[str, Any]:
+        nonlocal working, peak
+        working += 1
+        peak = max(peak, working)
+        await asyncio.sleep(0.2)
+        working -= 1
+        return {}
+
+    client = MemoryClient(queue)
+    for _ in range(FIRST * 12):
+        await client.send(json.dumps({"action": "far"}).encode())
+    with structlog.testing.capture_logs() as lines:
+        serving = asyncio.create_task(server.serve())
+        for _ in range(FIRST * 12):
+            assert await client.take_response(10)
+        server.stop()
+        await serving
+    assert peak >= 2 * FIRST
+    changes = [line for line in lines if line["event"] == "concurrency_changed"]
+    assert (changes[0]["pair"], changes[0]["from"], changes[0]["to"]) == ("far", FIRST, 2 * FIRST)
+    assert changes[0]["reason"] == "more brought more"

@@ -23,7 +23,7 @@ HEAD: Final = """\
 
 server:
   name: %(name)s              # names the service in its log, and its pid file
-  # max_in_flight: 32           # requests worked on at the same time; 1 keeps the order of the queue
+  # max_in_flight: auto         # requests worked on at the same time; 1 keeps the order of the queue
   # shutdown_grace_s: 60        # after a stop, what isn't done in so many seconds goes back to the queue
 """
 

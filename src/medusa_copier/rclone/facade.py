@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, nullcontext
 from contextvars import ContextVar
 from pathlib import Path
@@ -29,8 +29,10 @@ from medusa_copier.rclone.rcd.daemon import Daemon
 from medusa_copier.rclone.retry import with_retries
 from medusa_copier.rclone.scratch import remove_abandoned
 from medusa_copier.rclone.stats import Watch
+from medusa_copier.rclone.strain import StrainGauge
 from medusa_copier.rclone.verified_copy import Terms, copy_verified
-from simple_queue_server.slots import Waiting
+from simple_queue_server.concurrency import Strain
+from simple_queue_server.slots import Waiting, in_turn
 
 SWEEP_S: Final = 60.0
 """The time limit for removing the partial files of an interrupted copy."""
@@ -50,7 +52,7 @@ class Rclone:
 
     ``binary`` and ``config`` are None for the defaults; ``attempts`` is how often to try a copy whose failure is
     transient, ``hand_on`` names further environment variables to pass to rclone, ``local_hash`` is the hash that
-    verification compares between local files.
+    verification compares between local files, ``most_directories`` is how many directories are copied at the same time.
     """
 
     def __init__(
@@ -62,6 +64,7 @@ class Rclone:
         hand_on: Sequence[str] = (),
         attempts: int = 3,
         local_hash: LocalHash = "sha256",
+        most_directories: int = 32,
         run_directory: Path | None = None,
     ) -> None:
         self._binary = binary
@@ -70,6 +73,8 @@ class Rclone:
         self._hand_on = hand_on
         self.attempts = attempts
         self.local_hash = local_hash
+        self._strain = StrainGauge(self._metrics)
+        self._directories = asyncio.Semaphore(most_directories)
         self.run_directory = run_directory
         self._waiting: ContextVar[Waiting] = ContextVar("waiting", default=nullcontext)
         self._quarantine = Quarantine(self._own, self._wait)
@@ -273,6 +278,20 @@ class Rclone:
 
         async with self._targets.held(await self.retried(look), is_tree=True, waiting=self._wait):
             yield
+
+    @asynccontextmanager
+    async def place_for_directory(self) -> AsyncIterator[None]:
+        """The block may copy a directory, by an rclone of its own; until its turn comes the request is waiting."""
+        async with in_turn(self._directories, self._wait):
+            yield
+
+    async def _metrics(self) -> bytes:
+        return await self._daemon.client.metrics()
+
+    def strain(self, storages: Iterable[str]) -> Strain | None:
+        """What is too much of late, if anything, for these ``storages`` (each an fs) or for this machine's memory."""
+        is_local = self._daemon.client.is_known_local
+        return self._strain.of_late(is_far=not all(map(is_local, storages)))
 
     async def progress(self, watch: Watch) -> dict[str, Any] | None:
         """The progress of the work in ``watch``: see :meth:`Progress.of`. Never raises because of rclone."""

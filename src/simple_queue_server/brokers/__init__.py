@@ -5,13 +5,14 @@ from __future__ import annotations
 from urllib.parse import urlsplit
 
 from simple_queue_server.brokers.base import Broker, Client, DeadLetters, QueueState
+from simple_queue_server.concurrency import FIRST
 from simple_queue_server.settings.amqp import target
 from simple_queue_server.settings.sections import EmbeddedSection, Settings
 
 
 def broker_for(settings: Settings) -> Broker:
     """The server's side of the configured broker, not yet open: AMQP, else SQS, else the embedded queue."""
-    in_flight = settings.server.max_in_flight
+    in_flight = FIRST if settings.server.max_in_flight == "auto" else settings.server.max_in_flight
     if settings.amqp is not None:
         from simple_queue_server.brokers.amqp.broker import AmqpBroker  # noqa: PLC0415
 

@@ -50,7 +50,7 @@ class ServerSection(Section, frozen=True):
         ),
     ]
     """The service's name in the logs, and the name of the log file."""
-    max_in_flight: Count = 32
+    max_in_flight: Count | Literal["auto"] = "auto"
     """Requests worked on at the same time. 1 keeps the order of the queue."""
     max_total_requests: Count | None = None
     """Stop after this many requests; unset: never."""

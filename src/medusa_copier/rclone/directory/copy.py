@@ -61,7 +61,8 @@ class DirectoryCopy:
         """
         await self._rclone.retried(self._look_first)
         looks = self._choice.overwrite == "never"
-        async with self._rclone.alone_below(self._target) if looks else nullcontext():
+        alone = self._rclone.alone_below(self._target) if looks else nullcontext()
+        async with alone, self._rclone.place_for_directory():
             await self._run(again=again)
 
     async def _run(self, *, again: bool) -> None:

@@ -22,6 +22,7 @@ _FIXED: Final = (
     "--rc-no-auth",  # the socket's directory is private
     "--rc-server-read-timeout=0",
     "--rc-server-write-timeout=0",  # by default a copy of more than an hour is cut off
+    "--rc-enable-metrics",  # how many requests storages refuse
     "--rc-job-expire-duration=1s",
     "--rc-job-expire-interval=1s",  # by default rclone remembers each call for a minute
     "--use-json-log",

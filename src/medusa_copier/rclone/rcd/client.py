@@ -359,6 +359,15 @@ class Client:
             return None
         return _LEADING_DOTS.sub(lambda dots: dots[0].replace(RCLONES_DOT, "."), info.root)
 
+    def is_known_local(self, fs: str) -> bool:
+        """Whether ``fs`` was seen to be a directory of this machine."""
+        info = self._fs_infos.get(fs)
+        return info is not None and info.features.is_local
+
+    async def metrics(self) -> bytes:
+        """The counters that rclone keeps, as text for Prometheus."""
+        return await self._rc.metrics()
+
     async def is_bucket(self, location: Location) -> bool:
         """Whether ``location`` is a whole bucket, or the list of buckets."""
         return await self._depth_in_buckets(location) in {0, 1}

@@ -27,6 +27,8 @@ QUICK_S: Final = 30.0
 
 REQUEST: Final = b"POST /%s HTTP/1.1\r\nHost: rclone\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s"
 
+METRICS: Final = b"GET /metrics HTTP/1.1\r\nHost: rclone\r\n\r\n"
+
 T = TypeVar("T")
 
 
@@ -78,7 +80,13 @@ class Connection:
             body = msgspec.json.encode(arguments)
         except UnicodeEncodeError as error:
             raise RcloneError(f"a name is not valid Unicode: {error}") from error
-        request = REQUEST % (method.encode(), len(body), body)
+        return await self._send(REQUEST % (method.encode(), len(body), body), method, timeout_s)
+
+    async def metrics(self) -> bytes:
+        """The counters that rclone keeps, as text for Prometheus. Raises as :meth:`call` does."""
+        return await self._send(METRICS, "metrics", QUICK_S)
+
+    async def _send(self, request: bytes, named: str, timeout_s: float | None) -> bytes:
         if timeout_s is None:
             answer = await self._exchange(request)
         else:
@@ -86,7 +94,7 @@ class Connection:
                 async with asyncio.timeout(timeout_s):
                     answer = await self._exchange(request)
             except TimeoutError as error:
-                raise RcloneStopped(f"rclone didn't answer {method} within {timeout_s:g} s") from error
+                raise RcloneStopped(f"rclone didn't answer {named} within {timeout_s:g} s") from error
         if answer.http_status != 200:
             raise _error(answer)
         return answer.body
