@@ -20,7 +20,7 @@ from benchmarks.machine import machine, versions
 from benchmarks.page import hand_written, page
 from benchmarks.plan import QUICK, Plan
 from benchmarks.stage import World, staged
-from benchmarks.subjects import endurance, large, latency, mixed, rates, sizes, trees
+from benchmarks.subjects import endurance, http, large, latency, mixed, rates, sizes, trees
 from benchmarks.targets import misses, rows
 
 PAGE: Final = REPOSITORY / "docs" / "benchmarks.md"
@@ -33,6 +33,7 @@ SUBJECTS: Final[dict[str, Callable[[World], dict[str, Any]]]] = {
     "large": large.measure,
     "trees": trees.measure,
     "mixed": mixed.measure,
+    "http": http.measure,
     "endurance": endurance.measure,
 }
 

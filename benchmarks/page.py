@@ -58,6 +58,8 @@ no other copy of that rclone can begin. A disk doesn't.
   that each begins warm and with every request waiting. Memory is PSS (its own pages, and its part of shared
   ones), the median of nine looks.
   The spread of the rate's ratio is from the fastest and the slowest short queue.
+- **The HTTP API**: the service with and without it on a full queue, while somebody reads its metrics each second; and
+  `CopyClient.http` beside `CopyClient.embedded`, at the same service, 32 requests at a time and at a fixed rate.
 - **Beside a large copy**: small requests through one `CopyClient`, each counted from the moment that it was due,
   while the same service copies a large local file; at a fixed rate, and all at once."""
 

@@ -54,6 +54,9 @@ class Plan:
     short_queues: int = 3
     """How often the short queue is served before the long one, and again after it."""
     small: int = 1_000
+    http_requests: int = 3_000
+    """By each client, and on each full queue, beside the HTTP API."""
+    http_per_s: int = 500
     small_per_s: int = 200
     """Beside a large copy."""
 
@@ -81,6 +84,7 @@ QUICK: Final = Plan(
     processes=20,
     celery_tasks=20,
     latencies=50,
+    http_requests=500,
     sizes=((4 * KIB, 100, 5), (MIB, 30, 5), (16 * MIB, 8, 2)),
     large_bytes=256 * MIB,
     beside_bytes=256 * MIB,

@@ -6,7 +6,7 @@ import contextlib
 import itertools
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal, TypeAlias
@@ -103,8 +103,10 @@ class World:
         """The directory behind a root to copy to."""
         return {"dst": self.dst, "bucket": self.bucket, "no_head": self.bucket}[root]
 
-    def prepare(self, kind: Kind, **server: Any) -> Service:
-        """A service's directory, configuration and queues. It doesn't run yet, so that its queue can be filled."""
+    def prepare(self, kind: Kind, *, sections: Mapping[str, Any] | None = None, **server: Any) -> Service:
+        """A service's directory, configuration (with further ``sections``) and queues. It doesn't run yet, so that its
+        queue can be filled.
+        """
         name = self.unique("service")
         directory = self.directory / name
         directory.mkdir()
@@ -125,6 +127,7 @@ class World:
             kind: queues,
             "rclone_config_path": str(self.rclone_config),
             "roots": {root: {"rclone_config": root} for root in ("src", "dst", "bucket", "no_head")},
+            **(sections or {}),
         }
         service = Service(kind, directory, incoming, outgoing)
         service.config.write_text(yaml.safe_dump(config, sort_keys=False))

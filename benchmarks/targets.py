@@ -17,6 +17,7 @@ COPYTO: Final = "`rclone copyto`"
 AFTER: Final = "after a tenth of them"
 ALONE: Final = "small ones alone"
 BARE: Final = "a bare rc call"
+QUEUE: Final = "the queue's client"
 LOOKS: Final = 9
 """At the memory, for one figure of it."""
 
@@ -98,6 +99,21 @@ def _targets(data: Data) -> list[_Target]:
         ),
         _Target("endurance", f"memory of its rclone after {total} requests", AFTER, 1.15, _memory("rclone"), "×", True),
         _Target("endurance", f"rate with {total} requests queued", f"with {short} queued", 0.95, _long_beside_short),
+        _Target(
+            "http",
+            "rate of queued copyto, embedded, with the HTTP API on and its metrics read each second",
+            "without",
+            0.97,
+            _rates("scraped", "plain"),
+        ),
+        _Target(
+            "http",
+            "copyto by `POST` with `Prefer: wait`, 32 at a time",
+            "the queue's client",
+            0.5,
+            _rates("http", "queue"),
+        ),
+        _Target("http", "p99 of the same at 500 a second", QUEUE, 100, _paced, "ms", at_most=True),
         _Target("mixed", f"p99 of {few} small ones with a large one among them", ALONE, 2, _mixed, "×", True),
     ]
 
@@ -180,6 +196,11 @@ def _long_beside_short(found: Any) -> tuple[str, Spread]:
     rate = found["long_rate"]
     figures = f"{figure(rate)}/s, {figure(short.median)}/s"
     return figures, Spread(rate / short.median, rate / short.high, rate / short.low)
+
+
+def _paced(found: Any) -> tuple[str, Spread]:
+    http, queue = ([percentile(each, 99) for each in found["paced"][name]] for name in ("http", "queue"))
+    return _both(http, queue, lambda value: f"{figure(value)} ms"), Spread.of(differences(http, queue))
 
 
 def _mixed(found: Any) -> tuple[str, Spread]:

@@ -21,6 +21,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.request import Request, urlopen
 
 BIN = Path(sys.executable).parent
 COPIER = str(BIN / "medusa-copier")
@@ -38,6 +39,8 @@ secret_access_key = {secret}
 SERVICE_CONF = """\
 server:
   name: demo
+http:
+  listen: 127.0.0.1:0    # any free port
 rclone_config_path: rclone.conf
 roots:
   masters: {rclone_config: "%(here)s/masters"}   # a directory of this machine
@@ -77,7 +80,10 @@ def main() -> int:
         (here / "s3" / "bucket").mkdir(parents=True)
         (here / "access").mkdir()
         with s3_server(here) as port, service(here, port):
+            url, token = api(here)
+            print(f"\nThe HTTP API answers at {url}/?token={token}")
             results = [ask(*copy) for copy in COPIES]
+            results.append(ask_api(url, token))
         print()
         results += [compare(here, source, target) for source, target, succeeds in COPIES if succeeds]
         results.append(history())
@@ -112,6 +118,29 @@ def service(here: Path, port: int) -> Iterator[None]:
     subprocess.run([COPIER, "check", "--config", "demo.yaml"], check=True)
     with process([COPIER, "run", "--config", "demo.yaml"], here / "service.out"):
         yield
+
+
+def api(here: Path) -> tuple[str, str]:
+    """The URL of the service's HTTP API, and the token that it made."""
+    deadline = time.monotonic() + 30
+    log = here / "log" / "demo.log"
+    while time.monotonic() < deadline:
+        events = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+        if found := [event["url"] for event in events if event["event"] == "http_listening"]:
+            return found[0], (here / "run" / "http-token").read_text().strip()
+        time.sleep(0.1)
+    raise SystemExit(f"the HTTP API doesn't answer; {log} says why")
+
+
+def ask_api(url: str, token: str) -> bool:
+    """Ask for a copy over HTTP, wait for the response, print both, and say whether it succeeded."""
+    parameters = {"source_root": "masters", "source_key": "letter.txt", "target_root": "access"}
+    body = json.dumps({"action": "copyto", "parameters": parameters | {"target_key": "letter-by-http.txt"}})
+    headers = {"Authorization": f"Bearer {token}", "Prefer": "wait=30"}
+    with urlopen(Request(f"{url}/v1/requests", body.encode(), headers), timeout=60) as answer:
+        response = answer.read().decode()
+    print(f"\nPOST      {url}/v1/requests  {body}\nresponse  {response}")
+    return bool(json.loads(response)["status"] == "success")
 
 
 @contextlib.contextmanager

@@ -9,13 +9,13 @@ from prometheus_client.metrics_core import Metric
 
 from medusa_copier.contract.parameters import root_uses
 from medusa_copier.rclone.facade import Rclone
-from medusa_copier.settings import CopierSettings
+from medusa_copier.roots.current import CurrentRoots
 from simple_queue_server.metrics.collector import Source
 
 PREFIX = "medusa_copier"
 
 
-def source(settings: CopierSettings, rclone: Rclone) -> Source:
+def source(roots: CurrentRoots, rclone: Rclone) -> Source:
     """The roots of requests, and how rclone is."""
 
     def more() -> Iterator[Metric]:
@@ -26,4 +26,4 @@ def source(settings: CopierSettings, rclone: Rclone) -> Source:
             retries.add_metric([reason], count)
         yield retries
 
-    return Source(prefix=PREFIX, roots=settings.roots.keys(), uses=root_uses, more=more)
+    return Source(prefix=PREFIX, roots=lambda: roots.sections, uses=root_uses, more=more)

@@ -116,7 +116,7 @@ async def _copying(
             server.reload_from(read)
         version = await rclone.client.version()
         server.report("rclone", lambda: f"{version}, process {rclone.pid}" if rclone.pid else "is being started again")
-        server.companions.metrics_source = lambda: _metrics_source(settings, rclone)
+        server.companions.metrics_source = lambda: _metrics_source(roots, rclone)
         server.companions.http_extension = lambda: _http_extension(rclone, roots)
         yield
 
@@ -127,10 +127,10 @@ def _refuse_unusable(settings: CopierSettings, rclone: Rclone) -> None:
             raise SettingsError(f"the root {name} can't be used: {reason}")
 
 
-def _metrics_source(settings: CopierSettings, rclone: Rclone) -> Source:
+def _metrics_source(roots: CurrentRoots, rclone: Rclone) -> Source:
     from medusa_copier.metrics import source  # noqa: PLC0415 - only where there are metrics
 
-    return source(settings, rclone)
+    return source(roots, rclone)
 
 
 def _http_extension(rclone: Rclone, roots: CurrentRoots) -> Extension:

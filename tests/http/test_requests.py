@@ -84,7 +84,7 @@ async def test_a_request_with_a_key_is_submitted_once_however_often_it_is_asked_
     begun = [line for line in world.log() if line["event"] == "request_started"]
     assert [line["request_id"] for line in begun].count("ingest:film-1") == 1
     other_body = await ingest.post("/v1/requests", copyto("src:a.txt", "dst:twice.txt"), Idempotency_Key="film-1")
-    assert (other_body.status, "another request" in other_body.json["detail"]) == (422, True)
+    assert (other_body.status, "another request" in other_body.json["detail"]) == (409, True)
     others_key = await ingest.as_(SECRETS["other"]).post("/v1/requests", body, Idempotency_Key="film-1")
     assert others_key.json["id"] == "other:film-1"
 
@@ -246,7 +246,7 @@ async def test_a_key_is_remembered_by_the_records_when_the_service_is_started_an
         async with Api(url_in_log(world, after=1), SECRETS["ingest"]) as api:
             again = await api.post("/v1/requests", body, Idempotency_Key="once", Prefer="wait=30")
             other = await api.post("/v1/requests", body.replace(b"b.txt", b"c.txt"), Idempotency_Key="once")
-    assert (again.status, again.body, other.status) == (200, first.body, 422)
+    assert (again.status, again.body, other.status) == (200, first.body, 409)
     begun = [line for line in world.log() if line["event"] == "request_started"]
     assert len(begun) == 1
 

@@ -91,7 +91,7 @@ async def test_an_address_that_is_taken_harms_no_request_and_is_served_when_it_i
         world.write_config(http={"listen": f"127.0.0.1:{taken.getsockname()[1]}"})
         with world.service():
             eventually(lambda: [e for e in world.log() if e["event"] == "http_unavailable"])
-            eventually(lambda: [e for e in world.log() if "actions" in e])
+            eventually(lambda: [e for e in world.log() if "actions" in e], 60)
             taken.close()
             async with Api(url_in_log(world), None) as api:
                 assert (await api.get("/livez")).status == 200
@@ -105,7 +105,7 @@ def test_none_of_its_libraries_is_imported_unless_it_is_configured(world: World)
         "from medusa_copier.cli import main; main(['run', '--config', 'copier.yaml'])\n"
     )
     with running([sys.executable, "-c", code], world.directory):
-        eventually(lambda: [e for e in world.log() if "actions" in e])
+        eventually(lambda: [e for e in world.log() if "actions" in e], 60)
     assert output(world.directory) == "[]\n"
 
 

@@ -85,7 +85,7 @@ def service_with_api(world: World, **http: Any) -> Iterator[tuple[str, str | Non
 
 def url_in_log(world: World, after: int = 0) -> str:
     """Where the service that was started last listens; there were ``after`` before it."""
-    events = eventually(lambda: [e for e in world.log() if e["event"] == "http_listening"][after:])
+    events = eventually(lambda: [e for e in world.log() if e["event"] == "http_listening"][after:], 60)
     return str(events[-1]["url"])
 
 

@@ -63,7 +63,7 @@ class Listing(msgspec.Struct):
 class ListQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Parameters of ``list``."""
 
-    key: Annotated[str, Meta(max_length=32_000)] = ""
+    key: Annotated[str, Meta(max_length=4096)] = ""
     """A directory below the root; empty for the root itself."""
     limit: Annotated[int, Meta(ge=1, le=10_000)] = 1000
     """How many entries a page has."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Final
 
 import structlog
@@ -42,11 +42,15 @@ class Application:
 
     def asgi(self) -> Starlette:
         """The application."""
-        routes = [Route(each.path, self._endpoint(each), methods=[each.method]) for each in self._operations]
+        by_path: dict[str, dict[str, Operation]] = {}
+        for each in self._operations:
+            by_path.setdefault(each.path, {})[each.method] = each
+        routes = [Route(path, self._endpoint(found), methods=list(found)) for path, found in by_path.items()]
         return Starlette(routes=routes, exception_handlers={HTTPException: self._no_operation})
 
-    def _endpoint(self, operation: Operation) -> Callable[[Request], Awaitable[Response]]:
+    def _endpoint(self, by_method: Mapping[str, Operation]) -> Callable[[Request], Awaitable[Response]]:
         async def endpoint(request: Request) -> Response:
+            operation = by_method["GET" if request.method == "HEAD" else request.method]
             return _finished(await self._answered(operation, request))
 
         return endpoint

@@ -91,7 +91,8 @@ class EventHub:
 
     def operations(self) -> list[Operation]:
         """All of them."""
-        headers = {"Last-Event-ID": "The id of the last event that was seen: go on after it."}
+        text = "The id of the last event that was seen: go on after it."
+        headers = {"Last-Event-ID": {"type": "string", "description": text}}
         events = Operation(
             "GET",
             "/v1/events",

@@ -14,7 +14,7 @@ from simple_queue_server.http.operations import NoQuery, Operation
 from simple_queue_server.http.problems import MEDIA_TYPE, ProblemDetails
 
 JSON: Final = "application/json"
-COMMON_PROBLEMS: Final = (400, 421, 429, 500)
+COMMON_PROBLEMS: Final = (400, 421, 429, 431, 500)
 TOKEN_PROBLEMS: Final = (401, 403)
 
 
@@ -42,7 +42,7 @@ def description(
 
 
 def _types(operation: Operation) -> Iterable[Any]:
-    yield from (kind for kind in operation.returns.values() if not isinstance(kind, str))
+    yield from (kind for kind in operation.returns.values() if kind is not None and not isinstance(kind, str))
     if operation.body is not None:
         yield operation.body
 
@@ -93,13 +93,18 @@ def _not_null(kind: dict[str, Any]) -> dict[str, Any]:
 
 
 def _header_parameters(operation: Operation) -> Iterable[dict[str, Any]]:
-    for name, text in operation.headers.items():
-        yield {"name": name, "in": "header", "required": False, "description": text, "schema": {"type": "string"}}
+    for name, kind in operation.headers.items():
+        schema_of = {key: value for key, value in kind.items() if key != "description"}
+        text = kind["description"]
+        yield {"name": name, "in": "header", "required": False, "description": text, "schema": schema_of}
 
 
 def _responses(operation: Operation, references: Mapping[str, Any]) -> dict[str, Any]:
     responses: dict[str, Any] = {}
     for status, kind in operation.returns.items():
+        if kind is None:
+            responses[str(status)] = {"description": HTTPStatus(status).phrase}
+            continue
         media_type, wanted = (kind, {"type": "string"}) if isinstance(kind, str) else (JSON, references[_key(kind)])
         responses[str(status)] = {
             "description": HTTPStatus(status).phrase,

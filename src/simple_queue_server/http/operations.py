@@ -66,11 +66,11 @@ class Operation:
     path: str
     handler: Handler
     returns: Mapping[int, Any]
-    """The type of the content by HTTP status; a str is a media type that is no JSON."""
+    """The type of the content by HTTP status; a str is a media type that is no JSON, None is nothing."""
     query: type[msgspec.Struct] = NoQuery
     body: type[msgspec.Struct] | None = None
-    headers: Mapping[str, str] = field(default_factory=dict)
-    """The headers that it reads, and what each means."""
+    headers: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """The JSON Schemas of the headers that it reads."""
     problems: tuple[int, ...] = ()
     """The errors that it may answer beside those that all may."""
     access: Access = "token"
@@ -111,7 +111,11 @@ def query_of(request: Request, wanted: type[Q]) -> Q:
             raise Problem(400, f"the parameter {name} is given twice")
         given[name] = value
     try:
-        return msgspec.convert(given, wanted, strict=False)
+        query = msgspec.convert(given, wanted, strict=False)
     except msgspec.ValidationError as error:
         what, _, where = str(error).partition(" - at `$.")
         raise Problem(400, f"the parameter {where.rstrip('`')}: {what.replace('`', '')}") from None
+    for name in given:
+        if getattr(query, name) is None:  # msgspec takes the text null for one
+            raise Problem(400, f"the parameter {name} can't be null; leave it out")
+    return query

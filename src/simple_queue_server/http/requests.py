@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import re
 import uuid
+from collections.abc import Mapping
 from datetime import datetime
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, TypeAlias
 from urllib.parse import quote
 
 import msgspec
@@ -42,11 +43,31 @@ from simple_queue_server.records.reader import RecordsReader
 LONGEST_WAIT_S: Final = 60.0
 LOOK_EVERY_S: Final = 0.5
 """How often a record is looked at for a response, where another service may answer."""
+LATEST_MS: Final = 2**42 - 1
+"""Keys of records have room for so much time, up to the year 2109."""
 LONGEST_KEY: Final = 150
+KEY: Final[Mapping[str, Any]] = {
+    "type": "string",
+    "minLength": 1,
+    "maxLength": LONGEST_KEY,
+    "pattern": "^[!-~]([ -~]*[!-~])?$",
+    "description": "Names the request: it is submitted once, however often it is asked for.",
+}
+PREFER: Final[Mapping[str, Any]] = {
+    "type": "string",
+    "description": f"wait=SECONDS, up to {LONGEST_WAIT_S:g}: answer with the response, if it comes in that time.",
+}
 INVALID: Final = "urn:simple-queue-server:invalid-request"
 """The type of the problem when a body is no request."""
 
 _WAIT: Final = re.compile(r"(?:^|[,;\s])wait=(\d{1,6})(?:$|[,;\s])")
+
+
+_STATE: Final = f"({'|'.join(STATES)})"
+_SEVERAL_STATES: Final = f"^{_STATE}(,{_STATE})*$"
+_DATE: Final = r"[12]\d{3}-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])"
+_TIME: Final = rf"^{_DATE}T([01]\d|2[0-3]):[0-5]\d:[0-5]\d(\.\d{{1,6}})?(Z|[+-][01]\d:[0-5]\d)$"
+Time: TypeAlias = Annotated[str, Meta(pattern=_TIME, extra_json_schema={"format": "date-time"})]
 
 
 class RequestBody(msgspec.Struct):
@@ -62,20 +83,21 @@ class RequestBody(msgspec.Struct):
 class FindQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Parameters of ``find``."""
 
-    state: str | None = None
+    state: Annotated[str, Meta(pattern=_SEVERAL_STATES)] | None = None
     """``waiting``, ``running``, ``succeeded``, ``failed``, ``cancelled``, ``given_up``; several with commas between."""
     root: str | None = None
     """The source's or the target's."""
     action: str | None = None
-    label: str | None = None
+    label: Annotated[str, Meta(pattern=r"^[^=]+=")] | None = None
     """``PATH=VALUE`` in the ``pass_through``: ``ticket=7``, ``batch.name=x``."""
     text: str | None = None
     """In the id, the keys, the message or the label; upper and lower case are the same."""
-    since: datetime | None = None
-    """In RFC 3339."""
-    until: datetime | None = None
+    since: Time | None = None
+    """In RFC 3339: ``2026-01-31T00:00:00Z``."""
+    until: Time | None = None
+    """Likewise."""
     limit: Annotated[int, Meta(ge=1, le=1000)] = 50
-    cursor: Annotated[str, Meta(max_length=40)] | None = None
+    cursor: Annotated[str, Meta(pattern="^[0-9]{1,19}$")] | None = None
     """That of the page before."""
 
 
@@ -94,10 +116,7 @@ class RequestOperations:
     def operations(self) -> list[Operation]:
         """All of them."""
         one = "/v1/requests/{id:path}"
-        headers = {
-            "Idempotency-Key": "Names the request in up to 150 characters: it is submitted once, however often asked.",
-            "Prefer": f"wait=SECONDS, up to {LONGEST_WAIT_S:g}: answer with the response, if it comes in that time.",
-        }
+        headers = {"Idempotency-Key": KEY, "Prefer": PREFER}
         submit = Operation(
             "POST",
             "/v1/requests",
@@ -105,7 +124,7 @@ class RequestOperations:
             {200: dict[str, Any], 202: Accepted},
             body=RequestBody,
             headers=headers,
-            problems=(422, 503),
+            problems=(409, 503),
         )
         return [
             submit,
@@ -225,7 +244,7 @@ class RequestOperations:
         while True:
             bodies = await self._records.ask(Records.bodies, record.key)
             if bodies.request and bodies.request != call.body:
-                raise Problem(422, "another request was submitted with this Idempotency-Key")
+                raise Problem(409, "another request was submitted with this Idempotency-Key")
             if bodies.response and _wait_s(call):
                 return Reply(bodies.response, 200, headers)
             if asyncio.get_running_loop().time() >= until:
@@ -284,20 +303,23 @@ def moment_s(seconds: float) -> datetime | None:
 
 
 def _filter(query: FindQuery, token: Token) -> Filter:
-    states = tuple(filter(None, (query.state or "").split(",")))
-    for state in states:
-        if state not in STATES:
-            raise ValueError(f"there is no state {state!r}; there are {', '.join(STATES)}")
     return Filter(
-        states=states,
+        states=tuple(query.state.split(",")) if query.state else (),
         root=query.root,
         action=query.action,
         labels=() if query.label is None else (parse_label(query.label),),
         text=query.text,
-        since_ms=None if query.since is None else round(query.since.timestamp() * 1000),
-        until_ms=None if query.until is None else round(query.until.timestamp() * 1000),
+        since_ms=_ms(query.since),
+        until_ms=_ms(query.until),
         owner=None if token.is_operator else token.name,
     )
+
+
+def _ms(time: str | None) -> int | None:
+    """In milliseconds since 1970, as far as keys of records go. Raises ValueError for a day that is none."""
+    if time is None:
+        return None
+    return min(max(round(datetime.fromisoformat(time).timestamp() * 1000), 0), LATEST_MS)
 
 
 def _wait_s(call: Call) -> float:

@@ -64,7 +64,7 @@ class Submissions:
         """
         submitted = self.find(request_id) or self._new(request_id, body, retry_of)
         if submitted.body_hash != _hash(body):
-            raise Problem(422, "another request was submitted with this Idempotency-Key")
+            raise Problem(409, "another request was submitted with this Idempotency-Key")
         sent = asyncio.create_task(submitted.is_sent.wait(), name="http-sent")
         try:
             await asyncio.wait({sent, submitted.response}, timeout=SENT_WITHIN_S, return_when=asyncio.FIRST_COMPLETED)

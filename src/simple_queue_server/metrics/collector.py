@@ -67,12 +67,12 @@ class Histogram:
 class Source:
     """What an application knows of its requests and of itself.
 
-    ``prefix`` is what the names of all metrics begin with, ``roots`` the values that the labels of roots may have,
-    ``uses`` tells the roots of a request (each with ``read`` or ``write``), ``more`` further metrics.
+    ``prefix`` is what the names of all metrics begin with, ``roots`` tells the values that the labels of roots may
+    have, ``uses`` tells the roots of a request (each with ``read`` or ``write``), ``more`` further metrics.
     """
 
     prefix: str = "queue_server"
-    roots: Collection[str] = ()
+    roots: Callable[[], Collection[str]] = lambda: ()
     uses: Uses = lambda _: ()
     more: Callable[[], Iterable[Metric]] = lambda: ()
 
@@ -89,7 +89,6 @@ class Metrics(Collector):
     ) -> None:
         self._source = source
         self._prefix = source.prefix
-        self._roots = frozenset(source.roots)
         self._actions = actions
         self._load = load
         self._requests: dict[Labels, int] = {}
@@ -144,8 +143,9 @@ class Metrics(Collector):
             return Labels(OTHER, _state(request), "", "")
         action = asked.action if isinstance(asked.action, str) and asked.action in self._actions() else OTHER
         roots = {"read": "", "write": ""}
+        known = self._source.roots()
         for root, purpose in self._source.uses(asked):
-            roots[purpose] = roots[purpose] or (root if root in self._roots else OTHER)
+            roots[purpose] = roots[purpose] or (root if root in known else OTHER)
         return Labels(action, _state(request), roots["read"], roots["write"])
 
     def collect(self) -> Iterator[Metric]:
