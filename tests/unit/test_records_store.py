@@ -1,5 +1,6 @@
 """What happened to requests, from the spools into both databases, and out again by each filter."""
 
+import contextlib
 import json
 import sqlite3
 from collections.abc import Iterable, Iterator
@@ -320,6 +321,47 @@ def test_a_label_is_written_as_path_and_value() -> None:
     assert parse_label("a.b=c=d") == ("a.b", "c=d")
     with pytest.raises(ValueError, match="PATH=VALUE"):
         parse_label("ticket")
+
+
+def test_a_database_of_the_first_version_is_upgraded(tmp_path: Path) -> None:
+    path = tmp_path / "records.db"
+    with contextlib.closing(sqlite3.connect(path)) as old:
+        old.executescript((Path(__file__).parent / "records_v1.sql").read_text())
+    stage = Stage(tmp_path)
+    assert ids(stage.records.find(Filter()).records) == ["archive:id-2", "id-1"]
+    assert ids(stage.records.find(Filter(owner="archive")).records) == ["archive:id-2"]
+    stage.write(stage.service(), taken(stage.key(), "archive:id-3"))
+    assert ids(stage.records.find(Filter(owner="archive")).records) == ["archive:id-3", "archive:id-2"]
+    stage.close()
+    assert _columns(tmp_path / "records.db") == _columns(_new_database(tmp_path / "new.db"))
+
+
+def test_the_steps_to_the_present_version_are_the_same_in_postgresql(tmp_path: Path, postgresql: Postgresql) -> None:
+    stage = Stage(tmp_path, postgresql.database())
+    stage.write(stage.service(), taken(stage.key(), "archive:id-1"))
+    with stage.database.writing() as connection:
+        connection.exec_driver_sql("ALTER TABLE records DROP COLUMN owner")
+        connection.execute(schema.version.update().values(version=1))
+    stage.close()
+    assert ids(stage.records.find(Filter(owner="archive")).records) == ["archive:id-1"]
+    stage.close()
+
+
+def _new_database(path: Path) -> Path:
+    database = Database(None, path)
+    with database.reading():
+        pass
+    database.close()
+    return path
+
+
+def _columns(path: Path) -> set[tuple[str, str]]:
+    """Every column and index of a database."""
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        tables = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
+        columns = {(table, row[1]) for (table,) in tables for row in connection.execute(f"PRAGMA table_info({table})")}
+        indexes = connection.execute("SELECT tbl_name, name FROM sqlite_master WHERE type = 'index'").fetchall()
+        return columns | {(table, name) for table, name in indexes}
 
 
 def test_a_database_of_a_newer_version_is_refused(stage: Stage) -> None:

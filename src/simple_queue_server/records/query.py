@@ -333,6 +333,8 @@ def _indexed(wanted: Filter) -> list[tuple[Any, Any]]:
     conditions: list[Any] = []
     if wanted.request_id is not None:
         conditions = [records.c.request_id == legible_id(wanted.request_id)]
+    elif wanted.owner is not None:
+        conditions = [sa.and_(records.c.owner == clean(wanted.owner, LONGEST_NAME), records.c.owner.is_not(None))]
     elif wanted.states and "succeeded" not in wanted.states:
         conditions = [records.c.state == state for state in wanted.states]
     elif wanted.root is not None:
@@ -351,7 +353,7 @@ def _keys(key: Any, conditions: list[Any], wanted: Filter, below: int, step: int
 
 
 def _conditions(connection: Connection, wanted: Filter) -> list[Any]:
-    exact = {name: getattr(wanted, name) for name in ("action", "reason", "service")}
+    exact = {name: getattr(wanted, name) for name in ("action", "reason", "service", "owner")}
     conditions = [records.c[name] == clean(value, LONGEST_NAME) for name, value in exact.items() if value is not None]
     if wanted.states:
         conditions.append(records.c.state.in_(wanted.states))
@@ -360,9 +362,6 @@ def _conditions(connection: Connection, wanted: Filter) -> list[Any]:
         conditions.append(sa.or_(records.c.source_root == root, records.c.target_root == root))
     if wanted.request_id is not None:
         conditions.append(records.c.request_id == legible_id(wanted.request_id))
-    if wanted.owner is not None:  # what its ids begin with; ";" comes after ":"
-        owner = clean(wanted.owner, LONGEST_NAME)
-        conditions.append(sa.and_(records.c.request_id >= f"{owner}:", records.c.request_id < f"{owner};"))
     for path, value in wanted.labels[1:]:
         label = sa.select(labels.c.key).where(labels.c.path == path, labels.c.value == value)
         conditions.append(sa.exists(label.where(labels.c.key == records.c.key)))

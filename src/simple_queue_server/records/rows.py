@@ -246,6 +246,8 @@ class Batch:
         values["key"] = key = entry.key
         values["request_id"] = entry.request_id
         values["body_hash"] = _hash(entry)
+        owner, colon, _ = entry.request_id.partition(":")
+        values["owner"] = owner if colon else None
         self._describe(entry.body, values, key)
         values.update(changes)
         row = _Row(values, is_new=True)

@@ -14,7 +14,7 @@ from sqlalchemy.dialects import postgresql
 from sqlalchemy.engine import Connection
 from sqlalchemy.schema import CreateIndex, CreateTable
 
-VERSION: Final = 1
+VERSION: Final = 2
 APPLICATION_ID: Final = 0x53515352
 """Marks an SQLite file as ours."""
 
@@ -58,6 +58,7 @@ records: Final = sa.Table(
     sa.Column("reason", sa.Text),
     sa.Column("verified", sa.Text),
     sa.Column("retry_of", _big),
+    sa.Column("owner", sa.Text),
     sa.Index("records_state", "state", "key", "reason"),
     sa.Index("records_request_id", "request_id"),
     sa.Index("records_action", "action", "key"),
@@ -72,8 +73,16 @@ records: Final = sa.Table(
         sqlite_where=sa.text("retry_of IS NOT NULL"),
         postgresql_where=sa.text("retry_of IS NOT NULL"),
     ),
+    sa.Index(
+        "records_owner",
+        "owner",
+        "key",
+        sqlite_where=sa.text("owner IS NOT NULL"),
+        postgresql_where=sa.text("owner IS NOT NULL"),
+    ),
 )
-"""One row a request. ``serving`` is the key of the taking by the service that has or had it last."""
+"""One row a request. ``serving`` is the key of the taking by the service that has or had it last. ``owner`` is what
+stands before a colon in its id: the name of the token by which it came over HTTP."""
 
 bodies: Final = sa.Table(
     "bodies",
@@ -168,7 +177,17 @@ def create(connection: Connection) -> None:
     connection.execute(version.insert().values(version=VERSION))
 
 
-STEPS: Final[Mapping[int, Callable[[Connection], None]]] = {}
+def _add_owner(connection: Connection) -> None:
+    colon = "strpos(request_id, ':')" if connection.dialect.name == "postgresql" else "instr(request_id, ':')"
+    for statement in (
+        "ALTER TABLE records ADD COLUMN owner TEXT",
+        f"UPDATE records SET owner = substr(request_id, 1, {colon} - 1) WHERE {colon} > 0",  # noqa: S608 - ours
+        "CREATE INDEX records_owner ON records (owner, key) WHERE owner IS NOT NULL",
+    ):
+        connection.exec_driver_sql(statement)
+
+
+STEPS: Final[Mapping[int, Callable[[Connection], None]]] = {1: _add_owner}
 """The step from each version to the next one. A step never changes: it has no use for the tables above."""
 
 

@@ -223,8 +223,9 @@ def instance_name(prefix: str) -> str:
 
 def _make_directory(parent: Path, name: str) -> tuple[Lock, Path]:
     path = parent / name
+    parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     while True:  # somebody may take a directory just made for a dead owner's
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path.mkdir(mode=0o700, exist_ok=True)
         with contextlib.suppress(FileNotFoundError):
             if (lock := Lock.take(path / LOCK, create=True)) is not None:
                 return lock, path
