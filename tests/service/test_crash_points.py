@@ -82,7 +82,7 @@ async def crash_and_start_again(world: World, broker: str, way: str, step: str, 
     """Send a request; returns all its responses after a service was killed and another ran and stopped."""
     async with world.client() as client:
         await client.send(copyto("src:file", "dst:file", {"id": 7}))
-        command = [sys.executable, LAUNCHER, broker, way, step, side, "run", "--config", "copier.yaml"]
+        command = [sys.executable, "-P", LAUNCHER, broker, way, step, side, "run", "--config", "copier.yaml"]
         with running(command, world.directory) as process:
             assert process.wait(SOON_S) == -signal.SIGKILL
         eventually(lambda: not rclones(world))

@@ -21,7 +21,12 @@ from tests.support import worker
 from tests.support.processes import running
 from tests.support.waiting import eventually
 
-WORKER = [sys.executable, str(worker.__file__), "worker.yaml"]
+WORKER = [
+    sys.executable,
+    "-P",
+    str(worker.__file__),
+    "worker.yaml",
+]  # -P: a module beside it may be named as one of Python's
 BROKERS = ["embedded", "amqp", "sqs"]
 
 
