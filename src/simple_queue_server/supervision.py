@@ -19,7 +19,7 @@ import structlog
 
 from simple_queue_server import messages, status
 from simple_queue_server.brokers.base import Broker
-from simple_queue_server.errors import BrokerError, QueueServerError
+from simple_queue_server.errors import QueueServerError
 from simple_queue_server.in_flight import InFlight, Stage
 from simple_queue_server.messages import Request
 from simple_queue_server.status import LONGEST_LIST, Activity, Ended, State, Status
@@ -150,28 +150,34 @@ class Supervision:
         interval_s = min(INTERVAL_S, (self._notifier.watchdog_s or 2 * INTERVAL_S) / 2)
         while True:
             self._changed.clear()
-            self._report()
+            self._notifier.alive()
+            try:
+                self._report()
+            except Exception as error:  # noqa: BLE001 - whatever it is, the watchdog is to be fed
+                self._trouble.note(error=repr(error))
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(interval_s):
                     await self._changed.wait()
 
     def _report(self) -> None:
-        self._notifier.alive()
         now = self._compose()
         if now.line != self._last_line:
             self._last_line = now.line
             self._notifier.status(now.line)
         if self._writing is None or self._writing.done():  # a directory that hangs must not hold up the loop
-            self._writing = asyncio.create_task(asyncio.to_thread(self._write, now), name="write status")
+            self._writing = asyncio.create_task(self._write_in_thread(now), name="write status")
 
-    def _write(self, now: Status) -> None:
+    async def _write_in_thread(self, now: Status) -> None:
         try:
-            if self._pid_file.is_held or self._pid_file.take(tries=1):  # the other service of this name has ended
-                status.write(self._path, now)
-        except OSError as error:
+            await asyncio.to_thread(self._write, now)
+        except (OSError, RuntimeError) as error:  # RuntimeError: no thread can be started
             self._trouble.note(error=str(error))
         else:
             self._trouble.over()
+
+    def _write(self, now: Status) -> None:
+        if self._pid_file.is_held or self._pid_file.take(tries=1):  # the other service of this name has ended
+            status.write(self._path, now)
 
     def _compose(self) -> Status:
         in_flight = self._in_flight()
@@ -202,7 +208,7 @@ class Supervision:
                     self._waiting, self._broker_error = await self._broker.queue_length(), None
             except TimeoutError:
                 self._waiting, self._broker_error = None, f"no answer within {PATIENCE_S:g} s"
-            except BrokerError as error:
+            except Exception as error:  # noqa: BLE001 - mostly a BrokerError; nothing of this may end the service
                 self._waiting, self._broker_error = None, str(error)
             await asyncio.sleep(QUEUE_INTERVAL_S)
 

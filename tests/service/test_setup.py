@@ -92,6 +92,7 @@ def odd(tmp_path: Path) -> Path:
     odd.mkdir()
     (odd / "copier.yaml").write_text(
         "server: {name: copier, shutdown_grace_s: 99.5}\nrclone_config_path: rclone.conf\n"
+        "log: {destination: /var/log/copier/copier.log}\n"
         "roots: {read: {rclone_config: /srv, access: read}, write: {rclone_config: 'remote:'}}\n"
     )
     (odd / "bare.yaml").write_text("server: {name: copier}\nroots: {read: {rclone_config: /srv}}\n")
@@ -131,6 +132,7 @@ def test_systemd_takes_the_unit_and_finds_it_safe(odd: Path, tmp_path: Path) -> 
     writable = re.findall(r'^ReadWritePaths="-(.*)"$', done.stdout, re.MULTILINE)
     here = str(odd).replace("%", "%%").replace('"', '\\"')
     assert writable == [here, f"{here}/write"]
+    assert "\nReadWritePaths=-/var/log/copier\n" in done.stdout
 
 
 def test_systemd_takes_the_template(tmp_path: Path) -> None:

@@ -44,7 +44,7 @@ WatchdogSec=%(watchdog)s
 Restart=on-failure
 RestartSec=10
 
-# What it may write: its own directory, the roots, and rclone.conf, to which rclone writes tokens back.
+# What it may write: its own directory, the roots, its files elsewhere, and rclone.conf, to which rclone writes tokens.
 # A root that is added later needs a line here.
 ProtectSystem=strict
 ProtectHome=read-only
@@ -120,7 +120,7 @@ def unit(wanted: Wanted) -> str:
 
 
 async def _written(settings: CopierSettings, wanted: Wanted) -> list[Path]:
-    """The directories of this machine that requests may write to, and that of rclone.conf."""
+    """The directories of this machine that the service writes to, beside its own."""
     logs.configure_for_command(quiet=True)
     conf = settings.rclone_config_path or _home(wanted.user) / ".config" / "rclone" / "rclone.conf"
     conf = wanted.directory.absolute() / conf
@@ -129,7 +129,18 @@ async def _written(settings: CopierSettings, wanted: Wanted) -> list[Path]:
     async with open_rclone(settings, run_directory=None) as rclone:
         roots = [root.fs for root in settings.roots.values() if "write" in root.access]
         found = [Path(directory) for fs in roots if (directory := await rclone.local_directory(fs))]
-    return [*found, conf.parent]
+    return [*found, conf.parent, *_written_elsewhere(settings)]
+
+
+def _written_elsewhere(settings: CopierSettings) -> list[Path]:
+    """The directories of files that the configuration puts elsewhere than in the service's own."""
+    files = [
+        Path(settings.log.destination or "log"),
+        settings.embedded.path if settings.embedded else Path(),
+        settings.metrics.textfile or Path(),
+        Path(settings.http.listen.removeprefix("unix:")) if settings.http else Path(),
+    ]
+    return [file.parent for file in files if file.is_absolute()]
 
 
 def _home(user: str) -> Path:

@@ -59,11 +59,14 @@ class PidFile:
 
     @property
     def is_held(self) -> bool:
-        """Whether this process holds the file."""
-        return self._lock is not None
+        """Whether this process holds the file that is at the path now."""
+        return self._lock is not None and self._lock.is_at(self.path)
 
     def take(self, tries: int = TRIES) -> bool:
         """Lock the file and write this process's id into it; False if another process holds it. Raises OSError."""
+        if self._lock is not None and not self.is_held:  # somebody removed it
+            self._lock.release()
+            self._lock = None
         for number in range(1, tries + 1):
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._lock = self._lock or Lock.take(self.path, create=True)
