@@ -4,6 +4,7 @@
 # make proof  minutes of damage at rest, on the wire and under way, and no response may be untrue: make proof ARGS='--seed 7'
 # make bench  a quarter of an hour of measurements beside the alternatives, in memory; writes docs/benchmarks.md
 # make check  lint, types and the import contract only
+# make site   build the documentation as a site, in site/
 # make lock   compile requirements/*.txt anew from pyproject.toml
 
 PYTHON ?= python3
@@ -11,7 +12,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: demo test chaos proof bench check format lock test-tools clean
+.PHONY: demo test chaos proof bench check format site lock test-tools clean
 
 demo: $(VENV)/.runtime
 	$(BIN)/python demo/demo.py
@@ -41,11 +42,14 @@ format: $(VENV)/.dev
 test-tools: $(VENV)/.dev
 	scripts/install-test-tools
 
+site: $(VENV)/.dev
+	$(BIN)/zensical build --strict
+
 lock: $(VENV)/.dev
 	scripts/compile-requirements
 
 clean:
-	rm -rf $(VENV) build dist log run .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) build dist site log run .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
 $(BIN)/python:
 	scripts/make-venv "$(PYTHON)" $(VENV)
