@@ -53,16 +53,16 @@ class Sections(click.Group):
 @click.group(cls=Sections, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="medusa-copier", message="%(prog)s %(version)s")
 def main() -> None:
-    """Copy content between storage endpoints when a message asks for it.
+    """Copy content between storage endpoints on request.
 
-    A client puts a JSON request on a queue (RabbitMQ, Amazon SQS, or a file on this machine). It names two roots
-    of the configuration and two keys. The service copies with rclone and puts a JSON response on another queue.
+    A client puts a JSON request on a queue (RabbitMQ, Amazon SQS, or a file on this machine). The request names two
+    roots of the configuration and two keys. The service copies with rclone and puts a JSON response on another queue.
 
     \b
     First steps:
-      medusa-copier check                        is everything that the configuration names there?
+      medusa-copier check                        can everything in the configuration be reached?
       medusa-copier run                          serve, in the foreground
-      medusa-copier submit src:a dst:b --wait    ask for a copy, and see the response
+      medusa-copier submit src:a dst:b --wait    request a copy, and wait for the response
     """
 
 

@@ -24,9 +24,9 @@ def _queue_option(command: F) -> F:
 
 @click.group(short_help="Requests that were given up: list, show, requeue, discard.")
 def dead() -> None:
-    """Look at requests that were given up, and have them served again, or remove them.
+    """Inspect, requeue or remove requests that were given up.
 
-    They are in the broker's dead-letter queue, if it has one, and in the journal of the service that gave them up.
+    They are on the broker's dead-letter queue, if it has one, and in the journal of the service that gave them up.
     """
 
 
@@ -34,7 +34,12 @@ def dead() -> None:
 @config_option
 @_queue_option
 @click.option(
-    "--limit", metavar="N", type=click.IntRange(min=1), default=1000, show_default=True, help="At most so many."
+    "--limit",
+    metavar="N",
+    type=click.IntRange(min=1),
+    default=1000,
+    show_default=True,
+    help="The maximum number to list.",
 )
 @json_option
 def list_command(config: Path, queue: str | None, limit: int, as_json: bool) -> None:
@@ -45,28 +50,28 @@ def list_command(config: Path, queue: str | None, limit: int, as_json: bool) -> 
         list_dead(config, queue, limit=limit, as_json=as_json)
 
 
-@dead.command(short_help="Print all that is known of one.")
+@dead.command(short_help="Show everything known about one.")
 @config_option
 @_queue_option
 @click.argument("request_id", metavar="ID")
 def show(config: Path, queue: str | None, request_id: str) -> None:
-    """Print all that is known of a request that was given up, as JSON: its body, its response, where it is."""
+    """Show everything known about a request that was given up, as JSON: its body, its response, and where it is."""
     with clear_errors():
         from medusa_copier.commands.dead import show_dead  # noqa: PLC0415
 
         sys.exit(0 if show_dead(config, queue, request_id) else 1)
 
 
-@dead.command(short_help="Put them on the queue again.")
+@dead.command(short_help="Put them back on the queue.")
 @config_option
 @_queue_option
 @click.argument("ids", metavar="[ID]...", nargs=-1)
 @click.option("--all", "is_all", is_flag=True, help="All of them.")
 @yes_option
 def requeue(config: Path, queue: str | None, ids: tuple[str, ...], is_all: bool, yes: bool) -> None:
-    """Put requests on the incoming queue again, with their bodies and ids.
+    """Put requests back on the incoming queue, with their bodies and ids.
 
-    Each leaves the dead letters only when it is safely there.
+    Each is removed from the dead letters only once it is stored safely on the queue.
     """
     with clear_errors():
         from medusa_copier.commands.dead import requeue as command  # noqa: PLC0415
@@ -74,24 +79,24 @@ def requeue(config: Path, queue: str | None, ids: tuple[str, ...], is_all: bool,
 
         _require_some(ids, is_all=is_all)
         if is_all:
-            confirmed("Put all requests that were given up on the queue again?", yes=yes)
+            confirmed("Put all requests that were given up back on the queue?", yes=yes)
         sys.exit(0 if command(config, queue, ids) else 1)
 
 
-@dead.command(short_help="Remove them for good.")
+@dead.command(short_help="Remove them permanently.")
 @config_option
 @_queue_option
 @click.argument("ids", metavar="[ID]...", nargs=-1)
 @click.option("--all", "is_all", is_flag=True, help="All of them.")
 @yes_option
 def discard(config: Path, queue: str | None, ids: tuple[str, ...], is_all: bool, yes: bool) -> None:
-    """Remove requests that were given up for good. They have been answered, with a failure."""
+    """Permanently remove requests that were given up. They have been answered with a failure."""
     with clear_errors():
         from medusa_copier.commands.dead import discard as command  # noqa: PLC0415
         from medusa_copier.commands.output import confirmed  # noqa: PLC0415
 
         _require_some(ids, is_all=is_all)
-        confirmed(f"Remove {'all' if is_all else len(ids)} for good?", yes=yes)
+        confirmed(f"Remove {'all' if is_all else len(ids)} permanently?", yes=yes)
         sys.exit(0 if command(config, queue, ids) else 1)
 
 

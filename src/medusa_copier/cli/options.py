@@ -1,4 +1,4 @@
-"""What the commands share: the option --config, and errors that people can read."""
+"""Options and error handling shared by the commands."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ config_option = click.option(
 
 
 json_option = click.option(
-    "--json", "as_json", is_flag=True, help="A JSON object a line, as where the output is no terminal."
+    "--json", "as_json", is_flag=True, help="Print one JSON object per line, as when the output is not a terminal."
 )
-yes_option = click.option("--yes", is_flag=True, help="Don't ask.")
+yes_option = click.option("--yes", is_flag=True, help="Don't ask for confirmation.")
 
 
 def complete_place(context: click.Context, _: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """The roots of the configuration, as the beginning of ``ROOT:KEY``; none where it can't be read."""
+    """The configured roots, as the beginning of ``ROOT:KEY``; none if the configuration can't be read."""
     from medusa_copier.settings import CopierSettings  # noqa: PLC0415
     from simple_queue_server.errors import QueueServerError  # noqa: PLC0415
     from simple_queue_server.settings.loader import load  # noqa: PLC0415
@@ -50,7 +50,7 @@ def complete_place(context: click.Context, _: click.Parameter, incomplete: str) 
 
 @contextmanager
 def clear_errors() -> Iterator[None]:
-    """Errors that name the thing and the remedy are shown as they are; others keep their traceback."""
+    """Show errors that name the remedy as one line; other errors keep their traceback."""
     from medusa_copier.rclone.errors import RcloneError  # noqa: PLC0415
     from simple_queue_server.errors import QueueServerError  # noqa: PLC0415
     from simple_queue_server.printable import escaped, escaped_lines  # noqa: PLC0415

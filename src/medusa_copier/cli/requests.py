@@ -1,4 +1,4 @@
-"""Commands that put requests on the queue and take what comes back."""
+"""Commands that put requests on the queue and take responses and events off it."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from medusa_copier.cli.options import clear_errors, complete_place, config_optio
     type=click.Choice(["copyto", "copy"]),
     default="copyto",
     show_default=True,
-    help="copyto copies a file, or a directory where the source is one; copy copies what is in a directory.",
+    help="copyto copies a file, or a directory if the source is one; copy copies the contents of a directory.",
 )
 @click.option(
     "--overwrite",
     type=click.Choice(["if_different", "always", "never"]),
-    help="What becomes of content that is at the target already.",
+    help="Whether to replace content that already exists at the target.",
 )
 @click.option(
     "--verify",
     type=click.Choice(["default", "checksum", "download"]),
-    help="How it is made sure that the target holds what the source holds.",
+    help="How to verify that the target has the same content as the source.",
 )
 @click.option(
     "--expected",
@@ -41,38 +41,38 @@ from medusa_copier.cli.options import clear_errors, complete_place, config_optio
     help="copyto: a hash that the content must have: md5:…, sha1:…, sha256:…, or the digits alone. May be repeated.",
 )
 @click.option(
-    "--include", metavar="FILTER", multiple=True, help="copy: only files that match one of these. May be repeated."
+    "--include", metavar="FILTER", multiple=True, help="copy: copy only files that match one of these. May be repeated."
 )
 @click.option(
-    "--exclude", metavar="FILTER", multiple=True, help="copy: no file that matches one of these. May be repeated."
+    "--exclude", metavar="FILTER", multiple=True, help="copy: copy no file that matches one of these. May be repeated."
 )
 @click.option(
     "--max-depth",
     metavar="N",
     type=click.IntRange(min=1),
-    help="copy: how many levels; 1 is the files of the directory alone.",
+    help="copy: how many levels; 1 means only the files directly in the directory.",
 )
 @click.option(
-    "--manifest", metavar="ROOT:KEY", shell_complete=complete_place, help="copy: where a listing of the files is put."
+    "--manifest", metavar="ROOT:KEY", shell_complete=complete_place, help="copy: where to write a list of the files."
 )
 @click.option(
     "--manifest-format",
     type=click.Choice(["jsonl", "bagit-md5", "bagit-sha256"]),
-    help="How the listing is written. Default: jsonl.",
+    help="The format of the list. Default: jsonl.",
 )
-@click.option("--pass-through", metavar="JSON", help="Comes back unchanged in the response.")
+@click.option("--pass-through", metavar="JSON", help="Returned unchanged in the response.")
 @click.option(
     "--label", "labels", metavar="NAME=VALUE", multiple=True, help="A text field of the pass_through. May be repeated."
 )
 @click.option(
-    "--request-id", metavar="ID", help="Names the request in the log and in other commands. Default: one is made."
+    "--request-id", metavar="ID", help="Identifies the request in the log and in other commands. Default: generated."
 )
 @click.option(
     "--from",
     "requests",
     metavar="FILE",
     type=click.File("rb"),
-    help="Submit many: whole requests, as JSON, one after another. '-' reads standard input.",
+    help="Submit many: complete requests as JSON, one after another. '-' reads standard input.",
 )
 @click.option("--wait", is_flag=True, help="Wait for the responses and print each as a line of JSON.")
 @click.option(
@@ -80,15 +80,15 @@ from medusa_copier.cli.options import clear_errors, complete_place, config_optio
     "timeout_s",
     metavar="SECONDS",
     type=click.FloatRange(min=0, min_open=True),
-    help="With --wait: how long, all in all. Without it, for ever.",
+    help="With --wait: the total time to wait. Default: no limit.",
 )
 def submit(
     config: Path, requests: Any, wait: bool, timeout_s: float | None, request_id: str | None, **arguments: Any
 ) -> None:
     """Put a request on the queue: copy from the first ROOT:KEY to the second.
 
-    Prints the id of each request, or with --wait each response; then the exit status is 1 if any failed, and 124
-    if not all came in time. What was submitted stays submitted.
+    Prints the id of each request, or with --wait each response; then the exit status is 1 if any request failed, and
+    124 if not all responses arrived in time. Requests that were submitted stay submitted.
     """
     with clear_errors():
         from medusa_copier.commands import compose  # noqa: PLC0415
@@ -125,8 +125,8 @@ def _composed(
     return compose.one_request(action, (source, target), parameters, pass_through=pass_through, labels=labels)
 
 
-_follow_option = click.option("--follow", is_flag=True, help="Go on waiting for more, until Ctrl-C.")
-_count_option = click.option("--count", metavar="N", type=click.IntRange(min=1), help="Take at most so many.")
+_follow_option = click.option("--follow", is_flag=True, help="Keep waiting for more, until Ctrl-C.")
+_count_option = click.option("--count", metavar="N", type=click.IntRange(min=1), help="Take at most this many.")
 
 
 @click.command(short_help="Take responses off the outgoing queue.")
@@ -137,8 +137,8 @@ _count_option = click.option("--count", metavar="N", type=click.IntRange(min=1),
 def responses(config: Path, follow: bool, count: int | None, drain: bool) -> None:
     """Take the responses off the outgoing queue and print each as a line of JSON.
 
-    Responses that nobody reads stay on that queue: those to requests that were submitted without --wait, and those
-    whose client went away. What is printed is off the queue.
+    Responses that nobody reads stay on that queue: those to requests submitted without --wait, and those whose client
+    has disconnected. Printed responses are removed from the queue.
     """
     with clear_errors():
         from medusa_copier.commands.responses import Wanted  # noqa: PLC0415
@@ -155,7 +155,7 @@ def responses(config: Path, follow: bool, count: int | None, drain: bool) -> Non
 def events(config: Path, follow: bool, count: int | None, as_json: bool) -> None:
     """Take the events of requests off the progress queue and print each on a line.
 
-    What is printed is off the queue: a program that reads it too gets only the others.
+    Printed events are removed from the queue: another program that reads it only gets the rest.
     """
     with clear_errors():
         from medusa_copier.commands.responses import Wanted  # noqa: PLC0415
@@ -164,15 +164,16 @@ def events(config: Path, follow: bool, count: int | None, as_json: bool) -> None
         command(config, Wanted(count, follow), as_json=as_json)
 
 
-@click.command(short_help="Show how far a request is, until it is answered.")
+@click.command(short_help="Show a request's progress until it is answered.")
 @config_option
 @click.argument("request_id", metavar="ID")
 @json_option
 def progress(config: Path, request_id: str, as_json: bool) -> None:
-    """Show how far a request in flight is, until it is answered: a bar on a terminal, else a line for each change.
+    """Show the progress of a request in flight until it is answered: as a bar on a terminal, else as a line for each
+    change.
 
-    It is what the service of this directory reports, as in `status`; no progress queue is needed. The exit status is 0
-    if the request succeeded.
+    Uses the service's status file, as `status` does; no progress queue is needed. The exit status is 0 if the request
+    succeeded.
     """
     with clear_errors():
         from medusa_copier.commands.progress import progress as command  # noqa: PLC0415
@@ -180,15 +181,15 @@ def progress(config: Path, request_id: str, as_json: bool) -> None:
         sys.exit(0 if command(config, request_id, as_json=as_json) else 1)
 
 
-@click.command(short_help="List the roots, or what is in one.")
+@click.command(short_help="List the roots, or the contents of one.")
 @config_option
 @click.argument("place", metavar="[ROOT[:KEY]]", required=False, shell_complete=complete_place)
-@click.option("--hash", "hash_kind", metavar="KIND", help="With hashes: md5, sha256…; a local disk computes them.")
+@click.option("--hash", "hash_kind", metavar="KIND", help="Include hashes: md5, sha256…; a local disk computes them.")
 @json_option
 def ls(config: Path, place: str | None, hash_kind: str | None, as_json: bool) -> None:
-    """List the roots of the configuration, or a directory in one, by name.
+    """List the configured roots, or a directory in one, by name.
 
-    It is listed by this user, with rclone, whatever requests may do with the root.
+    The directory is listed as the current user, with rclone, regardless of the root's access policy.
     """
     with clear_errors():
         from medusa_copier.commands.ls import list_directory, list_roots  # noqa: PLC0415

@@ -1,4 +1,4 @@
-"""Commands that run the service and look after it."""
+"""Commands that run and control the service."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from medusa_copier.cli.options import clear_errors, config_option, json_option
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-@click.command(short_help="Serve requests, in the foreground.")
+@click.command(short_help="Serve requests in the foreground.")
 @config_option
 @click.option("--exclusive", is_flag=True, help="Don't start beside another service of this name in this directory.")
 def run(config: Path, exclusive: bool) -> None:
-    """Serve requests, in the foreground.
+    """Serve requests in the foreground.
 
-    SIGTERM or Ctrl-C: finish what is in flight, then exit; a second one exits now. Either way nothing is lost:
-    what is unfinished goes back to the queue. SIGHUP: load the configuration again.
+    SIGTERM or Ctrl-C: finish the requests in flight, then exit; a second one exits immediately. Nothing is lost either
+    way: unfinished requests return to the queue. SIGHUP: reload the configuration.
     """
     for number in (signal.SIGTERM, signal.SIGINT):  # until the server handles them: nothing was begun
         signal.signal(number, lambda *_: sys.exit(0))
@@ -34,14 +34,14 @@ def run(config: Path, exclusive: bool) -> None:
 
 
 _now_option = click.option(
-    "--now", is_flag=True, help="Don't wait for what is in flight: it goes back to the queue, and is served again."
+    "--now", is_flag=True, help="Don't wait for requests in flight: they return to the queue, and are served again."
 )
 _stop_timeout_option = click.option(
     "--timeout",
     "timeout_s",
     metavar="SECONDS",
     type=click.FloatRange(min=0),
-    help="How long to wait for its end. Without it, until then: server.shutdown_grace_s and a little.",
+    help="How long to wait for it to end. Default: until it has, a little over server.shutdown_grace_s.",
 )
 
 
@@ -53,7 +53,7 @@ def _start_timeout_option(name: str) -> Callable[[F], F]:
         type=click.FloatRange(min=0, min_open=True),
         default=60,
         show_default=True,
-        help="How long to wait until it serves. It goes on trying after that.",
+        help="How long to wait until it is serving. It keeps trying after that.",
     )
 
 
@@ -61,9 +61,9 @@ def _start_timeout_option(name: str) -> Callable[[F], F]:
 @config_option
 @_start_timeout_option("--timeout")
 def start(config: Path, start_timeout_s: float) -> None:
-    """Start the service in the background, in this directory, and wait until it serves.
+    """Start the service in the background, in this directory, and wait until it is serving.
 
-    If it doesn't, the last lines of its log say why. One that runs already is left alone.
+    If it fails to start, the last lines of its log are shown. A service that is already running is left alone.
     """
     with clear_errors():
         from medusa_copier.commands.service import start as command  # noqa: PLC0415
@@ -71,15 +71,15 @@ def start(config: Path, start_timeout_s: float) -> None:
         sys.exit(0 if command(config, timeout_s=start_timeout_s) else 1)
 
 
-@click.command(short_help="Stop it when what is in flight is done.")
+@click.command(short_help="Stop it once requests in flight are done.")
 @config_option
 @_now_option
 @_stop_timeout_option
 def stop(config: Path, now: bool, timeout_s: float | None) -> None:
     """Stop the service, however it was started, and wait until it has ended.
 
-    It takes no more requests and finishes those in flight; what isn't done after server.shutdown_grace_s goes back to
-    the queue. Nothing is lost either way.
+    It takes no more requests and finishes those in flight; requests that aren't done after server.shutdown_grace_s
+    return to the queue. Nothing is lost either way.
     """
     with clear_errors():
         from medusa_copier.commands.service import stop as command  # noqa: PLC0415
@@ -87,15 +87,15 @@ def stop(config: Path, now: bool, timeout_s: float | None) -> None:
         sys.exit(0 if command(config, now=now, timeout_s=timeout_s) else 1)
 
 
-@click.command(short_help="Stop it, and start it again.")
+@click.command(short_help="Stop and start it.")
 @config_option
 @_now_option
 @_stop_timeout_option
 @_start_timeout_option("--start-timeout")
 def restart(config: Path, **how: Any) -> None:
-    """Stop the service, if it runs, and start it in the background, in the directory where it ran.
+    """Stop the service if it is running, and start it in the background, in the same directory.
 
-    A changed configuration doesn't always need this: see SIGHUP in docs/operations.md.
+    A changed configuration doesn't always need a restart: see SIGHUP in docs/operations.md.
     """
     with clear_errors():
         from medusa_copier.commands.service import restart as command  # noqa: PLC0415
@@ -108,11 +108,9 @@ def restart(config: Path, **how: Any) -> None:
 @click.argument("request_id", metavar="[ID]", required=False)
 @json_option
 def status(config: Path, request_id: str | None, as_json: bool) -> None:
-    """Tell whether the service runs and is healthy, what it does, and how long the queue is; or how the request ID is.
+    """Show whether the service is running and healthy, what it is doing, and how long the queue is.
 
-    The exit status is that of an init script: 0 running, 1 dead although its pid file is there, 3 not running.
-
-    Of a request: 0 succeeded, 1 failed, cancelled or given up, 4 waiting or running, 5 not known.
+    The exit status is that of an init script: 0 running, 1 dead although its pid file exists, 3 not running.
     """
     with clear_errors():
         if request_id is not None:
@@ -124,12 +122,13 @@ def status(config: Path, request_id: str | None, as_json: bool) -> None:
         sys.exit(show_status(config, as_json=as_json))
 
 
-@click.command("toggle-halt", short_help="Let it end after what is in flight, or go on.")
+@click.command("toggle-halt", short_help="Make it exit after the requests in flight, or resume.")
 @config_option
 def toggle_halt(config: Path) -> None:
-    """Let the service take no more requests and end when those in flight are done; called again before that, go on.
+    """Make the service take no more requests and exit once those in flight are done; run it again before that to
+    resume.
 
-    Prints what it does now.
+    Prints which of the two it did.
     """
     with clear_errors():
         from medusa_copier.commands.service import toggle_halt as command  # noqa: PLC0415
@@ -137,7 +136,7 @@ def toggle_halt(config: Path) -> None:
         sys.exit(0 if command(config) else 1)
 
 
-@click.command(short_help="Is all that the configuration names there?")
+@click.command(short_help="Test whether everything in the configuration can be reached.")
 @config_option
 @click.option(
     "--timeout",
@@ -148,13 +147,13 @@ def toggle_halt(config: Path) -> None:
     show_default=True,
     help="How long to wait for the broker, and for each root.",
 )
-@click.option("--no-write", is_flag=True, help="Don't try to write; only list the roots.")
+@click.option("--no-write", is_flag=True, help="Don't write files; only list the roots.")
 def check(config: Path, timeout_s: float, no_write: bool) -> None:
-    """See whether all that the configuration names can be reached.
+    """Test whether everything that the configuration names can be reached.
 
-    Loads the configuration, reaches the broker and rclone, lists every root once, and writes a small file, which is
-    removed at once, into those that requests may write to. Prints a table; the exit status is 0 when all is well.
-    Takes no request from the queue and leaves nothing behind.
+    Loads the configuration, connects to the broker and rclone, lists every root once, and writes a small file, which is
+    removed again, to those that requests may write to. Prints a table; the exit status is 0 if there are no problems.
+    Takes no requests from the queue and leaves nothing behind.
     """
     with clear_errors():
         from medusa_copier.commands.check import check as run_check  # noqa: PLC0415

@@ -1,4 +1,4 @@
-"""Commands that print or write what others need: a configuration, a unit of systemd, completion, the schema."""
+"""Commands that generate files for the setup: a configuration, a systemd unit, shell completion, the schema, tokens."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from medusa_copier.cli.options import clear_errors, config_option
     "--broker",
     type=click.Choice(["amqp", "sqs", "embedded"]),
     required=True,
-    help="RabbitMQ, Amazon SQS, or a queue in a file of this machine.",
+    help="RabbitMQ, Amazon SQS, or a queue in a file on this machine.",
 )
 @click.option(
     "--root",
@@ -25,7 +25,7 @@ from medusa_copier.cli.options import clear_errors, config_option
     metavar="NAME=PLACE",
     multiple=True,
     required=True,
-    help="A place that requests may name: a directory, a remote of rclone.conf, or a path in one. May be repeated.",
+    help="A location that requests can name: a directory, a remote of rclone.conf, or a path in one. May be repeated.",
 )
 @click.option(
     "--connection",
@@ -33,11 +33,11 @@ from medusa_copier.cli.options import clear_errors, config_option
     multiple=True,
     help="How to reach the broker: host=mq.example.org, password='${MQ_PASSWORD}'. May be repeated.",
 )
-@click.option("--name", default="medusa_copier", show_default=True, help="Names the service.")
+@click.option("--name", default="medusa_copier", show_default=True, help="The name of the service.")
 def init(config: Path, **wanted: Any) -> None:
-    """Write a commented configuration for the broker and the roots that are named.
+    """Write a commented configuration for the given broker and roots.
 
-    A file that is there is left as it is.
+    An existing file is not overwritten.
     """
     with clear_errors():
         from medusa_copier.commands.init import write_configuration  # noqa: PLC0415
@@ -48,27 +48,32 @@ def init(config: Path, **wanted: Any) -> None:
 
 @click.command(short_help="Print a hardened unit for systemd.")
 @config_option
-@click.option("--user", metavar="NAME", default=getpass.getuser, show_default="you", help="Whom the service runs as.")
+@click.option(
+    "--user", metavar="NAME", default=getpass.getuser, show_default="you", help="The user that the service runs as."
+)
 @click.option(
     "--directory",
     metavar="DIR",
     type=click.Path(path_type=Path),
     default=Path(),
     show_default="this one",
-    help="Where it runs: log/ and run/ are in it.",
+    help="The working directory, which contains log/ and run/.",
 )
 @click.option(
-    "--environment-file", metavar="FILE", type=click.Path(path_type=Path), help="Where secrets are: NAME=VALUE lines."
+    "--environment-file",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="A file with secrets, as NAME=VALUE lines.",
 )
 @click.option(
     "--writable",
     metavar="DIR",
     type=click.Path(path_type=Path),
     multiple=True,
-    help="A further directory that it may write to. The roots that requests may write to are found. May be repeated.",
+    help="An additional directory that it may write to. Writable roots are included automatically. May be repeated.",
 )
 @click.option(
-    "--template", is_flag=True, help="A unit for services by name, medusa-copier@NAME: --config has %i for the name."
+    "--template", is_flag=True, help="A template unit for medusa-copier@NAME; --config contains %i for the name."
 )
 def systemd(**wanted: Any) -> None:
     """Print a hardened unit for systemd.
@@ -84,7 +89,7 @@ def systemd(**wanted: Any) -> None:
         click.echo(unit(Wanted(**wanted)), nl=False)
 
 
-@click.command(short_help="Print what completes commands in a shell.")
+@click.command(short_help="Print a shell completion script.")
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def completion(shell: str) -> None:
     """Print what completes commands, options and roots in a shell.
@@ -112,12 +117,12 @@ def schema() -> None:
     click.echo(resources.files("medusa_copier.contract").joinpath("schema.json").read_text(encoding="utf-8"), nl=False)
 
 
-@click.command(short_help="Make a token for the HTTP API.")
+@click.command(short_help="Generate a token for the HTTP API.")
 @click.argument("name")
 def token(name: str) -> None:
-    """Make a token for the HTTP API, and print it with what stands for it in the configuration.
+    """Generate a token for the HTTP API, and print it with its entry for the configuration.
 
-    The configuration holds only its hash. Whoever has the token is NAME to the service.
+    The configuration contains only its hash. The service identifies the token's holder as NAME.
     """
     from simple_queue_server.http.tokens import hash_of, new_secret  # noqa: PLC0415
 

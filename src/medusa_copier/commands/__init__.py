@@ -1,1 +1,1 @@
-"""What the commands of the command line do, one module each."""
+"""The implementation of the command-line commands, one module each."""

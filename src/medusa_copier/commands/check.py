@@ -1,4 +1,4 @@
-"""``medusa-copier check``: is everything that the configuration names there?"""
+"""``medusa-copier check``: tests whether everything that the configuration names can be reached."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ class Row(NamedTuple):
     ok: bool
     note: str
     warning: str = ""
-    """What is better changed, although it works, and how."""
+    """What should be changed although it works, and how."""
 
 
 def check(path: Path, *, timeout_s: float, writes: bool) -> bool:
-    """Check all, print a table as it grows, and return whether everything is well. It leaves nothing behind.
+    """Run all checks, print a table as results arrive, and return whether there are no problems. Leaves nothing
+    behind.
 
-    Broker and roots have ``timeout_s`` each. ``writes``: put a small file into each root that may be written, and
-    remove it.
+    The broker and each root have ``timeout_s``. ``writes``: write a small file to each writable root, and remove it.
     """
     logs.configure_for_command(quiet=True)  # the table says it all
     try:
@@ -71,14 +71,14 @@ async def _rows(settings: CopierSettings, timeout_s: float, *, writes: bool) -> 
 
 
 def _small_file(directory: str) -> Path:
-    """A file of its own for each root: two roots may be one place."""
+    """A separate file for each root: two roots may be the same location."""
     file = Path(directory, f".medusa-copier-check-{secrets.token_hex(8)}")
     file.write_text("Written by medusa-copier check, which removes it at once.\n")
     return file
 
 
 async def _root(rclone: Rclone, name: str, root: RootSection, file: Path | None, timeout_s: float) -> Row:
-    """``file`` is what to write into the root; None: only list it."""
+    """``file`` is the file to write to the root; None: only list it."""
     what, step, remedy = f"root {name}", "", ""
     try:
         async with asyncio.timeout(timeout_s):

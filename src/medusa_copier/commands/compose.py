@@ -1,4 +1,4 @@
-"""Makes the requests that ``medusa-copier submit`` puts on the queue: from its arguments, or from a stream of JSON."""
+"""Composes the requests that ``medusa-copier submit`` sends: from its arguments, or from a stream of JSON."""
 
 from __future__ import annotations
 
@@ -79,9 +79,9 @@ def manifest_at(place: str | None, kind: str | None) -> dict[str, str] | None:
 
 
 def requests_in(lines: Iterable[bytes]) -> Iterator[bytes]:
-    """The JSON values of a stream, on one line or several each. What is no JSON is the value of its line.
+    """The JSON values of a stream, each on one or more lines. Invalid JSON is returned as the text of its line.
 
-    Raises click.UsageError for a value that has no end; those before it were given.
+    Raises click.UsageError for an incomplete value; those before it have been yielded.
     """
     value, depth, begun_at = bytearray(), 0, 0
     for number, line in enumerate(lines, 1):

@@ -37,7 +37,7 @@ DETAILS: Final[list[Detail]] = [
 
 @dataclass(slots=True)
 class Dead:
-    """A request that was given up, wherever it is: the dead-letter queue, files of the journal, or both."""
+    """A request that was given up, wherever it is: on the dead-letter queue, in the journal's files, or both."""
 
     id: str
     letter: DeadLetter
@@ -45,7 +45,7 @@ class Dead:
     on_queue: bool = False
 
     def row(self) -> dict[str, Any]:
-        """As it is listed."""
+        """Its row in the list."""
         request = messages.parse_request(self.letter.body)
         parameters = request.parameters if isinstance(request, Request) else {}
         places = {
@@ -65,7 +65,7 @@ class Dead:
         }
 
     def whole(self) -> dict[str, Any]:
-        """All that is known of it."""
+        """Everything that is known about it."""
         responses = [json.loads(entry.response) for entry in self.entries if entry.response]
         reply = self.letter.reply
         return self.row() | {
@@ -80,13 +80,13 @@ Work: TypeAlias = Callable[[DeadLetters, Dead], Awaitable[None]]
 
 
 def list_dead(config: Path, queue: str | None, *, limit: int, as_json: bool) -> None:
-    """Print those that were given up, the oldest first."""
+    """Print the requests that were given up, the oldest first."""
     rows = [dead.row() for dead in asyncio.run(_look(config, queue, limit))]
     show(rows, COLUMNS, details=DETAILS, as_json=as_json, empty="No request was given up.")
 
 
 def show_dead(config: Path, queue: str | None, name: str) -> bool:
-    """Print all that is known of a request; whether there is such a one."""
+    """Print everything known about a request; False if there is none."""
     found: list[Dead] = []
 
     async def collect(_: DeadLetters, dead: Dead) -> None:
@@ -99,7 +99,7 @@ def show_dead(config: Path, queue: str | None, name: str) -> bool:
 
 
 def requeue(config: Path, queue: str | None, names: Collection[str]) -> bool:
-    """Put requests on the incoming queue again, all if there are no ``names``; whether all were found."""
+    """Put requests back on the incoming queue, all if there are no ``names``; False if some were not found."""
 
     async def put(letters: DeadLetters, dead: Dead) -> None:
         await letters.put(dead.letter)
@@ -110,7 +110,7 @@ def requeue(config: Path, queue: str | None, names: Collection[str]) -> bool:
 
 
 def discard(config: Path, queue: str | None, names: Collection[str]) -> bool:
-    """Remove requests for good, all if there are no ``names``; whether all were found."""
+    """Remove requests permanently, all if there are no ``names``; False if some were not found."""
 
     async def remove(letters: DeadLetters, dead: Dead) -> None:
         await _remove(letters, dead)

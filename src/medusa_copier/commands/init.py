@@ -1,4 +1,4 @@
-"""``medusa-copier init``: a commented configuration for the broker and the roots that are named."""
+"""``medusa-copier init``: writes a commented configuration for the given broker and roots."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from simple_queue_server import SettingsError
 from simple_queue_server.settings.loader import parse
 
 MODE: Final = 0o640
-"""It may have a password, although ``${NAME}`` is the place for one."""
+"""It may contain a password, although ``${NAME}`` is preferable."""
 
 HEAD: Final = """\
 # The configuration of medusa-copier. `medusa-copier check` tells whether all that it names can be reached.
@@ -55,7 +55,7 @@ EXAMPLES: Final[Mapping[str, Mapping[str, str]]] = {
     "amqp": {"host": "127.0.0.1", "port": "5672", "username": "guest", "password": "${MQ_PASSWORD}", "tls": "true"},
     "sqs": {"region": "us-east-2", "endpoint": "https://sqs.example.org", "access_key_id": "${AWS_ACCESS_KEY_ID}"},
 }
-"""Keys of a connection that are shown, commented out, where none of them is given."""
+"""Keys of a connection that are included as comments if none of them is given."""
 
 TAIL: Final = """
 log:
@@ -80,7 +80,7 @@ ROOT: Final = """\
 
 
 class _AnyVariable(dict[str, str]):
-    """An environment that has every variable: whether they are set is seen when the service starts."""
+    """An environment in which every variable is set: whether they are is checked when the service starts."""
 
     def __contains__(self, _: object) -> bool:
         return True

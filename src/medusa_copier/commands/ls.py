@@ -1,4 +1,4 @@
-"""``medusa-copier ls``: what is in a root."""
+"""``medusa-copier ls``: lists the contents of a root."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ def list_roots(config: Path, *, as_json: bool) -> None:
 
 
 def list_directory(config: Path, place: str, *, hash_kind: str | None, as_json: bool) -> None:
-    """Print what is in the directory ``ROOT:KEY``, by name; or the file, where it is one.
+    """Print the contents of the directory ``ROOT:KEY``, by name, or the file if it is one.
 
-    Raises SettingsError for a place that can't be, and RcloneError.
+    Raises SettingsError for an invalid place, and RcloneError.
     """
     logs.configure_for_command(quiet=True)
     settings = load_settings(config, CopierSettings)

@@ -1,4 +1,4 @@
-"""What commands print: a table for a person at a terminal, a JSON object a line for a script."""
+"""Output of commands: tables for people at a terminal, one JSON object per line for scripts."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from simple_queue_server.printable import escaped, escaped_json
 
 
 class Column(NamedTuple):
-    """A column of a table: its title, and the text of a cell, made from a row."""
+    """A column of a table: its title, and a function from a row to the text of a cell."""
 
     title: str
     text: Callable[[Mapping[str, Any]], str]
@@ -27,7 +27,7 @@ Detail: TypeAlias = Callable[[Mapping[str, Any]], str]
 
 
 def is_for_script(*, as_json: bool) -> bool:
-    """Whether JSON is wanted: it was asked for, or nobody sees what is printed."""
+    """Whether to print JSON: it was requested, or the output is not a terminal."""
     return as_json or not sys.stdout.isatty()
 
 
@@ -39,7 +39,7 @@ def show(
     as_json: bool,
     empty: str,
 ) -> None:
-    """Print the rows; for a person as a table with ``details`` below each row, or ``empty`` where there are none."""
+    """Print the rows; for people as a table with ``details`` below each row, or ``empty`` if there are none."""
     if is_for_script(as_json=as_json):
         for row in rows:
             show_json(row)
@@ -73,7 +73,9 @@ def show_json(row: Any) -> None:
 
 
 def confirmed(question: str, *, yes: bool) -> None:
-    """Ask a person, unless ``yes``; raises click.Abort for a no, and click.UsageError where nobody can be asked."""
+    """Ask for confirmation unless ``yes``. Raises click.Abort if declined, and click.UsageError if nobody can be
+    asked.
+    """
     if yes:
         return
     if not sys.stdin.isatty():
@@ -92,7 +94,7 @@ def readable_size(size_bytes: int) -> str:
 
 
 def progress_text(progress: Mapping[str, Any] | None) -> str:
-    """How far a copy is, as its events say; "" where that isn't known."""
+    """A copy's progress, from its events; "" if unknown."""
     if progress is None:
         return ""
     parts = [readable_size(progress.get("bytes") or 0)]

@@ -1,4 +1,4 @@
-"""``medusa-copier progress``: how far a request is, by what its service reports."""
+"""``medusa-copier progress``: shows a request's progress as reported by its service."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class _Shown(Protocol):
 
 
 def progress(config: Path, request_id: str, *, as_json: bool) -> bool:
-    """Show the progress until the request is answered; whether it succeeded. Raises SettingsError for one that isn't
-    in flight.
+    """Show the progress until the request is answered; True if it succeeded. Raises SettingsError if it isn't in
+    flight.
     """
     service = Service.of(config)
     with _lines() if is_for_script(as_json=as_json) else _bar(request_id) as shown:

@@ -1,4 +1,4 @@
-"""``medusa-copier responses`` and ``events``: take what waits on the outgoing queue, or on the progress queue."""
+"""``medusa-copier responses`` and ``events``: take what is on the outgoing queue or the progress queue."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from simple_queue_server.printable import escaped, escaped_body
 from simple_queue_server.settings.sections import EmbeddedSection
 
 PATIENCE_S: Final = 1.0
-"""A queue that gives nothing for so long is empty."""
+"""A queue from which nothing arrives for this long is considered empty."""
 
 
 class Wanted(NamedTuple):
-    """How many to take: all that are there, or at ``most`` so many; with ``follows`` wait for more."""
+    """How many to take: all, or at ``most`` this many; with ``follows``, wait for more."""
 
     most: int | None = None
     follows: bool = False
 
 
 def responses(config: Path, wanted: Wanted, *, drain: bool) -> None:
-    """Print each response as a line; with ``drain`` only how many were taken."""
+    """Print each response as a line; with ``drain``, only print how many were taken."""
     client = CopyClient.from_config(config)
     logs.configure_for_command()
     taken = asyncio.run(_take(client, wanted, (lambda _: None) if drain else _print_body))

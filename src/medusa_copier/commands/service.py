@@ -1,4 +1,4 @@
-"""``medusa-copier start``, ``stop``, ``restart`` and ``toggle-halt``: the service as a process in the background."""
+"""``medusa-copier start``, ``stop``, ``restart`` and ``toggle-halt``: the service as a background process."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from simple_queue_server.system import pidfile
 from simple_queue_server.system.pidfile import Seen, State
 
 FRESH_S: Final = 15.0
-"""A status that is older is that of a service that hangs, or can't write it."""
+"""An older status means that the service hangs, or can't write it."""
 INTERVAL_S: Final = 0.1
 LAST_LINES: Final = 10
 
 
 class Service(NamedTuple):
-    """The service of a configuration, by its files."""
+    """The service of a configuration, seen through its files."""
 
     config: Path
     settings: CopierSettings
@@ -49,7 +49,7 @@ class Service(NamedTuple):
 
     @property
     def directory(self) -> Path:
-        """Where it runs, or would run."""
+        """Where it is running, or would run."""
         return self.pid_file.parent.parent
 
     @property
@@ -63,13 +63,13 @@ class Service(NamedTuple):
         return status.read(status.path_of(self.pid_file.parent, self.name))
 
     def in_flight(self) -> str:
-        """How many requests it has, for a line; "" where it doesn't say."""
+        """How many requests it has, as text; "" if unknown."""
         reported = self.reported()
         return "" if reported is None else f"{reported.in_flight} in flight"
 
 
 def start(config: Path, *, timeout_s: float) -> bool:
-    """Start the service in the background and wait until it serves; whether it does."""
+    """Start the service in the background and wait until it is serving; False if it doesn't."""
     service = Service.of(config)
     seen = service.seen()
     if seen.state is State.RUNNING:
@@ -84,18 +84,18 @@ def start(config: Path, *, timeout_s: float) -> bool:
 
 
 def stop(config: Path, *, now: bool, timeout_s: float | None) -> bool:
-    """Stop the service and wait until it has ended; whether it has."""
+    """Stop the service and wait until it has ended; False if it hasn't."""
     return _stop(Service.of(config), now=now, timeout_s=timeout_s)
 
 
 def restart(config: Path, *, now: bool, timeout_s: float | None, start_timeout_s: float) -> bool:
-    """Stop the service, if it runs, and start it in the same directory."""
+    """Stop the service if it is running, and start it in the same directory."""
     service = Service.of(config)
     return _stop(service, now=now, timeout_s=timeout_s) and _start(service, start_timeout_s)
 
 
 def toggle_halt(config: Path) -> bool:
-    """Let the service take no more requests and end, or go on; prints which. False when it doesn't run."""
+    """Toggle halting, and print the new state. False if the service isn't running."""
     service = Service.of(config)
     before = service.reported()
     seen = pidfile.send_signal(service.pid_file, signal.SIGUSR2)
@@ -175,7 +175,7 @@ def _spawn(service: Service, output: Path, address: str) -> subprocess.Popen[byt
 
 
 def _until_ready(process: subprocess.Popen[bytes], listener: socket.socket, timeout_s: float) -> str | None:
-    """None when the service is ready, else why it isn't."""
+    """Wait until the service is ready; returns None, or why it isn't."""
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
         readable, _, _ = select.select([listener], [], [], INTERVAL_S)

@@ -1,4 +1,4 @@
-"""``medusa-copier status``: how the service is, and its queue."""
+"""``medusa-copier status``: shows the state of the service and its queue."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from simple_queue_server.system.pidfile import Seen, State
 
 BROKER_PATIENCE_S: Final = 5.0
 LISTED: Final = 10
-"""Requests that are shown to a person."""
+"""The maximum number of requests shown to people."""
 
 
 def show_status(config: Path, *, as_json: bool) -> int:
-    """Print how the service is. Returns the exit status that an init script has."""
+    """Print the state of the service. Returns the exit status of an init script."""
     service = Service.of(config)
     seen, reported = service.seen(), service.reported()
     queue = asyncio.run(_queue(service))
@@ -93,7 +93,7 @@ def _summary(seen: Seen, reported: Status | None) -> str:
 
 
 async def _queue(service: Service) -> dict[str, Any]:
-    """The incoming queue as this command sees it."""
+    """The incoming queue as seen by this command."""
     try:
         async with asyncio.timeout(BROKER_PATIENCE_S):
             state = await inspect_queue(for_client(service.settings, service.config))

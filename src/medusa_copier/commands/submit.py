@@ -1,4 +1,4 @@
-"""``medusa-copier submit``: put requests on the configured queue, and wait for their responses if asked to."""
+"""``medusa-copier submit``: puts requests on the configured queue, and optionally waits for their responses."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from simple_queue_server import QueueServerError, logs
 from simple_queue_server.printable import escaped_body
 
 AT_A_TIME: Final = 256
-"""Requests that wait for their responses at the same time."""
+"""The maximum number of requests that wait for their responses at the same time."""
 
 
 class TimeIsOver(click.ClickException):
-    """Not all responses came in the time that was given."""
+    """Not all responses arrived in time."""
 
     exit_code = 124
-    """That of timeout(1)."""
+    """The same as timeout(1)'s."""
 
 
 def submit(

@@ -1,4 +1,6 @@
-"""``medusa-copier systemd``: a unit for the service, hardened as far as a service can be that writes to its roots."""
+"""``medusa-copier systemd``: generates a unit for the service, hardened as far as possible for a service that writes
+to its roots.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,7 @@ from medusa_copier.settings import CopierSettings
 from simple_queue_server import load_settings, logs
 
 STOP_MARGIN_S: Final = 30
-"""How long the service may take to end after its grace: responses have to reach their queue, rclone has to end."""
+"""Additional time to end after the grace period: responses have to reach their queue, and rclone has to exit."""
 WATCHDOG_S: Final = 60
 
 UNIT: Final = """\
@@ -77,7 +79,7 @@ WantedBy=multi-user.target
 
 
 class Wanted(NamedTuple):
-    """What the command was asked for."""
+    """The arguments of the command."""
 
     config: Path
     user: str

@@ -1,1 +1,1 @@
-"""What the copier adds to the HTTP API. Imported only when ``http`` is configured."""
+"""The copier's additions to the HTTP API. Imported only if ``http`` is configured."""

@@ -1,4 +1,4 @@
-"""Puts together what the copier adds to the HTTP API."""
+"""Assembles the copier's additions to the HTTP API."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PING_S: Final = 5.0
 
 
 def extension(rclone: Rclone, roots: CurrentRoots) -> Extension:
-    """Roots, the health of rclone, and the types of the messages."""
+    """Roots, the health check of rclone, and the types of the messages."""
 
     async def rclone_check() -> None:
         await rclone.client.ping(timeout_s=PING_S)

@@ -1,4 +1,4 @@
-"""What is in a directory of a root, a page at a time."""
+"""Lists a root's directory, one page at a time."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from medusa_copier.rclone.facade import Rclone
 from medusa_copier.rclone.rcd.client import Item, Location
 
 KEPT_S: Final = 60.0
-"""How long a listing serves for its further pages."""
+"""How long a listing is cached for its next pages."""
 KEPT_ITEMS: Final = 300_000
-"""Of all listings that are kept."""
+"""The maximum number of items in all cached listings."""
 AT_A_TIME: Final = 2
-"""Listings that rclone makes for browsing: copying comes first."""
+"""The maximum number of concurrent listings for browsing, because copying takes precedence."""
 
 
 class Page(NamedTuple):
-    """A part of a listing, and whether there is more after it."""
+    """A part of a listing, and whether more follows."""
 
     items: Sequence[Item]
     has_more: bool
@@ -32,7 +32,7 @@ class _Kept(NamedTuple):
 
 
 class Listings:
-    """Lists directories with rclone. rclone lists a directory as a whole, so a listing is kept for its next pages."""
+    """Lists directories with rclone. rclone lists a directory completely, so a listing is cached for its next pages."""
 
     def __init__(self, rclone: Rclone) -> None:
         self._rclone = rclone
@@ -40,7 +40,7 @@ class Listings:
         self._turns = asyncio.Semaphore(AT_A_TIME)
 
     async def page(self, location: Location, after: str | None, limit: int) -> Page:
-        """The first ``limit`` items, by name, or those after the name ``after``. Raises RcloneError."""
+        """The first ``limit`` items by name, or those after the name ``after``. Raises RcloneError."""
         items = self._still_kept(location) if after is not None else None
         if items is None:
             async with self._turns:

@@ -1,4 +1,4 @@
-"""Operations on roots: which there are, and what is in them."""
+"""Operations on roots: list them and their contents."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from simple_queue_server.secrets import masked
 
 
 class Root(msgspec.Struct, kw_only=True):
-    """A root of the configuration."""
+    """A configured root."""
 
     name: str
     access: Literal["read", "write", "read-write"]
@@ -30,7 +30,7 @@ class Root(msgspec.Struct, kw_only=True):
     overwrite: Literal["never"] | None = None
     """``never``: no request may replace content in it."""
     max_in_flight: int | None = None
-    """How many requests may work on it at the same time."""
+    """How many requests may use it at the same time."""
 
 
 class Roots(msgspec.Struct):
@@ -44,12 +44,12 @@ class Entry(msgspec.Struct, kw_only=True):
 
     name: str
     key: str
-    """What a request calls it."""
+    """The key by which requests refer to it."""
     is_directory: bool
     size_bytes: int | None = None
-    """None when unknown, and for a directory."""
+    """Null if unknown, and for a directory."""
     modified: str | None = None
-    """In RFC 3339; None for a directory where the storage has no such time."""
+    """In RFC 3339; null for a directory if the storage has no such time."""
 
 
 class Listing(msgspec.Struct):
@@ -57,7 +57,7 @@ class Listing(msgspec.Struct):
 
     entries: list[Entry]
     cursor: str | None = None
-    """Asks for the next page; None on the last one."""
+    """Requests the next page; null on the last one."""
 
 
 class ListQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -66,9 +66,9 @@ class ListQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     key: Annotated[str, Meta(max_length=4096)] = ""
     """A directory below the root; empty for the root itself."""
     limit: Annotated[int, Meta(ge=1, le=10_000)] = 1000
-    """How many entries a page has."""
+    """The maximum number of entries on a page."""
     cursor: str | None = None
-    """That of the page before."""
+    """The cursor of the previous page."""
 
 
 class RootOperations:
@@ -79,7 +79,7 @@ class RootOperations:
         self._listings = Listings(rclone)
 
     def operations(self) -> list[Operation]:
-        """All of them."""
+        """All operations of this class."""
         return [
             Operation("GET", "/v1/roots", self.roots, {200: Roots}),
             Operation(
@@ -97,9 +97,9 @@ class RootOperations:
         return Reply(Roots(self.usable(call.caller)))
 
     async def list_directory(self, call: Call) -> Reply:
-        """What is in a directory of a root.
+        """List a directory of a root.
 
-        The token must be allowed to read or to write the root. Names that are not UTF-8 are shown with U+FFFD.
+        The token must be allowed to read or write the root. Names that are not UTF-8 are shown with U+FFFD.
         """
         return Reply(await self.listing(call.caller, call.path("root"), call.query))
 
@@ -127,7 +127,7 @@ class RootOperations:
         return Listing(entries, page.items[-1].name if page.has_more else None)
 
     def _root(self, name: str, token: Token) -> Root | None:
-        """What the token may do with a root; None when nothing, or there is no such root."""
+        """The token's permissions for a root; None if it has none, or the root doesn't exist."""
         section = self._roots.sections.get(name)
         if section is None:
             return None

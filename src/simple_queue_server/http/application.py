@@ -1,4 +1,4 @@
-"""The ASGI application: finds the operation that a call is for, lets the guards see the call, and answers it."""
+"""The ASGI application: routes a call to its operation, checks it, and answers it."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ HEADERS: Final = {
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
 }
-"""On every response, unless it has one of its own."""
+"""Added to every response that doesn't set its own."""
 
 log = structlog.stdlib.get_logger("simple_queue_server")
 
 
 class Application:
-    """Makes the ASGI application that serves ``operations``."""
+    """Creates the ASGI application that serves ``operations``."""
 
     def __init__(self, section: HttpSection, tokens: Tokens, operations: Iterable[Operation]) -> None:
         self._section = section
@@ -77,7 +77,7 @@ class Application:
         return Call(request, query, token, body)
 
     async def _no_operation(self, request: Request, error: Exception) -> Response:
-        """No such path, or not with this method."""
+        """There is no such path, or it doesn't support this method."""
         try:
             self._hosts.require_known(request)
             self._rate.require_room(None)

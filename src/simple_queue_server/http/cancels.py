@@ -1,4 +1,4 @@
-"""Requests that were cancelled while they were on the queue: in force at once here, by records in other services."""
+"""Requests cancelled while on the queue: effective at once in this service, and through the records in others."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from simple_queue_server.in_flight import InFlight
 from simple_queue_server.records.submissions import SubmissionLog
 
 KEPT_S: Final = 60.0
-"""Within so long the mark in the records is in force everywhere."""
+"""After this time the mark in the records is in effect everywhere."""
 
 
 class Cancels:
-    """An observer that cancels what comes from the queue and was cancelled there."""
+    """An observer that cancels requests that were cancelled while on the queue."""
 
     def __init__(self, control: Control, records: SubmissionLog | None) -> None:
         self._control = control
@@ -22,7 +22,7 @@ class Cancels:
         self._until_s: dict[str, float] = {}
 
     async def cancel(self, request_id: str) -> int:
-        """Cancel what has this id, wherever it is now; returns how many this service was working on."""
+        """Cancel the requests with this id, wherever they are; returns how many this service was working on."""
         now_s = time.monotonic()
         self._until_s = {name: until_s for name, until_s in self._until_s.items() if until_s > now_s}
         self._until_s[request_id] = now_s + KEPT_S
@@ -35,14 +35,14 @@ class Cancels:
             request.cancel()
 
     def started(self, request: InFlight) -> None:
-        """It is too late."""
+        """Nothing to do: it is too late."""
 
     def answering(self, request: InFlight) -> None:
-        """It is too late."""
+        """Nothing to do: it is too late."""
 
     def finished(self, request: InFlight) -> None:
-        """An id may be used again: what comes later is another request."""
+        """Forget the id, which may be used again for another request."""
         self._until_s.pop(request.request_id, None)
 
     def given_back(self, request: InFlight) -> None:
-        """It may come again."""
+        """Nothing to do: it may be delivered again."""

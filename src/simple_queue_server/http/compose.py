@@ -1,4 +1,4 @@
-"""Puts the HTTP API together: tokens, operations, their description, and the server that serves them."""
+"""Assembles the HTTP API: tokens, operations, their description, and the server."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ async def serving(
     extend: Callable[[], Extension] | None,
     metrics: Metrics | None,
 ) -> AsyncIterator[None]:
-    """Serve the HTTP API while the block runs. Raises SettingsError when the token can't be made."""
+    """Serve the HTTP API while the block runs. Raises SettingsError if the token file can't be created."""
     extension = Extension() if extend is None else extend()
     token_file = run_directory / "http-token"
     secret = None if section.tokens else kept_in(token_file)
@@ -89,7 +89,7 @@ async def serving(
 
 
 def _described(operations: list[Operation], extension: Extension) -> list[Operation]:
-    """The operations, and those that describe all of them."""
+    """The operations, plus those that describe them all."""
     page = Description()
     all_of_them = [*operations, *page.operations()]
     page.document = openapi.description(extension.title, extension.version, all_of_them, extension.messages)

@@ -1,4 +1,4 @@
-"""One client's connection: uvicorn's, with an end to the patience that a slow or idle client is given."""
+"""A client's connection: uvicorn's, with timeouts for slow and idle clients."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from simple_queue_server.http.problems import MEDIA_TYPE, Problem
 HEAD_WITHIN_S: Final = 10.0
 """How long a client may take to send the head of a request."""
 ABORT: Final = "simple_queue_server.abort"
-"""The extension of ASGI by which an application drops the connection of a client that doesn't read."""
+"""The ASGI extension by which an application drops the connection of a client that doesn't read."""
 LARGEST_HEAD_BYTES: Final = 2**16
 
 
 def _last_word(status: int, reason: str) -> bytes:
-    """A whole response, for a connection that is closed after it."""
+    """A complete response for a connection that is closed after it."""
     body = bytes(Problem(status, reason).response().body)
     head = f"{status} {HTTPStatus(status).phrase}\r\nContent-Type: {MEDIA_TYPE}\r\nContent-Length: {len(body)}"
     return f"HTTP/1.1 {head}\r\nRetry-After: 1\r\nConnection: close\r\n\r\n".encode() + body
@@ -31,8 +31,9 @@ TOO_LARGE: Final = _last_word(431, "The head of the request is too large")
 
 
 class Connection(HttpToolsProtocol):
-    """Is closed when the head of a request takes too long, or is too large. Where there would be more connections than
-    ``config.limit_concurrency``, the one that is idle for longest is closed for the new one; if none is, the new one.
+    """Is closed if the head of a request takes too long or is too large. If there are more than
+    ``config.limit_concurrency`` connections, the one that has been idle longest is closed for the new one; if none
+    is idle, the new one is closed.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -46,7 +47,7 @@ class Connection(HttpToolsProtocol):
         self._head_deadline: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Take a new connection, if there is room."""
+        """Accept a new connection if there is room."""
         super().connection_made(transport)
         self._become_idle()
         self._expect_head()
@@ -54,12 +55,12 @@ class Connection(HttpToolsProtocol):
             self._refuse(BUSY)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forget it."""
+        """Forget the connection."""
         self._become_busy()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Take a part of a request."""
+        """Process a part of a request."""
         if self.idle_since_s is not None:
             self._head_bytes += len(data)
         super().data_received(data)
@@ -67,11 +68,11 @@ class Connection(HttpToolsProtocol):
             self._refuse(TOO_LARGE)
 
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - uvicorn's words
-        """Answer what is not HTTP."""
+        """Answer something that is not HTTP."""
         self._refuse(INVALID)
 
     def on_message_begin(self) -> None:
-        """The head of a request begins, maybe before the one before it is answered."""
+        """The head of a request begins, possibly before the previous one is answered."""
         super().on_message_begin()
         self.scope["extensions"] = {ABORT: self.transport.abort}  # type: ignore[dict-item] # one of our own
         self._is_head_begun = True
@@ -79,19 +80,19 @@ class Connection(HttpToolsProtocol):
             self._expect_head()
 
     def on_headers_complete(self) -> None:
-        """A request has come, but for its body."""
+        """A request has arrived, except for its body."""
         self._is_head_begun = False
         self._become_busy()
         super().on_headers_complete()
 
     def on_response_complete(self) -> None:
-        """A request is answered."""
+        """A request has been answered."""
         super().on_response_complete()
         if self.cycle.response_complete:  # else the next one came right after it
             self._become_idle()
 
     def timeout_keep_alive_handler(self) -> None:
-        """Drop it, and what its client has not read."""
+        """Drop the connection, and what its client has not read."""
         self.transport.abort()
 
     def _become_idle(self) -> None:
@@ -111,7 +112,7 @@ class Connection(HttpToolsProtocol):
             self._head_deadline = self.loop.call_later(HEAD_WITHIN_S, self.transport.abort)
 
     def _close_another(self) -> bool:
-        """Close the connection that is idle for longest, if there is one."""
+        """Close the connection that has been idle longest, if there is one."""
         others = (each for each in self.connections if isinstance(each, Connection) and each is not self)
         idle = [(each.idle_since_s, id(each), each) for each in others if each.idle_since_s is not None]
         if not idle:

@@ -1,7 +1,7 @@
-"""What happens to requests, as a stream of server-sent events: ``GET /v1/events``.
+"""Events of requests as a stream of server-sent events: ``GET /v1/events``.
 
-Each service has a ring of the last events. A reader has a place in it, and no queue of its own: who is too slow is told
-what was missed, and who doesn't read at all is cut off.
+Each service keeps a ring buffer of the latest events. A reader has a position in it, and no queue of its own: a reader
+that is too slow is told what it missed, and one that doesn't read at all is disconnected.
 """
 
 from __future__ import annotations
@@ -30,22 +30,22 @@ from simple_queue_server.in_flight import InFlight
 from simple_queue_server.messages import InvalidRequest, Request
 
 RING: Final = 10_000
-"""Events that are kept for readers that come back."""
+"""How many events are kept for readers that reconnect."""
 MOST_READERS: Final = 50
 SEND_WITHIN_S: Final = 10.0
-"""How long a reader may let the service wait."""
+"""How long a reader may block sending."""
 HEARTBEAT_S: Final = 15.0
-"""How often something is sent, so that nobody on the way takes the connection for dead."""
+"""How often something is sent, so that no proxy considers the connection dead."""
 PORTION: Final = 500
 LARGEST_PASS_THROUGH_BYTES: Final = 4096
-"""A larger one is left out."""
+"""A larger one is omitted."""
 
 log = structlog.stdlib.get_logger("simple_queue_server")
 
 
 @dataclass(slots=True)
 class _Event:
-    """Encoded when the first reader wants it."""
+    """Encoded when the first reader needs it."""
 
     name: str
     time_ns: int
@@ -55,7 +55,7 @@ class _Event:
     encoded: bytes | None = None
 
     def data(self) -> bytes:
-        """The event as the progress queue has it."""
+        """The event as on the progress queue."""
         if self.encoded is None:
             request = self.request
             if isinstance(request, Request) and len(request.pass_through_json) > LARGEST_PASS_THROUGH_BYTES:
@@ -69,13 +69,13 @@ class EventQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Parameters of ``events``."""
 
     last_event_id: str | None = None
-    """As the header ``Last-Event-ID``, for clients that can't set one."""
+    """Same as the header ``Last-Event-ID``, for clients that can't set it."""
 
 
 class EventHub:
-    """An observer that keeps the last events for whoever reads them.
+    """An observer that keeps the latest events for readers.
 
-    While somebody does, ``running`` requests are asked for their progress every ``interval_s``.
+    While there are readers, ``running`` requests are queried for their progress every ``interval_s``.
     """
 
     def __init__(self, running: Callable[[], list[InFlight]], interval_s: float) -> None:
@@ -90,7 +90,7 @@ class EventHub:
         self._is_closed = False
 
     def operations(self) -> list[Operation]:
-        """All of them."""
+        """All operations of this class."""
         text = "The id of the last event that was seen: go on after it."
         headers = {"Last-Event-ID": {"type": "string", "description": text}}
         events = Operation(
@@ -126,12 +126,12 @@ class EventHub:
         self._wake()
 
     async def events(self, call: Call) -> Response:
-        """What happens to requests from now on, as server-sent events.
+        """Stream events of requests, from now on, as server-sent events.
 
-        They are accepted, started, progress, finished and given_back, of requests of this service and this token; for
-        an operator, of all requests. With ``Last-Event-ID`` the stream goes on after that event. Where events are lost
-        to the reader, because it was away or slow for too long or the service was started anew, an event ``missed``
-        comes first.
+        The events are accepted, started, progress, finished and given_back, for this service's requests made with this
+        token; for an operator, for all requests. With ``Last-Event-ID`` the stream continues after that event. If the
+        reader has missed events, because it was disconnected or slow for too long or the service was restarted, an
+        event ``missed`` comes first.
         """
         if self._readers >= MOST_READERS or self._is_closed:
             raise Problem(503, f"there are {self._readers} readers of events", headers={"Retry-After": "5"})
@@ -149,7 +149,7 @@ class EventHub:
         self._news = asyncio.Event()
 
     def _place(self, seen: str | None) -> tuple[int, bool]:
-        """The number of the first event for a reader that has seen that one, and whether it has missed some."""
+        """The number of the first event for a reader that has seen that one, and whether it has missed any."""
         if not seen:
             return self._count, False
         boot, _, number = seen.partition("-")
@@ -214,7 +214,7 @@ class EventHub:
 
 
 async def progress_of(request: InFlight, within_s: float = 2.0) -> Mapping[str, Any] | None:
-    """How far a request is, as its action says; None when it says nothing."""
+    """A request's progress, as reported by its action; None if it reports none."""
     source = request.request.progress.source if isinstance(request.request, Request) else None
     if source is None or request.response is not None:
         return None
@@ -228,7 +228,7 @@ async def progress_of(request: InFlight, within_s: float = 2.0) -> Mapping[str, 
 
 
 class _EventStream(Response):
-    """Sends what comes, to a reader that reads."""
+    """Sends events to a reader as long as it reads."""
 
     def __init__(self, parts: AsyncGenerator[bytes, None]) -> None:
         super().__init__(media_type="text/event-stream", headers={"X-Accel-Buffering": "no"})

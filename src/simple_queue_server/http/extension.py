@@ -1,4 +1,4 @@
-"""What an application adds to the HTTP API."""
+"""An application's additions to the HTTP API."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ Uses: TypeAlias = Callable[[Request], Iterable[tuple[str, str]]]
 
 @dataclass(frozen=True, slots=True)
 class Extension:
-    """``title`` and ``version`` name the application; ``messages`` are the JSON Schemas of its requests, responses."""
+    """``title`` and ``version`` identify the application; ``messages`` are the JSON Schemas of its requests and
+    responses.
+    """
 
     title: str = "simple-queue-server"
     version: str = "1"

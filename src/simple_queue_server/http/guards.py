@@ -1,4 +1,4 @@
-"""What a call must pass before an operation sees it: a Host of ours, a token, a rate, a bounded body."""
+"""Checks on each call before its operation: a known Host, a token, a rate limit, a bounded body."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ CHALLENGE: Final = {"WWW-Authenticate": "Bearer"}
 
 
 class Hosts:
-    """The names that a request may be for. A page of somebody else's site can make a browser send requests here by a
-    name of its own (DNS rebinding), but not by ours, and not by an address.
+    """The host names that requests may use. Another site's page can make a browser send requests here under its own
+    host name (DNS rebinding), but not under ours, or under an address.
     """
 
     def __init__(self, names: Iterable[str]) -> None:
         self._names = frozenset({"localhost", *(name.lower() for name in names)})
 
     def require_known(self, request: Request) -> None:
-        """Raise Problem for another name."""
+        """Raise Problem for any other name."""
         given = request.headers.getlist("host")
         if len(given) == 1 and self._is_known(given[0]):
             return
@@ -46,8 +46,8 @@ class Hosts:
 
 
 class Rate:
-    """``per_s`` requests a second for each caller, and for those without a token together. A second's worth may come
-    at once.
+    """Allows ``per_s`` requests a second for each caller, and for those without a token together, with bursts of one
+    second's worth.
     """
 
     def __init__(self, per_s: int) -> None:
@@ -55,7 +55,7 @@ class Rate:
         self._left: dict[str | None, tuple[float, float]] = {}
 
     def require_room(self, caller: str | None) -> None:
-        """Count a request. Raises Problem for one too many."""
+        """Count a request. Raises Problem if the limit is exceeded."""
         now_s = time.monotonic()
         left, since_s = self._left.get(caller, (float(self._per_s), now_s))
         left = min(float(self._per_s), left + (now_s - since_s) * self._per_s)
@@ -65,10 +65,9 @@ class Rate:
 
 
 def token_of(request: Request, tokens: Tokens) -> Token | None:
-    """Who asks, None when no token is given. Raises Problem for one that isn't known.
+    """The caller's token; None if none is given. Raises Problem for an unknown one.
 
-    A GET may have it in the URL, as the URL has that is shown when the service starts, or in the cookie of the pages;
-    one in a cookie that isn't known (any more) is none.
+    A GET may have it in the URL, like the URL that is shown at startup.
     """
     scheme, _, secret = request.headers.get("authorization", "").partition(" ")
     if scheme.lower() != "bearer":
@@ -82,7 +81,7 @@ def token_of(request: Request, tokens: Tokens) -> Token | None:
 
 
 def require_access(token: Token | None, access: Access) -> None:
-    """Raise Problem when this token, or none, doesn't suffice."""
+    """Raise Problem if this token, or none, doesn't suffice."""
     if access == "open":
         return
     if token is None:
@@ -92,7 +91,7 @@ def require_access(token: Token | None, access: Access) -> None:
 
 
 async def body_of(request: Request, limit_bytes: int) -> bytes:
-    """The body. Raises Problem for one that is too large, or comes too slowly."""
+    """The body. Raises Problem if it is too large, or arrives too slowly."""
     if int(request.headers.get("content-length") or 0) > limit_bytes:
         raise _too_large(limit_bytes)
     body = bytearray()

@@ -1,4 +1,4 @@
-"""Whether the service lives (``/livez``), and whether it can do its work (``/readyz``)."""
+"""Liveness (``/livez``) and readiness (``/readyz``) of the service."""
 
 from __future__ import annotations
 
@@ -20,26 +20,26 @@ from simple_queue_server.settings.sections import Settings
 
 CHECK_WITHIN_S: Final = 5.0
 CHECK_EVERY_S: Final = 2.0
-"""However often somebody asks."""
+"""The minimum interval between checks."""
 LEAST_FREE_BYTES: Final = 2**24
 """In the run directory."""
 
 Check: TypeAlias = Callable[[], Awaitable[None]]
-"""Looks at a part of the service. Raises an exception that says what is wrong with it."""
+"""Checks a component of the service. Raises an exception that says what is wrong with it."""
 
 
 class Life(msgspec.Struct):
-    """The service's process lives."""
+    """The service's process is alive."""
 
     status: str = "ok"
 
 
 class PartHealth(msgspec.Struct):
-    """Whether a part of the service can be used."""
+    """Whether a component of the service can be used."""
 
     ok: bool
     reason: str | None = None
-    """What is wrong; shown to holders of a token."""
+    """What is wrong; only shown to holders of a token."""
 
 
 class Readiness(msgspec.Struct):
@@ -50,7 +50,7 @@ class Readiness(msgspec.Struct):
 
 
 class Health:
-    """Operations that look at ``checks``, by name."""
+    """Operations that run ``checks``, by name."""
 
     def __init__(self, checks: Mapping[str, Check]) -> None:
         self._checks = dict(checks)
@@ -59,20 +59,20 @@ class Health:
         self._looking = asyncio.Lock()
 
     def operations(self) -> list[Operation]:
-        """All of them."""
+        """All operations of this class."""
         return [
             Operation("GET", "/livez", self.livez, {200: Life}, access="open"),
             Operation("GET", "/readyz", self.readyz, {200: Readiness, 503: Readiness}, access="open"),
         ]
 
     async def livez(self, _: Call) -> Reply:
-        """Whether the service lives; depends on nothing else."""
+        """Whether the service is alive; depends on nothing else."""
         return Reply(Life())
 
     async def readyz(self, call: Call) -> Reply:
-        """Whether the service can do its work: each part that it needs, by name.
+        """Whether the service can do its work: the state of each component that it needs, by name.
 
-        The status is 503 when one can't be used. Why is for holders of a token.
+        The status is 503 if one can't be used. The reason is only shown to holders of a token.
         """
         seen = await self.look()
         shows = call.token is not None
@@ -81,7 +81,7 @@ class Health:
         return Reply(Readiness(ready, checks), 200 if ready else 503)
 
     async def look(self) -> Mapping[str, str | None]:
-        """What is wrong with each part; None when nothing is."""
+        """What is wrong with each component; None if nothing is."""
         async with self._looking:
             if time.monotonic() - self._seen_s >= CHECK_EVERY_S:
                 reasons = await asyncio.gather(*map(_reason, self._checks.values()))
@@ -102,7 +102,7 @@ async def _reason(check: Check) -> str | None:
 
 
 def broker_check(settings: Settings) -> Check:
-    """Whether the broker answers, and has the incoming queue."""
+    """Checks that the broker answers and has the incoming queue."""
 
     async def check() -> None:
         if not (await inspect_queue(settings)).exists:
@@ -112,7 +112,7 @@ def broker_check(settings: Settings) -> Check:
 
 
 def directory_check(directory: Path) -> Check:
-    """Whether files can be made in the run directory, and it has room."""
+    """Checks that files can be created in the run directory, and that there is enough space."""
 
     def write() -> None:
         with tempfile.TemporaryFile(dir=directory) as file:

@@ -14,12 +14,12 @@ SOCKET_MODE: Final = 0o660
 
 
 def listen(where: Address) -> socket.socket:
-    """A socket that listens there. Raises OSError."""
+    """Open a listening socket at this address. Raises OSError."""
     return _tcp(where) if where.path is None else _unix(where.path)
 
 
 def url_of(where: Address, listener: socket.socket, *, is_tls: bool) -> str:
-    """The URL of what is served there, with the port that was found for port 0."""
+    """The URL of what is served there, with the actual port for port 0."""
     if where.path is not None:
         return f"unix:{where.path.absolute()}"
     host = f"[{where.host}]" if ":" in where.host else where.host
@@ -56,7 +56,7 @@ def _unix(path: Path) -> socket.socket:
 
 
 def _remove_stale(path: Path) -> None:
-    """Remove a socket that a service left behind when it was killed. Raises OSError where one still listens."""
+    """Remove the socket of a killed service. Raises OSError if something still listens on it."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         try:
             probe.connect(str(path))

@@ -11,13 +11,13 @@ from simple_queue_server.metrics.collector import Metrics
 
 
 class MetricsOperations:
-    """Operations that give ``metrics``."""
+    """Operations that return ``metrics``."""
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
 
     def operations(self) -> list[Operation]:
-        """All of them."""
+        """All operations of this class."""
         return [Operation("GET", "/metrics", self.metrics, {200: "text/plain"})]
 
     async def metrics(self, call: Call) -> Response:

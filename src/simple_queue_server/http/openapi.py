@@ -1,4 +1,4 @@
-"""The OpenAPI 3.1 description of the API, made from its operations and their types."""
+"""The OpenAPI 3.1 description of the API, generated from its operations and their types."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TOKEN_PROBLEMS: Final = (401, 403)
 def description(
     title: str, version: str, operations: Iterable[Operation], messages: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """The whole document. ``messages`` are schemas, by name, of what the actions take and give."""
+    """The whole document. ``messages`` are the schemas, by name, of the actions' parameters and responses."""
     operations = list(operations)
     types = [ProblemDetails, *{kind for each in operations for kind in _types(each)}]
     schemas, components = schema.components(types, "#/components/schemas/{name}")
@@ -84,7 +84,7 @@ def _query_parameters(operation: Operation) -> Iterable[dict[str, Any]]:
 
 
 def _not_null(kind: dict[str, Any]) -> dict[str, Any]:
-    """The schema without null, which no URL can say, and without a default of null."""
+    """The schema without null, which can't occur in a URL, and without a default of null."""
     kind = {name: value for name, value in kind.items() if (name, value) != ("default", None)}
     kinds = [each for each in kind.pop("anyOf", []) if each != {"type": "null"}]
     if len(kinds) == 1:

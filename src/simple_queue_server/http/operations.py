@@ -1,4 +1,4 @@
-"""An operation of the HTTP API: its place, what it takes and gives. The OpenAPI description is made from these."""
+"""An operation of the HTTP API: its path, parameters and results. The OpenAPI description is generated from these."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class NoQuery(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One request to the API. ``query`` is of the operation's type; ``token`` is None where none was given."""
+    """One request to the API. ``query`` has the operation's type; ``token`` is None if none was given."""
 
     http: Request
     query: Any
@@ -35,51 +35,53 @@ class Call:
 
     @property
     def caller(self) -> Token:
-        """Whose request it is, for an operation that needs a token."""
+        """The token, for an operation that requires one."""
         assert self.token is not None, "the operation is not open"  # noqa: S101
         return self.token
 
     def path(self, name: str) -> str:
-        """A part of the path."""
+        """A parameter in the path."""
         return str(self.http.path_params[name])
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What an operation gives: ``content`` becomes JSON; bytes are JSON."""
+    """An operation's result: ``content`` is converted to JSON; bytes are JSON already."""
 
     content: Any
     status: int = 200
     headers: Mapping[str, str] = field(default_factory=dict)
 
     def response(self) -> Response:
-        """As HTTP has it."""
+        """The HTTP response."""
         body = self.content if isinstance(self.content, bytes) else msgspec.json.encode(self.content)
         return Response(body, self.status, self.headers, media_type="application/json")
 
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """``method`` and ``path`` (``/v1/requests/{id}``) lead to the ``handler``, whose docstring describes it."""
+    """``method`` and ``path`` (``/v1/requests/{id}``) select the ``handler``, whose docstring describes the
+    operation.
+    """
 
     method: Literal["GET", "POST"]
     path: str
     handler: Handler
     returns: Mapping[int, Any]
-    """The type of the content by HTTP status; a str is a media type that is no JSON, None is nothing."""
+    """The type of the content, by HTTP status; a str is a media type other than JSON, None is no content."""
     query: type[msgspec.Struct] = NoQuery
     body: type[msgspec.Struct] | None = None
     headers: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """The JSON Schemas of the headers that it reads."""
     problems: tuple[int, ...] = ()
-    """The errors that it may answer beside those that all may."""
+    """Its specific errors, in addition to the common ones."""
     access: Access = "token"
     on_problem: Callable[[Request, Problem], Response] = lambda _, problem: problem.response()
     """What an error is answered with."""
 
     @property
     def shown_path(self) -> str:
-        """The path as OpenAPI has it."""
+        """The path in OpenAPI's notation."""
         return self.path.replace(":path}", "}")
 
     @property
@@ -99,7 +101,7 @@ class Operation:
 
 
 def query_of(request: Request, wanted: type[Q]) -> Q:
-    """The parameters in the URL. Raises Problem naming the one that is wrong."""
+    """The parameters in the URL. Raises Problem naming the invalid one."""
     given: dict[str, str] = {}
     names = [each.encode_name for each in msgspec.structs.fields(wanted)]
     for name, value in request.query_params.multi_items():

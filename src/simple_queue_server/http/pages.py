@@ -1,4 +1,4 @@
-"""What the API says of itself: its OpenAPI description, and the same as a page that needs nothing else."""
+"""The API's own description: as OpenAPI, and as a self-contained page."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from simple_queue_server.http.operations import Call, Operation, Reply
 
 
 class Description:
-    """Operations that give the description ``document``, which they are in themselves."""
+    """Operations that return the description ``document``, which includes themselves."""
 
     def __init__(self) -> None:
         self.document: Mapping[str, Any] = {}
 
     def operations(self) -> list[Operation]:
-        """All of them."""
+        """All operations of this class."""
         return [
             Operation("GET", "/openapi.json", self.openapi_json, {200: dict[str, Any]}, access="open"),
             Operation("GET", "/description", self.description_page, {200: "text/html"}, access="open"),
@@ -45,7 +45,7 @@ class Description:
 
 
 def _kind(schema: Mapping[str, Any]) -> Markup:
-    """A type in a few words, with links to those that have a name."""
+    """A short description of a type, with links to named types."""
     if "$ref" in schema:
         name = schema["$ref"].rpartition("/")[2]
         return Markup('<a href="#type-{0}">{0}</a>').format(name)

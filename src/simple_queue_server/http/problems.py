@@ -1,4 +1,4 @@
-"""Errors as HTTP has them: problem details (RFC 9457)."""
+"""HTTP errors: problem details (RFC 9457)."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ class ProblemDetails(msgspec.Struct, kw_only=True, omit_defaults=True):
     """What went wrong (RFC 9457). Some problems have further members."""
 
     type: str = "about:blank"
-    """Names the kind of problem; ``about:blank``: the status says it all."""
+    """Identifies the kind of problem; ``about:blank``: the status says everything."""
     title: str
-    """The kind of problem in words."""
+    """The kind of problem."""
     status: int
     """The HTTP status."""
     detail: str | None = None

@@ -1,4 +1,4 @@
-"""Operations on requests: submit, find, look, cancel, retry."""
+"""Operations on requests: submit, find, get, cancel, retry."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ from simple_queue_server.records.reader import RecordsReader
 
 LONGEST_WAIT_S: Final = 60.0
 LOOK_EVERY_S: Final = 0.5
-"""How often a record is looked at for a response, where another service may answer."""
+"""How often to check the record for a response that another service may publish."""
 LATEST_MS: Final = 2**42 - 1
 """Keys of records have room for so much time, up to the year 2109."""
 LONGEST_KEY: Final = 150
@@ -58,7 +58,7 @@ PREFER: Final[Mapping[str, Any]] = {
     "description": f"wait=SECONDS, up to {LONGEST_WAIT_S:g}: answer with the response, if it comes in that time.",
 }
 INVALID: Final = "urn:simple-queue-server:invalid-request"
-"""The type of the problem when a body is no request."""
+"""The problem type of a body that is not a valid request."""
 
 _WAIT: Final = re.compile(r"(?:^|[,;\s])wait=(\d{1,6})(?:$|[,;\s])")
 
@@ -71,38 +71,38 @@ Time: TypeAlias = Annotated[str, Meta(pattern=_TIME, extra_json_schema={"format"
 
 
 class RequestBody(msgspec.Struct):
-    """A request, as it stands on the queue."""
+    """A request, as on the queue."""
 
     action: str
     parameters: dict[str, Any] | None = None
-    """What the action takes."""
+    """The action's parameters."""
     pass_through: Any = None
-    """Comes back unchanged in the response."""
+    """Returned unchanged in the response."""
 
 
 class FindQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Parameters of ``find``."""
 
     state: Annotated[str, Meta(pattern=_SEVERAL_STATES)] | None = None
-    """``waiting``, ``running``, ``succeeded``, ``failed``, ``cancelled``, ``given_up``; several with commas between."""
+    """``waiting``, ``running``, ``succeeded``, ``failed``, ``cancelled``, ``given_up``; several separated by commas."""
     root: str | None = None
-    """The source's or the target's."""
+    """The source root or the target root."""
     action: str | None = None
     label: Annotated[str, Meta(pattern=r"^[^=]+=")] | None = None
     """``PATH=VALUE`` in the ``pass_through``: ``ticket=7``, ``batch.name=x``."""
     text: str | None = None
-    """In the id, the keys, the message or the label; upper and lower case are the same."""
+    """Occurs in the id, the keys, the message or the label; case-insensitive."""
     since: Time | None = None
     """In RFC 3339: ``2026-01-31T00:00:00Z``."""
     until: Time | None = None
     """Likewise."""
     limit: Annotated[int, Meta(ge=1, le=1000)] = 50
     cursor: Annotated[str, Meta(pattern="^[0-9]{1,19}$")] | None = None
-    """That of the page before."""
+    """The cursor of the previous page."""
 
 
 class RequestOperations:
-    """Operations on requests. ``uses`` tells the roots that one names."""
+    """Operations on requests. ``uses`` returns the roots that a request names."""
 
     def __init__(
         self, control: Control, submissions: Submissions, cancels: Cancels, records: RecordsReader, uses: Uses
@@ -114,7 +114,7 @@ class RequestOperations:
         self._uses = uses
 
     def operations(self) -> list[Operation]:
-        """All of them."""
+        """All operations of this class."""
         one = "/v1/requests/{id:path}"
         headers = {"Idempotency-Key": KEY, "Prefer": PREFER}
         submit = Operation(
@@ -137,9 +137,9 @@ class RequestOperations:
     async def submit(self, call: Call) -> Reply:
         """Put a request on the queue.
 
-        The body is that of a message. The answer comes when the queue has it: with the id, and ``Location``, where to
-        ask what became of it. With ``Prefer: wait=30`` the answer is the response itself, with status 200, if it comes
-        in that time.
+        The body is that of a message. The answer is sent once the queue has the request: with its id, and with
+        ``Location``, where its state can be queried. With ``Prefer: wait=30`` the answer is the response itself, with
+        status 200, if it arrives within that time.
         """
         key = call.http.headers.get("idempotency-key")
         if key is not None and not (0 < len(key) <= LONGEST_KEY and key.isascii() and key.isprintable()):
@@ -153,7 +153,7 @@ class RequestOperations:
         return await self._accepted(call, request_id, submitted)
 
     async def find(self, call: Call) -> Reply:
-        """The requests that fulfil all that is given, the newest first: this token's; for an operator, all."""
+        """Find the requests that match all given parameters, the newest first: this token's, or for an operator all."""
         query: FindQuery = call.query
         try:
             wanted = _filter(query, call.caller)
@@ -164,7 +164,7 @@ class RequestOperations:
         return Reply(RequestPage(requests=requests, cursor=page.cursor, searched_to=moment(page.searched_to_ms)))
 
     async def look(self, call: Call) -> Reply:
-        """All that is known of a request: its state, how far it is, its body and its response."""
+        """Get everything known about a request: its state, its progress, its body and its response."""
         request_id, record = await self._found(call)
         fields: dict[str, Any] = {"id": request_id, "owner": owner_of(request_id)}
         if record is not None:
@@ -190,7 +190,7 @@ class RequestOperations:
         return await self._cancels.cancel(record.request_id)
 
     async def cancel(self, call: Call) -> Reply:
-        """Cancel a request: it is answered as cancelled, and no copy is begun or goes on."""
+        """Cancel a request: it is answered as cancelled, and no copy is started or continued."""
         request_id, _ = await self._found(call)
         return Reply(Cancelled(id=request_id, cancelled=await self._cancels.cancel(request_id)))
 
@@ -214,7 +214,7 @@ class RequestOperations:
         return new_id, await self._submissions.submit(new_id, body, retry_of=record.key)
 
     def _require_allowed(self, token: Token, request: Request | InvalidRequest) -> None:
-        """Raise Problem for what is no request, or not this token's to ask for."""
+        """Raise Problem for an invalid request, or one that this token may not make."""
         if isinstance(request, InvalidRequest):
             raise Problem(400, request.reason, type=INVALID, title=messages.INVALID_REQUEST)
         if not isinstance(request.action, str) or not isinstance(request.parameters, dict | msgspec.Raw):
@@ -252,9 +252,10 @@ class RequestOperations:
             await asyncio.sleep(LOOK_EVERY_S)
 
     async def _found(self, call: Call) -> tuple[str, Record | None]:
-        """The request in the path, and its record, if there is one yet. Raises Problem for none of this token's.
+        """The request in the path, and its record if there is one yet. Raises Problem if this token has no such
+        request.
 
-        An id of the token's own may be without the token's name.
+        The token's name may be omitted from the id of one of its own requests.
         """
         given, token = call.path("id"), call.caller
         for request_id in filter(token.may_see, (given, token.full_id(given))):
@@ -276,7 +277,7 @@ class RequestOperations:
         return next((each for each in self._control.in_flight() if each.request_id == request_id), None)
 
     async def _now(self, request_id: str, recorded: str | None) -> dict[str, Any]:
-        """What this service knows of a request, and its record may not have yet."""
+        """What this service knows about a request, which may not be in its record yet."""
         running = self._in_flight(request_id)
         if running is not None and running.response is None:
             progress = await progress_of(running)
@@ -323,7 +324,7 @@ def _ms(time: str | None) -> int | None:
 
 
 def _wait_s(call: Call) -> float:
-    """How long the client prefers to wait."""
+    """How long the client prefers to wait, in seconds."""
     found = _WAIT.search(call.http.headers.get("prefer", ""))
     return min(float(found[1]), LONGEST_WAIT_S) if found else 0.0
 

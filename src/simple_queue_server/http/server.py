@@ -1,4 +1,4 @@
-"""Serves the HTTP API in the service's event loop. Whatever happens to it, requests go on being served."""
+"""Serves the HTTP API in the service's event loop. Its failures don't affect requests on the queue."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ FIRST_RETRY_S: Final = 0.5
 LONGEST_RETRY_S: Final = 30.0
 KEEP_ALIVE_S: Final = 60
 GRACE_S: Final = 3
-"""How long responses that are being sent may take when the service ends."""
+"""How long responses in progress may take when the service ends."""
 
 log = structlog.stdlib.get_logger("simple_queue_server")
 
 
 class _Uvicorn(uvicorn.Server):
-    """uvicorn, without handlers of signals: those are the service's."""
+    """uvicorn without signal handlers, which belong to the service."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -35,8 +35,8 @@ class _Uvicorn(uvicorn.Server):
 
 
 class HttpServer:
-    """Serves the ASGI application ``app`` as ``section`` says. ``on_listening`` is called with its URL each time that
-    it begins; ``on_stop`` when it is to end, and must end all responses that have no end of their own.
+    """Serves the ASGI application ``app`` as configured in ``section``. ``on_listening`` is called with the URL
+    whenever it starts listening; ``on_stop`` when it is about to end, and must end all endless responses.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class HttpServer:
             self._uvicorn.should_exit = True
 
     async def _run(self) -> None:
-        """Serve; after an error, again. Two services may be given one address: the second gets it when it is free."""
+        """Serve, and retry after an error. If two services have the same address, the second serves once it is free."""
         delays = delays_s(FIRST_RETRY_S, LONGEST_RETRY_S)
         while not self._stopping.is_set():
             try:

@@ -1,4 +1,4 @@
-"""The service as the API steers it: which there are, and whether this one takes requests."""
+"""The services: lists them, and halts this one."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from simple_queue_server.records.reader import RecordsReader
 
 
 class ServiceStatus(msgspec.Struct, kw_only=True):
-    """A service, as far as is known."""
+    """A service, as far as known."""
 
     name: str
     host: str
     pid: int
     started: datetime | None = None
     seen: datetime | None = None
-    """When it last said that it is up."""
+    """When it last reported that it is up."""
     answers: bool = False
-    """Whether it is the one that answers."""
+    """Whether it is the service that answers this call."""
     status: dict[str, Any] = {}
-    """What it says of itself: ``in_flight``, ``in_flight_limit``, ``is_halted``."""
+    """What it reports about itself: ``in_flight``, ``in_flight_limit``, ``is_halted``."""
 
 
 class Services(msgspec.Struct):
@@ -55,14 +55,14 @@ class ServiceOperations:
         )
 
     def operations(self) -> list[Operation]:
-        """All of them."""
+        """All operations of this class."""
         return [
             Operation("GET", "/v1/services", self.services, {200: Services}),
             Operation("POST", "/v1/halt", self.halt, {200: Halt}, body=Halt, access="operator"),
         ]
 
     async def services(self, _: Call) -> Reply:
-        """The services that are up: those that share records, and the one that answers."""
+        """List the services that are up: those that share records, and the one that answers."""
         return Reply(Services(await self.found()))
 
     async def found(self) -> list[ServiceStatus]:
@@ -85,7 +85,7 @@ class ServiceOperations:
         return [self.own_status(), *services]
 
     async def halt(self, call: Call) -> Reply:
-        """Halt this service before its next request, or let it go on. What is in flight is finished."""
+        """Halt this service before its next request, or resume it. Requests in flight are finished."""
         try:
             wanted = msgspec.json.decode(call.body, type=Halt)
         except msgspec.DecodeError as error:

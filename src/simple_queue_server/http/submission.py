@@ -1,4 +1,4 @@
-"""Puts requests on the service's own queue, as any client does, and has their responses for those who wait."""
+"""Puts requests on the service's own queue, like any client, and provides their responses to callers."""
 
 from __future__ import annotations
 
@@ -19,30 +19,30 @@ from simple_queue_server.messages import Request
 from simple_queue_server.records.submissions import SubmissionLog
 
 SENT_WITHIN_S: Final = 30.0
-"""How long the queue may take to have a request."""
+"""How long the queue may take to accept a request."""
 MOST_UNANSWERED: Final = 20_000
-"""Requests of this service's API that wait for their responses."""
+"""The maximum number of this API's requests that wait for their responses."""
 ANSWERED_KEPT: Final = 1_000
-"""Calls that are remembered when they are answered: the client may ask again, with the same key."""
+"""How many answered calls are remembered, because the client may repeat one with the same key."""
 
 log = structlog.stdlib.get_logger("simple_queue_server")
 
 
 @dataclass(slots=True, eq=False)
 class Submitted:
-    """A request that is put on the queue: ``response`` is a task that waits for its response."""
+    """A submitted request: ``response`` is a task that waits for its response."""
 
     key: int | None
-    """That of its record."""
+    """The key of its record."""
     body_hash: bytes
     is_sent: asyncio.Event
     response: asyncio.Task[bytes]
 
 
 class Submissions:
-    """Made with what makes a client of the queue. That is opened when needed, and again after it gave up.
+    """Created with a factory for a client of the queue, which is opened on demand, and reopened after it gave up.
 
-    What is submitted is written down in ``records``, if there are any.
+    Submissions are recorded in ``records``, if there are any.
     """
 
     def __init__(self, make_client: Callable[[], Client], records: SubmissionLog | None) -> None:
@@ -54,13 +54,13 @@ class Submissions:
         self._answered: OrderedDict[str, Submitted] = OrderedDict()
 
     def find(self, request_id: str) -> Submitted | None:
-        """What was submitted with this id, as far as it is remembered."""
+        """The submission with this id, if it is still remembered."""
         return self._unanswered.get(request_id) or self._answered.get(request_id)
 
     async def submit(self, request_id: str, body: bytes, retry_of: int | None = None) -> Submitted:
-        """Put a request on the queue, unless that was done; returns when the queue has it. Raises Problem.
+        """Put a request on the queue, unless that was done before; returns once the queue has it. Raises Problem.
 
-        ``retry_of`` is the key of the record whose request is sent again.
+        ``retry_of`` is the key of the record whose request is submitted again.
         """
         submitted = self.find(request_id) or self._new(request_id, body, retry_of)
         if submitted.body_hash != _hash(body):
@@ -75,7 +75,7 @@ class Submissions:
         return submitted
 
     async def close(self) -> None:
-        """Wait for no more responses. What was submitted is served all the same."""
+        """Stop waiting for responses. Submitted requests are served all the same."""
         for submitted in self._unanswered.values():
             submitted.response.cancel()
         if self._unanswered:

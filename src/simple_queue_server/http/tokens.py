@@ -1,4 +1,4 @@
-"""Who asks, and what they may: the tokens of ``http.tokens``, or one that is made at start."""
+"""Identifies callers and their permissions: the tokens of ``http.tokens``, or one generated at startup."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ from simple_queue_server.settings.sections import HttpSection, TokenSection
 
 PREFIX: Final = "sha256:"
 SEPARATOR: Final = ":"
-"""After the name of the token, in the ids of its requests."""
+"""Follows the token's name in the ids of its requests."""
 
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """What the holder of a token may do. ``actions`` and ``roots`` are None where there is no limit."""
+    """What the holder of a token may do. ``actions`` and ``roots`` are None if unrestricted."""
 
     name: str
     actions: frozenset[str] | None = None
     roots: Mapping[str, frozenset[str]] | None = None
-    """The purposes, ``read`` and ``write``, by root."""
+    """The permissions, ``read`` and ``write``, by root."""
     is_operator: bool = False
     reads_metrics: bool = False
 
     def may_ask(self, action: str) -> bool:
-        """Whether its requests may have this action."""
+        """Whether its requests may use this action."""
         return self.actions is None or action in self.actions
 
     def full_id(self, own_id: str) -> str:
-        """The request id of the token's request ``own_id``: nobody else's begins so."""
+        """The request id for the token's ``own_id``: no other token's ids start the same way."""
         return f"{self.name}{SEPARATOR}{own_id}"
 
     def may_see(self, request_id: str) -> bool:
@@ -48,14 +48,14 @@ class Token:
 
 
 class Tokens:
-    """The tokens that are known, by the hash of each: a service's memory holds no secret for longer than a request."""
+    """The known tokens by their hashes: the service keeps no secret in memory for longer than a request."""
 
     def __init__(self, known: Iterable[tuple[str, Token]]) -> None:
         self._known = [(hashed.encode(), token) for hashed, token in known]
 
     @classmethod
     def of(cls, section: HttpSection, made: str | None = None) -> Tokens:
-        """Those that are configured, and the one that was ``made`` at start, which is an operator's."""
+        """The configured tokens, plus the one ``made`` at startup, which is an operator's."""
         known = [(token.hash or hash_of(token.token or ""), _token(token)) for token in section.tokens]
         return cls(
             [
@@ -65,7 +65,7 @@ class Tokens:
         )
 
     def find(self, secret: str) -> Token | None:
-        """The token with this secret. Takes the same time whichever it is, and if it is none."""
+        """The token with this secret, or None. Takes the same time in any case."""
         hashed, found = hash_of(secret).encode(), None
         for known, token in self._known:
             if hmac.compare_digest(known, hashed):
@@ -74,19 +74,21 @@ class Tokens:
 
 
 def hash_of(secret: str) -> str:
-    """How a token stands in a configuration. It has 256 random bits, so nothing slower than SHA-256 is needed."""
+    """A token's representation in the configuration. It has 256 random bits, so nothing slower than SHA-256 is
+    needed.
+    """
     return PREFIX + hashlib.sha256(secret.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def new_secret() -> str:
-    """A token that nobody can guess."""
+    """Generate an unguessable token."""
     return secrets.token_urlsafe(32)
 
 
 def kept_in(path: Path) -> str:
-    """The token in the file at ``path``, readable by this user alone; made when there is none.
+    """The token in the file at ``path``, readable only by this user; created if missing.
 
-    Raises SettingsError where the file can't be used.
+    Raises SettingsError if the file can't be used.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -102,7 +104,7 @@ def kept_in(path: Path) -> str:
 
 
 def _make(path: Path) -> None:
-    """Put a new token into the file, unless it is there. It is never seen half written."""
+    """Write a new token to the file unless it exists. It is never visible half-written."""
     new = path.with_name(f"{path.name}.{os.getpid()}")
     descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
     try:

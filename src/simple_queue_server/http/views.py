@@ -1,4 +1,4 @@
-"""Requests as the API shows them."""
+"""Requests as shown by the API."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ State: TypeAlias = Literal["waiting", "running", "succeeded", "failed", "cancell
 
 
 class RequestSummary(msgspec.Struct, kw_only=True):
-    """What is known of a request, but for its bodies."""
+    """What is known about a request, except its bodies."""
 
     id: str
-    """Its message id. One that came over HTTP begins with the name of its token and a colon."""
+    """Its message id. For requests over HTTP it starts with the name of the token and a colon."""
     owner: str | None = None
-    """The name of the token that it came by; None when it came over the queue."""
+    """The name of the token that submitted it; null if it came over the queue."""
     key: str | None = None
-    """Names its record, also where a client used an id twice."""
+    """Identifies its record, even if a client used an id twice."""
     state: State
     """``waiting`` on the queue, ``running``, or how it ended."""
     action: str | None = None
@@ -35,7 +35,7 @@ class RequestSummary(msgspec.Struct, kw_only=True):
     attempts: int = 0
     """How often a service took it."""
     service: str | None = None
-    """The service that had it last."""
+    """The last service that had it."""
     submitted: datetime | None = None
     received: datetime | None = None
     started: datetime | None = None
@@ -48,18 +48,18 @@ class RequestSummary(msgspec.Struct, kw_only=True):
     verified: msgspec.Raw | None = None
     """What was compared after the copy."""
     retry_of: str | None = None
-    """The key of the record whose request was sent again."""
+    """The key of the record whose request was submitted again."""
 
 
 class RequestDetail(RequestSummary, kw_only=True):
-    """All that is known of a request."""
+    """Everything known about a request."""
 
     progress: dict[str, Any] | None = None
-    """How far it is, as its action says, while it runs in the service that was asked."""
+    """Its progress, as reported by its action, while it runs in the service that answers."""
     request: msgspec.Raw | None = None
-    """Its body; None when that is not kept, or no JSON."""
+    """Its body; null if that is not kept, or not JSON."""
     response: msgspec.Raw | None = None
-    """Its response; None when there is none yet, or it is not kept."""
+    """Its response; null if there is none yet, or it is not kept."""
 
 
 class RequestPage(msgspec.Struct, kw_only=True):
@@ -67,24 +67,24 @@ class RequestPage(msgspec.Struct, kw_only=True):
 
     requests: list[RequestSummary]
     cursor: str | None = None
-    """Asks for the next page; None: there is no more. A page may have fewer requests than asked for, and a cursor."""
+    """Requests the next page; null if there is none. A page with a cursor may have fewer requests than requested."""
     searched_to: datetime | None = None
-    """How far back was looked; None: to the beginning."""
+    """How far back has been searched; null: to the beginning."""
 
 
 class Accepted(msgspec.Struct, kw_only=True):
-    """A request that is on the queue."""
+    """A request that has been queued."""
 
     id: str
     state: Literal["waiting"] = "waiting"
 
 
 class Cancelled(msgspec.Struct, kw_only=True):
-    """What cancelling found."""
+    """The result of cancelling."""
 
     id: str
     cancelled: int
-    """Requests that this service was working on. Others are told."""
+    """How many requests this service was working on. Other services are notified."""
 
 
 def fields_of(record: Record) -> dict[str, Any]:

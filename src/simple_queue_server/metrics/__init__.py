@@ -1,1 +1,1 @@
-"""Metrics for Prometheus: counted, looked at, and written to a file. Imported only where somebody wants them."""
+"""Metrics for Prometheus: counted, sampled, and written to a file. Imported only if wanted."""

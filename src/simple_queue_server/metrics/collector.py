@@ -1,6 +1,6 @@
-"""Metrics for Prometheus: what an observer counts, and what is looked at when somebody asks.
+"""Metrics for Prometheus: counted by an observer, or determined on request.
 
-The only home of every metric of the server; an application adds its own by ``more``.
+The single definition of every metric of the server; an application adds its own with ``more``.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from simple_queue_server.messages import Request
 SECONDS: Final = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000, 3600, 14400, 86400)
 BYTES: Final = (0, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10, 1e11, 1e12)
 OTHER: Final = "other"
-"""Stands for actions and roots that are not configured: clients can't make series."""
+"""Stands for actions and roots that are not configured, so that clients can't create series."""
 
 Uses: TypeAlias = Callable[[Request], Iterable[tuple[str, str]]]
 
@@ -55,7 +55,7 @@ class Histogram:
         self.total += value
 
     def buckets(self) -> list[tuple[str, float]]:
-        """As Prometheus has them."""
+        """In Prometheus's format."""
         running, found = 0, []
         for bound, count in zip([*self.bounds, float("inf")], self.counts, strict=True):
             running += count
@@ -65,10 +65,10 @@ class Histogram:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """What an application knows of its requests and of itself.
+    """What an application knows about its requests and itself.
 
-    ``prefix`` is what the names of all metrics begin with, ``roots`` tells the values that the labels of roots may
-    have, ``uses`` tells the roots of a request (each with ``read`` or ``write``), ``more`` further metrics.
+    ``prefix`` starts the names of all metrics, ``roots`` are the possible values of the root labels, ``uses`` returns
+    the roots of a request (each with ``read`` or ``write``), ``more`` returns further metrics.
     """
 
     prefix: str = "queue_server"
@@ -80,8 +80,8 @@ class Source:
 class Metrics(Collector):
     """An observer that counts requests, and the collector of all metrics.
 
-    ``actions`` are the values that the label may have, and ``load`` tells the gauges and counts that cost nothing to
-    look at.
+    ``actions`` are the possible values of that label, and ``load`` returns the gauges and counters that are cheap to
+    determine.
     """
 
     def __init__(
@@ -108,24 +108,24 @@ class Metrics(Collector):
 
     @property
     def registry(self) -> CollectorRegistry:
-        """For those who write them elsewhere."""
+        """For other exporters."""
         return self._registry
 
     def accepted(self, request: InFlight) -> None:
-        """Counted at the end."""
+        """Nothing to do: it is counted at the end."""
 
     def started(self, request: InFlight) -> None:
-        """Counted at the end."""
+        """Nothing to do: it is counted at the end."""
 
     def answering(self, request: InFlight) -> None:
-        """Counted at the end."""
+        """Nothing to do: it is counted at the end."""
 
     def given_back(self, request: InFlight) -> None:  # noqa: ARG002 - which one doesn't matter
-        """A request went back unanswered."""
+        """Count a request that returned unanswered."""
         self._given_back += 1
 
     def finished(self, request: InFlight) -> None:
-        """A request was answered."""
+        """Count an answered request."""
         labels = self._labels(request)
         self._requests[labels] = self._requests.get(labels, 0) + 1
         if labels.action not in self._seconds:
@@ -149,7 +149,7 @@ class Metrics(Collector):
         return Labels(action, _state(request), roots["read"], roots["write"])
 
     def collect(self) -> Iterator[Metric]:
-        """Everything, as it is now."""
+        """The current values of everything."""
         yield from self._counted()
         yield from self._looked_at()
         yield from self._source.more()

@@ -1,4 +1,4 @@
-"""What takes time to look at, looked at now and then; and the metrics as a file, for node_exporter."""
+"""Samples values that take time to determine, and writes the metrics to a file for node_exporter."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ EVERY_S: Final = 10.0
 WITHIN_S: Final = 8.0
 
 Look: TypeAlias = Callable[[], Awaitable[Mapping[str, float]]]
-"""Looks at some gauges; the names are those of ``collector.GAUGES``."""
+"""Determines some gauges; the names are those of ``collector.GAUGES``."""
 
 log = structlog.stdlib.get_logger("simple_queue_server")
 
 
 @asynccontextmanager
 async def sampling(metrics: Metrics, looks: Sequence[Look], textfile: Path | None) -> AsyncIterator[None]:
-    """While the block runs, keep the gauges and the file fresh."""
+    """While the block runs, keep the gauges and the file up to date."""
     task = asyncio.create_task(_sample_for_ever(metrics, looks, textfile), name="metrics")
     try:
         yield

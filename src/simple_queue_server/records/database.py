@@ -1,4 +1,4 @@
-"""The database of the records: SQLite in a file, or PostgreSQL. Opened, upgraded, and its errors in our words."""
+"""The database of the records: SQLite in a file, or PostgreSQL. Opens and upgrades it, and translates its errors."""
 
 from __future__ import annotations
 
@@ -46,32 +46,32 @@ class Database:
         """For people."""
 
     def exists(self) -> bool:
-        """Whether there is anything to open; a server is asked by opening it."""
+        """Whether there is anything to open; for a server, that is found out by connecting."""
         return self._path is None or self._path.exists()
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[Connection]:
-        """A transaction that sees one state of the records."""
+        """A transaction with a consistent view of the records."""
         with self._translated(), self._opened().connect() as connection, connection.begin():
             yield connection
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[Connection]:
-        """A transaction that is the only one to write. It is done when the block ends, or not at all."""
+        """The only writing transaction. It is committed when the block ends, or rolled back."""
         with self._translated():
             engine = self._opened()
             with self._turn(), _transaction(engine) as connection:
                 yield connection
 
     def size_bytes(self) -> int:
-        """What the database takes."""
+        """The size of the database."""
         if self._path is not None:
             return sum(path.stat().st_size for path in (self._path, self._wal) if path.exists())
         with self.reading() as connection:
             return int(connection.execute(sa.text("SELECT pg_database_size(current_database())")).scalar_one())
 
     def close(self) -> None:
-        """Let go. Opened again when it is used again."""
+        """Close it. It is reopened when used again."""
         engine, self._engine = self._engine, None
         if engine is not None:
             with contextlib.suppress(RecordsError), self._turn():

@@ -1,4 +1,4 @@
-"""What the application knows of its requests and responses, and the records don't: places, amounts, reasons."""
+"""What the application knows about its requests and responses: locations, amounts, reasons."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ NUMBER_LIMIT: Final = 2**63 - 1
 
 @dataclass(frozen=True, slots=True)
 class Places:
-    """What a request takes from where, and puts where."""
+    """The source and target of a request."""
 
     source_root: str | None = None
     source_key: str | None = None
@@ -21,27 +21,27 @@ class Places:
 
 @dataclass(frozen=True, slots=True)
 class Amounts:
-    """What a response says was done."""
+    """The amounts reported in a response."""
 
     bytes: int | None = None
     files: int | None = None
 
 
 class Describer(Protocol):
-    """The application's side. Called in the background, never on the way of a request; it must not raise."""
+    """Implemented by the application. Called in the background, never while a request is processed; must not raise."""
 
     def places(self, action: str, parameters: Mapping[str, Any]) -> Places:
-        """Where a request works. The values of its parameters may be anything."""
+        """A request's source and target. The values of its parameters may be anything."""
 
     def amounts(self, response: Mapping[str, Any], details: Mapping[str, Any]) -> Amounts:
         """How much was done; ``details`` are the request's ``log_fields``."""
 
     def reason(self, response: Mapping[str, Any]) -> str:
-        """Why it failed, in the same words for the same reason: without names and numbers of the one request."""
+        """Why it failed, with the same text for the same reason: without names and numbers of the request."""
 
 
 class PlainDescriber:
-    """For an application that says nothing about its requests."""
+    """For applications that describe nothing."""
 
     def places(self, action: str, parameters: Mapping[str, Any]) -> Places:  # noqa: ARG002
         return Places()
@@ -54,5 +54,5 @@ class PlainDescriber:
 
 
 def number(value: Any) -> int | None:
-    """A count that a database takes; None for anything else."""
+    """A count in a form that a database accepts; None for anything else."""
     return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= NUMBER_LIMIT else None

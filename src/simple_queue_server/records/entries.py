@@ -1,6 +1,6 @@
-"""What a spool holds: what happened to requests, in the order in which it happened.
+"""The contents of a spool: events of requests, in order.
 
-A request that was taken and answered between two looks of the background thread is a single entry, :class:`Answered`
+A request that was taken and answered between two runs of the background thread is a single entry, :class:`Answered`
 with its :class:`Taken` in it.
 """
 
@@ -35,7 +35,7 @@ class Owner(msgspec.Struct, array_like=True, frozen=True, tag="owner"):
 
 
 class Taken(msgspec.Struct, array_like=True, frozen=True, tag="taken"):
-    """A service has taken a request. ``key`` names this taking in the entries that follow."""
+    """A service has taken a request. ``key`` identifies it in later entries."""
 
     key: int
     request_id: str
@@ -46,18 +46,18 @@ class Taken(msgspec.Struct, array_like=True, frozen=True, tag="taken"):
 
 
 class Started(msgspec.Struct, array_like=True, frozen=True, tag="started"):
-    """Its action has begun."""
+    """Its action has started."""
 
     key: int
     started_ms: int
 
 
 class Answered(msgspec.Struct, array_like=True, frozen=True, tag="answered"):
-    """Its response is there, and is being given to the broker."""
+    """Its response is ready and being passed to the broker."""
 
     key: int
     outcome: Outcome | None
-    """None: as the response says."""
+    """None: as in the response."""
     finished_ms: int
     response: bytes
     started_ms: int | None = None
@@ -67,7 +67,7 @@ class Answered(msgspec.Struct, array_like=True, frozen=True, tag="answered"):
 
 
 class Returned(msgspec.Struct, array_like=True, frozen=True, tag="returned"):
-    """It went back to its queue unanswered."""
+    """It returned to its queue unanswered."""
 
     key: int
 
@@ -102,7 +102,7 @@ decoder: Final[msgspec.msgpack.Decoder[Entry]] = msgspec.msgpack.Decoder(Entry)
 
 
 def kept(body: bytes) -> bytes:
-    """The body as it is kept: nothing of one that is too large."""
+    """The body in the form that is stored: nothing if it is too large."""
     return body if len(body) <= LARGEST_BODY_BYTES else b""
 
 

@@ -1,4 +1,4 @@
-"""Moves spools into the database: the service's own, those of clients, and those that the dead left."""
+"""Moves spools into the database: the service's own, those of clients, and those of dead services."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Ingest:
         return count
 
     def backlog_bytes(self) -> int:
-        """What is not in the database yet, in the spools of all."""
+        """What is not in the database yet, in all spools."""
         total = 0
         for directory in spool.owners(self._directory):
             total += sum(segment.end - self._done.get(segment.path, 0) for segment in _segments(directory))
@@ -128,7 +128,7 @@ def _set_position(connection: Connection, segment: _Segment, position: int) -> N
 
 
 def release_requests(connection: Connection, instance: str) -> int:
-    """What a dead service had in hand waits again: its broker, or its journal, has it."""
+    """Mark a dead service's requests as waiting again: its broker or its journal has them."""
     connection.execute(services.delete().where(services.c.instance == instance))
     return connection.execute(
         records.update()

@@ -1,4 +1,4 @@
-"""What a client passed through, as labels that can be searched: ``{"ticket": 7, "who": {"id": "x"}}`` has the labels
+"""Searchable labels from a client's ``pass_through``: ``{"ticket": 7, "who": {"id": "x"}}`` has the labels
 ``ticket=7`` and ``who.id=x``.
 """
 
@@ -26,9 +26,9 @@ WHOLE: Final = "."
 
 
 def labels_of(pass_through: bytes) -> list[tuple[str, str]]:
-    """The labels of a pass_through, given as JSON: path and value, each pair once.
+    """The labels of a pass_through, given as JSON: pairs of path and value, each once.
 
-    The elements of an array have its path.
+    The elements of an array have the array's path.
     """
     if pass_through == NO_PASS_THROUGH or len(pass_through) > LARGEST_BYTES:
         return []

@@ -117,23 +117,25 @@ class Recorder:
         self._thread = threading.Thread(target=self._work, name="records", daemon=True)
 
     def start(self) -> None:
-        """Begin to move what happens into the database."""
+        """Start moving events into the database."""
         self._thread.start()
 
     def taken(self, request_id: str, body: bytes, attempt: int) -> int:
-        """A request was taken; returns the key for what follows."""
+        """Record that a request was taken; returns the key for later calls."""
         key = self._next_key()
         self._open[key] = _Open(Taken(key, legible_id(request_id), kept(body), len(body), attempt))
         self._last_taken_s = time.monotonic()
         return key
 
     def started(self, key: int) -> None:
-        """Its action begins."""
+        """Record that its action starts."""
         if (request := self._open.get(key)) is not None:
             request.started_ms = now_ms()
 
     def answering(self, key: int, response: bytes, details: Mapping[str, Any], outcome: Outcome | None = None) -> None:
-        """Its response is about to be given to the broker. From here on it is found, after kill -9 too."""
+        """Record that its response is about to be passed to the broker. From now on it can be found, even after kill
+        -9.
+        """
         request = self._open.pop(key, None)
         entry = Answered(
             key=key,
@@ -148,7 +150,7 @@ class Recorder:
             self._remember(entry)
 
     def returned(self, key: int) -> None:
-        """It went back to its queue unanswered."""
+        """Record that it returned to its queue unanswered."""
         request = self._open.pop(key, None)
         if request is not None:
             self._append(Returned(key) if request.is_spooled else request.taken)
@@ -161,11 +163,11 @@ class Recorder:
 
     @property
     def health(self) -> Health:
-        """How the records are."""
+        """The state of the records."""
         return Health(self._backlog_bytes, self._dropped, self._errors, self._is_reachable)
 
     def close(self) -> None:
-        """Write what is left, and let go. Blocks for CLOSE_S at most."""
+        """Write the remaining events, and close. Blocks for at most CLOSE_S."""
         self._is_closing = True
         self._wake.set()
         if self._thread.ident is not None:

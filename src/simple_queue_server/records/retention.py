@@ -18,9 +18,10 @@ MINUTE_MS: Final = 60_000
 
 
 def prune(database: Database, keep_days: float, keep_rows: int, now_ms: int, *, steps: int = 1_000) -> int:
-    """Remove what is older than ``keep_days`` or beyond ``keep_rows``, but for what runs. Returns how many records.
+    """Remove records older than ``keep_days`` or beyond ``keep_rows``, except those of running requests. Returns how
+    many.
 
-    At most ``steps`` steps, so that a service that stops needn't wait. Raises RecordsError.
+    At most ``steps`` steps, so that a stopping service doesn't wait. Raises RecordsError.
     """
     oldest_ms = now_ms - int(keep_days * DAY_MS)
     with database.reading() as connection:

@@ -1,4 +1,4 @@
-"""The client's side of the records: what is about to be put on the queue, and what is to be cancelled there."""
+"""The client's side of the records: requests about to be queued, and requests to be cancelled on the queue."""
 
 from __future__ import annotations
 
@@ -51,21 +51,21 @@ class SubmissionLog:
         self._trouble = Trouble(log, "records_not_spooled")
 
     def submitted(self, request_id: str, body: bytes, retry_of: int | None = None) -> int:
-        """A request is about to be put on the queue; returns the key of its record."""
+        """Record that a request is about to be queued; returns the key of its record."""
         key = self._next_key()
         self._append(Submitted(key, legible_id(request_id), kept(body), len(body), retry_of))
         return key
 
     def not_submitted(self, key: int, response: bytes) -> None:
-        """The queue didn't take it; ``response`` is a failure that says why."""
+        """Record that the queue didn't accept it; ``response`` is a failure with the reason."""
         self._append(Answered(key, "failed", now_ms(), response))
 
     def cancelled(self, request_id: str) -> None:
-        """Whatever has this id on the queue now is to be cancelled by the service that takes it."""
+        """Have requests with this id that are on the queue now cancelled by the service that takes them."""
         self._append(Marked(self._next_key(), "request_id", "", legible_id(request_id), now_ms()))
 
     def close(self) -> None:
-        """Let go; what was written is read all the same."""
+        """Close the file; what was written is read all the same."""
         if self._writer is not None:
             self._writer.close()
             self._writer = None

@@ -1,5 +1,5 @@
-"""What a service does for the records in the background: moves spools, shows that it lives, notices who doesn't, reads
-marks, and removes what is old.
+"""A service's background work on the records: moves spools, reports that it is alive, detects dead services, reads
+marks, and removes old records.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class Upkeep:
         self.backlog_bytes = 0
 
     def run(self, owner: Owner, own: Path | None, idle_s: float) -> bool:
-        """Do what is due; True when the database didn't know this service (any more). Raises RecordsError, OSError."""
+        """Do what is due; True if the database doesn't know this service (any more). Raises RecordsError, OSError."""
         self._own = owner, own
         is_new = self._show(owner) if time.monotonic() >= self._beat_due_s else False
         if time.monotonic() >= self._marks_due_s:
@@ -83,7 +83,7 @@ class Upkeep:
         return is_new
 
     def leave(self) -> None:
-        """The service ends in good order, and all is written."""
+        """The service ends normally, and everything is written."""
         if self._own is None:
             return
         owner, _ = self._own
@@ -92,11 +92,11 @@ class Upkeep:
             connection.execute(spools.delete().where(spools.c.owner == owner.instance))
 
     def close(self) -> None:
-        """Let go of the database."""
+        """Close the database."""
         self._database.close()
 
     def _show(self, owner: Owner) -> bool:
-        """Show that the service lives, and look who else does."""
+        """Report that the service is alive, and check which others are."""
         status = dict(self._status())
         self._beat += 1
         with self._database.writing() as connection:
@@ -125,7 +125,7 @@ class Upkeep:
         connection.execute(statement.on_conflict_do_update(index_elements=["minute", "service"], set_=values))
 
     def _release_dead(self, connection: Connection, me: str) -> None:
-        """Who has not shown for DEAD_AFTER_S of this service's own clock that it lives, doesn't."""
+        """A service that hasn't reported for DEAD_AFTER_S, by this service's own clock, is dead."""
         now_s = time.monotonic()
         seen: dict[str, tuple[int, float]] = {}
         rows = connection.execute(sa.select(services.c.instance, services.c.beat).where(services.c.instance != me))

@@ -1,4 +1,4 @@
-"""What differs between two configurations, and how much of it takes effect while a service runs."""
+"""Compares two configurations, and determines which changes take effect while a service runs."""
 
 from __future__ import annotations
 
@@ -19,23 +19,21 @@ RELOADABLE: Final = frozenset(
         "log.show_responses",
     }
 )
-"""The options of the action server that take effect when the configuration is loaded again. An application adds its own
-options or whole sections.
-"""
+"""The action server's options that take effect on a reload. An application adds its own options or whole sections."""
 
 
 class Changes(NamedTuple, Generic[T]):
-    """``effective`` are the settings to go on with: the new ones, with the former values of ``left``."""
+    """``effective`` are the settings to use: the new ones, with the previous values of ``left``."""
 
     effective: T
     applied: list[str]
-    """The options that change now, as ``log.level`` or ``roots.masters``."""
+    """The options that change now, for example ``log.level`` or ``roots.masters``."""
     left: list[str]
-    """Those that need a restart."""
+    """The options that need a restart."""
 
 
 def changes(former: T, new: T, reloadable: Collection[str]) -> Changes[T]:
-    """Compare two configurations; ``reloadable`` names options, or sections as a whole."""
+    """Compare two configurations; ``reloadable`` names options, or whole sections."""
     differing = list(_differing(former, new))
     applied = [path for path in differing if _is_among(path, reloadable)]
     left = [path for path in differing if path not in applied]

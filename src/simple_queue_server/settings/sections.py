@@ -168,24 +168,24 @@ class HttpSection(Section, frozen=True):
     listen: str = "127.0.0.1:8344"
     """``HOST:PORT``, or ``unix:PATH`` for a socket in the file system."""
     tokens: list[TokenSection] = msgspec.field(default_factory=list)
-    """Who may use it. Without any, a token of an operator is made in ``run/http-token``."""
+    """Who may use it. If there are none, an operator's token is generated in ``run/http-token``."""
     tls: TlsSection | None = None
-    """Speak HTTPS."""
+    """Serve HTTPS."""
     behind_proxy: bool = False
-    """A proxy in front of it speaks HTTPS: then it may listen beyond this machine without ``tls``."""
+    """A proxy in front of it terminates TLS: then it may listen beyond this machine without ``tls``."""
     hosts: list[str] = msgspec.field(default_factory=list)
-    """The names under which clients reach it, beside ``localhost`` and addresses."""
+    """The names by which clients reach it, besides ``localhost`` and addresses."""
     max_body_bytes: Count = 2**20
-    """The largest body of a request."""
+    """The maximum size of a request's body."""
     max_connections: Count = 200
-    """Beyond that, idle connections are closed for new ones."""
+    """Beyond this number, idle connections are closed for new ones."""
     max_requests_per_s: Count = 2000
-    """How many each token may make; without one, all clients together."""
+    """The limit for each token; clients without a token share one."""
     stalled_after_s: Annotated[float, Meta(gt=0)] = 60
     """A request that transferred no byte for so long is shown as stalled."""
 
     def __post_init__(self) -> None:
-        """Raise ValueError for an address that can't be read, or is open to the network unprotected."""
+        """Raise ValueError for an invalid address, or one that is open to the network without protection."""
         where = address(self.listen)
         if not (where.is_local or self.tls or self.behind_proxy):
             raise ValueError(
@@ -215,19 +215,19 @@ class LogSection(Section, frozen=True):
 
 
 class RecordsSection(Section, frozen=True):
-    """``records``: what became of each request, for commands and pages."""
+    """``records``: the history of requests, for commands and pages."""
 
     enabled: bool = True
     """Whether records are kept."""
     url: str | None = None
     """A PostgreSQL database, ``postgresql://USER@HOST/DATABASE``. Unset: the file ``run/records.db``."""
     keep_days: Annotated[float, Meta(gt=0)] = 30
-    """Older records are removed."""
+    """Remove older records."""
     keep_rows: Annotated[int, Meta(ge=1000)] = 1_000_000
-    """Of more records the oldest are removed."""
+    """Remove the oldest records beyond this number."""
 
     def __post_init__(self) -> None:
-        """Raise ValueError for a URL of another kind, without what it holds: that may be a password."""
+        """Raise ValueError for another kind of URL, without its contents, which may include a password."""
         if self.url is not None and not self.url.startswith(POSTGRESQL):
             raise ValueError("url: expected postgresql://USER@HOST/DATABASE; leave it out for a file")
 
