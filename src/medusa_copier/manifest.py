@@ -9,7 +9,7 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
-from medusa_copier.rclone.directory.ledger import Row
+from medusa_copier.rclone.directory.outcomes import Row
 from medusa_copier.rclone.names import escaped, is_utf8, spoken
 
 Format: TypeAlias = Literal["jsonl", "bagit-md5", "bagit-sha256"]

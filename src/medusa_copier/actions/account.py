@@ -11,8 +11,8 @@ from typing import Any, Final
 
 from medusa_copier.actions.common import places
 from medusa_copier.contract.parameters import CopyParameters, CopytoParameters, Verify
-from medusa_copier.rclone.directory.lazy_ledger import LazyLedger
-from medusa_copier.rclone.directory.ledger import FileOutcome
+from medusa_copier.rclone.directory.ledger import Ledger
+from medusa_copier.rclone.directory.outcomes import FileOutcome
 from medusa_copier.rclone.errors import OTHER_ERROR, NotFound, RcloneError, classify
 from medusa_copier.rclone.names import escaped, is_utf8, spoken
 from medusa_copier.roots.locate import shown
@@ -25,15 +25,15 @@ COUNT_S: Final = 5.0
 """How long a cancelled copy may take to count what it did."""
 
 
-def account(ledger: LazyLedger, verify: Verify) -> dict[str, Any]:
+def account(ledger: Ledger, verify: Verify) -> dict[str, Any]:
     """The counts of a response, and the first files of each kind that a person may have to look at."""
     failed = [_named(row.path, reason=row.reason) for row in ledger.first_failed(FIRST)]
-    skipped = [_named(path, reason=reason) for path, reason in ledger.first_skipped(FIRST)]
+    skipped = [_named(path, reason=reason) for path, reason in ledger.skipped.first(FIRST)]
     counts: dict[str, Any] = {
         "copied": {"files": ledger.count(FileOutcome.COPIED), "bytes": ledger.count_bytes(FileOutcome.COPIED)},
         "unchanged": {"files": ledger.count(FileOutcome.UNCHANGED)},
         "failed": {"files": ledger.count(FileOutcome.FAILED), "first": failed},
-        "skipped": {"files": ledger.count_skipped(), "first": skipped},
+        "skipped": {"files": ledger.skipped.count(), "first": skipped},
     }
     if verify != "default":
         counts["verified"] = {"method": verify, "hash": ledger.hash_kind, "files": ledger.count_verified()}
@@ -44,7 +44,7 @@ def account(ledger: LazyLedger, verify: Verify) -> dict[str, Any]:
 
 
 @asynccontextmanager
-async def counted_if_cancelled(request: Request, ledger: LazyLedger, verify: Verify) -> AsyncIterator[None]:
+async def counted_if_cancelled(request: Request, ledger: Ledger, verify: Verify) -> AsyncIterator[None]:
     """If the block is cancelled, put the counts of what was done into the request, unless counting takes long."""
     try:
         yield
@@ -65,7 +65,7 @@ def partly(asked: CopytoParameters | CopyParameters, counts: Mapping[str, Any]) 
     return f"Copying {places(asked)} failed for {failed} of {failed + arrived} files; the first one is {example}"
 
 
-def exit_status(ledger: LazyLedger) -> int:
+def exit_status(ledger: Ledger) -> int:
     """That of the first failure; a file that vanished is no missing source."""
     error = classify(ledger.first_failed(1)[0].reason or "")
     return OTHER_ERROR if isinstance(error, NotFound) else error.exit_status

@@ -14,14 +14,14 @@ from medusa_copier.actions.account import account, counted_if_cancelled, exit_st
 from medusa_copier.actions.common import copying_failed, log_places
 from medusa_copier.contract.parameters import CopyParameters, ManifestParameters, Overwrite, decode, given
 from medusa_copier.rclone.directory.copy import DirectoryCopy
-from medusa_copier.rclone.directory.lazy_ledger import LazyLedger
-from medusa_copier.rclone.directory.ledger import FileOutcome, in_run_directory
+from medusa_copier.rclone.directory.ledger import Ledger
 from medusa_copier.rclone.directory.options import LONGEST_IN_FILE_BYTES, MOST_AS_ARGUMENTS_BYTES, Choice
+from medusa_copier.rclone.directory.outcomes import FileOutcome
 from medusa_copier.rclone.errors import MachineTrouble, RcloneError
 from medusa_copier.rclone.facade import Rclone
 from medusa_copier.rclone.process.commands import BadFilter
 from medusa_copier.rclone.rcd.client import Location
-from medusa_copier.rclone.scratch import scratch_file
+from medusa_copier.rclone.scratch import in_run_directory, scratch_file
 from medusa_copier.rclone.verified_copy import Terms
 from medusa_copier.roots.locate import is_empty, locate, shown
 from medusa_copier.roots.policy import Access, Use
@@ -50,7 +50,7 @@ def copy(roots: Mapping[str, RootSection], rclone: Rclone, access: Access) -> Ha
         choice = _choice(asked, access.overwrite(asked.target_root, asked.overwrite, explicit="overwrite" in said))
         uses = [Use("read", asked.source_root, source), writing, *([listing.use] if listing else [])]
 
-        async def copy_all(ledger: LazyLedger, filters: Sequence[str]) -> dict[str, Any]:
+        async def copy_all(ledger: Ledger, filters: Sequence[str]) -> dict[str, Any]:
             work = DirectoryCopy(rclone, source, target, choice, ledger, filters=filters)
             request.progress(work.progress)
             try:
@@ -71,7 +71,7 @@ def copy(roots: Mapping[str, RootSection], rclone: Rclone, access: Access) -> Ha
             return counts
 
         try:
-            with LazyLedger(rclone.run_directory) as ledger, choice.filters(rclone.run_directory) as filters:
+            with Ledger(rclone.run_directory) as ledger, choice.filters(rclone.run_directory) as filters:
                 async with counted_if_cancelled(request, ledger, asked.verify):
                     return Success(said, {"rclone_status": 0, **await copy_all(ledger, filters)})
         except MachineTrouble:
@@ -132,7 +132,7 @@ def _message(asked: CopyParameters, error: RcloneError) -> str:
 
 
 async def _note_manifest(
-    request: Request, rclone: Rclone, work: DirectoryCopy, ledger: LazyLedger, listing: _Listing | None
+    request: Request, rclone: Rclone, work: DirectoryCopy, ledger: Ledger, listing: _Listing | None
 ) -> None:
     """Write the manifest that was asked for. That of a bag is not written when files are missing."""
     if listing is None:
@@ -170,12 +170,12 @@ async def _manifest_terms(rclone: Rclone, written: Location, listing: _Listing) 
     return listing.terms if await rclone.retried(look) else replace(listing.terms, verify="download")
 
 
-async def _is_incomplete(ledger: LazyLedger, listing: _Listing) -> bool:
+async def _is_incomplete(ledger: Ledger, listing: _Listing) -> bool:
     """Whether files are missing that the format can't do without."""
     failed = await asyncio.to_thread(ledger.count, FileOutcome.FAILED)
     return failed > 0 and listing.asked.format != "jsonl"
 
 
-def _write(path: Path, ledger: LazyLedger, layout: manifest.Format, kind: str) -> None:
+def _write(path: Path, ledger: Ledger, layout: manifest.Format, kind: str) -> None:
     with path.open("wb") as file:
-        file.writelines(manifest.lines(ledger.rows(), layout, kind))
+        file.writelines(manifest.lines(ledger.table.rows(), layout, kind))

@@ -12,7 +12,7 @@ from medusa_copier.actions.account import account, counted_if_cancelled, exit_st
 from medusa_copier.actions.common import copying_failed, log_places
 from medusa_copier.contract.parameters import CopytoParameters, decode, given
 from medusa_copier.rclone.directory.copy import SAME_PLACE, DirectoryCopy
-from medusa_copier.rclone.directory.lazy_ledger import LazyLedger
+from medusa_copier.rclone.directory.ledger import Ledger
 from medusa_copier.rclone.directory.options import Choice
 from medusa_copier.rclone.errors import MachineTrouble, NotFound, RcloneError, WrongKind
 from medusa_copier.rclone.facade import Rclone
@@ -82,7 +82,7 @@ async def _copy_directory(
 
     Raises Failure with the counts when files failed, and RcloneError when there is no directory to copy.
     """
-    with LazyLedger(rclone.run_directory) as ledger:
+    with Ledger(rclone.run_directory) as ledger:
         work = DirectoryCopy(rclone, source, target, Choice(), ledger, filters=())
         request.progress(work.progress)
         try:

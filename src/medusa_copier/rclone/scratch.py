@@ -6,13 +6,27 @@ from __future__ import annotations
 
 import fcntl
 import os
+import sqlite3
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Final
 
+from medusa_copier.rclone.errors import MachineTrouble, RcloneError
+
 _SUFFIX: Final = ".scratch"
+
+
+@contextmanager
+def in_run_directory(what: str) -> Iterator[None]:
+    """For a block that keeps ``what`` in the run directory: raises MachineTrouble when it can't, as on a full disk."""
+    try:
+        yield
+    except (OSError, sqlite3.OperationalError) as error:
+        raise MachineTrouble(f"{what} can't be kept in the run directory: {error}") from error
+    except sqlite3.Error as error:
+        raise RcloneError(f"{what} can't be kept in the run directory: {error}") from error
 
 
 @contextmanager

@@ -13,15 +13,15 @@ from pathlib import Path
 from typing import Final
 
 from medusa_copier.rclone.directory import log_parser
-from medusa_copier.rclone.directory.lazy_ledger import LazyLedger
-from medusa_copier.rclone.directory.ledger import FileOutcome, Note, Skipped, in_run_directory
+from medusa_copier.rclone.directory.ledger import Ledger
+from medusa_copier.rclone.directory.outcomes import FileOutcome, Note, Skipped
 from medusa_copier.rclone.directory.skipped import at_source
 from medusa_copier.rclone.errors import NotFound
 from medusa_copier.rclone.facade import Rclone
 from medusa_copier.rclone.local_files import NO_SUCH_TIME, TOO_LATE, walk
 from medusa_copier.rclone.names import QUOTE, SPELLING, spoken
 from medusa_copier.rclone.rcd.client import Location
-from medusa_copier.rclone.scratch import scratch_file
+from medusa_copier.rclone.scratch import in_run_directory, scratch_file
 from simple_queue_server.system.mounts import kernel_file_systems_below
 
 UNNAMEABLE: Final = "its key has an empty, '.' or '..' segment, which rclone can't copy"
@@ -48,7 +48,7 @@ class Completeness:
     """
 
     def __init__(
-        self, rclone: Rclone, source: Location, target: Location, ledger: LazyLedger, *, filters: Sequence[str]
+        self, rclone: Rclone, source: Location, target: Location, ledger: Ledger, *, filters: Sequence[str]
     ) -> None:
         self._rclone = rclone
         self._source = source
@@ -120,7 +120,7 @@ class Completeness:
 
     async def _fail(self, paths: Sequence[str], reason: str) -> None:
         notes = [Note(path, FileOutcome.FAILED, reason=reason) for path in paths]
-        await asyncio.to_thread(self._ledger.note, notes)
+        await asyncio.to_thread(self._ledger.table.note, notes)
 
     async def _fail_left_out(self, top: str) -> None:
         """Let the files fail that were there before the copy, are still there, and aren't in the account."""
@@ -147,7 +147,7 @@ class Completeness:
 
         with suppress(NotFound):
             await self._rclone.retried(look)
-        has_arrived = self._ledger.has_arrived
+        has_arrived = self._ledger.table.has_arrived
 
         def merged() -> list[str]:
             return [path for group in alike if any(map(has_arrived, missing.intersection(group))) for path in group]
@@ -191,20 +191,20 @@ class Completeness:
     def _not_arrived(self, paths: Sequence[str]) -> list[str]:
         """Those of the ``paths`` that did not arrive. Of two keys with one spelling rclone copies one at most."""
         counted = Counter(paths)
-        return [path for path, count in counted.items() if count > 1 or not self._ledger.has_arrived(path)]
+        return [path for path, count in counted.items() if count > 1 or not self._ledger.table.has_arrived(path)]
 
     async def _note_made_up(self) -> None:
         if made_up := [Skipped(path.translate(SPELLING), MADE_UP) for path in self._made_up]:
-            await asyncio.to_thread(self._ledger.note_skipped, made_up)
+            await asyncio.to_thread(self._ledger.skipped.note, made_up)
 
     async def _look_at_skipped(self) -> None:
         """Keep of what rclone says it skipped what is at the source: it also says so of what it meets at the target."""
-        if not await asyncio.to_thread(self._ledger.count_skipped):
+        if not await asyncio.to_thread(self._ledger.skipped.count):
             return
         if (top := self._top) is not None:
-            await asyncio.to_thread(self._ledger.look_at_skipped, lambda one: at_source(top, one))
+            await asyncio.to_thread(self._ledger.skipped.replace, lambda one: at_source(top, one))
         elif await self._rclone.local_directory(self._target.fs) is not None:
-            await asyncio.to_thread(self._ledger.look_at_skipped, lambda _: [])
+            await asyncio.to_thread(self._ledger.skipped.replace, lambda _: [])
 
 
 def _without(directory: str) -> str:

@@ -11,9 +11,9 @@ from typing import Any, Final
 
 from medusa_copier.rclone.directory import log_parser
 from medusa_copier.rclone.directory.completeness import SIZES, Completeness
-from medusa_copier.rclone.directory.lazy_ledger import LazyLedger
-from medusa_copier.rclone.directory.ledger import FileOutcome, Note, in_run_directory
+from medusa_copier.rclone.directory.ledger import Ledger
 from medusa_copier.rclone.directory.options import Choice
+from medusa_copier.rclone.directory.outcomes import FileOutcome, Note
 from medusa_copier.rclone.errors import MachineTrouble, NotFound, RcloneError, WrongKind, classify, one_line
 from medusa_copier.rclone.facade import Rclone
 from medusa_copier.rclone.local_hash import FAST
@@ -21,7 +21,7 @@ from medusa_copier.rclone.pair import ONE_PIECE_FLAGS, Pair
 from medusa_copier.rclone.partials import copy_id
 from medusa_copier.rclone.process.commands import Entry, Outcome
 from medusa_copier.rclone.rcd.client import IS_A_FILE, Location
-from medusa_copier.rclone.scratch import scratch_file
+from medusa_copier.rclone.scratch import in_run_directory, scratch_file
 from medusa_copier.rclone.stats import GroupStats, directory_figures
 
 SAME_PLACE: Final = "source and target are the same place"
@@ -40,7 +40,7 @@ class DirectoryCopy:
         source: Location,
         target: Location,
         choice: Choice,
-        ledger: LazyLedger,
+        ledger: Ledger,
         *,
         filters: Sequence[str],
     ) -> None:
@@ -97,13 +97,13 @@ class DirectoryCopy:
         known = await self._rclone.retried(lambda: self._hash_types(self._target))
         verified_by = self._ledger.hash_kind
         if not verified_by or kind not in {None, verified_by}:
-            await asyncio.to_thread(self._ledger.forget_hashes)
+            await asyncio.to_thread(self._ledger.table.forget_hashes)
             verified_by = None
         kind = kind or verified_by or await self._favourite(known)
         for arguments in [(), ("--download",)] if kind in known else [("--download",)]:
-            if await asyncio.to_thread(self._ledger.count_unhashed):
+            if await asyncio.to_thread(self._ledger.table.count_unhashed):
                 await self._sum(kind, *arguments)
-        if missing := await asyncio.to_thread(self._ledger.count_unhashed):
+        if missing := await asyncio.to_thread(self._ledger.table.count_unhashed):
             raise RcloneError(f"no {kind} could be computed for {missing} files at the target")
         return kind
 
@@ -122,7 +122,7 @@ class DirectoryCopy:
 
         paths = await self._rclone.retried(look)
         return await asyncio.to_thread(
-            lambda: any(path is not None and self._ledger.has(path) for path in paths),
+            lambda: any(path is not None and self._ledger.table.has(path) for path in paths),
         )
 
     async def progress(self) -> dict[str, Any] | None:
@@ -185,7 +185,7 @@ class DirectoryCopy:
         comparison = self._choice.comparison(has_times=pair.has_times, by_hash=by_hash)
 
         async def copy() -> None:
-            await asyncio.to_thread(self._ledger.begin_again)
+            await asyncio.to_thread(self._ledger.table.begin_again)
             await self._copy(*self._filters, *comparison, *one_piece)
 
         with suppress(_FilesFailed):
@@ -230,9 +230,9 @@ class DirectoryCopy:
         """Raise unless all that went wrong is files that won't come right by another try."""
         if outcome.exit_status == 0 and not outcome.complaint:
             return
-        if outcome.stopped or outcome.complaint or not any(self._ledger.reasons(of_failed=True)):
+        if outcome.stopped or outcome.complaint or not any(self._ledger.table.reasons(of_failed=True)):
             raise outcome.error()
-        for reason in self._ledger.reasons(of_failed=of_failed):
+        for reason in self._ledger.table.reasons(of_failed=of_failed):
             error = classify(reason)
             if isinstance(error, MachineTrouble):
                 raise error
@@ -253,16 +253,16 @@ class DirectoryCopy:
     async def _read_unchanged(self) -> None:
         """Compare what was there already by reading it, because neither a time nor a hash says that it is the same."""
 
-        async with self._only(self._ledger.unchanged) as only:
+        async with self._only(self._ledger.table.unchanged) as only:
 
             async def check() -> None:
-                await asyncio.to_thread(self._ledger.forget_reasons_of_unverified)
+                await asyncio.to_thread(self._ledger.table.forget_reasons_of_unverified)
                 await self._check("--download", *only)
 
             if only:
                 with suppress(_FilesFailed):
                     await self._rclone.retried(check)
-                await asyncio.to_thread(self._ledger.fail_unverified_unchanged, log_parser.OTHER_CONTENT)
+                await asyncio.to_thread(self._ledger.table.fail_unverified_unchanged, log_parser.OTHER_CONTENT)
 
     async def _compare_all(self, compare: str) -> None:
         async def check() -> None:
@@ -276,7 +276,7 @@ class DirectoryCopy:
         """Copy what differs although size and time say otherwise, and compare it once more."""
         async with self._only(self._ledger.differing) as only:
             if only:
-                await asyncio.to_thread(self._ledger.begin_differing)
+                await asyncio.to_thread(self._ledger.table.begin_differing)
                 await self._repair_only(*only)
 
     @asynccontextmanager
@@ -293,11 +293,11 @@ class DirectoryCopy:
         one_piece = ONE_PIECE_FLAGS if await self._is_unguarded() else []
 
         async def copy() -> None:
-            await asyncio.to_thread(self._ledger.begin_pending_again)
+            await asyncio.to_thread(self._ledger.table.begin_pending_again)
             await self._copy(only, "--ignore-times", *one_piece, of_failed=False)
 
         async def check() -> None:
-            await asyncio.to_thread(self._ledger.forget_reasons_of_unverified)
+            await asyncio.to_thread(self._ledger.table.forget_reasons_of_unverified)
             await self._check("--download", only)
 
         with suppress(_FilesFailed):
@@ -316,7 +316,7 @@ class DirectoryCopy:
             errors = [entry for entry in entries if entry.is_error and not (seen and log_parser.is_misplaced(entry))]
             problems = [(entry.path, entry.message) for entry in errors if entry.path]
             notes = (Note(path, FileOutcome.PENDING, reason=self._told(message)) for path, message in problems)
-            self._ledger.note_logged(notes, comparing=True)
+            self._ledger.table.note_logged(notes, comparing=True)
             if by_hash:
                 hashes.take(entries)
 
@@ -369,14 +369,14 @@ class DirectoryCopy:
 
     async def _see_sizes(self) -> None:
         """Note how large the files at the target are, and let those fail that aren't as they were copied."""
-        async with self._only(self._ledger.arrived) as only:
+        async with self._only(self._ledger.table.arrived) as only:
 
             async def look() -> None:
-                await asyncio.to_thread(self._ledger.forget_seen)
+                await asyncio.to_thread(self._ledger.table.forget_seen)
                 await self._rclone.commands.run_well(
                     "lsf",
                     *(self._target.joined, *SIZES, *only),
-                    lines=lambda lines: self._ledger.note_seen(log_parser.sizes(lines)),
+                    lines=lambda lines: self._ledger.table.note_seen(log_parser.sizes(lines)),
                 )
 
             if only:
@@ -384,17 +384,17 @@ class DirectoryCopy:
                     await self._rclone.retried(look)
                 except NotFound as error:  # which would be taken for a missing source
                     raise RcloneError(f"the target went away: {error.reason}") from None
-        await asyncio.to_thread(self._ledger.fail_unlike_seen)
+        await asyncio.to_thread(self._ledger.table.fail_unlike_seen)
 
     async def _sum(self, kind: str, *arguments: str) -> None:
         """Note the hashes of the files at the target that have none in the ledger yet."""
-        async with self._only(self._ledger.unhashed) as only:
+        async with self._only(self._ledger.table.unhashed) as only:
 
             async def add_up() -> None:
                 outcome = await self._rclone.commands.run(
                     "hashsum",
                     *(kind, self._target.joined, *arguments, *only),
-                    lines=lambda lines: self._ledger.note_hashes(log_parser.sums(lines)),
+                    lines=lambda lines: self._ledger.table.note_hashes(log_parser.sums(lines)),
                 )
                 if outcome.stopped or outcome.complaint:
                     raise outcome.error()

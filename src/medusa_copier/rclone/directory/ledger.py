@@ -1,464 +1,286 @@
-"""What became of each file of a directory copy: on disk, so that a million files need no memory."""
+"""The outcome of each file of a directory copy, without rows for the files as long as sums are enough.
+
+What rclone reports of files by the hundred thousand is appended to spools. While each name was listed once, and the
+names copied are those listed as to be copied, the sums are the account. Otherwise, and for questions about single
+files, the spools are loaded into a table, as if everything had been noted there in the first place.
+"""
 
 from __future__ import annotations
 
-import sqlite3
-import tempfile
-import threading
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
-from enum import IntEnum
-from functools import partial
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, closing
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import Final, NamedTuple, Self
 
-from medusa_copier.rclone.errors import MachineTrouble, RcloneError
-from medusa_copier.rclone.names import REPLACEMENT, as_logged
+from medusa_copier.rclone.directory import alike, skipped, table
+from medusa_copier.rclone.directory.database import Database
+from medusa_copier.rclone.directory.outcomes import FileOutcome, Note, Row
+from medusa_copier.rclone.directory.skipped import SkippedFiles
+from medusa_copier.rclone.directory.spool import Spool, Tally, are_among, are_distinct
+from medusa_copier.rclone.directory.table import FileTable
+from medusa_copier.rclone.errors import RcloneError
+from medusa_copier.rclone.names import all_as_logged
 
-_TABLE: Final = """
-CREATE TABLE files (
-    path BLOB PRIMARY KEY,
-    outcome INTEGER NOT NULL,
-    size INTEGER,
-    reason TEXT,
-    verified INTEGER NOT NULL DEFAULT 0,
-    seen INTEGER,
-    repaired INTEGER NOT NULL DEFAULT 0,
-    hash TEXT
-) WITHOUT ROWID;
-CREATE TABLE skipped (path BLOB PRIMARY KEY, reason TEXT) WITHOUT ROWID;
-CREATE TABLE logged (path BLOB NOT NULL, outcome INTEGER NOT NULL, size INTEGER, reason TEXT, hash TEXT);
-CREATE TABLE alike (logged BLOB NOT NULL, path BLOB NOT NULL, PRIMARY KEY (logged, path)) WITHOUT ROWID;
-"""
-"""``logged`` has what the log said of names in which it replaced bytes, ``alike`` the files that it may have meant."""
-_EXPECTED: Final = "CREATE TABLE IF NOT EXISTS expected (path BLOB PRIMARY KEY, size INTEGER NOT NULL) WITHOUT ROWID"
-_ALL: Final = "TRUE"
-_ARRIVED: Final = "outcome IN (1, 2)"
-_SIZE: Final = "coalesce(seen, CASE outcome WHEN 2 THEN files.size END)"
-_UNLIKE: Final = f"'the target has ' || {_SIZE} || ' bytes, but the source had ' || expected.size || ' before the copy'"
-_IS_UNLIKE: Final = f"{_ARRIVED} AND expected.size >= 0 AND {_SIZE} >= 0 AND {_SIZE} <> expected.size"
-_NOTE_SAME: Final = "UPDATE files SET verified = 1, hash = coalesce(nullif(?, ''), hash) WHERE path = ?"
-_NOTE: Final = """
-INSERT INTO files (path, outcome, size, reason) VALUES (?, ?, ?, ?) ON CONFLICT (path) DO UPDATE
-SET outcome = max(outcome, excluded.outcome),
-    size = coalesce(excluded.size, size),
-    reason = coalesce(reason, excluded.reason)
-"""
+ROWS_AT_ONCE: Final = 10_000
+TABLES: Final = table.TABLES + skipped.TABLE
+
+OUTCOMES: Final = {
+    "=": FileOutcome.UNCHANGED,
+    "+": FileOutcome.PENDING,
+    "*": FileOutcome.PENDING,
+    "!": FileOutcome.FAILED,
+}
+"""What the marks of ``--combined`` say before anything is copied; ``-`` is a file of the target alone."""
 
 
-_SAME: Final = -1
-_DIFFERS: Final = -2
-"""Outcomes in ``logged`` of files that were compared."""
-
-ALIKE: Final = "its name is not UTF-8, and rclone's log does not tell it from another file's"
-"""Why a file failed that may have arrived."""
-
-
-class FileOutcome(IntEnum):
-    """What became of a file. The larger one wins."""
-
-    PENDING = 0
-    """To be copied, or something was said about it."""
-    UNCHANGED = 1
-    COPIED = 2
-    FAILED = 3
-
-
-class Note(NamedTuple):
-    """Something that rclone said of a file. ``path`` is in rclone's spelling; bytes that are not UTF-8 are lone
-    surrogates."""
-
-    path: str
-    outcome: FileOutcome
-    size: int | None = None
-    reason: str | None = None
-
-
-class Row(NamedTuple):
-    """A file at the end. ``size`` and ``hash`` are None where they aren't known."""
-
-    path: str
-    outcome: FileOutcome
-    size: int | None
-    reason: str | None
-    hash: str | None
-
-
-@contextmanager
-def in_run_directory(what: str) -> Iterator[None]:
-    """For a block that keeps ``what`` in the run directory: raises MachineTrouble when it can't, as on a full disk."""
-    try:
-        yield
-    except (OSError, sqlite3.OperationalError) as error:
-        raise MachineTrouble(f"{what} can't be kept in the run directory: {error}") from error
-    except sqlite3.Error as error:
-        raise RcloneError(f"{what} can't be kept in the run directory: {error}") from error
-
-
-class Skipped(NamedTuple):
-    """Something at the source that is no file to copy."""
-
-    path: str
-    reason: str
-
-
-kept = partial(in_run_directory, "the account of the files")
+class _Sums(NamedTuple):
+    unchanged: Tally = Tally()
+    to_copy: Tally = Tally()
+    arrived: Tally = Tally()
+    verified: Tally = Tally()
+    distinct: Tally = Tally()
+    """Those that are known to be listed once."""
+    bytes: int = 0
 
 
 class Ledger:
-    """``with Ledger(directory) as ledger``: a file in ``directory`` that has no name, and is gone with the process."""
+    """``with Ledger(directory) as ledger``: in files in ``directory`` without names, which are gone with the process.
 
-    hash_kind: str | None = None
-    """Which checksum the hashes are."""
+    ``table`` has the rows of all files, made when they are asked for; ``skipped`` what is no file to copy.
+    ``hash_kind`` is the type of the hashes, if any are known.
+    """
 
     def __init__(self, directory: Path | None) -> None:
-        self._directory = directory
-        self._resources = ExitStack()
-        self._at_work = threading.RLock()
-        self._closing = False
-        self._has_logged = False
-        self._bytes_alike = 0
-        """How many bytes were copied of which it isn't known which file has them."""
+        with ExitStack() as unless_done:
+            self._database = Database(directory, TABLES)
+            unless_done.callback(self._database.close)
+            with self._database.kept():
+                spools = [unless_done.enter_context(closing(Spool(directory))) for _ in range(5)]
+            self._listed, self._copied, self._same, self._at_source, self._expected = spools
+            self._resources = unless_done.pop_all()
+        self.table = FileTable(self._database, self._load_all)
+        self.skipped = SkippedFiles(self._database)
+        self.hash_kind: str | None = None
+        self._sums = _Sums()
+        self._of_source = Tally()
+        self._expects = False
+        self._is_cut_off = False
 
     def __enter__(self) -> Self:
-        with kept(), ExitStack() as unless_done:
-            unless_done.push(self._resources)
-            self._open()
-            unless_done.pop_all()
         return self
-
-    def _open(self) -> None:
-        if self._directory:
-            self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=self._directory, prefix="copy-") as file:
-            self._database = sqlite3.connect(file.name, isolation_level=None, check_same_thread=False)
-            self._resources.callback(self._database.close)
-            self._database.executescript(f"PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; {_TABLE}")
-            self._database.create_function("as_logged", 1, lambda path: _stored(as_logged(_path(path))))
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._closing = True
-        self._database.interrupt()  # a thread may be at work for a copy that was cancelled
-        with self._at_work:
-            self._resources.close()
+        self._database.close()  # first: a thread may be reading the spools
+        self._resources.close()
 
-    def note(self, notes: Iterable[Note]) -> None:
-        """Take down what was said. The first reason of a file stays."""
-        self._many(_NOTE, ((_stored(path), *rest) for path, *rest in notes))
+    def note_at_source(self, paths: Sequence[str]) -> None:
+        """Take down the paths of files at the source before the copy begins, by another way than the copy's."""
+        with self._database.kept():
+            self._at_source.put(paths)
+        self._of_source = self._of_source.plus(all_as_logged(paths))
 
-    def note_logged(self, notes: Iterable[Note], *, comparing: bool = False) -> None:
-        """Take down what the log said, which has U+FFFD where a name has another byte than those of UTF-8.
+    def left_out(self) -> Iterator[str]:
+        """Those of them that are none of the files."""
+        if self._is_plain() and self._sums.unchanged.plus_all(self._sums.arrived) == self._of_source:
+            return
+        for paths in self._at_source.batches():
+            yield from (path for path in paths if not self.table.has(path))
 
-        ``comparing`` says that it is about files that have arrived.
-        """
-        notes = list(notes)
-        self.note(note for note in notes if REPLACEMENT not in note.path)
-        unclear = [note for note in notes if REPLACEMENT in note.path]
-        self._keep_logged(
-            (path, _DIFFERS if comparing else outcome, size, reason, None) for path, outcome, size, reason in unclear
-        )
+    def alike(self) -> list[list[str]]:
+        """The files whose names a storage may take for one, in groups."""
+        if self._is_plain():
+            return alike.groups(self._listed.count, self._listed_paths)
+        return alike.groups(self.table.count_all(), self._batches)
+
+    def _batches(self) -> Iterator[list[str]]:
+        paths = self.table.paths()
+        while batch := list(islice(paths, ROWS_AT_ONCE)):
+            yield batch
+
+    def has_more_than_at_source(self) -> bool:
+        """Whether some of the files are none of them."""
+        left_out = sum(1 for _ in self.left_out())
+        return self.table.count_all() > self._of_source.names - left_out
 
     def note_expected(self, sizes: Iterable[tuple[int, str]]) -> None:
         """Take down (size at the source, path) before anything is copied; -1 for an unknown size."""
-        with kept(), self._at_work:
-            self._database.execute(_EXPECTED)  # most copies need none
-        rows = ((size, _stored(path)) for size, path in sizes)
-        self._many("INSERT OR REPLACE INTO expected (size, path) VALUES (?, ?)", rows)
-
-    def note_seen(self, sizes: Iterable[tuple[int, str]]) -> None:
-        """Take down (size at the target, path) of files that are here already; -1 for an unknown size."""
-        self._before_rows()
-        self._many("UPDATE files SET seen = ? WHERE path = ?", ((size, _stored(path)) for size, path in sizes))
-
-    def forget_seen(self) -> None:
-        """Before the target is looked at."""
-        self._change("UPDATE files SET seen = NULL")
-
-    def fail_unlike_seen(self) -> None:
-        """After the target was looked at: what wasn't seen there, or isn't as large as what was copied, has failed.
-
-        The sizes are those at the target then.
-        """
-        self._change(
-            "UPDATE files SET outcome = 3, reason = 'it is not at the target any more'"
-            " WHERE outcome IN (1, 2) AND seen IS NULL"
-        )
-        self._change(
-            "UPDATE files SET outcome = 3,"
-            " reason = 'the target has ' || seen || ' bytes, but ' || size || ' were copied'"
-            " WHERE outcome = 2 AND size > 0 AND seen >= 0 AND seen <> size"
-        )
-        self._change("UPDATE files SET size = nullif(seen, -1) WHERE outcome IN (1, 2)")
-        self._bytes_alike = 0
-
-    def note_hashes(self, hashes: Iterable[tuple[str, str]]) -> None:
-        """Take down (hash, path) of files that are here already."""
-        self._before_rows()
-        self._many("UPDATE files SET hash = ? WHERE path = ?", ((value, _stored(path)) for value, path in hashes))
-
-    def note_skipped(self, skipped: Iterable[Skipped]) -> None:
-        """Take down what is no file to copy, by the names that the log has."""
-        if rows := [(_stored(path), reason) for path, reason in skipped]:
-            self._many("INSERT OR IGNORE INTO skipped VALUES (?, ?)", rows)
-
-    def look_at_skipped(self, look: Callable[[Skipped], Iterable[Skipped]]) -> None:
-        """Put in place of each thing that was skipped what ``look`` finds instead."""
-        with kept(), self._at_work:
-            rows = self._database.execute("SELECT path, reason FROM skipped").fetchall()
-            self._database.execute("DELETE FROM skipped")
-        for path, reason in rows:
-            self.note_skipped(look(Skipped(_path(path), reason)))
-
-    def begin_again(self) -> None:
-        """Before another attempt: what failed may yet come right."""
-        self._change("UPDATE files SET outcome = 0, reason = NULL WHERE outcome IN (0, 3)")
-
-    def begin_pending_again(self) -> None:
-        """Before another attempt at the files that are to be copied once more; what has failed before stays so."""
-        self._change("UPDATE files SET reason = NULL WHERE outcome = 0")
-
-    def fail_pending(self, reason: str) -> None:
-        """At the end: what isn't known to have arrived has not. ``reason`` is for files without one."""
-        self._change("UPDATE files SET outcome = 3, reason = coalesce(reason, ?) WHERE outcome IN (0, 3)", reason)
-
-    def cut_off(self) -> None:
-        """The copy ends before its end: a file that hasn't arrived has failed only if there is a reason."""
-        self._change("UPDATE files SET outcome = 3 WHERE outcome = 0 AND reason IS NOT NULL")
-
-    def forget_reasons(self) -> None:
-        """Before the files that arrived are compared."""
-        self._change("UPDATE files SET reason = NULL, verified = 0 WHERE outcome IN (1, 2)")
-
-    def forget_reasons_of_unverified(self) -> None:
-        """Before those files that arrived and weren't found the same yet are compared again."""
-        self._change("UPDATE files SET reason = NULL WHERE outcome IN (1, 2) AND NOT verified")
-
-    def fail_unverified(self, reason: str) -> None:
-        """What arrived but was not found the same has failed."""
-        self._change(
-            "UPDATE files SET outcome = 3, reason = coalesce(reason, ?) WHERE outcome IN (1, 2) AND NOT verified",
-            reason,
-        )
-
-    def fail_unverified_unchanged(self, reason: str) -> None:
-        """What was there already but was not found the same has failed."""
-        self._change(
-            "UPDATE files SET outcome = 3, reason = coalesce(reason, ?) WHERE outcome = 1 AND NOT verified", reason
-        )
-
-    def count(self, outcome: FileOutcome) -> int:
-        """How many files have this outcome."""
-        return self._number("count(*)", "outcome = ?", outcome)
-
-    def has(self, path: str) -> bool:
-        """Whether this is one of the files."""
-        return bool(self._execute("SELECT 1 FROM files WHERE path = ?", _stored(path)).fetchone())
-
-    def has_arrived(self, path: str) -> bool:
-        """Whether this is one of the files that are at the target."""
-        return bool(self._execute(f"SELECT 1 FROM files WHERE path = ? AND {_ARRIVED}", _stored(path)).fetchone())  # noqa: S608 - from above
-
-    def count_skipped(self) -> int:
-        """How many things at the source are no files to copy."""
-        with kept(), self._at_work:
-            return int(self._database.execute("SELECT count(*) FROM skipped").fetchone()[0])
-
-    def first_skipped(self, limit: int) -> list[Skipped]:
-        """The first of them, by name."""
-        with kept(), self._at_work:
-            rows = self._database.execute("SELECT path, reason FROM skipped ORDER BY path LIMIT ?", (limit,)).fetchall()
-        return [Skipped(_path(path), reason) for path, reason in rows]
-
-    def count_repaired(self) -> int:
-        """How many files were copied once more because their content differed, and are the same now."""
-        return self._number("count(*)", "repaired AND verified AND outcome = 2")
-
-    def first_repaired(self, limit: int) -> list[Row]:
-        """The first of them, by name."""
-        return list(self._rows("WHERE repaired AND verified AND outcome = 2 ORDER BY path LIMIT ?", limit))
-
-    def count_bytes(self, outcome: FileOutcome) -> int:
-        """How many bytes they have, as far as their sizes are known."""
-        known = self._number("coalesce(sum(size), 0)", "outcome = ?", outcome)
-        return known + (self._bytes_alike if outcome is FileOutcome.COPIED else 0)
-
-    def count_arrived(self) -> int:
-        """How many files are at the target."""
-        return self._number("count(*)", "outcome IN (1, 2)")
-
-    def count_verified(self) -> int:
-        """How many files were compared and found the same."""
-        return self._number("count(*)", "verified AND outcome IN (1, 2)")
-
-    def count_unhashed(self) -> int:
-        """How many files arrived of which no hash is known."""
-        return self._number("count(*)", "outcome IN (1, 2) AND hash IS NULL")
-
-    def first_failed(self, limit: int) -> list[Row]:
-        """The first files that failed, by name."""
-        return list(self._rows("WHERE outcome = 3 ORDER BY path LIMIT ?", limit))
-
-    def reasons(self, *, of_failed: bool) -> Iterator[str]:
-        """Each reason that a file has, once; with or without those that have failed."""
-        query = "SELECT DISTINCT reason FROM files WHERE reason IS NOT NULL AND outcome <= ?"
-        for (reason,) in self._execute(query, 3 if of_failed else 2):
-            yield reason
+        self._expects = True
+        with self._database.kept():
+            self._expected.put([f"{size} {path}" for size, path in sizes])
 
     def fail_unlike_expected(self) -> None:
         """What isn't as large as the source was before the copy has failed. Its size is the one seen at the target, or
         else the one that was copied."""
-        self._change(_EXPECTED)
-        self._change(
-            f"UPDATE files SET outcome = 3, reason = {_UNLIKE} FROM expected"  # noqa: S608 - both are from above
-            f" WHERE expected.path = files.path AND {_IS_UNLIKE}"
-        )
+        if not self._is_as_expected():
+            self._load_expected()
+            self.table.fail_unlike_expected()
 
     def unlike_expected(self) -> Iterator[str]:
         """The paths of those files."""
-        self._change(_EXPECTED)
-        unlike = f"SELECT path FROM expected JOIN files USING (path) WHERE {_IS_UNLIKE}"  # noqa: S608 - from above
-        return self._paths(f"path IN ({unlike})")
+        if self._is_as_expected():
+            return iter(())
+        self._load_expected()
+        return self.table.unlike_expected()
 
-    def arrived(self) -> Iterator[str]:
-        """The paths of the files that are at the target."""
-        return self._paths("outcome IN (1, 2)")
+    def _is_as_expected(self) -> bool:
+        """Whether it is sure that all that was copied has the size that was expected."""
+        if not self._expects or not self._is_plain():
+            return not self._expects
+        with self._database.kept():
+            expected = self._expected
+            return are_among(expected.count, self._copied.batches, lambda: map(all_as_logged, expected.batches()))
 
-    def unchanged(self) -> Iterator[str]:
-        """The paths of the files that were at the target already."""
-        return self._paths("outcome = 1")
+    def _load_expected(self) -> None:
+        with self._database.kept(), self._database.turn:
+            for lines in self._loaded(self._expected):
+                sizes = (line.partition(" ") for line in lines)
+                self.table.note_expected((int(size), path) for size, _, path in sizes)
+            self._expected.clear()
 
-    def unhashed(self) -> Iterator[str]:
-        """The paths of the files that arrived of which no hash is known."""
-        return self._paths("outcome IN (1, 2) AND hash IS NULL")
+    def note_listed(self, lines: Sequence[str]) -> None:
+        """Take down lines of ``--combined``: a mark, a space, a path."""
+        lines = [line for line in lines if line[:1] in OUTCOMES]
+        with self._database.kept():
+            self._listed.put(lines)
+        unchanged = self._sums.unchanged.plus(all_as_logged([line[2:] for line in lines if line[0] == "="]))
+        to_copy = self._sums.to_copy.plus(all_as_logged([line[2:] for line in lines if line[0] in "+*"]))
+        self._sums = self._sums._replace(unchanged=unchanged, to_copy=to_copy)
+
+    def note_copied(self, sizes: Sequence[str], paths: Sequence[str]) -> None:
+        """Take down what was copied, by the names that the log has."""
+        self._put(self._copied, sizes, paths)
+        arrived, size_bytes = self._sums.arrived.plus(paths), self._sums.bytes + sum(map(int, sizes))
+        self._sums = self._sums._replace(arrived=arrived, bytes=size_bytes)
+
+    def note_same(self, paths: Sequence[str], hashes: Sequence[str] = ()) -> None:
+        """Take down the paths whose source and target are the same. With their hash they are as the log has them."""
+        self._put(self._same, hashes or [""] * len(paths), paths)
+        self._sums = self._sums._replace(verified=self._sums.verified.plus(all_as_logged(paths)))
+
+    def _put(self, spool: Spool, values: Sequence[str], paths: Sequence[str]) -> None:
+        with self._database.kept():
+            spool.put([f"{value} {path}" for value, path in zip(values, paths, strict=True)])
+
+    def fail_pending(self, reason: str) -> None:
+        """At the end: what isn't known to have arrived has not. ``reason`` is for files without one."""
+        if not self._is_plain():
+            self.table.fail_pending(reason)
+
+    def cut_off(self) -> None:
+        """The copy ends before its end: a file that hasn't arrived has failed only if there is a reason."""
+        self._is_cut_off = True
+        if not self._is_plain():
+            self.table.cut_off()
+
+    def forget_reasons(self) -> None:
+        """Before the files that arrived are compared."""
+        if not self._is_plain() or self._sums.verified.names:
+            self.table.forget_reasons()
+
+    def fail_unverified(self, reason: str) -> None:
+        """What arrived but was not found the same has failed."""
+        if not self._is_verified():
+            self.table.fail_unverified(reason)
 
     def differing(self) -> Iterator[str]:
         """The paths that arrived, as was thought, but were not found the same."""
-        return self._paths("outcome IN (1, 2) AND NOT verified AND reason IS NOT NULL")
+        return iter(()) if self._is_plain() else self.table.differing()
 
-    def begin_differing(self) -> None:
-        """Before the files that differ are copied once more."""
-        self._change(
-            "UPDATE files SET outcome = 0, reason = NULL, repaired = 1"
-            " WHERE outcome IN (1, 2) AND NOT verified AND reason IS NOT NULL"
-        )
+    def count_repaired(self) -> int:
+        """How many files were copied once more because their content differed, and are the same now."""
+        return 0 if self._is_plain() else self.table.count_repaired()
 
-    def forget_hashes(self) -> None:
-        """Before hashes of another kind are taken down."""
-        self._change("UPDATE files SET hash = NULL")
+    def first_repaired(self, limit: int) -> list[Row]:
+        """The first of them, by name."""
+        return [] if self._is_plain() else self.table.first_repaired(limit)
 
-    def rows(self) -> Iterator[Row]:
-        """All files, by name."""
-        return self._rows("ORDER BY path")
+    def count(self, outcome: FileOutcome) -> int:
+        """How many files have this outcome."""
+        if not self._is_plain():
+            return self.table.count(outcome)
+        counted = {FileOutcome.UNCHANGED: self._sums.unchanged, FileOutcome.COPIED: self._sums.arrived}
+        return counted.get(outcome, Tally()).names
 
-    def _before_rows(self) -> None:
-        """Called before rows are looked at or changed, other than by ``note``."""
-        if self._has_logged:
-            self._has_logged = False
-            with kept(), self._at_work:
-                self._settle_logged()
+    def count_bytes(self, outcome: FileOutcome) -> int:
+        """How many bytes they have, as far as their sizes are known."""
+        if not self._is_plain():
+            return self.table.count_bytes(outcome)
+        return self._sums.bytes if outcome is FileOutcome.COPIED else 0
 
-    def _note_same(self, same: Iterable[tuple[str, str]]) -> None:
-        """Take down (hash, path) of files whose source and target are the same. With a hash it is what the log said;
-        "" is for a hash that isn't known."""
-        same = list(same)
-        unclear = [(value, path) for value, path in same if value and REPLACEMENT in path]
-        clear = [(value, path) for value, path in same if not (value and REPLACEMENT in path)] if unclear else same
-        self._many(_NOTE_SAME, ((value, _stored(path)) for value, path in clear))
-        self._keep_logged((path, _SAME, None, None, value) for value, path in unclear)
+    def count_arrived(self) -> int:
+        """How many files are at the target."""
+        return self._sums.unchanged.names + self._sums.arrived.names if self._is_plain() else self.table.count_arrived()
 
-    def _keep_logged(self, rows: Iterable[tuple[str, int, int | None, str | None, str | None]]) -> None:
-        if stored := [(_stored(path), *rest) for path, *rest in rows]:
-            self._has_logged = True
-            self._many("INSERT INTO logged VALUES (?, ?, ?, ?, ?)", stored)
+    def count_verified(self) -> int:
+        """How many files were compared and found the same."""
+        is_known = self._is_verified() or (self._is_plain() and self._is_cut_off and self._is_part(self._same))
+        return self._sums.verified.names if is_known else self.table.count_verified()
 
-    def _settle_logged(self) -> None:
-        """Find the files that the log meant: all that are alike, where it said the same of as many.
+    def first_failed(self, limit: int) -> list[Row]:
+        """The first files that failed, by name."""
+        return [] if self._is_plain() else self.table.first_failed(limit)
 
-        Otherwise nobody knows which of them it meant, and none has arrived or is the same.
-        """
-        self._database.execute(
-            "INSERT INTO alike SELECT as_logged(path), path FROM files"
-            " WHERE as_logged(path) IN (SELECT path FROM logged)"
-        )
-        for (name,) in self._database.execute("SELECT DISTINCT path FROM logged").fetchall():
-            self._settle(name)
-        self._database.execute("DELETE FROM logged")
-        self._database.execute("DELETE FROM alike")
+    def _is_plain(self) -> bool:
+        """Whether the numbers tell all: all files have arrived, and each is counted once."""
+        if self.table.is_used or self._database.error or not self._is_distinct():
+            return False
+        return self._sums.arrived == self._sums.to_copy or (self._is_cut_off and self._is_part(self._copied, "+*"))
 
-    def _settle(self, name: bytes) -> None:
-        said = self._database.execute(
-            "SELECT outcome, size, reason, hash FROM logged WHERE path = ?", (name,)
-        ).fetchall()
-        problems = [(outcome, reason) for outcome, _, reason, _ in said if reason is not None]
-        if not self._alike(name, _ALL):  # such as a directory that can't be read
-            self._database.executemany(_NOTE, [(name, max(outcome, 0), None, reason) for outcome, reason in problems])
-        sizes = [size for outcome, size, _, _ in said if outcome == FileOutcome.COPIED]
-        pending = self._alike(name, "outcome = 0")
-        if len(sizes) == len(pending):
-            size = sizes[0] if len({*sizes}) == 1 else None
-            self._bytes_alike += sum(size or 0 for size in sizes) if size is None else 0
-            self._database.executemany(_NOTE, [(path, FileOutcome.COPIED, size, None) for path in pending])
-        elif sizes:
-            self._database.executemany(_NOTE, [(path, FileOutcome.PENDING, None, ALIKE) for path in pending])
-        hashes = [value for outcome, _, _, value in said if outcome == _SAME]
-        arrived = self._alike(name, _ARRIVED)
-        if len(hashes) == len(arrived):
-            one = hashes[0] if len(hashes) == 1 else ""
-            self._database.executemany(_NOTE_SAME, [(one, path) for path in arrived])
-        self._settle_problems(name, problems)
+    def _is_verified(self) -> bool:
+        return self._is_plain() and self._sums.verified == self._sums.unchanged.plus_all(self._sums.arrived)
 
-    def _settle_problems(self, name: bytes, problems: Iterable[tuple[int, str]]) -> None:
-        for outcome, reason in problems:
-            which = {_DIFFERS: f"{_ARRIVED} AND NOT verified", FileOutcome.FAILED: _ALL}.get(
-                outcome, "outcome IN (0, 3)"
-            )
-            notes = [(path, max(outcome, 0), None, reason) for path in self._alike(name, which)]
-            self._database.executemany(_NOTE, notes)
+    def _is_part(self, spool: Spool, marks: str = "+*=") -> bool:
+        """Whether a spool has some of the files that are listed with these marks, each once."""
 
-    def _alike(self, name: bytes, which: str) -> list[bytes]:
-        """The files that the log may mean by ``name``."""
-        query = f"SELECT path FROM alike JOIN files USING (path) WHERE logged = ? AND {which} ORDER BY path"  # noqa: S608 - which is from above
-        return [path for (path,) in self._database.execute(query, (name,))]
+        def names() -> Iterator[Sequence[str]]:
+            return (all_as_logged([line.partition(" ")[2] for line in lines]) for lines in spool.batches())
 
-    def _paths(self, condition: str) -> Iterator[str]:
-        query = f"SELECT path FROM files WHERE {condition} ORDER BY path"  # noqa: S608 - condition is from above
-        with kept():
-            for (path,) in self._execute(query):
-                yield _path(path)
+        def listed() -> Iterator[Sequence[str]]:
+            return (all_as_logged([line[2:] for line in lines if line[0] in marks]) for lines in self._listed.batches())
 
-    def _rows(self, rest: str, *values: int) -> Iterator[Row]:
-        query = f"SELECT path, outcome, size, reason, hash FROM files {rest}"  # noqa: S608 - rest is from above
-        with kept():
-            for path, outcome, *others in self._execute(query, *values):
-                yield Row(_path(path), FileOutcome(outcome), *others)
+        with self._database.kept():
+            return are_distinct(spool.count, names) and are_among(self._listed.count, names, listed)
 
-    def _number(self, what: str, condition: str, *values: int) -> int:
-        query = f"SELECT {what} FROM files WHERE {condition}"  # noqa: S608 - both are from above
-        with kept():
-            return int(self._execute(query, *values).fetchone()[0])
+    def _is_distinct(self) -> bool:
+        """Whether no file is listed twice."""
+        listed = self._sums.unchanged.plus_all(self._sums.to_copy)
+        if self._sums.distinct == listed and listed.names == self._listed.count:
+            return True
+        with self._database.kept():
+            if not are_distinct(self._listed.count, self._listed_paths):
+                return False
+        self._sums = self._sums._replace(distinct=listed)
+        return listed.names == self._listed.count
 
-    def _change(self, statement: str, *values: object) -> None:
-        with kept():
-            self._execute(statement, *values)
+    def _listed_paths(self) -> Iterator[list[str]]:
+        for lines in self._listed.batches():
+            yield [line[2:] for line in lines]
 
-    def _execute(self, statement: str, *values: object) -> sqlite3.Cursor:
-        self._before_rows()
-        with self._at_work:
-            return self._database.execute(statement, values)
+    def _load_all(self) -> None:
+        """Load the spools into the table, if there is anything in them."""
+        spools = (self._listed, self._copied, self._same)
+        if any(spool.count for spool in spools):
+            with self._database.kept(), self._database.turn:
+                self._load()
+                for spool in spools:
+                    spool.clear()
+                self._sums = _Sums()
 
-    def _many(self, statement: str, rows: Iterable[tuple[object, ...]]) -> None:
-        with kept(), self._at_work:
-            self._database.execute("BEGIN")
-            self._database.executemany(statement, rows)
-            self._database.execute("COMMIT")
+    def _load(self) -> None:
+        for lines in self._loaded(self._listed):
+            self.table.note(Note(line[2:], OUTCOMES[line[0]]) for line in lines)
+        for lines in self._loaded(self._copied):
+            copied = (line.partition(" ") for line in lines)
+            self.table.note_logged(Note(path, FileOutcome.COPIED, size=int(size)) for size, _, path in copied)
+        for lines in self._loaded(self._same):
+            self.table.note_same((value, path) for value, _, path in (line.partition(" ") for line in lines))
 
-
-def _stored(path: str) -> bytes:
-    return path.encode(errors="surrogateescape")
-
-
-def _path(stored: bytes) -> str:
-    return stored.decode(errors="surrogateescape")
+    def _loaded(self, spool: Spool) -> Iterator[list[str]]:
+        for lines in spool.batches():
+            if self._database.is_closing:
+                raise RcloneError("the copy was given up")
+            yield lines

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from medusa_copier.rclone.directory.lazy_ledger import LazyLedger
-from medusa_copier.rclone.directory.ledger import FileOutcome, Note, Skipped
+from medusa_copier.rclone.directory.ledger import Ledger
+from medusa_copier.rclone.directory.outcomes import FileOutcome, Note, Skipped
 from medusa_copier.rclone.errors import one_line
 from medusa_copier.rclone.partials import may_be_cut
 from medusa_copier.rclone.process.commands import Entry, Known, Outcome
@@ -52,7 +52,7 @@ def is_misplaced(entry: Entry) -> bool:
 class Reasons:
     """What the log of a copy says of its files. ``sees_source``: the source is listed by another way too."""
 
-    def __init__(self, ledger: LazyLedger, partial: str, *, sees_source: bool) -> None:
+    def __init__(self, ledger: Ledger, partial: str, *, sees_source: bool) -> None:
         self._ledger = ledger
         self._sees_source = sees_source
         self._partial = re.compile(rf"(.*)\.[0-9a-f]{{8}}{re.escape(partial)}", re.DOTALL)
@@ -74,10 +74,12 @@ class Reasons:
         known = [entry for entry in copied if entry.size >= 0]
         self._ledger.note_copied([str(entry.size) for entry in known], [entry.object for entry in known])
         unknown = [entry.object for entry in copied if entry.size < 0]
-        self._ledger.note_logged(Note(path, FileOutcome.COPIED) for path in unknown)
-        self._ledger.note_logged(note for entry in entries if entry.path and (note := self._note(entry, entry.path)))
+        self._ledger.table.note_logged(Note(path, FileOutcome.COPIED) for path in unknown)
+        self._ledger.table.note_logged(
+            note for entry in entries if entry.path and (note := self._note(entry, entry.path))
+        )
         skipped = ((entry.path, _SKIPPED.get(entry.message)) for entry in entries if entry.level == "notice")
-        self._ledger.note_skipped(Skipped(path, reason) for path, reason in skipped if path and reason)
+        self._ledger.skipped.note(Skipped(path, reason) for path, reason in skipped if path and reason)
 
     @property
     def known(self) -> Known:
@@ -106,7 +108,7 @@ class Reasons:
 class Hashes:
     """What the log of a check says of hashes that source and target share."""
 
-    def __init__(self, ledger: LazyLedger) -> None:
+    def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
 
     def take(self, entries: list[Entry]) -> None:

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from medusa_copier.contract.parameters import Overwrite, Verify
-from medusa_copier.rclone.directory.ledger import in_run_directory
-from medusa_copier.rclone.scratch import scratch_file
+from medusa_copier.rclone.scratch import in_run_directory, scratch_file
 
 MOST_AS_ARGUMENTS_BYTES: Final = 100_000
 """Linux refuses one argument of 131072 bytes, and about two million bytes of all together."""

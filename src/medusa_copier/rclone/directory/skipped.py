@@ -1,14 +1,48 @@
-"""What is in a directory of this machine, looked at without rclone. Everything here may wait for a disk."""
+"""What rclone skipped at the source, because it is no file to copy."""
 
 from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Final
 
-from medusa_copier.rclone.directory.ledger import Skipped
+from medusa_copier.rclone.directory.database import Database, path_of, stored
+from medusa_copier.rclone.directory.outcomes import Skipped
 from medusa_copier.rclone.names import REPLACEMENT, SPELLING, as_logged, spoken
+
+TABLE: Final = "CREATE TABLE skipped (path BLOB PRIMARY KEY, reason TEXT) WITHOUT ROWID;"
+
+
+class SkippedFiles:
+    """Keeps what was skipped, in a table of the ``database``."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def note(self, skipped: Iterable[Skipped]) -> None:
+        """Add what is no file to copy, by the names that the log has."""
+        if rows := [(stored(path), reason) for path, reason in skipped]:
+            self._database.execute_for_each("INSERT OR IGNORE INTO skipped VALUES (?, ?)", rows)
+
+    def replace(self, look: Callable[[Skipped], Iterable[Skipped]]) -> None:
+        """Replace each of them by what ``look`` finds instead."""
+        with self._database.kept(), self._database.turn:
+            rows = self._database.execute("SELECT path, reason FROM skipped").fetchall()
+            self._database.execute("DELETE FROM skipped")
+        for path, reason in rows:
+            self.note(look(Skipped(path_of(path), reason)))
+
+    def count(self) -> int:
+        """How many there are."""
+        return self._database.number("SELECT count(*) FROM skipped")
+
+    def first(self, limit: int) -> list[Skipped]:
+        """The first of them, by name."""
+        with self._database.kept():
+            rows = self._database.execute("SELECT path, reason FROM skipped ORDER BY path LIMIT ?", limit).fetchall()
+        return [Skipped(path_of(path), reason) for path, reason in rows]
 
 
 def at_source(directory: str, one: Skipped) -> list[Skipped]:

@@ -8,16 +8,18 @@ import json
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from medusa_copier.rclone.directory import log_parser, spool
-from medusa_copier.rclone.directory.lazy_ledger import OUTCOMES, LazyLedger
-from medusa_copier.rclone.directory.ledger import ALIKE, FileOutcome, Ledger, Note
+from medusa_copier.rclone.directory.database import Database
+from medusa_copier.rclone.directory.ledger import OUTCOMES, TABLES, Ledger
+from medusa_copier.rclone.directory.outcomes import ALIKE, FileOutcome, Note
 from medusa_copier.rclone.directory.spool import Spool, Tally, are_distinct
+from medusa_copier.rclone.directory.table import FileTable
 from medusa_copier.rclone.errors import RcloneError
 from medusa_copier.rclone.names import all_as_logged, as_logged, escaped
 from medusa_copier.rclone.process import commands
@@ -29,21 +31,34 @@ paths = st.sampled_from([*PATHS, *ODD_PATHS])
 logged_paths = paths.map(as_logged)
 
 
-class Eager(Ledger):
-    """What is said goes into rows at once."""
+class Eager:
+    """A ledger that makes rows of everything at once."""
+
+    def __init__(self, directory: Path | None) -> None:
+        self._database = Database(directory, TABLES)
+        self.table = FileTable(self._database)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._database.close()
 
     def note_listed(self, lines: Sequence[str]) -> None:
-        self.note(Note(line[2:], OUTCOMES[line[0]]) for line in lines if line[:1] in OUTCOMES)
+        self.table.note(Note(line[2:], OUTCOMES[line[0]]) for line in lines if line[:1] in OUTCOMES)
 
     def note_copied(self, sizes: Sequence[str], paths: Sequence[str]) -> None:
         copied = zip(sizes, paths, strict=True)
-        self.note_logged(Note(path, FileOutcome.COPIED, size=int(size)) for size, path in copied)
+        self.table.note_logged(Note(path, FileOutcome.COPIED, size=int(size)) for size, path in copied)
 
     def note_same(self, paths: Sequence[str], hashes: Sequence[str] = ()) -> None:
-        self._note_same(zip(hashes or [""] * len(paths), paths, strict=True))
+        self.table.note_same(zip(hashes or [""] * len(paths), paths, strict=True))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.table, name)
 
 
-Either = Eager | LazyLedger
+Either = Eager | Ledger
 Step = Callable[[Either], object]
 
 
@@ -60,12 +75,12 @@ def account(ledger: Either) -> dict[str, Any]:
 
 def rows(ledger: Either) -> list[object]:
     """The rows, which the lazy one makes now. The hash of a file that failed is nobody's business."""
-    found = [row if row.outcome < FileOutcome.FAILED else row._replace(hash=None) for row in ledger.rows()]
-    has = [ledger.has(path) for path in [*PATHS, *ODD_PATHS]]
-    return [*found, *has, ledger.count_unhashed(), *sorted(ledger.reasons(of_failed=True))]
+    found = [row if row.outcome < FileOutcome.FAILED else row._replace(hash=None) for row in ledger.table.rows()]
+    has = [ledger.table.has(path) for path in [*PATHS, *ODD_PATHS]]
+    return [*found, *has, ledger.table.count_unhashed(), *sorted(ledger.table.reasons(of_failed=True))]
 
 
-def rows_made(ledger: Ledger) -> int:
+def rows_made(ledger: Either) -> int:
     return int(ledger._database.execute("SELECT count(*) FROM files").fetchone()[0])
 
 
@@ -86,11 +101,11 @@ def expected(sizes: dict[str, int]) -> Step:
 
 
 def problem(path: str, reason: str) -> Step:
-    return lambda ledger: ledger.note_logged([Note(path, FileOutcome.PENDING, reason=reason)])
+    return lambda ledger: ledger.table.note_logged([Note(path, FileOutcome.PENDING, reason=reason)])
 
 
 def differs(path: str, reason: str) -> Step:
-    return lambda ledger: ledger.note_logged([Note(path, FileOutcome.PENDING, reason=reason)], comparing=True)
+    return lambda ledger: ledger.table.note_logged([Note(path, FileOutcome.PENDING, reason=reason)], comparing=True)
 
 
 def repair(*steps: Callable[[str], Step]) -> Step:
@@ -98,7 +113,7 @@ def repair(*steps: Callable[[str], Step]) -> Step:
 
     def run(ledger: Either) -> list[str]:
         if differing := list(ledger.differing()):
-            ledger.begin_differing()
+            ledger.table.begin_differing()
             noted(ledger, *(step(path) for step in steps for path in differing))
         return differing
 
@@ -148,7 +163,7 @@ def copying(draw: st.DrawFn) -> list[Step]:
 def flows(draw: st.DrawFn) -> list[Step]:
     """What the action does: some attempts to copy, some to compare, perhaps a repair. It looks in between, or not."""
     attempts = range(draw(st.integers(1, 2)))
-    stages: list[list[Step]] = [[lambda ledger: ledger.begin_again(), *draw(copying())] for _ in attempts]
+    stages: list[list[Step]] = [[lambda ledger: ledger.table.begin_again(), *draw(copying())] for _ in attempts]
     stages.append([lambda ledger: ledger.fail_pending("nothing was said")])
     if draw(st.booleans()):
         stages.insert(0, [expected(draw(st.dictionaries(paths, st.integers(-1, 9))))])
@@ -162,7 +177,9 @@ def flows(draw: st.DrawFn) -> list[Step]:
         stages.append([lambda ledger: ledger.fail_pending("it appeared")])
         stages.append([lambda ledger: ledger.fail_unverified("not the same")])
     if draw(st.booleans()):
-        stages.append([lambda ledger: ledger.forget_hashes(), lambda ledger: ledger.note_seen([(3, "a"), (4, "b/c")])])
+        stages.append(
+            [lambda ledger: ledger.table.forget_hashes(), lambda ledger: ledger.table.note_seen([(3, "a"), (4, "b/c")])]
+        )
     if draw(st.booleans()):
         stages[draw(st.integers(1, len(stages))) :] = [[lambda ledger: ledger.cut_off()]]
     return [step for stage in stages for step in ([*stage, account] if draw(st.booleans()) else stage)]
@@ -170,7 +187,7 @@ def flows(draw: st.DrawFn) -> list[Step]:
 
 @given(flows())
 def test_the_account_is_the_same_as_with_rows_at_once(steps: list[Step]) -> None:
-    with Eager(None) as eager, LazyLedger(None) as lazy:
+    with Eager(None) as eager, Ledger(None) as lazy:
         for step in steps:
             assert step(lazy) == step(eager)
         assert account(lazy) == account(eager)
@@ -182,7 +199,7 @@ ORDINARY = [listed("=", "a"), listed("+", "b/c"), copied("b/c", 3), listed("*", 
 
 
 def test_when_all_is_well_no_row_is_made() -> None:
-    with LazyLedger(None) as ledger:
+    with Ledger(None) as ledger:
         noted(ledger, *ORDINARY)
         ledger.fail_pending("nothing was said")
         ledger.forget_reasons()
@@ -199,7 +216,7 @@ def test_when_all_is_well_no_row_is_made() -> None:
         }
         assert list(ledger.differing()) == []
         assert rows_made(ledger) == 0
-        assert [row.path for row in ledger.rows()] == ["a", "b/c", "d e"]
+        assert [row.path for row in ledger.table.rows()] == ["a", "b/c", "d e"]
         assert rows_made(ledger) == 3
 
 
@@ -217,7 +234,7 @@ def test_when_all_is_well_no_row_is_made() -> None:
     ],
 )
 def test_anything_out_of_the_ordinary_makes_rows(odd: Step) -> None:
-    with Eager(None) as eager, LazyLedger(None) as lazy:
+    with Eager(None) as eager, Ledger(None) as lazy:
         for ledger in (lazy, eager):
             noted(ledger, *ORDINARY, odd)
             ledger.fail_pending("nothing was said")
@@ -227,7 +244,7 @@ def test_anything_out_of_the_ordinary_makes_rows(odd: Step) -> None:
 
 @pytest.mark.parametrize(("size", "unlike"), [(3, []), (5, ["b/c"]), (-1, [])])
 def test_sizes_that_are_as_expected_make_no_row(size: int, unlike: list[str]) -> None:
-    with LazyLedger(None) as ledger:
+    with Ledger(None) as ledger:
         noted(ledger, expected({"a": 9, "b/c": size, "d e": 4, "gone": 1}), *ORDINARY)
         ledger.fail_pending("nothing was said")
         assert list(ledger.unlike_expected()) == unlike
@@ -239,7 +256,7 @@ def test_sizes_that_are_as_expected_make_no_row(size: int, unlike: list[str]) ->
 
 @pytest.mark.parametrize("verified", [["a", "b/c"], ["a", "b/c", "b/c"], ["a", "b/c", "ü"], []])
 def test_as_many_files_the_same_are_not_yet_all_of_them(verified: list[str]) -> None:
-    with LazyLedger(None) as ledger:
+    with Ledger(None) as ledger:
         noted(ledger, *ORDINARY, *(same(path, "ab") for path in verified))
         ledger.fail_unverified("not the same")
         failed = sorted({"a", "b/c", "d e"} - set(verified))
@@ -260,11 +277,11 @@ def test_a_ledger_may_be_closed_while_a_thread_pours(monkeypatch: pytest.MonkeyP
 
     def pour() -> None:
         try:
-            list(ledger.rows())
+            list(ledger.table.rows())
         except RcloneError as error:
             errors.append(error)
 
-    with LazyLedger(None) as ledger:
+    with Ledger(None) as ledger:
         ledger.note_listed([f"+ {number}" for number in range(200_000)])
         monkeypatch.setattr(Spool, "batches", told)
         thread = threading.Thread(target=pour)
@@ -325,7 +342,7 @@ async def batches_of(*chunks: bytes) -> list[str]:
     return [batch async for batch in Chunks(*chunks).batches(ended)]
 
 
-def take_log(ledger: LazyLedger, batches: list[str], *, fast: bool) -> LazyLedger:
+def take_log(ledger: Ledger, batches: list[str], *, fast: bool) -> Ledger:
     """A copy and then a check: the log of both, by the same takers."""
     reasons, hashes = log_parser.Reasons(ledger, ".1234567.partial", sees_source=False), log_parser.Hashes(ledger)
     for taker in (reasons, hashes):
@@ -338,7 +355,7 @@ def take_log(ledger: LazyLedger, batches: list[str], *, fast: bool) -> LazyLedge
 async def test_lines_may_be_cut_anywhere() -> None:
     log = COPY_LOG + CHECK_LOG
     lists = [f"+ {path}" for path in ("a", 'q"\\', "new\nline", "ü\u2028", "b/c", "d e", "without time")]
-    with LazyLedger(None) as slow:
+    with Ledger(None) as slow:
         slow.note_listed(lists)
         take_log(slow, await batches_of(log), fast=False)
         expected, hash_kind = (account(slow), rows(slow)), slow.hash_kind
@@ -347,7 +364,7 @@ async def test_lines_may_be_cut_anywhere() -> None:
     for cut in range(len(log) + 1):
         batches = await batches_of(log[:cut], log[cut:])
         assert "".join(batches) == log.decode()
-        with LazyLedger(None) as ledger:
+        with Ledger(None) as ledger:
             ledger.note_listed(lists)
             take_log(ledger, batches, fast=True)
             assert (account(ledger), rows(ledger)) == expected
@@ -433,7 +450,7 @@ TWINS = [listed("+", "caf\udce9"), listed("+", "caf\udce8")]
 
 
 def test_names_that_the_log_shows_alike_have_arrived_when_it_shows_them_as_often() -> None:
-    with LazyLedger(None) as ledger:
+    with Ledger(None) as ledger:
         noted(ledger, *TWINS, copied("caf\ufffd", 3), copied("caf\ufffd", 4))
         ledger.fail_pending("nothing was said")
         assert ledger.count(FileOutcome.COPIED) == 2
@@ -444,7 +461,7 @@ def test_names_that_the_log_shows_alike_have_arrived_when_it_shows_them_as_often
 
 
 def test_names_that_the_log_shows_alike_have_failed_when_one_is_missing() -> None:
-    with LazyLedger(None) as ledger:
+    with Ledger(None) as ledger:
         noted(ledger, *TWINS, copied("caf\ufffd", 3))
         ledger.fail_pending("nothing was said")
         assert [(row.path, row.reason) for row in ledger.first_failed(10)] == [
@@ -454,7 +471,7 @@ def test_names_that_the_log_shows_alike_have_failed_when_one_is_missing() -> Non
 
 
 def test_one_of_the_names_that_the_log_shows_alike_is_known_to_have_failed() -> None:
-    with LazyLedger(None) as ledger:
+    with Ledger(None) as ledger:
         noted(ledger, *TWINS, copied("caf\ufffd", 3), listed("!", "caf\udce9"), problem("caf\ufffd", "it broke"))
         ledger.fail_pending("nothing was said")
         assert account(ledger)["counts"] == [0, 0, 1, 1]

@@ -1,0 +1,88 @@
+"""SQLite in a file without a name."""
+
+from __future__ import annotations
+
+import sqlite3
+import tempfile
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from medusa_copier.rclone.errors import RcloneError
+from medusa_copier.rclone.scratch import in_run_directory
+
+
+class Database:
+    """Tables in a file in ``directory`` that has no name, and is gone with the process. Threads take turns.
+
+    Raises MachineTrouble if the file can't be written; from then on every use raises the same error.
+    """
+
+    def __init__(self, directory: Path | None, tables: str) -> None:
+        self.turn = threading.RLock()
+        self.is_closing = False
+        self.error: RcloneError | None = None
+        with self.kept():
+            if directory:
+                directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile(dir=directory, prefix="copy-") as file:
+                self._connection = sqlite3.connect(file.name, isolation_level=None, check_same_thread=False)
+                try:
+                    self._connection.executescript(f"PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; {tables}")
+                except sqlite3.Error:
+                    self._connection.close()
+                    raise
+
+    def close(self) -> None:
+        """Close the file, also while a thread works for a copy that was cancelled: its statement is interrupted."""
+        if self.is_closing:
+            return
+        self.is_closing = True
+        self._connection.interrupt()
+        with self.turn:
+            self._connection.close()
+
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        """For a block that uses the directory: its errors become RcloneErrors, and end all later uses."""
+        if self.error:
+            raise self.error
+        try:
+            with in_run_directory("the account of the files"):
+                yield
+        except RcloneError as error:
+            self.error = error
+            raise
+
+    def define(self, name: str, function: Callable[[Any], Any]) -> None:
+        """Let statements call a ``function`` of one argument."""
+        self._connection.create_function(name, 1, function)
+
+    def execute(self, statement: str, *values: object) -> sqlite3.Cursor:
+        """Run a statement. Its rows are to be read within :meth:`kept`."""
+        with self.kept(), self.turn:
+            return self._connection.execute(statement, values)
+
+    def number(self, query: str, *values: object) -> int:
+        """The one number that a query results in."""
+        with self.kept():
+            return int(self.execute(query, *values).fetchone()[0])
+
+    def execute_for_each(self, statement: str, rows: Iterable[tuple[object, ...]]) -> None:
+        """Run a statement for each row, in one transaction."""
+        with self.kept(), self.turn:
+            self._connection.execute("BEGIN")
+            self._connection.executemany(statement, rows)
+            self._connection.execute("COMMIT")
+
+
+def stored(path: str) -> bytes:
+    """A path as tables hold it: its own bytes, also where they are not UTF-8."""
+    return path.encode(errors="surrogateescape")
+
+
+def path_of(value: bytes) -> str:
+    """The path that a table holds."""
+    return value.decode(errors="surrogateescape")
