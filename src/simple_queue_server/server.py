@@ -1,12 +1,11 @@
-"""The server: its lifecycle, from a configuration to an orderly stop, and the signals that control it."""
+"""The server: composes all parts of it, and handles the signals that control it."""
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import functools
 import signal
-from collections.abc import Callable, Collection, Coroutine, Hashable
+from collections.abc import Callable, Collection, Hashable
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any, Final
@@ -22,6 +21,7 @@ from simple_queue_server.concurrency import Strain, no_strain
 from simple_queue_server.events import Events
 from simple_queue_server.in_flight import InFlight
 from simple_queue_server.journal.store import Journal
+from simple_queue_server.lifecycle import Lifecycle
 from simple_queue_server.messages import CANCEL, Request
 from simple_queue_server.observers import Observer
 from simple_queue_server.parameters import Handler, ignoring_unknown
@@ -31,7 +31,6 @@ from simple_queue_server.records.recorder import Health
 from simple_queue_server.reload import Reloader, Source
 from simple_queue_server.runner import Runner
 from simple_queue_server.settings.sections import Settings
-from simple_queue_server.status import State
 from simple_queue_server.supervision import Supervision
 from simple_queue_server.system import event_loop, signals
 
@@ -92,12 +91,7 @@ class Server:
         )
         self._canceller = Canceller(self._broker, self._runner.in_flight)
         self._records: RecordingObserver | None = None
-        self._requests_left = settings.server.max_total_requests
-        self._interruptible: asyncio.Task[None] | None = None
-        self._stopping = False
-        self._halting = False
-        self._toggled = asyncio.Event()
-        self._fault: BaseException | None = None
+        self._lifecycle = Lifecycle(settings.server, self._broker, self._runner, self._supervision.enter)
         self._reloader: Reloader | None = None
 
     def action(
@@ -134,7 +128,7 @@ class Server:
     @property
     def is_halting(self) -> bool:
         """Whether it takes no more requests until told otherwise."""
-        return self._halting
+        return self._lifecycle.is_halting
 
     @property
     def max_in_flight(self) -> int:
@@ -180,16 +174,15 @@ class Server:
         with signals.handled(self._signal_handlers()):
             try:
                 async with self._supervision.reporting(), contextlib.AsyncExitStack() as resources:
-                    if await self._until_paused(self._open(resources, lifespan), "open"):
-                        self._supervision.enter(self._state)
+                    if await self._lifecycle.until_paused(self._open(resources, lifespan), "open"):
                         log.info("server_started", name=self._settings.server.name, actions=sorted(self._handlers))
-                        await self._serve_until_stopped()
+                        await self._lifecycle.run()
                         if self._reloader is not None:
                             await self._reloader.close()
             finally:
                 log.info("server_stopped")
-        if self._fault is not None:
-            raise self._fault
+        if self._lifecycle.fault is not None:
+            raise self._lifecycle.fault
 
     async def _open(
         self, resources: contextlib.AsyncExitStack, lifespan: AbstractAsyncContextManager[object] | None
@@ -203,7 +196,7 @@ class Server:
         await self._journal.open()
         await resources.enter_async_context(self.companions.running(self))
         resources.push_async_callback(self._broker.close)
-        resources.push_async_callback(self._abort_running)
+        resources.push_async_callback(self._lifecycle.close)
         self._runner.hold_as_many_as_slots()
         if self._records is not None:
             await self._records.wait_for_marks()
@@ -232,114 +225,38 @@ class Server:
         return {
             "in_flight": len(self._runner.tasks),
             "in_flight_limit": self._runner.limit,
-            "is_halted": self._halting,
-            "is_stopping": self._stopping,
+            "is_halted": self._lifecycle.is_halting,
+            "is_stopping": self._lifecycle.is_stopping,
             "queue_length": self._supervision.queue_length,
         }
 
-    async def _abort_running(self) -> None:
-        """Abort what is left, which is nothing unless an error or a cancellation led here."""
-        self.abort()
-        await self._finish_running()
-
     def stop(self) -> None:
         """Take no more requests; :meth:`serve` returns when those in flight are answered, or after the grace period."""
-        if not self._stopping:
-            self._stopping = True
-            asyncio.get_running_loop().call_later(self._settings.server.shutdown_grace_s, self.abort)
-        self._pause()
+        self._lifecycle.stop()
 
     def abort(self) -> None:
         """Stop immediately: requests in flight are cancelled and return to the broker, or stay in the journal."""
-        self._stopping = True
-        self._pause()
-        self._runner.abort()
+        self._lifecycle.abort()
 
     def toggle_halt(self) -> None:
         """Halt before the next request, like :meth:`stop` but without a time limit; when called again, resume."""
-        self._halting = not self._halting
-        log.warning("server_halting" if self._halting else "server_resumed")
-        self._pause()
-
-    def _pause(self) -> None:
-        self._supervision.enter(self._state)
-        self._toggled.set()
-        if self._interruptible is not None and not self._interruptible.cancelling():  # it may be cleaning up
-            self._interruptible.cancel()
-        self._runner.stop_waiting()
-
-    async def _serve_until_stopped(self) -> None:
-        while True:
-            await self._receive_until_paused()
-            if self._is_paused():
-                self._supervision.enter(self._state)
-                await self._broker.stop_receiving()
-                await self._finish_running()
-            if self._is_paused():
-                return
-
-    @property
-    def _state(self) -> State:
-        if self._stopping or self._requests_left == 0:
-            return "stopping"
-        return "halting" if self._halting else "running"
-
-    def _is_paused(self) -> bool:
-        return self._state != "running"
-
-    async def _receive_until_paused(self) -> None:
-        if not self._is_paused():
-            await self._until_paused(self._receive(), "receive")
-
-    async def _until_paused(self, work: Coroutine[Any, Any, None], name: str) -> bool:
-        """Run ``work`` unless a stop or a halt interrupts it; True if it completed."""
-        self._interruptible = asyncio.create_task(work, name=name)
-        try:
-            await asyncio.wait({self._interruptible})
-        except asyncio.CancelledError:
-            self._pause()
-            await asyncio.wait({self._interruptible})
-            raise
-        if self._interruptible.cancelled():
-            return False
-        self._interruptible.result()
-        return True
-
-    async def _receive(self) -> None:
-        await self._runner.adopt()
-        adopting = asyncio.create_task(self._runner.adopt_for_ever(), name="adopt journals")
-        try:
-            while self._requests_left is None or self._requests_left > 0:
-                await self._runner.receive()
-                self._requests_left = None if self._requests_left is None else self._requests_left - 1
-        finally:
-            adopting.cancel()
-
-    async def _finish_running(self) -> None:
-        """Wait until nothing is in flight, or until halting is toggled off."""
-        if self._runner.tasks:
-            log.info("server_finishing", requests=len(self._runner.tasks))
-        while self._runner.tasks and self._is_paused():
-            self._toggled.clear()
-            toggled = asyncio.create_task(self._toggled.wait(), name="wait for a toggle")
-            await asyncio.wait({*self._runner.tasks, toggled}, return_when=asyncio.FIRST_COMPLETED)
-            toggled.cancel()
+        self._lifecycle.toggle_halt()
 
     def _apply(self, settings: Settings) -> None:
         self._settings = settings
         self._runner.apply(settings)
+        self._lifecycle.shutdown_grace_s = settings.server.shutdown_grace_s
         logs.set_level(settings.log.level)
 
     def _on_fault(self, error: Exception) -> None:
-        self._fault = self._fault or error
-        self.stop()
+        self._lifecycle.fail(error)
 
     def _signal_handlers(self) -> dict[signal.Signals, Callable[[], None]]:
         stop = {number: functools.partial(self._on_stop_signal, number.name) for number in STOP_SIGNALS}
         return {**stop, signal.SIGUSR2: self.toggle_halt, signal.SIGHUP: self._on_hangup}
 
     def _on_stop_signal(self, name: str) -> None:
-        if self._stopping:
+        if self._lifecycle.is_stopping:
             log.warning("server_aborting", signal=name)
             self.abort()
         else:
@@ -347,7 +264,7 @@ class Server:
             self.stop()
 
     def _on_hangup(self) -> None:
-        if self._reloader is None or self._state != "running" or not self._supervision.is_up:
+        if self._reloader is None or self._lifecycle.state != "running" or not self._supervision.is_up:
             log.warning(
                 "sighup_ignored", reason="the service is starting or stopping, or can't load its settings again"
             )
