@@ -17,6 +17,6 @@ def test_a_large_directory_is_handed_on_in_parts(tmp_path: Path, monkeypatch: py
     for name in names:
         (tmp_path / name).touch()
     parts: list[list[str]] = []
-    assert not walk(str(tmp_path), parts.append)
+    assert not walk(str(tmp_path), parts.append).has_late
     assert sorted(path for part in parts for path in part) == sorted(name.replace("\n", "\u240a") for name in names)
     assert max(map(len, parts)) == 3

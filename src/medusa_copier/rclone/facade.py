@@ -21,7 +21,7 @@ from medusa_copier.rclone.partials import copy_id
 from medusa_copier.rclone.place_locks import PlaceLocks
 from medusa_copier.rclone.process.binary import find_binary
 from medusa_copier.rclone.process.commands import Commands
-from medusa_copier.rclone.process.environment import FlagValue, for_rclone
+from medusa_copier.rclone.process.environment import FlagValue, for_rclone, is_set
 from medusa_copier.rclone.process.flags import without_comparison
 from medusa_copier.rclone.quarantine import Quarantine
 from medusa_copier.rclone.rcd.client import Client, Item, Location, Place
@@ -175,6 +175,10 @@ class Rclone:
     def commands(self) -> Commands:
         """rclone's commands, each as a separate process, with the same configuration and flags."""
         return Commands(self.path, config=self._config, flags=self._flags, hand_on=self._hand_on)
+
+    def is_set(self, flag: str) -> bool:
+        """Whether the operator set this flag of rclone."""
+        return is_set(flag, self._flags)
 
     async def ready(self) -> None:
         """Wait until the resident rclone answers."""

@@ -6,7 +6,7 @@ import os
 import stat
 from collections.abc import Callable, Collection
 from contextlib import suppress
-from typing import Final
+from typing import Final, NamedTuple
 
 from medusa_copier.rclone.names import all_spelled
 from simple_queue_server.system.mounts import kernel_file_system
@@ -55,14 +55,22 @@ def why_not_written(target: os.stat_result) -> str | None:
     return None
 
 
-def walk(directory: str, take: Callable[[list[str]], object], *, but: Collection[str] = ()) -> bool:
+class Walked(NamedTuple):
+    """What was seen of the regular files below a directory."""
+
+    has_late: bool
+    """Whether one of them has a modification time that is too late for rclone."""
+    files: int
+    bytes: int
+
+
+def walk(directory: str, take: Callable[[list[str]], object], *, but: Collection[str] = ()) -> Walked:
     """Pass the paths of all regular files below ``directory``, in rclone's encoding, to ``take`` in batches; except
     below the directories in ``but``.
 
-    Returns whether one of them has a modification time that is too late for rclone. Takes about 3 µs per file and may
-    block on disk I/O. Directories that can't be listed are treated as empty.
+    Takes about 3 µs per file and may block on disk I/O. Directories that can't be listed are treated as empty.
     """
-    has_late = False
+    has_late, files, size_bytes = False, 0, 0
     tops = [""]
     while tops:
         names: list[str] = []
@@ -70,18 +78,20 @@ def walk(directory: str, take: Callable[[list[str]], object], *, but: Collection
             for entry in entries:
                 if entry.is_file(follow_symlinks=False):
                     names.append(top + entry.name)
-                    has_late = has_late or _is_late(entry)
+                    if status := _status(entry):
+                        has_late = has_late or status.st_mtime_ns > _LATEST_NS
+                        files, size_bytes = files + 1, size_bytes + status.st_size
                     if len(names) == NAMES_AT_ONCE:
                         take(all_spelled(names))
                         names = []
                 elif entry.is_dir(follow_symlinks=False) and not (but and top + entry.name in but):
                     tops.append(f"{top}{entry.name}/")
         take(all_spelled(names))
-    return has_late
+    return Walked(has_late, files, size_bytes)
 
 
-def _is_late(entry: os.DirEntry[str]) -> bool:
+def _status(entry: os.DirEntry[str]) -> os.stat_result | None:
     try:
-        return entry.stat(follow_symlinks=False).st_mtime_ns > _LATEST_NS
+        return entry.stat(follow_symlinks=False)
     except OSError:  # it vanished
-        return False
+        return None

@@ -5,9 +5,12 @@ compared.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal, TypeAlias
 
 from medusa_copier.rclone.local_hash import LocalPair
+
+StorageKind: TypeAlias = Literal["local", "bucket", "sftp", "webdav", "other"]
+"""What sort of storage one is, as far as that matters for how much to ask of it."""
 
 NO_TIMES_NS: Final = 100 * 365 * 24 * 3600 * 10**9
 """The precision that rclone reports for a storage without modification times."""

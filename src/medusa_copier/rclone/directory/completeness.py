@@ -56,6 +56,8 @@ class Completeness:
         self._ledger = ledger
         self._filters = filters
         self._top: str | None = None
+        self.mean_bytes: float | None = None
+        """The mean size of the files at the source, once it was seen on a local disk."""
         self._has_keys = False
         self._odd: list[str] = []
         self._late: list[str] = []
@@ -93,9 +95,10 @@ class Completeness:
     async def _begin_local(self, top: str) -> Sequence[str]:
         note = (lambda _: None) if self._filters else self._ledger.note_at_source
         self._made_up = await asyncio.to_thread(kernel_file_systems_below, Path(top))
-        has_late = await asyncio.to_thread(walk, top, note, but=self._made_up)
+        walked = await asyncio.to_thread(walk, top, note, but=self._made_up)
+        self.mean_bytes = walked.bytes / walked.files if walked.files else None
         filters = (*map(_without, self._made_up), *self._filters)
-        if has_late:  # rclone would replace their times by others
+        if walked.has_late:  # rclone would replace their times by others
             self._late = await self._listed(self._source, f"--max-age={TOO_LATE}", *filters)
             filters = (*filters, f"--min-age={TOO_LATE}")
         if self._filters:  # rclone alone knows which files match them

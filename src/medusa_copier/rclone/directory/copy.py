@@ -14,6 +14,7 @@ from medusa_copier.rclone.directory.completeness import SIZES, Completeness
 from medusa_copier.rclone.directory.ledger import Ledger
 from medusa_copier.rclone.directory.options import Choice
 from medusa_copier.rclone.directory.outcomes import FileOutcome, Note
+from medusa_copier.rclone.directory.transfers import transfers
 from medusa_copier.rclone.errors import MachineTrouble, NotFound, RcloneError, WrongKind, classify, one_line
 from medusa_copier.rclone.facade import Rclone
 from medusa_copier.rclone.local_hash import FAST
@@ -164,6 +165,13 @@ class DirectoryCopy:
     async def _pair(self) -> Pair:
         return await self._rclone.retried(lambda: self._rclone.client.pair(self._source.fs, self._target.fs))
 
+    async def _transfers(self) -> list[str]:
+        """How many files are copied at the same time, as arguments; what the operator set stays."""
+        client = self._rclone.client
+        kinds = await client.kind(self._source.fs), await client.kind(self._target.fs)
+        chosen = transfers(*kinds, self._completeness.mean_bytes)
+        return [f"--{flag}={number}" for flag, number in chosen.items() if not self._rclone.is_set(flag)]
+
     async def _both(self, local_hash: str) -> tuple[str, str]:
         """Source and target for a command, which compares by this type of hash where both are on this machine."""
         local = (await self._pair()).local
@@ -211,7 +219,7 @@ class DirectoryCopy:
         outcome = await self._rclone.commands.run(
             "copy",
             *await self._both(FAST),
-            *("--combined=-", f"--partial-suffix={partial}", *arguments),
+            *("--combined=-", f"--partial-suffix={partial}", *await self._transfers(), *arguments),
             lines=take_listed,
             entries=reasons.take,
             known=reasons.known,

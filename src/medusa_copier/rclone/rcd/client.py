@@ -23,7 +23,7 @@ from medusa_copier.rclone import partials
 from medusa_copier.rclone.errors import NotFound, RcloneError, WrongKind, classify
 from medusa_copier.rclone.local_hash import FAST, LocalPair, LocalRoot
 from medusa_copier.rclone.names import SPELLING, spoken
-from medusa_copier.rclone.pair import NO_TIMES_NS, Pair
+from medusa_copier.rclone.pair import NO_TIMES_NS, Pair, StorageKind
 from medusa_copier.rclone.partials import Partials, copy_id
 from medusa_copier.rclone.rcd.http import QUICK_S, Connection
 from medusa_copier.rclone.rcd.seen_copy import copy_seen
@@ -45,6 +45,7 @@ BEING_UPDATED: Final = "source file is being updated"
 
 LOCAL: Final = "Local file system at "
 SFTP: Final = "sftp://"
+WEBDAV: Final = "webdav root "
 """The beginning of rclone's descriptions of storages of a kind."""
 
 RCLONES_DOT: Final = "\uff0e"
@@ -124,6 +125,15 @@ class _FsInfo(msgspec.Struct, frozen=True, rename="pascal"):
     def hashes_all(self) -> bool:
         """Whether it computes hashes of any file from the content."""
         return self.features.is_local or self.string.startswith(SFTP)
+
+    @property
+    def kind(self) -> StorageKind:
+        """What sort of storage it is."""
+        if self.features.is_local:
+            return "local"
+        if self.features.bucket_based:
+            return "bucket"
+        return "sftp" if self.string.startswith(SFTP) else "webdav" if self.string.startswith(WEBDAV) else "other"
 
     @property
     def local_root(self) -> LocalRoot | None:
@@ -358,6 +368,10 @@ class Client:
         if not info.features.is_local:
             return None
         return _LEADING_DOTS.sub(lambda dots: dots[0].replace(RCLONES_DOT, "."), info.root)
+
+    async def kind(self, fs: str) -> StorageKind:
+        """What sort of storage ``fs`` is."""
+        return (await self._fs_info(fs)).kind
 
     def is_known_local(self, fs: str) -> bool:
         """Whether ``fs`` was seen to be a directory of this machine."""

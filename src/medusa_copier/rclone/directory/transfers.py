@@ -1,0 +1,37 @@
+"""How many files of a directory to transfer at the same time, by what the storages are and how large the files are.
+
+rclone's default, 4, suits a disk. To a storage at a distance a small file is waiting: 4 at a time make 47 files a
+second at a round trip of 40 ms, 256 at a time as many as the processors can do. On a near storage 256 cost nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from medusa_copier.rclone.pair import StorageKind
+
+MOST_SMALL_BYTES: Final = 1 << 20
+MOST_MEDIUM_BYTES: Final = 16 << 20
+"""Mean sizes of the files of a directory."""
+
+_MANY: Final = {"transfers": 256, "checkers": 64}
+_SOME: Final = {"transfers": 32, "checkers": 32}
+_FEW: Final = {"transfers": 8, "checkers": 32}
+
+
+def transfers(source: StorageKind, target: StorageKind, mean_bytes: float | None) -> Mapping[str, int]:
+    """rclone's flags for a copy; empty where its defaults are best. ``mean_bytes`` is the mean size of the files, None
+    if unknown.
+
+    Between local disks, more at a time only make them seek. SFTP makes a connection for each transfer, of which servers
+    refuse many at once, and WebDAV servers have few workers. Other storages, such as Google Drive, limit the rate. A
+    storage that copies from another one holds parts of large files in memory.
+    """
+    kinds = {source, target}
+    if kinds == {"local"} or "other" in kinds:
+        return {}
+    if mean_bytes is not None and mean_bytes > MOST_MEDIUM_BYTES:
+        return _FEW
+    is_small = mean_bytes is None or mean_bytes <= MOST_SMALL_BYTES
+    return _MANY if kinds == {"local", "bucket"} and is_small else _SOME
