@@ -61,8 +61,9 @@ def test_what_is_commented_out_is_right_too(broker: str) -> None:
     bare = re.sub(r"^( *)# (?=[\w-]+:|  flags)", r"\1", text, flags=re.MULTILINE).replace("    {}\n", "")
     assert set(yaml.safe_load(bare)) >= {"server", broker, "log", "roots", "rclone", "rclone_config_path"}
     variables = {"MQ_PASSWORD": "p", "AWS_ACCESS_KEY_ID": "k"}
-    for each in (text, bare):
-        settings = loader.parse(each, CopierSettings, source=broker, environ=variables)
+    parsed = [loader.parse(each, CopierSettings, source=broker, environ=variables) for each in (text, bare)]
+    assert parsed[0].server == parsed[1].server, "a line that is commented out shows a default"
+    for settings in parsed:
         assert (settings.server.name, settings.roots["a b"].fs, settings.roots["no"].fs) == (
             "on",
             "s3:bucket/${x}",
