@@ -1,4 +1,4 @@
-"""The part of a response that says what became of each file of a directory."""
+"""The part of a response that reports the outcome of a directory's files."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from medusa_copier.roots.locate import shown
 from simple_queue_server import Request
 
 FIRST: Final = 10
-"""How many of the files that failed, were skipped or repaired a response names."""
+"""How many failed, skipped or repaired files a response names."""
 
 COUNT_S: Final = 5.0
 """How long a cancelled copy may take to count what it did."""
 
 
 def account(ledger: Ledger, verify: Verify) -> dict[str, Any]:
-    """The counts of a response, and the first files of each kind that a person may have to look at."""
+    """The counts of a response, and the first files of each kind that people may have to look at."""
     failed = [_named(row.path, reason=row.reason) for row in ledger.first_failed(FIRST)]
     skipped = [_named(path, reason=reason) for path, reason in ledger.skipped.first(FIRST)]
     counts: dict[str, Any] = {
@@ -45,7 +45,7 @@ def account(ledger: Ledger, verify: Verify) -> dict[str, Any]:
 
 @asynccontextmanager
 async def counted_if_cancelled(request: Request, ledger: Ledger, verify: Verify) -> AsyncIterator[None]:
-    """If the block is cancelled, put the counts of what was done into the request, unless counting takes long."""
+    """If the block is cancelled, add the counts of what was done to the request, unless counting takes too long."""
     try:
         yield
     except asyncio.CancelledError:
@@ -57,7 +57,7 @@ async def counted_if_cancelled(request: Request, ledger: Ledger, verify: Verify)
 
 
 def partly(asked: CopytoParameters | CopyParameters, counts: Mapping[str, Any]) -> str:
-    """The message of a copy by which some files did not arrive."""
+    """The message of a copy in which some files failed."""
     failed, first = counts["failed"]["files"], counts["failed"]["first"][0]
     arrived = counts["copied"]["files"] + counts["unchanged"]["files"]
     key = f"{asked.target_key.strip('/')}/{first['key']}".lstrip("/")
@@ -66,13 +66,13 @@ def partly(asked: CopytoParameters | CopyParameters, counts: Mapping[str, Any]) 
 
 
 def exit_status(ledger: Ledger) -> int:
-    """That of the first failure; a file that vanished is no missing source."""
+    """The exit status of the first failure; a file that vanished doesn't count as a missing source."""
     error = classify(ledger.first_failed(1)[0].reason or "")
     return OTHER_ERROR if isinstance(error, NotFound) else error.exit_status
 
 
 def _named(path: str, **more: str | None) -> dict[str, Any]:
-    """A file by its name as it is stored; where that isn't UTF-8, its bytes as well."""
+    """A file by its stored name, plus its bytes if that isn't UTF-8."""
     name = spoken(path)
     exact = {} if is_utf8(name) else {"key_base64": base64.b64encode(os.fsencode(name)).decode()}
     return {"key": escaped(name), **exact, **more}

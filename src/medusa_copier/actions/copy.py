@@ -1,4 +1,4 @@
-"""The action ``copy``: what is in a directory, by rclone's own engine, with an account of each file."""
+"""The action ``copy``: copies the contents of a directory with rclone's own engine, and accounts for each file."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from medusa_copier.actions.common import copying_failed, log_places
 from medusa_copier.contract.parameters import CopyParameters, ManifestParameters, Overwrite, decode, given
 from medusa_copier.rclone.directory.copy import DirectoryCopy
 from medusa_copier.rclone.directory.ledger import Ledger
-from medusa_copier.rclone.directory.options import LONGEST_IN_FILE_BYTES, MOST_AS_ARGUMENTS_BYTES, Choice
+from medusa_copier.rclone.directory.options import LONGEST_IN_FILE_BYTES, MOST_AS_ARGUMENTS_BYTES, Selection
 from medusa_copier.rclone.directory.outcomes import FileOutcome
 from medusa_copier.rclone.errors import MachineTrouble, RcloneError
 from medusa_copier.rclone.facade import Rclone
@@ -29,14 +29,14 @@ from medusa_copier.settings import RootSection
 from simple_queue_server import Failure, Handler, Request, Success
 
 SHOWN: Final = 100
-"""How many characters of a filter."""
+"""How many characters of a filter are shown in a message."""
 
 
 def copy(roots: Mapping[str, RootSection], rclone: Rclone, access: Access) -> Handler:
-    """The handler: copies what is in the source directory into the target directory.
+    """The handler: copies the contents of the source directory to the target directory.
 
-    Every response after the copy was begun has ``rclone_status`` and the counts ``copied``, ``unchanged`` and
-    ``failed``, and ``verified`` when source and target were compared.
+    Every response after the copy has started has ``rclone_status`` and the counts ``copied``, ``unchanged`` and
+    ``failed``, and ``verified`` if source and target were compared.
     """
 
     async def handle(request: Request) -> Success:
@@ -47,11 +47,13 @@ def copy(roots: Mapping[str, RootSection], rclone: Rclone, access: Access) -> Ha
         target = _directory(roots, asked.target_root, asked.target_key, "target_")
         writing = Use("write", asked.target_root, target)
         listing = _listing(roots, asked, access)
-        choice = _choice(asked, access.overwrite(asked.target_root, asked.overwrite, explicit="overwrite" in said))
+        selection = _selection(
+            asked, access.overwrite(asked.target_root, asked.overwrite, explicit="overwrite" in said)
+        )
         uses = [Use("read", asked.source_root, source), writing, *([listing.use] if listing else [])]
 
         async def copy_all(ledger: Ledger, filters: Sequence[str]) -> dict[str, Any]:
-            work = DirectoryCopy(rclone, source, target, choice, ledger, filters=filters)
+            work = DirectoryCopy(rclone, source, target, selection, ledger, filters=filters)
             request.progress(work.progress)
             try:
                 async with access.granted(*uses, waiting=request.waiting):
@@ -71,7 +73,7 @@ def copy(roots: Mapping[str, RootSection], rclone: Rclone, access: Access) -> Ha
             return counts
 
         try:
-            with Ledger(rclone.run_directory) as ledger, choice.filters(rclone.run_directory) as filters:
+            with Ledger(rclone.run_directory) as ledger, selection.filters(rclone.run_directory) as filters:
                 async with counted_if_cancelled(request, ledger, asked.verify):
                     return Success(said, {"rclone_status": 0, **await copy_all(ledger, filters)})
         except MachineTrouble:
@@ -83,7 +85,7 @@ def copy(roots: Mapping[str, RootSection], rclone: Rclone, access: Access) -> Ha
 
 
 class _Listing(NamedTuple):
-    """Where the manifest goes, how it is written, and whether it may replace one."""
+    """Where the manifest goes, its format, and whether it may replace an existing one."""
 
     use: Use
     asked: ManifestParameters
@@ -105,22 +107,22 @@ def _directory(roots: Mapping[str, RootSection], root: str, key: str, prefix: st
     return locate(roots, root, key, prefix, is_root=is_empty(key))
 
 
-def _choice(asked: CopyParameters, overwrite: Overwrite) -> Choice:
-    choice = Choice(
+def _selection(asked: CopyParameters, overwrite: Overwrite) -> Selection:
+    selection = Selection(
         include=tuple(asked.include),
         exclude=tuple(asked.exclude),
         max_depth=asked.max_depth,
         overwrite=overwrite,
         verify=asked.verify,
     )
-    if (unfit := choice.unfit_filter) is not None:
+    if (unfit := selection.unfit_filter) is not None:
         name = "include" if unfit in asked.include else "exclude"
         raise Failure(
             f"the parameter {name} has a filter that rclone can't be given: where all of them are longer than "
             f"{MOST_AS_ARGUMENTS_BYTES} bytes, none may end with white space, have a line break, or be longer than "
             f"{LONGEST_IN_FILE_BYTES} bytes: {unfit[:SHOWN]!r}"
         )
-    return choice
+    return selection
 
 
 def _message(asked: CopyParameters, error: RcloneError) -> str:
@@ -134,7 +136,7 @@ def _message(asked: CopyParameters, error: RcloneError) -> str:
 async def _note_manifest(
     request: Request, rclone: Rclone, work: DirectoryCopy, ledger: Ledger, listing: _Listing | None
 ) -> None:
-    """Write the manifest that was asked for. That of a bag is not written when files are missing."""
+    """Write the requested manifest. A bag's manifest is not written if files are missing."""
     if listing is None:
         return
     if await _is_incomplete(ledger, listing):
@@ -162,7 +164,7 @@ async def _note_manifest(
 
 
 async def _manifest_terms(rclone: Rclone, written: Location, listing: _Listing) -> Terms:
-    """It is read back where no hash tells that it arrived as it was written."""
+    """The manifest is read back if no hash shows that it arrived intact."""
 
     async def look() -> bool:
         return bool((await rclone.client.pair(written.fs, listing.use.location.fs)).hashes)
@@ -171,7 +173,7 @@ async def _manifest_terms(rclone: Rclone, written: Location, listing: _Listing) 
 
 
 async def _is_incomplete(ledger: Ledger, listing: _Listing) -> bool:
-    """Whether files are missing that the format can't do without."""
+    """Whether files are missing that the format requires."""
     failed = await asyncio.to_thread(ledger.count, FileOutcome.FAILED)
     return failed > 0 and listing.asked.format != "jsonl"
 

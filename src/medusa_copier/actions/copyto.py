@@ -13,7 +13,7 @@ from medusa_copier.actions.common import copying_failed, log_places
 from medusa_copier.contract.parameters import CopytoParameters, decode, given
 from medusa_copier.rclone.directory.copy import SAME_PLACE, DirectoryCopy
 from medusa_copier.rclone.directory.ledger import Ledger
-from medusa_copier.rclone.directory.options import Choice
+from medusa_copier.rclone.directory.options import Selection
 from medusa_copier.rclone.errors import MachineTrouble, NotFound, RcloneError, WrongKind
 from medusa_copier.rclone.facade import Rclone
 from medusa_copier.rclone.rcd.client import Location
@@ -25,10 +25,10 @@ from simple_queue_server import Failure, Handler, Request, Success
 
 
 def copyto(roots: Mapping[str, RootSection], rclone: Rclone, access: Access) -> Handler:
-    """The handler: copies a file, or a whole directory where the source is one.
+    """The handler: copies a file, or a whole directory if the source is one.
 
-    Its response has the request's own parameters and ``rclone_status``: 0, or what the rclone command would have
-    exited with; and ``verified`` when the request said more than what to copy where.
+    Its response has the request's own parameters and ``rclone_status``: 0, or the exit status that the rclone command
+    would have had; and ``verified`` if the request said more than what to copy where.
     """
 
     async def handle(request: Request) -> Success:
@@ -78,12 +78,12 @@ def copyto(roots: Mapping[str, RootSection], rclone: Rclone, access: Access) -> 
 async def _copy_directory(
     request: Request, asked: CopytoParameters, rclone: Rclone, source: Location, target: Location
 ) -> dict[str, Any]:
-    """Copy a directory as the action copy does; returns the counts.
+    """Copy a directory like the action copy; returns the counts.
 
-    Raises Failure with the counts when files failed, and RcloneError when there is no directory to copy.
+    Raises Failure with the counts if files failed, and RcloneError if there is no directory to copy.
     """
     with Ledger(rclone.run_directory) as ledger:
-        work = DirectoryCopy(rclone, source, target, Choice(), ledger, filters=())
+        work = DirectoryCopy(rclone, source, target, Selection(), ledger, filters=())
         request.progress(work.progress)
         try:
             async with counted_if_cancelled(request, ledger, "default"):

@@ -1,4 +1,6 @@
-"""Whether the account of a directory copy has all that is at its source, by looks at the source of our own."""
+"""Ensures that the account of a directory copy includes everything at its source, by inspecting the source
+independently.
+"""
 
 from __future__ import annotations
 
@@ -27,9 +29,9 @@ from simple_queue_server.system.mounts import kernel_file_systems_below
 UNNAMEABLE: Final = "its key has an empty, '.' or '..' segment, which rclone can't copy"
 QUOTED: Final = f"its key has the character {QUOTE} (U+201B), by which rclone takes it for another"
 _ODD: Final = re.compile(f"{QUOTE}|(?:^|/)\uff0e{{0,2}}(?:/|$)")
-"""In a path that rclone isn't sure to find: a segment is empty, or dots, which rclone spells so, or has a QUOTE."""
+"""A path that rclone may not find: it has an empty segment, one of dots in rclone's encoding, or a QUOTE."""
 _NO_EMPTY_SEGMENTS: Final = "--filter=- {{(.*/)?/.*}}"
-"""Else rclone writes such an object to the place of the one whose key lacks the empty segment."""
+"""Without this filter, rclone writes such an object in place of the one whose key lacks the empty segment."""
 
 MERGED: Final = "the target takes its name and that of another of the files for one"
 LEFT_OUT: Final = "rclone left it out and did not say why"
@@ -38,11 +40,11 @@ MADE_UP: Final = "a file system that the kernel makes up is mounted there"
 
 _FILES: Final = ("--recursive", "--files-only")
 SIZES: Final = (*_FILES, "--format=sp")
-"""What lsf is asked for."""
+"""Arguments for lsf."""
 
 
 class Completeness:
-    """``begin`` before a copy from ``source`` to ``target``, ``settle`` after it. Both raise RcloneError.
+    """Call ``begin`` before a copy from ``source`` to ``target``, ``settle`` after it. Both raise RcloneError.
 
     ``filters`` are those of the copy, as arguments.
     """
@@ -64,7 +66,7 @@ class Completeness:
         self._made_up: list[str] = []
 
     async def begin(self) -> Sequence[str]:
-        """Note which files are at a source on this machine, or in a bucket; returns the filters to copy with."""
+        """Record the files of a local source or a bucket; returns the filters for the copy."""
         self._has_keys = await self._rclone.is_bucket_based(self._source)
         if self._has_keys:
             await self._list_keys()
@@ -77,11 +79,11 @@ class Completeness:
 
     @property
     def sees_source(self) -> bool:
-        """Whether what rclone leaves out of a listing of the source is seen here."""
+        """Whether files that rclone omits from a listing of the source are detected."""
         return self._has_keys or self._top is not None
 
     async def settle(self) -> None:
-        """Let fail by name, after the copy, what rclone left out; keep of what it skipped what is at the source."""
+        """After the copy, fail what rclone omitted by name; of what it skipped, keep what is at the source."""
         await self._look_at_skipped()
         await self._note_made_up()
         if self._has_keys:
@@ -112,7 +114,7 @@ class Completeness:
             raise outcome.error()
 
     async def _listed(self, place: Location, *arguments: str) -> list[str]:
-        """The paths of the files there."""
+        """The paths of the files at ``place``."""
 
         async def look() -> list[str]:
             found: list[str] = []
@@ -126,7 +128,7 @@ class Completeness:
         await asyncio.to_thread(self._ledger.table.note, notes)
 
     async def _fail_left_out(self, top: str) -> None:
-        """Let the files fail that were there before the copy, are still there, and aren't in the account."""
+        """Fail the files that existed before the copy, still exist, and aren't in the account."""
 
         def find() -> list[str]:
             return [path for path in self._ledger.left_out() if _is_file(f"{top}/{spoken(path)}")]
@@ -138,8 +140,9 @@ class Completeness:
         await self._fail(missing, LEFT_OUT)
 
     async def _fail_merged(self) -> None:
-        """Let files fail whose names differ by case or normalisation alone, unless each that arrived is at the target
-        by its own name: nobody knows of which of them the content is there."""
+        """Fail files whose names differ only by case or normalisation, unless each that arrived is at the target
+        under its own name: otherwise it is unknown whose content is there.
+        """
         if not (alike := await asyncio.to_thread(self._ledger.alike)):
             return
         missing = {path for group in alike for path in group}
@@ -158,7 +161,7 @@ class Completeness:
         await self._fail(await asyncio.to_thread(merged), MERGED)
 
     async def _found(self, paths: Sequence[str]) -> list[str]:
-        """Those of the ``paths`` that rclone finds when it is asked for them by name."""
+        """Those of the ``paths`` that rclone finds by name."""
         with ExitStack() as stack:
             with in_run_directory("a list of files"):
                 file = stack.enter_context(scratch_file(self._rclone.run_directory, "files"))
@@ -167,10 +170,10 @@ class Completeness:
             return await self._listed(self._source, f"--files-from-raw={file.name}")
 
     async def _list_keys(self) -> None:
-        """Note which objects a bucket has, and how large they are.
+        """Record the objects of a bucket and their sizes.
 
-        A copy lists a prefix at a time, and is silent about prefixes that it can't list; one listing of all keys has
-        them. And when an object is read, rclone takes the size of the answer for the object's.
+        A copy lists one prefix at a time, and doesn't report prefixes that it can't list; one listing of all keys
+        includes them. And when an object is read, rclone replaces its size by that of the answer.
         """
         listing = ("lsf", self._source.joined, *SIZES, "--fast-list", *self._filters)
 
@@ -186,13 +189,13 @@ class Completeness:
         await self._rclone.retried(look)
 
     async def _fail_unnameable(self) -> None:
-        """Let the objects of a bucket fail whose keys rclone can't name."""
+        """Fail the objects of a bucket whose keys rclone can't address."""
         quoted = [path for path in self._odd if QUOTE in path]
         await self._fail([path for path in self._odd if QUOTE not in path], UNNAMEABLE)
         await self._fail(quoted and await asyncio.to_thread(self._not_arrived, quoted), QUOTED)
 
     def _not_arrived(self, paths: Sequence[str]) -> list[str]:
-        """Those of the ``paths`` that did not arrive. Of two keys with one spelling rclone copies one at most."""
+        """Those of the ``paths`` that did not arrive. Of two keys with the same encoding rclone copies at most one."""
         counted = Counter(paths)
         return [path for path, count in counted.items() if count > 1 or not self._ledger.table.has_arrived(path)]
 
@@ -201,7 +204,9 @@ class Completeness:
             await asyncio.to_thread(self._ledger.skipped.note, made_up)
 
     async def _look_at_skipped(self) -> None:
-        """Keep of what rclone says it skipped what is at the source: it also says so of what it meets at the target."""
+        """Of the entries that rclone reports as skipped, keep those at the source: it also reports entries of the
+        target.
+        """
         if not await asyncio.to_thread(self._ledger.skipped.count):
             return
         if (top := self._top) is not None:
@@ -211,7 +216,7 @@ class Completeness:
 
 
 def _without(directory: str) -> str:
-    """The filter that leaves a ``directory`` out, whatever signs its name has that mean something in filters."""
+    """A filter that excludes a ``directory``, with special characters in its name escaped."""
     return f"--filter=- /{{{{{re.escape(directory.translate(SPELLING))}}}}}/**"
 
 

@@ -1,4 +1,4 @@
-"""Copy a directory by rclone's own engine, compare it, describe it; what became of each file goes into a ledger."""
+"""Copies a directory with rclone's own engine, compares and describes it; a ledger records each file's outcome."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any, Final
 from medusa_copier.rclone.directory import log_parser
 from medusa_copier.rclone.directory.completeness import SIZES, Completeness
 from medusa_copier.rclone.directory.ledger import Ledger
-from medusa_copier.rclone.directory.options import Choice
+from medusa_copier.rclone.directory.options import Selection
 from medusa_copier.rclone.directory.outcomes import FileOutcome, Note
 from medusa_copier.rclone.directory.transfers import transfers
 from medusa_copier.rclone.errors import MachineTrouble, NotFound, RcloneError, WrongKind, classify, one_line
@@ -29,10 +29,10 @@ SAME_PLACE: Final = "source and target are the same place"
 
 
 class DirectoryCopy:
-    """``await DirectoryCopy(rclone, source, target, choice, ledger, filters=…).run()``, and then ``describe``.
+    """``await DirectoryCopy(rclone, source, target, selection, ledger, filters=…).run()``, then ``describe``.
 
-    ``filters`` are those of the choice, as arguments. Both calls raise RcloneError for what concerns all files; the
-    ledger has what became of each, even then.
+    ``filters`` are those of the selection, as arguments. Both calls raise RcloneError for problems with the whole copy;
+    the ledger has the outcome of each file even then.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class DirectoryCopy:
         rclone: Rclone,
         source: Location,
         target: Location,
-        choice: Choice,
+        selection: Selection,
         ledger: Ledger,
         *,
         filters: Sequence[str],
@@ -48,7 +48,7 @@ class DirectoryCopy:
         self._rclone = rclone
         self._source = source
         self._target = target
-        self._choice = choice
+        self._selection = selection
         self._filters = filters
         self._ledger = ledger
         self._completeness = Completeness(rclone, source, target, ledger, filters=filters)
@@ -56,12 +56,13 @@ class DirectoryCopy:
         self._copy_id = copy_id(source.joined, target.joined)
 
     async def run(self, *, again: bool = False) -> None:
-        """Copy, and compare if that is chosen. ``again`` says that this was begun before, and may have been cut off.
+        """Copy, and compare if requested. ``again`` means that this was started before, and may have been
+        interrupted.
 
-        Raises NotFound when there is no source, WrongKind when a file is in its place, BadFilter.
+        Raises NotFound if there is no source, WrongKind if the source is a file, BadFilter.
         """
         await self._rclone.retried(self._look_first)
-        looks = self._choice.overwrite == "never"
+        looks = self._selection.overwrite == "never"
         alone = self._rclone.alone_below(self._target) if looks else nullcontext()
         async with alone, self._rclone.place_for_directory():
             await self._run(again=again)
@@ -79,9 +80,9 @@ class DirectoryCopy:
             if not await asyncio.to_thread(self._ledger.count, FileOutcome.FAILED):
                 await self._rclone.retried(self._require_source)
             return
-        if self._choice.verify != "default":
+        if self._selection.verify != "default":
             await self._verify()
-        elif self._choice.overwrite == "never" and not (await self._pair()).has_times:
+        elif self._selection.overwrite == "never" and not (await self._pair()).has_times:
             await self._read_unchanged()
         if await self._is_unguarded():
             await self._see_sizes()
@@ -90,9 +91,9 @@ class DirectoryCopy:
             await self._fail_unlike_listed()
 
     async def describe(self, kind: str | None) -> str:
-        """Put the size and the ``kind`` of hash that each file has at the target into the ledger; returns the kind.
+        """Add each file's size and ``kind`` of hash at the target to the ledger; returns the kind.
 
-        Any kind will do for None. A file that isn't there any more, or isn't as large as what was copied, has failed.
+        None accepts any kind. A file that no longer exists, or has another size than what was copied, has failed.
         """
         await self._see_sizes()
         known = await self._rclone.retried(lambda: self._hash_types(self._target))
@@ -109,7 +110,7 @@ class DirectoryCopy:
         return kind
 
     async def _favourite(self, known: Collection[str]) -> str:
-        """Which of the types of hash ``known`` at the target a manifest has that doesn't say."""
+        """The hash type, of those ``known`` at the target, for a manifest that doesn't prescribe one."""
         is_local = await self._rclone.local_directory(self._target.fs) is not None
         favourites = [self._rclone.local_hash, "md5"] if is_local else ["md5"]
         return next((kind for kind in favourites if kind in known), min(known, default="md5"))
@@ -127,7 +128,7 @@ class DirectoryCopy:
         )
 
     async def progress(self) -> dict[str, Any] | None:
-        """How far the copying is, as ``Progress.of`` tells it; None while nothing is copied."""
+        """The copy's progress, in the form of ``Progress.of``; None while nothing is being copied."""
         return None if self._stats is None else directory_figures(self._stats)
 
     def _in_mid_copy(self, error: RcloneError) -> RcloneError:
@@ -143,7 +144,7 @@ class DirectoryCopy:
         return frozenset(await self._rclone.client.hash_types(place.fs))
 
     async def _look_first(self) -> None:
-        if self._choice.verify == "checksum":
+        if self._selection.verify == "checksum":
             here, there = [await self._hash_types(place) for place in (self._source, self._target)]
             if not here & there:
                 await self._require_source()
@@ -158,7 +159,9 @@ class DirectoryCopy:
             raise WrongKind("the source is a file; the action copyto copies files")
 
     async def _is_link_to_directory(self) -> bool:
-        """Whether the source is one on this machine, which rclone calls a file and copies as a directory."""
+        """Whether the source is a local symbolic link to a directory, which rclone calls a file but copies as a
+        directory.
+        """
         top = await self._rclone.client.local_directory(self._source.fs)
         return top is not None and await asyncio.to_thread(os.path.isdir, f"{top}/{self._source.path}")
 
@@ -173,13 +176,13 @@ class DirectoryCopy:
         return [f"--{flag}={number}" for flag, number in chosen.items() if not self._rclone.is_set(flag)]
 
     async def _both(self, local_hash: str) -> tuple[str, str]:
-        """Source and target for a command, which compares by this type of hash where both are on this machine."""
+        """Source and target for a command, which compares this type of hash if both are local."""
         local = (await self._pair()).local
         source_fs, target_fs = local.hashing(local_hash) if local else (self._source.fs, self._target.fs)
         return Location(source_fs, self._source.path).joined, Location(target_fs, self._target.path).joined
 
     async def _is_unguarded(self) -> bool:
-        """Whether other bytes than the source's could arrive unnoticed, because no hash of them is compared."""
+        """Whether wrong bytes could arrive unnoticed, because no hash of the source is compared."""
         pair = await self._pair()
         return not pair.hashes and not pair.source_is_local
 
@@ -190,7 +193,7 @@ class DirectoryCopy:
             await self._rclone.retried(lambda: self._expect_sizes(*self._filters))
         pair = await self._pair()
         by_hash = self._rclone.compares_hashes and pair.can_compare_hashes
-        comparison = self._choice.comparison(has_times=pair.has_times, by_hash=by_hash)
+        comparison = self._selection.comparison(has_times=pair.has_times, by_hash=by_hash)
 
         async def copy() -> None:
             await asyncio.to_thread(self._ledger.table.begin_again)
@@ -203,7 +206,7 @@ class DirectoryCopy:
         await self._rclone.swept(copy, self._target, again=again, named=self._copy_id)
 
     async def _copy(self, *arguments: str, of_failed: bool = True) -> None:
-        """One attempt. ``of_failed``: files that have failed before are tried too."""
+        """One attempt. ``of_failed``: also try files that have failed before."""
         partials = self._rclone.client.partials
         with partials.suffix(self._copy_id) as partial:
             on_kill = functools.partial(partials.note_left, self._copy_id, partial)
@@ -235,7 +238,7 @@ class DirectoryCopy:
             await asyncio.to_thread(self._raise_for, outcome, of_failed=of_failed)
 
     def _raise_for(self, outcome: Outcome, *, of_failed: bool) -> None:
-        """Raise unless all that went wrong is files that won't come right by another try."""
+        """Raise unless all that went wrong is files that a retry doesn't help."""
         if outcome.exit_status == 0 and not outcome.complaint:
             return
         if outcome.stopped or outcome.complaint or not any(self._ledger.table.reasons(of_failed=True)):
@@ -248,18 +251,18 @@ class DirectoryCopy:
                 raise _FilesFailed(error.reason, exit_status=error.exit_status, transient=True)
 
     async def _verify(self) -> None:
-        compare = f"--{self._choice.verify}" if self._choice.verify == "download" else "--checksum"
+        compare = f"--{self._selection.verify}" if self._selection.verify == "download" else "--checksum"
         await self._compare_all(compare)
-        if self._choice.verify == "download" and self._choice.overwrite != "never":
+        if self._selection.verify == "download" and self._selection.overwrite != "never":
             await self._repair()
-        reason = f"{self._choice.verify} verification did not find source and target the same"
-        if self._choice.verify == "checksum":
+        reason = f"{self._selection.verify} verification did not find source and target the same"
+        if self._selection.verify == "checksum":
             reason = "source or target has no hash of this file; use verify: download"
         await asyncio.to_thread(self._ledger.fail_pending, "it appeared while the directory was copied")
         await asyncio.to_thread(self._ledger.fail_unverified, reason)
 
     async def _read_unchanged(self) -> None:
-        """Compare what was there already by reading it, because neither a time nor a hash says that it is the same."""
+        """Compare existing files by reading them, because neither a time nor a hash shows that they are equal."""
 
         async with self._only(self._ledger.table.unchanged) as only:
 
@@ -281,7 +284,7 @@ class DirectoryCopy:
             await self._rclone.retried(check)
 
     async def _repair(self) -> None:
-        """Copy what differs although size and time say otherwise, and compare it once more."""
+        """Copy again what differs despite equal size and time, and compare it once more."""
         async with self._only(self._ledger.differing) as only:
             if only:
                 await asyncio.to_thread(self._ledger.table.begin_differing)
@@ -289,7 +292,7 @@ class DirectoryCopy:
 
     @asynccontextmanager
     async def _only(self, paths: Callable[[], Iterable[str]]) -> AsyncIterator[list[str]]:
-        """Arguments by which a command does nothing but these paths, in the block; none if there are no paths."""
+        """Arguments that restrict a command to these paths, for the block; empty if there are no paths."""
         with ExitStack() as stack:
             with in_run_directory("a list of files"):
                 file = stack.enter_context(scratch_file(self._rclone.run_directory, "files"))
@@ -316,7 +319,7 @@ class DirectoryCopy:
     async def _check(self, *arguments: str) -> None:
         """Note which files are the same at source and target."""
         # By hash a file is verified only when rclone says which: an object may have none.
-        by_hash = self._choice.verify == "checksum"
+        by_hash = self._selection.verify == "checksum"
         hashes = log_parser.Hashes(self._ledger)
         seen = self._completeness.sees_source
 
@@ -343,7 +346,7 @@ class DirectoryCopy:
         self._ledger.note_same([line[2:] for line in lines if line.startswith("= ")])
 
     def _told(self, message: str) -> str:
-        if self._choice.overwrite == "never" and message.endswith("differ"):
+        if self._selection.overwrite == "never" and message.endswith("differ"):
             return f"{log_parser.OTHER_CONTENT} ({message})"
         return one_line(message)
 
@@ -412,7 +415,7 @@ class DirectoryCopy:
 
 
 class _FilesFailed(RcloneError):
-    """Some files failed for a reason that may pass."""
+    """Some files failed for a transient reason."""
 
 
 def _shown(kinds: frozenset[str]) -> str:

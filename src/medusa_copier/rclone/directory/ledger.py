@@ -1,8 +1,9 @@
-"""The outcome of each file of a directory copy, without rows for the files as long as sums are enough.
+"""The ledger of a directory copy: stores each file's outcome on disk, and creates rows only on demand: usually
+everything was copied, and counting suffices.
 
-What rclone reports of files by the hundred thousand is appended to spools. While each name was listed once, and the
-names copied are those listed as to be copied, the sums are the account. Otherwise, and for questions about single
-files, the spools are loaded into a table, as if everything had been noted there in the first place.
+What rclone reports by the hundred thousand is appended to spools. As long as each name was listed once, and the names
+copied are the names listed to be copied, the counts say everything. Otherwise, and when a single file is queried, the
+spools are loaded into the table, as if everything had been recorded there in the first place.
 """
 
 from __future__ import annotations
@@ -32,7 +33,9 @@ OUTCOMES: Final = {
     "*": FileOutcome.PENDING,
     "!": FileOutcome.FAILED,
 }
-"""What the marks of ``--combined`` say before anything is copied; ``-`` is a file of the target alone."""
+"""The meaning of the marks of ``--combined`` before anything is copied; ``-`` is a file that exists only at the
+target.
+"""
 
 
 class _Sums(NamedTuple):
@@ -46,10 +49,8 @@ class _Sums(NamedTuple):
 
 
 class Ledger:
-    """``with Ledger(directory) as ledger``: in files in ``directory`` without names, which are gone with the process.
-
-    ``table`` has the rows of all files, made when they are asked for; ``skipped`` what is no file to copy.
-    ``hash_kind`` is the type of the hashes, if any are known.
+    """``with Ledger(directory) as ledger``: accepts reports about files in bulk, and answers as if they had been
+    recorded individually in its table.
     """
 
     def __init__(self, directory: Path | None) -> None:
@@ -78,20 +79,20 @@ class Ledger:
         self._resources.close()
 
     def note_at_source(self, paths: Sequence[str]) -> None:
-        """Take down the paths of files at the source before the copy begins, by another way than the copy's."""
+        """Record the paths of files at the source before the copy starts, found independently of the copy."""
         with self._database.kept():
             self._at_source.put(paths)
         self._of_source = self._of_source.plus(all_as_logged(paths))
 
     def left_out(self) -> Iterator[str]:
-        """Those of them that are none of the files."""
+        """The paths at the source that are not among the files."""
         if self._is_plain() and self._sums.unchanged.plus_all(self._sums.arrived) == self._of_source:
             return
         for paths in self._at_source.batches():
             yield from (path for path in paths if not self.table.has(path))
 
     def alike(self) -> list[list[str]]:
-        """The files whose names a storage may take for one, in groups."""
+        """The files whose names a storage may treat as equal, in groups."""
         if self._is_plain():
             return alike.groups(self._listed.count, self._listed_paths)
         return alike.groups(self.table.count_all(), self._batches)
@@ -102,32 +103,33 @@ class Ledger:
             yield batch
 
     def has_more_than_at_source(self) -> bool:
-        """Whether some of the files are none of them."""
+        """Whether some of the files were not found at the source."""
         left_out = sum(1 for _ in self.left_out())
         return self.table.count_all() > self._of_source.names - left_out
 
     def note_expected(self, sizes: Iterable[tuple[int, str]]) -> None:
-        """Take down (size at the source, path) before anything is copied; -1 for an unknown size."""
+        """Record (size at the source, path) before anything is copied; -1 for an unknown size."""
         self._expects = True
         with self._database.kept():
             self._expected.put([f"{size} {path}" for size, path in sizes])
 
     def fail_unlike_expected(self) -> None:
-        """What isn't as large as the source was before the copy has failed. Its size is the one seen at the target, or
-        else the one that was copied."""
+        """Fail the files whose size differs from the source's before the copy. A file's size is the one seen at the
+        target, else the one that was copied.
+        """
         if not self._is_as_expected():
             self._load_expected()
             self.table.fail_unlike_expected()
 
     def unlike_expected(self) -> Iterator[str]:
-        """The paths of those files."""
+        """The paths of the files whose size differs from the source's before the copy."""
         if self._is_as_expected():
             return iter(())
         self._load_expected()
         return self.table.unlike_expected()
 
     def _is_as_expected(self) -> bool:
-        """Whether it is sure that all that was copied has the size that was expected."""
+        """Whether everything that was copied is known to have the expected size."""
         if not self._expects or not self._is_plain():
             return not self._expects
         with self._database.kept():
@@ -142,7 +144,7 @@ class Ledger:
             self._expected.clear()
 
     def note_listed(self, lines: Sequence[str]) -> None:
-        """Take down lines of ``--combined``: a mark, a space, a path."""
+        """Record lines of ``--combined``: a mark, a space, a path."""
         lines = [line for line in lines if line[:1] in OUTCOMES]
         with self._database.kept():
             self._listed.put(lines)
@@ -151,13 +153,13 @@ class Ledger:
         self._sums = self._sums._replace(unchanged=unchanged, to_copy=to_copy)
 
     def note_copied(self, sizes: Sequence[str], paths: Sequence[str]) -> None:
-        """Take down what was copied, by the names that the log has."""
+        """Record copied files by their names in the log."""
         self._put(self._copied, sizes, paths)
         arrived, size_bytes = self._sums.arrived.plus(paths), self._sums.bytes + sum(map(int, sizes))
         self._sums = self._sums._replace(arrived=arrived, bytes=size_bytes)
 
     def note_same(self, paths: Sequence[str], hashes: Sequence[str] = ()) -> None:
-        """Take down the paths whose source and target are the same. With their hash they are as the log has them."""
+        """Record the paths whose source and target are equal. If hashes are given, the paths are those in the log."""
         self._put(self._same, hashes or [""] * len(paths), paths)
         self._sums = self._sums._replace(verified=self._sums.verified.plus(all_as_logged(paths)))
 
@@ -166,66 +168,66 @@ class Ledger:
             spool.put([f"{value} {path}" for value, path in zip(values, paths, strict=True)])
 
     def fail_pending(self, reason: str) -> None:
-        """At the end: what isn't known to have arrived has not. ``reason`` is for files without one."""
+        """At the end: fail the files that aren't known to have arrived. ``reason`` is for files without one."""
         if not self._is_plain():
             self.table.fail_pending(reason)
 
     def cut_off(self) -> None:
-        """The copy ends before its end: a file that hasn't arrived has failed only if there is a reason."""
+        """The copy is interrupted: a file that hasn't arrived counts as failed only if there is a reason."""
         self._is_cut_off = True
         if not self._is_plain():
             self.table.cut_off()
 
     def forget_reasons(self) -> None:
-        """Before the files that arrived are compared."""
+        """Reset reasons before the files that arrived are compared."""
         if not self._is_plain() or self._sums.verified.names:
             self.table.forget_reasons()
 
     def fail_unverified(self, reason: str) -> None:
-        """What arrived but was not found the same has failed."""
+        """Fail the files that arrived but were not found equal."""
         if not self._is_verified():
             self.table.fail_unverified(reason)
 
     def differing(self) -> Iterator[str]:
-        """The paths that arrived, as was thought, but were not found the same."""
+        """The paths of files that seemed to have arrived, but were not found equal."""
         return iter(()) if self._is_plain() else self.table.differing()
 
     def count_repaired(self) -> int:
-        """How many files were copied once more because their content differed, and are the same now."""
+        """The number of files that were copied again because their content differed, and are equal now."""
         return 0 if self._is_plain() else self.table.count_repaired()
 
     def first_repaired(self, limit: int) -> list[Row]:
-        """The first of them, by name."""
+        """The first repaired files, by name."""
         return [] if self._is_plain() else self.table.first_repaired(limit)
 
     def count(self, outcome: FileOutcome) -> int:
-        """How many files have this outcome."""
+        """The number of files with this outcome."""
         if not self._is_plain():
             return self.table.count(outcome)
         counted = {FileOutcome.UNCHANGED: self._sums.unchanged, FileOutcome.COPIED: self._sums.arrived}
         return counted.get(outcome, Tally()).names
 
     def count_bytes(self, outcome: FileOutcome) -> int:
-        """How many bytes they have, as far as their sizes are known."""
+        """Their total size, as far as known."""
         if not self._is_plain():
             return self.table.count_bytes(outcome)
         return self._sums.bytes if outcome is FileOutcome.COPIED else 0
 
     def count_arrived(self) -> int:
-        """How many files are at the target."""
+        """The number of files at the target."""
         return self._sums.unchanged.names + self._sums.arrived.names if self._is_plain() else self.table.count_arrived()
 
     def count_verified(self) -> int:
-        """How many files were compared and found the same."""
+        """The number of files that were compared and found equal."""
         is_known = self._is_verified() or (self._is_plain() and self._is_cut_off and self._is_part(self._same))
         return self._sums.verified.names if is_known else self.table.count_verified()
 
     def first_failed(self, limit: int) -> list[Row]:
-        """The first files that failed, by name."""
+        """The first failed files, by name."""
         return [] if self._is_plain() else self.table.first_failed(limit)
 
     def _is_plain(self) -> bool:
-        """Whether the numbers tell all: all files have arrived, and each is counted once."""
+        """Whether the counts say everything: all files have arrived, and each is counted once."""
         if self.table.is_used or self._database.error or not self._is_distinct():
             return False
         return self._sums.arrived == self._sums.to_copy or (self._is_cut_off and self._is_part(self._copied, "+*"))
@@ -234,7 +236,7 @@ class Ledger:
         return self._is_plain() and self._sums.verified == self._sums.unchanged.plus_all(self._sums.arrived)
 
     def _is_part(self, spool: Spool, marks: str = "+*=") -> bool:
-        """Whether a spool has some of the files that are listed with these marks, each once."""
+        """Whether a spool contains some of the files that are listed with these marks, each once."""
 
         def names() -> Iterator[Sequence[str]]:
             return (all_as_logged([line.partition(" ")[2] for line in lines]) for lines in spool.batches())
@@ -261,7 +263,7 @@ class Ledger:
             yield [line[2:] for line in lines]
 
     def _load_all(self) -> None:
-        """Load the spools into the table, if there is anything in them."""
+        """Load the spools into the table, if they contain anything."""
         spools = (self._listed, self._copied, self._same)
         if any(spool.count for spool in spools):
             with self._database.kept(), self._database.turn:

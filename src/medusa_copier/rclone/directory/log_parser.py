@@ -1,4 +1,4 @@
-"""What rclone's commands say of each file, made into notes for the ledger."""
+"""Converts what rclone's commands report about each file to notes for the ledger."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ SAME_PLACE: Final = "source and destination are the same"
 OTHER_CONTENT: Final = "other content is there already"
 DUPLICATE: Final = "another file or directory at the source has the same name for the target; one of them was left out"
 LASTING: Final = re.compile(rf"^{OTHER_CONTENT}|^\w+ differ$|^file not in |^{DUPLICATE}$| - ignoring$")
-"""The reasons that stay as they are, beside those of ``errors``."""
+"""Reasons that a retry doesn't change, in addition to those in ``errors``."""
 _TIME_NOT_SET: Final = "Failed to set modification time: "
-"""Of a file whose content was compared by its hash, and is the same."""
+"""For a file whose content was compared by hash and is equal."""
 _DIRECTORY_TIME_NOT_SET: Final = re.compile(
     r"(Failed to copy: )?chtimes .*: (operation not permitted|permission denied)", re.DOTALL
 )
-"""Of a directory, of which nothing else is said."""
+"""For a directory about which nothing else is reported."""
 _OF_DIRECTORY: Final = "Failed to update directory timestamp or metadata: "
 """Of a directory, whose files say for themselves whether they are there."""
 _HASH: Final = re.compile(r"(?!size)(\w+) = (\S+) OK")
@@ -31,7 +31,7 @@ _LINE: Final = (
     r'^{"time":"[^"\n]*","level":"%s","msg":"%s,"object":"([^"\\\n]+)",'
     r'"objectType":"[^"\\\n]*(?<!\.Fs)","source":"[^"\\\n]*"}\n'
 )
-"""A line of the log about a file whose path is written as it is: without escapes."""
+"""A log line about a file whose path contains no escapes."""
 _COPIED: Final = re.compile(_LINE % ("info", r'Copied \([^"\\\n]*","size":(\d{1,15})'), re.MULTILINE)
 _COMPARED: Final = re.compile(_LINE % ("debug", r'(?:(?!size)(\w+) = ([^\s"\\]+) OK|size = \d+ OK|OK)"'), re.MULTILINE)
 _DUPLICATE: Final = re.compile(r"Duplicate \w+ found in source - ignoring")
@@ -44,13 +44,14 @@ _SUM: Final = re.compile(r"([0-9a-f]+)  (.*)", re.DOTALL)
 
 
 def is_misplaced(entry: Entry) -> bool:
-    """Whether rclone ignores something in a listing because its name isn't one of that directory, as with keys that
-    have empty segments. Where the source is listed by another way too, that way has the name."""
+    """Whether rclone ignores an entry of a listing because its name doesn't belong in that directory, as for keys
+    with empty segments. If the source is also listed in another way, the name is found there.
+    """
     return bool(_MISPLACED.fullmatch(entry.message))
 
 
 class Reasons:
-    """What the log of a copy says of its files. ``sees_source``: the source is listed by another way too."""
+    """What the log of a copy reports about its files. ``sees_source``: the source is also listed in another way."""
 
     def __init__(self, ledger: Ledger, partial: str, *, sees_source: bool) -> None:
         self._ledger = ledger
@@ -60,16 +61,16 @@ class Reasons:
         self._others = 0
 
     def are_of_times_only(self, outcome: Outcome) -> bool:
-        """Whether a command failed for nothing but times that it could not set: the content is the same or copied.
+        """Whether a command failed only because it could not set modification times: the content is equal or copied.
 
-        A copy by the remote control is no failure then either.
+        A copy through the remote control doesn't fail in that case either.
         """
         is_of_directory = bool(_DIRECTORY_TIME_NOT_SET.fullmatch(outcome.last_words))
         failed_as_usual = outcome.exit_status == 1 and not outcome.complaint
         return failed_as_usual and not self._others and (self._times > 0 or is_of_directory)
 
     def take(self, entries: list[Entry]) -> None:
-        """Note what was copied, and why something wasn't."""
+        """Record what was copied, and why other files weren't."""
         copied = [entry for entry in entries if entry.path and entry.level == "info" and "Copied (" in entry.message]
         known = [entry for entry in copied if entry.size >= 0]
         self._ledger.note_copied([str(entry.size) for entry in known], [entry.object for entry in known])
@@ -83,7 +84,7 @@ class Reasons:
 
     @property
     def known(self) -> Known:
-        """The lines of the log that say that a file was copied."""
+        """The log lines that report a copied file."""
         return Known(_COPIED, lambda groups: self._ledger.note_copied(*groups))
 
     def _note(self, entry: Entry, path: str) -> Note | None:
@@ -106,19 +107,19 @@ class Reasons:
 
 
 class Hashes:
-    """What the log of a check says of hashes that source and target share."""
+    """What the log of a check reports about hashes that source and target share."""
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
 
     def take(self, entries: list[Entry]) -> None:
-        """Note which files are the same."""
+        """Record the files that are equal."""
         matches = ((entry.path, _HASH.fullmatch(entry.message)) for entry in entries)
         self._note([(match[1], match[2], path) for path, match in matches if path and match])
 
     @property
     def known(self) -> Known:
-        """The lines of the log that say so, or that say nothing."""
+        """The log lines that report equal files, or nothing."""
         return Known(_COMPARED, lambda groups: self._note([same for same in zip(*groups, strict=True) if same[0]]))
 
     def _note(self, same: list[tuple[str, str, str]]) -> None:
@@ -129,7 +130,7 @@ class Hashes:
 
 
 def sums(lines: list[str]) -> list[tuple[str, str]]:
-    """The lines of hashsum, as (hash, path); those without a hash are left out."""
+    """The lines of hashsum, as (hash, path), without those that have no hash."""
     return [(match[1], match[2]) for line in lines if (match := _SUM.fullmatch(line))]
 
 

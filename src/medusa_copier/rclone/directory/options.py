@@ -1,4 +1,4 @@
-"""Which files of a directory are copied, and how, as arguments of rclone's commands."""
+"""Which files of a directory to copy, and how, as arguments of rclone's commands."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from medusa_copier.contract.parameters import Overwrite, Verify
 from medusa_copier.rclone.scratch import in_run_directory, scratch_file
 
 MOST_AS_ARGUMENTS_BYTES: Final = 100_000
-"""Linux refuses one argument of 131072 bytes, and about two million bytes of all together."""
+"""Linux limits an argument to 131072 bytes, and all arguments together to about two million bytes."""
 LONGEST_IN_FILE_BYTES: Final = 65_000
-"""rclone refuses a line of 65536 bytes."""
+"""rclone's limit for a line is 65536 bytes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Choice:
-    """Which files of a directory, and how. Filters are in rclone's syntax; ``exclude`` wins."""
+class Selection:
+    """Which files of a directory to copy, and how. Filters are in rclone's syntax; ``exclude`` takes precedence."""
 
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
@@ -29,9 +29,10 @@ class Choice:
 
     @contextmanager
     def filters(self, directory: Path | None) -> Iterator[list[str]]:
-        """As arguments of a command, in the block: what is too long for them is in a file in the ``directory``.
+        """The filters as arguments of a command, for the block: if they are too long, they are in a file in the
+        ``directory``.
 
-        Raises RcloneError when that can't be written.
+        Raises RcloneError if that can't be written.
         """
         depth = [f"--max-depth={self.max_depth}"] if self.max_depth else []
         if not self._are_long:
@@ -46,8 +47,9 @@ class Choice:
 
     @property
     def unfit_filter(self) -> str | None:
-        """The first filter that can't be handed over: there are so many that a file is needed, and rclone would read
-        it as another one from there."""
+        """The first filter that can't be passed to rclone: there are so many that a file is needed, from which rclone
+        would read it differently.
+        """
         fits = _fits_in_file if self._are_long else lambda _: True
         return next((pattern for pattern in (*self.include, *self.exclude) if not fits(pattern)), None)
 
@@ -61,8 +63,8 @@ class Choice:
         return [*rules, "- **"] if self.include else rules
 
     def comparison(self, *, has_times: bool, by_hash: bool = False) -> list[str]:
-        """The arguments that say when a target that is there already stays as it is. Where no times are kept, nothing
-        but its content says that it is the same. ``by_hash``: a hash is compared rather than the time.
+        """Arguments that determine when an existing target stays unchanged. Without modification times only the
+        content proves that it is equal. ``by_hash``: compare a hash rather than the time.
         """
         if self.overwrite == "always":
             return ["--ignore-times"]
@@ -76,5 +78,5 @@ class Choice:
 
 
 def _fits_in_file(pattern: str) -> bool:
-    """rclone takes white space off the end of a line; the beginning is kept by the sign before it."""
+    """rclone strips white space from the end of a line; the beginning is protected by the sign before it."""
     return "\n" not in pattern and pattern == pattern.rstrip() and len(pattern.encode()) <= LONGEST_IN_FILE_BYTES

@@ -6,22 +6,23 @@ from enum import IntEnum
 from typing import Final, NamedTuple
 
 ALIKE: Final = "its name is not UTF-8, and rclone's log does not tell it from another file's"
-"""Why a file failed that may have arrived."""
+"""Why a file counts as failed that may have arrived."""
 
 
 class FileOutcome(IntEnum):
-    """What became of a file. The larger one wins."""
+    """The outcome of a file. The larger one wins."""
 
     PENDING = 0
-    """To be copied, or something was said about it."""
+    """To be copied, or something was reported about it."""
     UNCHANGED = 1
     COPIED = 2
     FAILED = 3
 
 
 class Note(NamedTuple):
-    """Something that rclone said of a file. ``path`` is in rclone's spelling; bytes that are not UTF-8 are lone
-    surrogates."""
+    """A report of rclone about a file. ``path`` is in rclone's encoding; bytes that are not UTF-8 are lone
+    surrogates.
+    """
 
     path: str
     outcome: FileOutcome
@@ -30,7 +31,7 @@ class Note(NamedTuple):
 
 
 class Row(NamedTuple):
-    """A file at the end. ``size`` and ``hash`` are None where they aren't known."""
+    """The final state of a file. ``size`` and ``hash`` are None if unknown."""
 
     path: str
     outcome: FileOutcome
@@ -40,7 +41,7 @@ class Row(NamedTuple):
 
 
 class Skipped(NamedTuple):
-    """Something at the source that is no file to copy."""
+    """An entry at the source that is not a regular file."""
 
     path: str
     reason: str

@@ -1,4 +1,4 @@
-"""What rclone skipped at the source, because it is no file to copy."""
+"""Inspects a local directory without rclone. Everything here may block on disk I/O."""
 
 from __future__ import annotations
 
@@ -46,8 +46,9 @@ class SkippedFiles:
 
 
 def at_source(directory: str, one: Skipped) -> list[Skipped]:
-    """Those things below ``directory`` that ``one``, whose path is as rclone's log shows it, may be: each that is
-    neither a file nor a directory, by its own name."""
+    """The entries below ``directory`` that ``one``, whose path is as shown in rclone's log, may refer to: those that
+    are neither a file nor a directory, by their own names.
+    """
     places = _alike(directory, one.path) if REPLACEMENT in one.path else [spoken(one.path)]
     return [Skipped(place.translate(SPELLING), one.reason) for place in places if _is_skipped(f"{directory}/{place}")]
 

@@ -42,15 +42,15 @@ class FileTable:
         """Whether anything was ever noted."""
 
     def note(self, notes: Iterable[Note]) -> None:
-        """Take down what was said. The first reason of a file stays."""
+        """Record reports. The first reason for a file is kept."""
         if rows := [(stored(path), *rest) for path, *rest in notes]:
             self.is_used = True
             self._database.execute_for_each(NOTE, rows)
 
     def note_logged(self, notes: Iterable[Note], *, comparing: bool = False) -> None:
-        """Take down what the log said, which has U+FFFD where a name has another byte than those of UTF-8.
+        """Record reports from the log, in which U+FFFD replaces bytes of a name that are not UTF-8.
 
-        ``comparing`` says that it is about files that have arrived.
+        ``comparing`` means that they are about files that have arrived.
         """
         notes = list(notes)
         self.note(note for note in notes if REPLACEMENT not in note.path)
@@ -70,25 +70,25 @@ class FileTable:
         self._ambiguous.note((path, SAME, None, None, value) for value, path in unclear)
 
     def note_expected(self, sizes: Iterable[tuple[int, str]]) -> None:
-        """Take down (size at the source, path) before anything is copied; -1 for an unknown size."""
+        """Record (size at the source, path) before anything is copied; -1 for an unknown size."""
         rows = ((size, stored(path)) for size, path in sizes)
         self._database.execute_for_each("INSERT OR REPLACE INTO expected (size, path) VALUES (?, ?)", rows)
 
     def note_seen(self, sizes: Iterable[tuple[int, str]]) -> None:
-        """Take down (size at the target, path) of files that are here already; -1 for an unknown size."""
+        """Record (size at the target, path) of files that are already known; -1 for an unknown size."""
         self._prepare()
         self._database.execute_for_each(
             "UPDATE files SET seen = ? WHERE path = ?", ((size, stored(path)) for size, path in sizes)
         )
 
     def forget_seen(self) -> None:
-        """Before the target is looked at."""
+        """Reset the sizes at the target before it is listed."""
         self._execute("UPDATE files SET seen = NULL")
 
     def fail_unlike_seen(self) -> None:
-        """After the target was looked at: what wasn't seen there, or isn't as large as what was copied, has failed.
+        """After the target was listed: fail the files that are not there, or have another size than what was copied.
 
-        The sizes are those at the target then.
+        The sizes are those at the target from then on.
         """
         self._execute(
             "UPDATE files SET outcome = 3, reason = 'it is not at the target any more'"
@@ -103,51 +103,51 @@ class FileTable:
         self._ambiguous.bytes_copied = 0
 
     def note_hashes(self, hashes: Iterable[tuple[str, str]]) -> None:
-        """Take down (hash, path) of files that are here already."""
+        """Record (hash, path) of files that are already known."""
         self._prepare()
         self._database.execute_for_each(
             "UPDATE files SET hash = ? WHERE path = ?", ((value, stored(path)) for value, path in hashes)
         )
 
     def begin_again(self) -> None:
-        """Before another attempt: what failed may yet come right."""
+        """Before another attempt: failed files get another chance."""
         self._execute("UPDATE files SET outcome = 0, reason = NULL WHERE outcome IN (0, 3)")
 
     def begin_pending_again(self) -> None:
-        """Before another attempt at the files that are to be copied once more; what has failed before stays so."""
+        """Before another attempt at the files to be copied again; other failures stay."""
         self._execute("UPDATE files SET reason = NULL WHERE outcome = 0")
 
     def fail_pending(self, reason: str) -> None:
-        """At the end: what isn't known to have arrived has not. ``reason`` is for files without one."""
+        """At the end: fail the files that aren't known to have arrived. ``reason`` is for files without one."""
         self._execute("UPDATE files SET outcome = 3, reason = coalesce(reason, ?) WHERE outcome IN (0, 3)", reason)
 
     def cut_off(self) -> None:
-        """The copy ends before its end: a file that hasn't arrived has failed only if there is a reason."""
+        """The copy is interrupted: a file that hasn't arrived counts as failed only if there is a reason."""
         self._execute("UPDATE files SET outcome = 3 WHERE outcome = 0 AND reason IS NOT NULL")
 
     def forget_reasons(self) -> None:
-        """Before the files that arrived are compared."""
+        """Reset reasons before the files that arrived are compared."""
         self._execute("UPDATE files SET reason = NULL, verified = 0 WHERE outcome IN (1, 2)")
 
     def forget_reasons_of_unverified(self) -> None:
-        """Before those files that arrived and weren't found the same yet are compared again."""
+        """Reset the reasons of files not yet found equal, before they are compared again."""
         self._execute("UPDATE files SET reason = NULL WHERE outcome IN (1, 2) AND NOT verified")
 
     def fail_unverified(self, reason: str) -> None:
-        """What arrived but was not found the same has failed."""
+        """Fail the files that arrived but were not found equal."""
         self._execute(
             "UPDATE files SET outcome = 3, reason = coalesce(reason, ?) WHERE outcome IN (1, 2) AND NOT verified",
             reason,
         )
 
     def fail_unverified_unchanged(self, reason: str) -> None:
-        """What was there already but was not found the same has failed."""
+        """Fail the unchanged files that were not found equal."""
         self._execute(
             "UPDATE files SET outcome = 3, reason = coalesce(reason, ?) WHERE outcome = 1 AND NOT verified", reason
         )
 
     def count(self, outcome: FileOutcome) -> int:
-        """How many files have this outcome."""
+        """The number of files with this outcome."""
         return self._number("count(*)", "outcome = ?", outcome)
 
     def count_all(self) -> int:
@@ -159,75 +159,76 @@ class FileTable:
         return self._paths("TRUE")
 
     def has(self, path: str) -> bool:
-        """Whether this is one of the files."""
+        """Whether the path is one of the files."""
         return bool(self._execute("SELECT 1 FROM files WHERE path = ?", stored(path)).fetchone())
 
     def has_arrived(self, path: str) -> bool:
-        """Whether this is one of the files that are at the target."""
+        """Whether the path is one of the files at the target."""
         return bool(self._execute(f"SELECT 1 FROM files WHERE path = ? AND {ARRIVED}", stored(path)).fetchone())  # noqa: S608 - from above
 
     def count_repaired(self) -> int:
-        """How many files were copied once more because their content differed, and are the same now."""
+        """The number of files that were copied again because their content differed, and are equal now."""
         return self._number("count(*)", "repaired AND verified AND outcome = 2")
 
     def first_repaired(self, limit: int) -> list[Row]:
-        """The first of them, by name."""
+        """The first repaired files, by name."""
         return list(self._rows("WHERE repaired AND verified AND outcome = 2 ORDER BY path LIMIT ?", limit))
 
     def count_bytes(self, outcome: FileOutcome) -> int:
-        """How many bytes they have, as far as their sizes are known."""
+        """Their total size, as far as known."""
         known = self._number("coalesce(sum(size), 0)", "outcome = ?", outcome)
         return known + (self._ambiguous.bytes_copied if outcome is FileOutcome.COPIED else 0)
 
     def count_arrived(self) -> int:
-        """How many files are at the target."""
+        """The number of files at the target."""
         return self._number("count(*)", "outcome IN (1, 2)")
 
     def count_verified(self) -> int:
-        """How many files were compared and found the same."""
+        """The number of files that were compared and found equal."""
         return self._number("count(*)", "verified AND outcome IN (1, 2)")
 
     def count_unhashed(self) -> int:
-        """How many files arrived of which no hash is known."""
+        """The number of files that arrived and have no known hash."""
         return self._number("count(*)", "outcome IN (1, 2) AND hash IS NULL")
 
     def first_failed(self, limit: int) -> list[Row]:
-        """The first files that failed, by name."""
+        """The first failed files, by name."""
         return list(self._rows("WHERE outcome = 3 ORDER BY path LIMIT ?", limit))
 
     def reasons(self, *, of_failed: bool) -> Iterator[str]:
-        """Each reason that a file has, once; with or without those that have failed."""
+        """The distinct reasons of files, with or without those that have failed."""
         query = "SELECT DISTINCT reason FROM files WHERE reason IS NOT NULL AND outcome <= ?"
         for (reason,) in self._execute(query, 3 if of_failed else 2):
             yield reason
 
     def fail_unlike_expected(self) -> None:
-        """What isn't as large as the source was before the copy has failed. Its size is the one seen at the target, or
-        else the one that was copied."""
+        """Fail the files whose size differs from the source's before the copy. A file's size is the one seen at the
+        target, else the one that was copied.
+        """
         self._execute(
             f"UPDATE files SET outcome = 3, reason = {_UNLIKE} FROM expected"  # noqa: S608 - both are from above
             f" WHERE expected.path = files.path AND {_IS_UNLIKE}"
         )
 
     def unlike_expected(self) -> Iterator[str]:
-        """The paths of those files."""
+        """The paths of the files whose size differs from the source's before the copy."""
         unlike = f"SELECT path FROM expected JOIN files USING (path) WHERE {_IS_UNLIKE}"  # noqa: S608 - from above
         return self._paths(f"path IN ({unlike})")
 
     def arrived(self) -> Iterator[str]:
-        """The paths of the files that are at the target."""
+        """The paths of the files at the target."""
         return self._paths("outcome IN (1, 2)")
 
     def unchanged(self) -> Iterator[str]:
-        """The paths of the files that were at the target already."""
+        """The paths of the files that already existed at the target."""
         return self._paths("outcome = 1")
 
     def unhashed(self) -> Iterator[str]:
-        """The paths of the files that arrived of which no hash is known."""
+        """The paths of the files that arrived and have no known hash."""
         return self._paths("outcome IN (1, 2) AND hash IS NULL")
 
     def differing(self) -> Iterator[str]:
-        """The paths that arrived, as was thought, but were not found the same."""
+        """The paths of files that seemed to have arrived, but were not found equal."""
         return self._paths("outcome IN (1, 2) AND NOT verified AND reason IS NOT NULL")
 
     def begin_differing(self) -> None:
