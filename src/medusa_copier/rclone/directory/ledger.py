@@ -49,8 +49,11 @@ class _Sums(NamedTuple):
 
 
 class Ledger:
-    """``with Ledger(directory) as ledger``: accepts reports about files in bulk, and answers as if they had been
-    recorded individually in its table.
+    """``with Ledger(directory) as ledger``: unnamed files in ``directory`` that disappear with the process.
+
+    It accepts reports about files in bulk, and answers as if they had been recorded individually. ``table`` has the
+    rows of all files, created on demand; ``skipped`` the entries that are not regular files. ``hash_kind`` is the type
+    of the hashes, if any are known.
     """
 
     def __init__(self, directory: Path | None) -> None:
