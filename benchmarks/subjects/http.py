@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import threading
 import time
 from collections.abc import Iterator
@@ -136,5 +137,9 @@ def _section(secret: str) -> dict[str, Any]:
 
 
 def _url(service: Service) -> str:
-    """Where the API of a service that runs listens."""
-    return service.log.read_text().split('"http_listening"')[0].rpartition('"url":"')[2].split('"')[0]
+    """Where the API of a service that runs listens; "" when it doesn't yet."""
+    with contextlib.suppress(OSError):
+        for line in service.log.read_text().splitlines()[:100]:
+            if (event := json.loads(line))["event"] == "http_listening":
+                return str(event["url"])
+    return ""

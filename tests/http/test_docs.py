@@ -48,9 +48,9 @@ def test_the_examples_of_the_page_run(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("path", sorted(set(re.findall(r"`(?:GET |POST )?(/(?:v1/)?\w+)[`/]", PAGE))))
 def test_the_page_names_paths_that_there_are(path: str) -> None:
-    from simple_queue_server.http import health, metrics, requests, services
+    from simple_queue_server.http import dead_letters, health, metrics, requests, services
 
-    modules = (health, metrics, requests, services)
+    modules = (dead_letters, health, metrics, requests, services)
     texts = "".join(Path(module.__file__ or "").read_text() for module in modules)
     texts += (Path(__file__).parent.parent.parent / "src/medusa_copier/http/roots.py").read_text()
     texts += (Path(health.__file__ or "").parent / "events.py").read_text()

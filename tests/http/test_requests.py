@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from base64 import b64encode
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -300,3 +301,27 @@ async def test_events_are_streamed_and_resumed_and_are_those_of_the_token(ingest
     assert later[0] == resumed[0]
     foreign = await soon(events_of(ingest, "/v1/events?last_event_id=abc-1", "finished"))
     assert foreign[0][1] == "missed"
+
+
+async def test_an_operator_sees_what_was_given_up_with_why_and_where(tmp_path: Path) -> None:
+    world = World(tmp_path, "", {})
+    directory = tmp_path / "run" / "journal" / "dead-letters"
+    directory.mkdir(parents=True)
+    entry = {
+        "id": "1",
+        "request_id": "film-1",
+        "body": b64encode(copyto("src:a.txt", "dst:b.txt")).decode(),
+        "reply_to": None,
+        "correlation_id": None,
+        "response": b64encode(b'{"status": "failure", "message": "it killed the service"}').decode(),
+    }
+    (directory / "1.json").write_text(json.dumps(entry))
+    with service_with_api(world, tokens=TOKENS) as (url, _):
+        async with Api(url, SECRETS["boss"]) as boss:
+            found = (await boss.get("/v1/dead-letters")).json
+            assert (await boss.as_(SECRETS["ingest"]).get("/v1/dead-letters")).status == 403
+    (letter,) = found["dead_letters"]
+    assert (letter["id"], letter["action"], letter["reason"]) == ("film-1", "copyto", "it killed the service")
+    assert letter["places"][0].endswith("dead-letters/1.json")
+    assert letter["request"]["parameters"]["source_root"] == "src"
+    assert not found["has_more"]

@@ -14,6 +14,7 @@ from simple_queue_server.control import Control
 from simple_queue_server.http import openapi
 from simple_queue_server.http.application import Application
 from simple_queue_server.http.cancels import Cancels
+from simple_queue_server.http.dead_letters import DeadLetterOperations
 from simple_queue_server.http.events import EventHub
 from simple_queue_server.http.extension import Extension
 from simple_queue_server.http.health import Health, broker_check, directory_check
@@ -77,6 +78,7 @@ async def serving(
             *requests.operations(),
             *extension.operations,
             *services.operations(),
+            *DeadLetterOperations(settings, run_directory / "journal").operations(),
             *hub.operations(),
             *([] if metrics is None else MetricsOperations(metrics).operations()),
             *health.operations(),
