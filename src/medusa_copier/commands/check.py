@@ -60,7 +60,8 @@ async def _rows(settings: CopierSettings, timeout_s: float, *, writes: bool) -> 
                 yield Row("rclone", ok=True, note=f"{await rclone.client.version()} {rclone.path}")
                 roots = [
                     asyncio.create_task(
-                        _root(rclone, name, root, _small_file(directory) if writes else None, timeout_s)
+                        _root(rclone, name, root, _small_file(directory) if writes else None, timeout_s),
+                        name=f"check {name}",
                     )
                     for name, root in settings.roots.items()
                 ]

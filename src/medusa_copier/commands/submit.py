@@ -65,7 +65,7 @@ async def _submit(client: CopyClient, requests: Iterable[tuple[bytes, str]], *, 
                 await free.acquire()
                 if has_unsent := loop.time() > deadline:
                     break
-                tasks.create_task(submit_one(body, request_id))
+                tasks.create_task(submit_one(body, request_id), name=f"submit {request_id}")
     except* (QueueServerError, BrokenPipeError) as errors:  # nobody reads what is printed any more
         raise errors.exceptions[0] from None
     if unanswered or has_unsent:

@@ -120,7 +120,7 @@ class Progress:
             return None
         self._groups.append(group)
         if self._asking is None:
-            self._asking = asyncio.create_task(self._ask_soon())
+            self._asking = asyncio.create_task(self._ask_soon(), name="rclone progress")
         found = (await asyncio.shield(self._asking)).get(group)
         return None if found is None or watch.group != group else _figures(group, found)
 

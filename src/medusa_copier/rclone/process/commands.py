@@ -217,13 +217,13 @@ async def _run(
     """Run ``command`` and pass on its output in batches of whole lines; returns its exit status."""
     with Pipe() as printed, Pipe() as logged:
         process = await spawn(command, stdout=printed.writer, stderr=logged.writer, environment=environment)
-        ended = asyncio.ensure_future(process.wait())
+        ended = asyncio.create_task(process.wait(), name="rclone end")
         watching = asyncio.create_task(pulse.kill_when_hung(process), name="rclone pulse")
         try:
             async with asyncio.TaskGroup() as readers:
-                for pipe, take in ((printed, take_printed), (logged, take_log)):
+                for name, pipe, take in (("output", printed, take_printed), ("log", logged, take_log)):
                     pipe.close_writer()
-                    readers.create_task(_read(pipe, ended, take))
+                    readers.create_task(_read(pipe, ended, take), name=f"rclone {name}")
             return await process.wait()
         except ExceptionGroup as group:
             raise group.exceptions[0] from None

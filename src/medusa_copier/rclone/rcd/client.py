@@ -26,7 +26,7 @@ from medusa_copier.rclone.names import SPELLING, spoken
 from medusa_copier.rclone.pair import NO_TIMES_NS, Pair, StorageKind
 from medusa_copier.rclone.partials import Partials, copy_id
 from medusa_copier.rclone.rcd.http import QUICK_S, Connection
-from medusa_copier.rclone.rcd.seen_copy import copy_seen
+from medusa_copier.rclone.rcd.seen_copy import copy_config, copy_seen
 from medusa_copier.rclone.stats import Groups, GroupStats, Progress
 
 HASH_GROUP: Final = "hashes"
@@ -273,7 +273,7 @@ class Client:
             raise NotFound  # rclone calls it done without looking
         pair = await self.pair(source.fs, target.fs)
         if pair.reads_are_safe and (pair.has_times or (by_hash and pair.can_compare_hashes)):
-            config = {"IgnoreTimes": True} if always else {}
+            config = copy_config(always=always)
             if by_hash and pair.can_compare_hashes:
                 config["CheckSum"] = True
             await self.copy_unseen(source, target, config, pair.local)

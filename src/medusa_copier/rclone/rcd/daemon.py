@@ -260,7 +260,10 @@ class Daemon:
 
     async def _until_news(self, process: asyncio.subprocess.Process) -> None:
         """Wait until the process ends, its socket can't be reached, or a ping is due."""
-        news = [asyncio.create_task(process.wait()), asyncio.create_task(self._is_away.wait())]
+        news = [
+            asyncio.create_task(process.wait(), name="rclone end"),
+            asyncio.create_task(self._is_away.wait(), name="rclone away"),
+        ]
         try:
             await asyncio.wait(news, timeout=self._timing.ping_interval_s, return_when=asyncio.FIRST_COMPLETED)
         finally:

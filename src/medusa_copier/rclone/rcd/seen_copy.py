@@ -39,9 +39,9 @@ async def copy_seen(client: Client, source: Location, target: Location, pair: Pa
             return seen.size
         always = True
     if pair.source_is_local or pair.hash_guards_all:
-        await client.copy_unseen(source, target, _config(always=always))
+        await client.copy_unseen(source, target, copy_config(always=always))
     elif pair.hash_guards_some and _has_hash(seen):
-        await client.copy_unseen(source, target, _config(always=always))
+        await client.copy_unseen(source, target, copy_config(always=always))
         await _require_size(client, target, seen.size)
     else:
         await _copy_in_one_piece(client, source, target, seen, always=always)
@@ -53,7 +53,9 @@ async def _copy_beside_a_look(client: Client, source: Location, target: Location
     nearly all objects of a bucket have one, and over a distance an inspection before each copy would take as long
     as the copy.
     """
-    copying = asyncio.create_task(client.copy_unseen(source, target, _config(always=always)), name="copy beside a look")
+    copying = asyncio.create_task(
+        client.copy_unseen(source, target, copy_config(always=always)), name="copy beside a look"
+    )
     try:
         seen = await _look(client, source, pair)
         if _has_hash(seen) and _can_compare_times(seen, pair):
@@ -68,11 +70,12 @@ async def _copy_beside_a_look(client: Client, source: Location, target: Location
 
 
 async def _copy_in_one_piece(client: Client, source: Location, target: Location, seen: Item, *, always: bool) -> None:
-    await client.copy_unseen(source, target, _config(always=always) | ONE_PIECE)
+    await client.copy_unseen(source, target, copy_config(always=always) | ONE_PIECE)
     await _require_size(client, target, seen.size)
 
 
-def _config(*, always: bool) -> dict[str, Any]:
+def copy_config(*, always: bool) -> dict[str, Any]:
+    """The ``_config`` of a call that copies: ``always`` replaces a target of the same size and time."""
     return {"IgnoreTimes": True} if always else {}
 
 
