@@ -191,8 +191,12 @@ class InFlight:
         self.is_given_up = give_up
 
     def cancel(self) -> bool:
-        """Cancel it for its client. False if it is already cancelled, or too late: its response is being published."""
+        """Cancel it for its client. False if it is already cancelled, or too late: its response is being published. An
+        invalid request can't be cancelled, nor can one to cancel others.
+        """
         if self.response is not None or self.stage in {Stage.CANCELLED, Stage.GIVEN_BACK}:
+            return False
+        if self.is_cancel or isinstance(self.request, InvalidRequest):
             return False
         has_begun = self.stage is not Stage.ACCEPTED  # else it is seen when it begins
         self.stage = Stage.CANCELLED

@@ -162,6 +162,13 @@ def test_what_has_its_response_is_not_cancelled() -> None:
     assert decided.stage is Stage.ANSWERING
 
 
+@pytest.mark.parametrize("body", [b"no JSON", b'{"action":"cancel"}'])
+def test_what_is_no_request_for_work_is_not_cancelled(body: bytes) -> None:
+    request = made(body)
+    assert not request.cancel()
+    assert request.stage is Stage.ACCEPTED
+
+
 def test_a_request_to_cancel_waits_in_no_line() -> None:
     request = made(b'{"action":"cancel"}')
     assert request.is_cancel

@@ -170,6 +170,15 @@ async def test_an_observer_may_cancel_a_request_before_it_starts(world: World) -
     assert world.names() == ["accepted", "answering", "finished"]
 
 
+async def test_a_body_that_is_no_request_is_answered_whatever_an_observer_does(world: World) -> None:
+    class Cancels(Notes):
+        def accepted(self, request: InFlight) -> None:
+            request.cancel()
+
+    world.serve(Cancels())
+    assert (await world.ask(b"no JSON"))["message"] == "Invalid Request"
+
+
 async def test_a_request_whose_work_is_stopped_is_given_back(world: World) -> None:
     server = world.serve()
     await world.client.send(b'{"action":"hang"}')
