@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import time
 from collections.abc import AsyncIterator, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
@@ -112,6 +113,17 @@ async def test_the_length_of_the_queue_is_how_many_requests_wait_on_it(stage: St
         while (waiting := await broker.queue_length()) != 3:
             await asyncio.sleep(0.1)
     assert waiting == 3
+
+
+async def test_a_delivery_says_when_its_request_was_sent(stage: Stage) -> None:
+    client, broker = await stage.client(), await stage.broker()
+    before_ms = time.time() * 1000
+    await client.send(b"a request")
+    after_ms = time.time() * 1000
+    (delivery,) = await receive(broker, 1)
+    assert delivery.sent_ms is not None
+    assert before_ms - 1000 <= delivery.sent_ms <= after_ms + 1000  # a server of SQS has a clock of its own
+    await delivery.answer(b"a response")
 
 
 async def test_an_answered_request_is_gone_and_its_response_is_on_the_outgoing_queue(stage: Stage) -> None:
