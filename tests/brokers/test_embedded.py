@@ -33,7 +33,7 @@ from simple_queue_server.brokers.embedded import database
 from simple_queue_server.brokers.embedded import path as queue_path
 from simple_queue_server.brokers.embedded.broker import EmbeddedBroker, EmbeddedClient
 from simple_queue_server.brokers.embedded.database import QueueFile
-from simple_queue_server.brokers.embedded.tables import Tables
+from simple_queue_server.brokers.embedded.tables import SCHEMA, Tables
 from simple_queue_server.brokers.embedded.writer import Store
 from simple_queue_server.errors import BrokerError, BrokerGaveUp
 from simple_queue_server.settings.sections import EmbeddedSection, LogSection, ServerSection, Settings
@@ -747,3 +747,19 @@ async def test_an_id_that_is_not_utf8_goes_back_as_the_bytes_that_came(stage: St
     with contextlib.closing(sqlite3.connect(section.path)) as database:
         rows = database.execute("SELECT typeof(correlation_id), CAST(correlation_id AS BLOB) FROM responses").fetchall()
     assert rows == [("text", b"\xff\xfe")]
+
+
+async def test_a_file_of_an_earlier_version_is_used_on_and_says_when_new_requests_were_sent(tmp_path: Path) -> None:
+    section = EmbeddedSection(path=tmp_path / "queue.db")
+    with contextlib.closing(sqlite3.connect(section.path)) as old:
+        for statement in SCHEMA:
+            old.execute(statement.replace(",\n        sent_ms INTEGER", ""))
+        old.execute("INSERT INTO requests (queue, body) VALUES ('incoming', 'old')")
+        old.commit()
+    broker = EmbeddedBroker(section, max_in_flight=2)
+    await broker.open()
+    async with EmbeddedClient(section) as client:
+        await client.send(b"new")
+    deliveries = await receive(broker, 2)
+    assert [(delivery.body, delivery.sent_ms is None) for delivery in deliveries] == [(b"old", True), (b"new", False)]
+    await broker.close()
