@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from simple_queue_server.brokers.memory import MemoryBroker
+from simple_queue_server.brokers.memory import MemoryBroker, MemoryClient, MemoryQueue
 from simple_queue_server.in_flight import InFlight
 from simple_queue_server.journal import poison
 from simple_queue_server.journal.store import Journal
@@ -82,3 +82,41 @@ async def test_requests_that_wait_to_be_served_alone_hold_up_no_others(world: Me
     assert work.times == 1
     work.end.set()
     assert [(await world.response())["status"] for _ in range(5)] == ["success"] * 5
+
+
+@pytest.mark.parametrize(
+    ("max_attempts", "deaths", "is_alone"),
+    [(5, 1, False), (5, 2, True), (4, 1, False), (4, 2, True), (3, 0, False), (3, 1, True)],
+)
+async def test_requests_with_many_deaths_are_served_one_at_a_time(
+    tmp_path: Path, max_attempts: int, deaths: int, is_alone: bool
+) -> None:
+    """The last attempt but one at the latest, so that a neighbour's doing gives nobody up."""
+    queue = MemoryQueue()
+    broker, journal, slots = MemoryBroker(queue, max_in_flight=2), Journal(tmp_path / "journal"), Slots(2)
+    await journal.open()
+    check = poison.PoisonCheck(journal, max_attempts)
+    begun = 0
+    end = asyncio.Event()
+
+    async def attempt(request: InFlight) -> None:
+        nonlocal begun
+        async with check.attempt(request) as reason:
+            assert reason is None
+            begun += 1
+            await end.wait()
+
+    async with MemoryClient(queue) as client, asyncio.TaskGroup() as tasks:
+        for number in range(2):
+            await client.send(REQUEST, message_id=str(number))
+            request = InFlight.of_delivery(await broker.receive(), Slot(slots))
+            if deaths:
+                await journal.count_deaths(request.entry.fingerprint, deaths)
+            tasks.create_task(attempt(request))
+        await until(lambda: begun == (1 if is_alone else 2))
+        if is_alone:
+            assert check._alone.locked()
+        end.set()
+    assert begun == 2
+    await broker.close()
+    await journal.close()
