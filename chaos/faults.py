@@ -11,7 +11,7 @@ import shutil
 import signal
 import time
 from collections import Counter, defaultdict
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeAlias
@@ -159,14 +159,13 @@ async def _few_descriptors(service: Service, seconds: float) -> bool:
     pid = service.pid
     if pid is None:
         return False
+    before, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(OSError):  # it may end at any time
         used = len(os.listdir(f"/proc/{pid}/fd"))  # noqa: PTH208 - a moment
-        before = resource.prlimit(
-            pid, resource.RLIMIT_NOFILE, (used + 1, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
-        )
-        await asyncio.sleep(seconds)
-        resource.prlimit(pid, resource.RLIMIT_NOFILE, before)
-        return True
+        if await service.limit(pid, "nofile", used + 1):
+            await asyncio.sleep(seconds)
+            await service.limit(pid, "nofile", before)
+            return True
     return False
 
 
@@ -185,21 +184,15 @@ async def _log_away(service: Service, seconds: float) -> bool:
 
 
 async def _few_processes(service: Service, seconds: float) -> bool:
-    """As many processes and threads as its user has, and one more. Those of its rclones count too."""
+    """As many processes and threads as its user has, and one more. Its rclones can't have more either."""
+    before, _ = resource.getrlimit(resource.RLIMIT_NPROC)
     pids = {pid for pid in (service.pid, *service.rclones()) if pid is not None}
-    if service.pid is None:
-        return False
-    most = resource.getrlimit(resource.RLIMIT_NPROC)
-    _limit_processes(pids, (_tasks(service.user) + 1, most[1]))
+    most = _tasks(service.user) + 1
+    limited = [await service.limit(pid, "nproc", most) for pid in pids]
     await asyncio.sleep(seconds)
-    _limit_processes({pid for pid in (service.pid, *service.rclones()) if pid is not None} | pids, most)
-    return True
-
-
-def _limit_processes(pids: Iterable[int], limit: tuple[int, int]) -> None:
-    for pid in pids:
-        with contextlib.suppress(OSError):  # it may end at any time
-            resource.prlimit(pid, resource.RLIMIT_NPROC, limit)
+    for pid in {pid for pid in (service.pid, *service.rclones()) if pid is not None} | pids:
+        await service.limit(pid, "nproc", before)
+    return any(limited)
 
 
 def _tasks(user: int) -> int:

@@ -113,6 +113,12 @@ class Service:
         found = [re.search(r"\0--rc-addr=unix://([^\0]+)", command) for command in commands]
         return [Path(match[1]) for match in found if match]
 
+    async def limit(self, pid: int, resource: str, most: int) -> bool:
+        """Let a process of it have so many of a ``resource``, as the command prlimit calls it. False when it can't."""
+        command = [*self._as_user(), "prlimit", f"--pid={pid}", f"--{resource}={most}:"]
+        setting = await asyncio.create_subprocess_exec(*command, stderr=subprocess.DEVNULL)
+        return await setting.wait() == 0
+
     @property
     def pid(self) -> int | None:
         """The process number, while it runs."""
