@@ -84,9 +84,12 @@ def in_run_directory(config: Path, name: str) -> Path:
     """The file or directory ``name`` in the run directory of the service of the file ``config``.
 
     It is where there is one, in the places where :func:`for_client` looks for a queue; else below this directory.
-    Raises SettingsError when there is more than one.
+    Raises SettingsError when there is more than one, or this user may not look.
     """
-    found = [path for directory in dict.fromkeys(_places(config)) if (path := directory / "run" / name).exists()]
+    try:
+        found = [path for directory in dict.fromkeys(_places(config)) if (path := directory / "run" / name).exists()]
+    except PermissionError as error:
+        raise SettingsError(f"{error.filename} can't be read: be the user that the service runs as, or root") from None
     if len(found) > 1:
         names = ", ".join(map(str, found))
         raise SettingsError(f"{config}: its service may run in several directories: {names}; go to the right one")

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from medusa_copier.settings import in_run_directory
+from simple_queue_server import SettingsError
 from simple_queue_server.system.pidfile import State, look
 from tests.support.processes import COPIER, running
 from tests.support.service import World, rclones
@@ -91,6 +93,18 @@ def test_one_that_was_killed_is_known_for_dead_and_started_again(world: World) -
     assert world.command("stop").stdout == "copier isn't running\n"
     assert world.command("restart").returncode == 0
     assert pid(world) != killed
+
+
+def test_what_can_not_be_known_is_no_state(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: Path) -> bool:
+        raise PermissionError(13, "Permission denied", str(self))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "exists", refuse)
+        with pytest.raises(SettingsError, match="be the user that the service runs as, or root"):
+            in_run_directory(world.directory / "copier.yaml", "copier.pid")
+    world.write_config(server={"nam": "copier"})
+    assert world.command("status").returncode == 4
 
 
 def test_why_it_did_not_start_is_said(world: World) -> None:

@@ -49,8 +49,8 @@ def complete_place(context: click.Context, _: click.Parameter, incomplete: str) 
 
 
 @contextmanager
-def clear_errors() -> Iterator[None]:
-    """Show errors that name the remedy as one line; other errors keep their traceback."""
+def clear_errors(exit_status: int = 1) -> Iterator[None]:
+    """Show errors that name the remedy as one line, with this exit status; other errors keep their traceback."""
     from medusa_copier.rclone.errors import RcloneError  # noqa: PLC0415
     from simple_queue_server.errors import QueueServerError  # noqa: PLC0415
     from simple_queue_server.printable import escaped, escaped_lines  # noqa: PLC0415
@@ -64,6 +64,7 @@ def clear_errors() -> Iterator[None]:
     try:
         yield
     except (QueueServerError, RcloneError) as error:
-        raise click.ClickException(escaped(masked(str(error)))) from None
+        click.ClickException(escaped(masked(str(error)))).show()
+        sys.exit(exit_status)
     except KeyboardInterrupt:
         sys.exit(130)

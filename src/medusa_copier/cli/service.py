@@ -110,9 +110,10 @@ def restart(config: Path, **how: Any) -> None:
 def status(config: Path, request_id: str | None, as_json: bool) -> None:
     """Show whether the service is running and healthy, what it is doing, and how long the queue is.
 
-    The exit status is that of an init script: 0 running, 1 dead although its pid file exists, 3 not running.
+    The exit status is that of an init script: 0 running, 1 dead although its pid file exists, 3 not running, 4 not
+    known.
     """
-    with clear_errors():
+    with clear_errors(1 if request_id else 4):
         if request_id is not None:
             from medusa_copier.commands.show import status_of  # noqa: PLC0415
 
