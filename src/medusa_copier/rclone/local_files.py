@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
 from typing import Final, NamedTuple
 
@@ -70,24 +70,34 @@ def walk(directory: str, take: Callable[[list[str]], object], *, but: Collection
 
     Takes about 3 µs per file and may block on disk I/O. Directories that can't be listed are treated as empty.
     """
+    beginning = f"{directory.rstrip('/')}/"
     has_late, files, size_bytes = False, 0, 0
-    tops = [""]
-    while tops:
-        names: list[str] = []
-        with suppress(OSError), os.scandir(f"{directory}/{(top := tops.pop())}") as entries:
-            for entry in entries:
-                if entry.is_file(follow_symlinks=False):
-                    names.append(top + entry.name)
-                    if status := _status(entry):
-                        has_late = has_late or status.st_mtime_ns > _LATEST_NS
-                        files, size_bytes = files + 1, size_bytes + status.st_size
-                    if len(names) == NAMES_AT_ONCE:
-                        take(all_spelled(names))
-                        names = []
-                elif entry.is_dir(follow_symlinks=False) and not (but and top + entry.name in but):
-                    tops.append(f"{top}{entry.name}/")
-        take(all_spelled(names))
+    names: list[str] = []
+    for entry in entries_below(directory, but={f"{beginning}{path}" for path in but}):
+        if not entry.is_file(follow_symlinks=False):
+            continue
+        names.append(entry.path[len(beginning) :])
+        if status := _status(entry):
+            has_late = has_late or status.st_mtime_ns > _LATEST_NS
+            files, size_bytes = files + 1, size_bytes + status.st_size
+        if len(names) == NAMES_AT_ONCE:
+            take(all_spelled(names))
+            names = []
+    take(all_spelled(names))
     return Walked(has_late, files, size_bytes)
+
+
+def entries_below(start: str, *, but: Collection[str] = ()) -> Iterator[os.DirEntry[str]]:
+    """All entries except directories, and except those below the directories in ``but``. Directories that can't be
+    listed are treated as empty."""
+    directories = [start.rstrip("/") or "/"]
+    while directories:
+        with suppress(OSError), os.scandir(directories.pop()) as entries:
+            for entry in entries:
+                if not entry.is_dir(follow_symlinks=False):
+                    yield entry
+                elif entry.path not in but:
+                    directories.append(entry.path)
 
 
 def _status(entry: os.DirEntry[str]) -> os.stat_result | None:

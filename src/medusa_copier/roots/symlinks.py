@@ -7,11 +7,11 @@ import math
 import os
 import stat
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from medusa_copier.rclone.local_files import entries_below
 from simple_queue_server.system import mounts
 
 MOUNTS_S: Final = 5.0
@@ -134,7 +134,7 @@ def inspect_below(directory: str, path: str) -> TreeInspection:
     """
     top = os.path.realpath(directory)
     special: list[str] = []
-    for entry in _entries_below(f"{top}/{path}".rstrip("/")):
+    for entry in entries_below(f"{top}/{path}"):
         place = entry.path[len(top) :].lstrip("/")
         if entry.is_symlink():
             if _is_followed(entry) and not _is_within(top, os.path.realpath(entry.path)):
@@ -146,21 +146,6 @@ def inspect_below(directory: str, path: str) -> TreeInspection:
 
 def _is_followed(link: os.DirEntry[str]) -> bool:
     return link.name.endswith(WRITTEN_THROUGH) or os.path.isdir(link.path)  # noqa: PTH112 - no error for a loop
-
-
-def _entries_below(start: str) -> Iterator[os.DirEntry[str]]:
-    """All entries except directories. Directories that can't be listed are treated as empty."""
-    directories = [start]
-    while directories:
-        try:
-            with os.scandir(directories.pop()) as entries:
-                for entry in entries:
-                    if entry.is_dir(follow_symlinks=False):
-                        directories.append(entry.path)
-                    else:
-                        yield entry
-        except OSError:
-            continue
 
 
 def _is_within(directory: str, place: str) -> bool:
