@@ -6,6 +6,7 @@ import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import structlog
 
@@ -92,9 +93,11 @@ async def serving(
 
 def _described(operations: list[Operation], extension: Extension) -> list[Operation]:
     """The operations, plus those that describe them all."""
-    page = Description()
-    all_of_them = [*operations, *page.operations()]
-    page.document = openapi.description(extension.title, extension.version, all_of_them, extension.messages)
+
+    def describe() -> dict[str, Any]:
+        return openapi.description(extension.title, extension.version, all_of_them, extension.messages)
+
+    all_of_them = [*operations, *Description(describe).operations()]
     return all_of_them
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import asyncio
+import functools
+from collections.abc import Callable, Mapping
 from importlib import resources
 from typing import Any
 
@@ -15,10 +17,13 @@ from simple_queue_server.http.operations import Call, Operation, Reply
 
 
 class Description:
-    """Operations that return the description ``document``, which includes themselves."""
+    """Operations that give the description, which they are in themselves: ``describe`` makes it of all operations.
 
-    def __init__(self) -> None:
-        self.document: Mapping[str, Any] = {}
+    It is made when somebody first asks for it, because that takes a good part of a second.
+    """
+
+    def __init__(self, describe: Callable[[], Mapping[str, Any]]) -> None:
+        self._describe = functools.cache(describe)
 
     def operations(self) -> list[Operation]:
         """All operations of this class."""
@@ -30,12 +35,12 @@ class Description:
 
     async def openapi_json(self, _: Call) -> Reply:
         """This description, as OpenAPI 3.1."""
-        return Reply(openapi.encoded(self.document))
+        return Reply(openapi.encoded(await asyncio.to_thread(self._describe)))
 
     async def description_page(self, _: Call) -> Response:
         """This description, for people."""
         environment = Environment(loader=PackageLoader("simple_queue_server.http"), autoescape=True)
-        page = environment.get_template("description.html").render(self.document, kind=_kind)
+        page = environment.get_template("description.html").render(await asyncio.to_thread(self._describe), kind=_kind)
         return Response(page, media_type="text/html")
 
     async def stylesheet(self, _: Call) -> Response:
