@@ -247,6 +247,15 @@ def test_charts_have_every_stretch_of_time_and_what_ended_in_it(filled: Stage) -
     assert filled.records.counts(STATES)["failed"] == 10
 
 
+def test_what_waits_or_runs_with_a_label_is_counted(stage: Stage) -> None:
+    spool, body = stage.service(), request(pass_through={"ticket": 7})
+    ended = stage.key()
+    stage.write(
+        spool, taken(stage.key(), "a", body), taken(stage.key(), "b", body), answered(ended, taken=taken(ended))
+    )
+    assert (stage.records.count_open("ticket", "7"), stage.records.count_open("ticket", "8")) == (2, 0)
+
+
 def test_a_cursor_of_somebody_elses_is_an_error(stage: Stage) -> None:
     with pytest.raises(ValueError, match="cursor"):
         stage.records.find(Filter(), cursor="1; DROP TABLE records")

@@ -20,10 +20,9 @@ from simple_queue_server.records.database import RecordsError
 from simple_queue_server.records.entries import legible_id, now_ms
 from simple_queue_server.records.labels import parse_label
 from simple_queue_server.records.marks import Mark
-from simple_queue_server.records.query import Filter, Records
+from simple_queue_server.records.query import Records
 
 PATIENCE_S: Final = 10.0
-COUNTED: Final = 100_000
 REACH: Final = (
     "It holds for services that share these records, and for requests that were sent before now: what runs ends within "
     "a second or two, what is still queued is answered as cancelled when a service takes it."
@@ -34,7 +33,7 @@ def cancel_ids(config: Path, ids: Sequence[str]) -> bool:
     """Cancel the requests with these ids; False when one had ended already."""
     sent_ms = now_ms()
     try:
-        with opened_records(config) as (settings, records):
+        with opened_records(config, is_caught_up=False) as (settings, records):
             ended = {request_id: state for request_id in ids if (state := _ended(records, request_id))}
             left = [request_id for request_id in dict.fromkeys(ids) if request_id not in ended]
             queue = queues_of(for_client(settings, config))
@@ -57,10 +56,10 @@ def cancel_labelled(config: Path, labels: Sequence[str]) -> bool:
     except ValueError as error:
         raise click.UsageError(str(error)) from None
     sent_ms = now_ms()
-    with opened_records(config) as (settings, records):
+    with opened_records(config, is_caught_up=False) as (settings, records):
         queue = queues_of(for_client(settings, config))
         marks.add(records.database, [Mark("label", path, value, sent_ms, queue) for path, value in pairs])
-        known = sum(_count(records, pair) for pair in pairs)
+        known = sum(records.count_open(path, value) for path, value in pairs)
     click.echo(
         f"cancelled: {' and '.join(map(escaped, labels))}; {known} such requests are known to wait or run. {REACH}"
     )
@@ -71,11 +70,6 @@ def _ended(records: Records, request_id: str) -> str | None:
     """The state in which a request ended; None when it waits, runs, or isn't known: it may be on the queue."""
     found = records.by_request_id(request_id, limit=1)
     return found[0].state if found and found[0].state not in {"waiting", "running"} else None
-
-
-def _count(records: Records, label: tuple[str, str]) -> int:
-    wanted = Filter(states=("waiting", "running"), labels=(label,))
-    return sum(1 for _, _ in zip(records.each(wanted), range(COUNTED), strict=False))
 
 
 def _by_message(config: Path, ids: Sequence[str], error: Exception) -> bool:

@@ -34,10 +34,11 @@ class Opened(NamedTuple):
 
 
 @contextlib.contextmanager
-def opened_records(config: Path) -> Iterator[Opened]:
-    """The records of the service of the file ``config``, with all that it and others have written so far.
+def opened_records(config: Path, *, is_caught_up: bool = True) -> Iterator[Opened]:
+    """The records of the service of the file ``config``.
 
-    Raises SettingsError and RecordsError.
+    ``is_caught_up``: with all that dead services and clients have written so far, which may take its time. Raises
+    SettingsError and RecordsError.
     """
     logs.configure_for_command(quiet=True)
     settings = load_settings(config, CopierSettings)
@@ -51,8 +52,9 @@ def opened_records(config: Path) -> Iterator[Opened]:
             raise SettingsError(
                 f"there are no records at {path}: start the service, or go to the directory that it runs in"
             )
-        with contextlib.suppress(RecordsError, OSError):  # of another user: what is in the database can be read
-            Ingest(database, directory, CopyDescriber()).run()
+        if is_caught_up:
+            with contextlib.suppress(RecordsError, OSError):  # of another user: what is in the database can be read
+                Ingest(database, directory, CopyDescriber()).run()
         yield Opened(settings, Records(database))
     finally:
         database.close()

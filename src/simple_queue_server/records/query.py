@@ -22,6 +22,7 @@ from simple_queue_server.records.database import Database
 from simple_queue_server.records.entries import legible_id
 from simple_queue_server.records.labels import LONGEST, LONGEST_NAME, clean
 from simple_queue_server.records.schema import (
+    OPEN,
     RUNNING,
     WAITING,
     bodies,
@@ -235,6 +236,13 @@ class Records:
         with self.database.reading() as connection:
             query = sa.select(sa.func.count()).select_from(records)
             return {state: connection.execute(query.where(records.c.state == state)).scalar_one() for state in states}
+
+    def count_open(self, path: str, value: str) -> int:
+        """How many requests with a label wait or run."""
+        query = sa.select(sa.func.count()).select_from(labels.join(records, records.c.key == labels.c.key))
+        query = query.where(labels.c.path == path, labels.c.value == value, sa.text(OPEN))
+        with self.database.reading() as connection:
+            return int(connection.execute(query).scalar_one())
 
     def oldest_ms(self, state: str = WAITING) -> int | None:
         """When the oldest record in a state was made; None when there is none."""
