@@ -20,7 +20,7 @@ from benchmarks.machine import machine, versions
 from benchmarks.page import hand_written, page
 from benchmarks.plan import QUICK, Plan
 from benchmarks.stage import World, staged
-from benchmarks.subjects import endurance, http, large, latency, mixed, rates, sizes, trees
+from benchmarks.subjects import distance, endurance, http, large, latency, mixed, rates, sizes, trees
 from benchmarks.targets import misses, rows
 
 PAGE: Final = REPOSITORY / "docs" / "benchmarks.md"
@@ -32,6 +32,7 @@ SUBJECTS: Final[dict[str, Callable[[World], dict[str, Any]]]] = {
     "sizes": sizes.measure,
     "large": large.measure,
     "trees": trees.measure,
+    "distance": distance.measure,
     "mixed": mixed.measure,
     "http": http.measure,
     "endurance": endurance.measure,
@@ -96,7 +97,7 @@ def write(result: dict[str, Any]) -> None:
     from benchmarks.plots import draw  # noqa: PLC0415 - only here is matplotlib needed
 
     DATA.parent.mkdir(exist_ok=True)
-    DATA.write_text(json.dumps(_rounded(result), separators=(",", ":")) + "\n")
+    DATA.write_text(json.dumps(_rounded(result), indent=1) + "\n")
     draw(result["data"], DATA.parent)
     by_hand = hand_written(PAGE.read_text() if PAGE.exists() else "")
     PAGE.write_text(page(result["data"], result["about"], by_hand))

@@ -14,12 +14,15 @@ END: Final = "<!-- by hand: end -->"
 HEADING: Final = "## What was tried to make it faster"
 
 FIGURES: Final = {
+    "distance": "Files a second by the round trip to the storage",
     "in-flight": "Requests a second by the number in flight",
     "sizes": "Seconds a file by its size",
     "latency": "Latency at an idle queue",
     "memory": "Memory of a service and of its rclone while it serves the long queue",
 }
 """File name below docs/benchmarks → what it shows."""
+PLOTTED: Final = {"in-flight": "sizes", "memory": "endurance"}
+"""File name → the subject that it is of, where they differ."""
 
 METHOD: Final = """\
 ## How it was measured
@@ -58,6 +61,10 @@ no other copy of that rclone can begin. A disk doesn't.
   that each begins warm and with every request waiting. Memory is PSS (its own pages, and its part of shared
   ones), the median of nine looks.
   The spread of the rate's ratio is from the fastest and the slowest short queue.
+- **At a distance**: a proxy in a process of its own holds back what it passes on by half the round trip, and new
+  connections by a whole one. `copy` through a running service, beside `rclone copy` with 64 and 256 transfers and 64
+  checkers, the best of each round, and s5cmd with its 256 workers; `copyto` on a full queue. The storage that refuses
+  is the same proxy, which answers 503 SlowDown beyond 200 requests a second; it is looked at in the second half.
 - **The HTTP API**: the service with and without it on a full queue, while somebody reads its metrics each second; and
   `CopyClient.http` beside `CopyClient.embedded`, at the same service, 32 requests at a time and at a fixed rate.
 - **Beside a large copy**: small requests through one `CopyClient`, each counted from the moment that it was due,
@@ -75,7 +82,7 @@ def page(data: Data, about: Mapping[str, Any], by_hand: str) -> str:
         _alternatives(data),
         _paced(data),
         "## In pictures",
-        *(f"![{title}](benchmarks/{name}.svg)" for name, title in FIGURES.items()),
+        *(f"![{title}](benchmarks/{name}.svg)" for name, title in FIGURES.items() if PLOTTED.get(name, name) in data),
         f"{BEGIN}\n\n{by_hand.strip()}\n\n{END}",
         METHOD,
         "## Machine and versions",

@@ -48,6 +48,9 @@ class Plan:
     """Of the large file that small ones are copied beside."""
     tree_directories: int = 100
     """Of 1,000 files each."""
+    distance_files: int = 1_000
+    """Of 4 KiB, to and from a storage that is far away."""
+    round_trips_ms: tuple[int, ...] = (1, 10, 40, 100)
     endurance_copies: int = 100
     """Of the short queue: 200,000 requests."""
     short_queue: int = 2_000
@@ -89,6 +92,8 @@ QUICK: Final = Plan(
     large_bytes=256 * MIB,
     beside_bytes=256 * MIB,
     tree_directories=3,
+    distance_files=300,
+    round_trips_ms=(1, 40),
     endurance_copies=10,
     short_queue=500,
     short_queues=2,

@@ -87,10 +87,27 @@ def _memory(axes: Any, found: Any) -> None:
     axes.legend()
 
 
+def _distance(axes: Any, found: Any) -> None:
+    rates = {name: sorted(values)[len(values) // 2] for name, values in found["series"].items()}
+    for way, marker in (("up", "o"), ("down", "s")):
+        for name, label, color in (
+            ("copy", "the action copy", COLORS["ours"]),
+            ("rclone 64", "rclone copy, 64 transfers", COLORS["bare"]),
+            ("rclone 256", "rclone copy, 256 transfers", COLORS["command"]),
+        ):
+            points = [[ms, rates[f"{name} {way} {ms}"]] for ms in found["round_trips_ms"]]
+            _line(axes, points, f"{label}, {way}", color, marker)
+    axes.set_xscale("log")
+    axes.set_xticks(found["round_trips_ms"], labels=[f"{ms} ms" for ms in found["round_trips_ms"]])
+    axes.set(xlabel="round trip", ylabel="files a second (4 KiB each)", ylim=(0, None))
+    axes.legend()
+
+
 PLOTS: Final[dict[str, tuple[str, Callable[[Any, Any], None]]]] = {
     "in-flight": ("sizes", _in_flight),
     "sizes": ("sizes", _sizes),
     "latency": ("latency", _latency),
+    "distance": ("distance", _distance),
     "memory": ("endurance", _memory),
 }
 

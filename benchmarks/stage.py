@@ -80,14 +80,14 @@ class World:
         self.node = node
         self._sqs = sqs
         self.tell = tell
+        self.s3 = s3
         self.src, self.dst, self.bucket = directory / "src", directory / "dst", s3.directory / "bkt"
         for path in (self.src, self.dst, self.bucket):
             path.mkdir(parents=True)
         self.rclone_config = directory / "rclone.conf"
         # Memory fills room that is set aside with zeros, and rclone sets it aside for one file at a time.
-        places = [
-            section(path.name, type="alias", remote=f":local,no_preallocate:{path}") for path in (self.src, self.dst)
-        ]
+        memory = section("memory", type="local", no_preallocate="true")
+        places = [memory, *(section(path.name, type="alias", remote=f"memory:{path}") for path in (self.src, self.dst))]
         buckets = [
             section("bucket", type="alias", remote="storage:bkt"),
             section("no_head", type="alias", remote="storage,no_head:bkt"),

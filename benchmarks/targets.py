@@ -18,6 +18,9 @@ AFTER: Final = "after a tenth of them"
 ALONE: Final = "small ones alone"
 BARE: Final = "a bare rc call"
 QUEUE: Final = "the queue's client"
+BY_HAND: Final = "the best `rclone copy` by hand"
+QUEUED_MS: Final = 40
+"""The round trip at which more is measured than the action ``copy``."""
 LOOKS: Final = 9
 """At the memory, for one figure of it."""
 
@@ -82,9 +85,10 @@ def _targets(data: Data) -> list[_Target]:
         _Target(
             "rates", f"copyto of {small}, embedded queue, local", "RabbitMQ", 1.2, _rates("embedded dst", "amqp dst")
         ),
+        *_distance_targets(data),
         *_latency_targets("amqp", "RabbitMQ"),
         *_latency_targets("embedded", "embedded"),
-        _Target("large", f"copyto of one {size} file, local", COPYTO, 0.97, _bytes("service dst", "rclone dst")),
+        _Target("large", f"copyto of one {size} file, local", COPYTO, 3.5, _bytes("service dst", "rclone dst")),
         _Target("large", f"copyto of one {size} file, to S3", COPYTO, 0.97, _bytes("service bucket", "rclone bucket")),
         _Target("trees", f"copy of {files} × 1 KiB", "`rclone copy`, same flags", 0.95, _files("copy", "rclone copy")),
         _Target(
@@ -172,6 +176,45 @@ def _latency(kind: str, percent: float) -> Callable[[Any], tuple[str, Spread]]:
         return _both(ours, bare, lambda value: f"{figure(value)} ms"), Spread.of(differences(ours, bare))
 
     return measure
+
+
+def _distance_targets(data: Data) -> Iterator[_Target]:
+    found = data.get("distance", {})
+    files = f"{found.get('files', 1000):,} × 4 KiB"
+    for round_trip_ms in found.get("round_trips_ms", (1, 10, 40, 100)):
+        for way, words in (("up", "to S3"), ("down", "from S3")):
+            work, ends = f"copy of {files} {words}, round trip {round_trip_ms} ms", f"{way} {round_trip_ms}"
+            yield _Target("distance", work, BY_HAND, 0.9, _best("copy", "rclone", ends))
+            if round_trip_ms == QUEUED_MS:
+                yield _Target("distance", work, "s5cmd", 0.6, _best("copy", "s5cmd", ends))
+    for kind, name in (("amqp", "RabbitMQ"), ("embedded", "embedded queue")):
+        work = f"copyto of {files}, {name}, to S3, round trip {QUEUED_MS} ms"
+        yield _Target("distance", work, BY_HAND, 0.85, _best(kind, "rclone", f"up {QUEUED_MS}"))
+    yield _Target("distance", "copyto to a storage that refuses more", "200 requests/s", 0.85, _served)
+    yield _Target("distance", "the same: what was refused", "all requests", 0.1, _refused, at_most=True)
+
+
+def _best(ours: str, theirs: str, ends: str) -> Callable[[Any], tuple[str, Spread]]:
+    """Ours beside the best of theirs in each round."""
+
+    def measure(found: Any) -> tuple[str, Spread]:
+        series = found["series"]
+        others = [rates for name, rates in series.items() if name.startswith(theirs) and name.endswith(f" {ends}")]
+        best = [max(rates) for rates in zip(*others, strict=True)]
+        mine = series[f"{ours} {ends}"]
+        return _both(mine, best, lambda value: f"{figure(value)}/s"), Spread.of(ratios(mine, best))
+
+    return measure
+
+
+def _served(found: Any) -> tuple[str, Spread]:
+    served, most = found["refusing"]["served"], found["refusing"]["most"]
+    return f"{figure(served)}/s, {figure(most)}/s", Spread.of([served / most])
+
+
+def _refused(found: Any) -> tuple[str, Spread]:
+    served, refused = found["refusing"]["served"], found["refusing"]["refused"]
+    return f"{figure(refused)}/s, {figure(served + refused)}/s", Spread.of([refused / (served + refused)])
 
 
 def _memory(name: str) -> Callable[[Any], tuple[str, Spread]]:

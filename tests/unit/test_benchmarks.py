@@ -45,6 +45,7 @@ def data() -> dict[str, Any]:
         "rc 32 dst": [3700.0, 4000.0, 3800.0],
     }
     large = {f"{name} {root}": [1e9, 1.1e9, 1e9] for name in ("service", "rclone") for root in ("dst", "bucket")}
+    large["service dst"] = [4e9, 4.1e9, 4e9]
     trees = {name: [12e3, 12.5e3] for name in ("copy", "rclone copy", "copy checksum", "rclone copy check")}
     memory = memory_of(50, 51)
     small = {"alone": [[5.0, 6.0], [5.0, 7.0]], "beside": [[7.0, 8.0], [8.0, 9.0]]}
@@ -58,12 +59,30 @@ def data() -> dict[str, Any]:
         },
         "large": {"series": large, "bytes": 4 << 30},
         "trees": {"series": trees, "files": 100_000},
+        "distance": {
+            "series": {
+                f"{name} {way} {ms}": [900.0, 950.0]
+                for name in ("copy", "rclone 64", "rclone 256", "s5cmd")
+                for way in ("up", "down")
+                for ms in (1, 10, 40, 100)
+            }
+            | {f"{kind} up 40": [850.0, 900.0] for kind in ("amqp", "embedded")},
+            "files": 1000,
+            "round_trips_ms": [1, 10, 40, 100],
+            "refusing": {"served": 190.0, "refused": 8.0, "most": 200},
+        },
         "endurance": {
             "short": [1700.0, 1800.0, 1750.0],
             "long_rate": 1740.0,
             "requests": 200_000,
             "short_queue": 2000,
             "memory": {"service": memory, "rclone": memory},
+        },
+        "http": {
+            "series": {"scraped": [3000.0], "plain": [3000.0], "http": [1000.0], "queue": [1500.0]},
+            "paced": {"http": [[5.0, 9.0]], "queue": [[4.0, 8.0]]},
+            "per_s": 500,
+            "requests": 3000,
         },
         "mixed": {"steady": small, "burst": small, "small": 1000, "small_per_s": 200},
     }
