@@ -21,11 +21,12 @@ from simple_queue_server.messages import Success
 from simple_queue_server.records import marks, retention, schema, spool
 from simple_queue_server.records.database import Database
 from simple_queue_server.records.entries import now_ms
+from simple_queue_server.records.ingest import Ingest
 from simple_queue_server.records.marks import Mark
 from simple_queue_server.records.query import Filter, Record, Records
 from simple_queue_server.settings.sections import RecordsSection, ServerSection
 from tests.support.contract import soon
-from tests.support.records import Stage, answered, request, taken
+from tests.support.records import RootDescriber, Stage, answered, request, taken
 
 NO_DATABASE = "postgresql://me:hunter2@127.0.0.1:1/none"
 
@@ -294,3 +295,21 @@ async def test_a_database_that_was_replaced_learns_of_what_runs(world: World, mo
     await call
     await world.record("long", "succeeded")
     assert msgspec.json.encode(world.records.services()[0].status)
+
+
+async def test_what_a_service_of_another_machine_had_waits_once_it_shows_no_life(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("simple_queue_server.records.upkeep.BEAT_S", 0.1)
+    monkeypatch.setattr("simple_queue_server.records.upkeep.DEAD_AFTER_S", 0.3)
+    elsewhere = Stage(world.directory / "elsewhere")
+    elsewhere.ingest = Ingest(world.database, elsewhere.directory, RootDescriber())
+    owner = (spool := elsewhere.service("ghost")).owner
+    elsewhere.write(spool, taken(elsewhere.key(), "id-1"))
+    values = {"name": "ghost", "host": "there", "pid": 1, "queue": "queue", "started_ms": 1, "status": "{}"}
+    with world.database.writing() as connection:
+        connection.execute(schema.services.insert().values(instance=owner.instance, beat=1, beat_ms=1, **values))
+    assert world.records.by_request_id("id-1")[0].state == "running"
+    world.serve()
+    await world.record("id-1", "waiting")
+    await until(lambda: [service.name for service in world.records.services()] == ["test"])
