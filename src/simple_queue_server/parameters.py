@@ -45,5 +45,5 @@ def ignoring_unknown(handler: Handler, known: Collection[str]) -> Handler:
 
 
 def _shown(name: str) -> str:
-    """A name in a message, in quotes where it would not be seen, or not where it ends."""
+    """Return a name for a message, quoted if it is empty or has spaces or unprintable characters."""
     return name if name.isprintable() and name and " " not in name else repr(name)

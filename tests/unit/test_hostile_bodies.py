@@ -216,4 +216,4 @@ def test_escaped_lines_keep_their_breaks() -> None:
 async def test_the_message_of_a_failure_has_no_control_characters(tmp_path: Path) -> None:
     async with served(tmp_path) as client:
         response = await ask(client, json.dumps({"action": "echo", "parameters": {"\x1b[2J\u202e\n": 1}}).encode())
-    assert response["message"] == "the parameter \\x1b[2J\\u202e\\n is unknown; known here: a"
+    assert response["message"] == "the parameter '\\x1b[2J\\u202e\\n' is unknown; known here: a"
