@@ -168,7 +168,7 @@ def test_a_person_at_a_terminal_sees_which_broker_is_tried_why_and_when_again(
         process.wait()
         os.close(seen)
     text = shown.decode()
-    assert f"The log is {tmp_path}/log/copier.log" in text
+    assert f"Logging to {tmp_path}/log/copier.log" in text
     retry = next(line for line in text.splitlines() if "retry_in_s" in line)
     assert f"127.0.0.1:{refusing_port}/" in retry
     assert "refused" in retry
