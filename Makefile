@@ -1,4 +1,4 @@
-# make demo   run the main job on real input with the embedded queue; needs no server
+# make demo   run the main job on real input with the embedded queue; needs no server; make demo ARGS=--stay leaves its pages up
 # make test   install what the tests need, then check everything; what CI runs
 # make chaos  minutes of kills, cut connections and full disks, and nothing may be lost: make chaos ARGS='--seed 7'
 # make proof  minutes of damage at rest, on the wire and under way, and no response may be untrue: make proof ARGS='--seed 7'
@@ -15,7 +15,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 .PHONY: demo test chaos proof bench check format site lock test-tools clean
 
 demo: $(VENV)/.runtime
-	$(BIN)/python demo/demo.py
+	$(BIN)/python demo/demo.py $(ARGS)
 
 test: $(VENV)/.dev test-tools check
 	$(BIN)/pytest -n 4 --dist worksteal

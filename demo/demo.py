@@ -84,6 +84,8 @@ def main() -> int:
             print(f"\nThe HTTP API answers at {url}/?token={token}")
             results = [ask(*copy) for copy in COPIES]
             results.append(ask_api(url, token))
+            if "--stay" in sys.argv:
+                stay(url, token)
         print()
         results += [compare(here, source, target) for source, target, succeeds in COPIES if succeeds]
         results.append(history())
@@ -186,6 +188,13 @@ def compare(here: Path, source: str, target: str) -> bool:
     same = all((copy / name).is_file() and sha256(original / name) == sha256(copy / name) for name in names)
     print(f"{'same    ' if same else 'DIFFERS '} {source} = {target} ({len(names)} file{'s' * (len(names) > 1)})")
     return same
+
+
+def stay(url: str, token: str) -> None:
+    """Leave the pages up until Ctrl-C."""
+    print(f"\nThe pages are at {url}/?token={token} until Ctrl-C.", flush=True)
+    with contextlib.suppress(KeyboardInterrupt):
+        signal.pause()
 
 
 def history() -> bool:

@@ -120,5 +120,5 @@ def test_times_as_people_give_them(given_time: str, time_ms: int) -> None:
 
 
 def test_what_is_no_time_names_what_is() -> None:
-    with pytest.raises(ValueError, match="'yesterday' is no time; write 2d, 3h"):
+    with pytest.raises(ValueError, match="'yesterday' is no time; write 2d, 12h"):
         parse_time("yesterday", NOW_MS)

@@ -16,6 +16,7 @@ SECTIONS: Final[Mapping[str, Sequence[click.Command]]] = {
         service.stop,
         service.restart,
         service.status,
+        service.top,
         service.toggle_halt,
         service.check,
     ],

@@ -57,6 +57,17 @@ def _start_timeout_option(name: str) -> Callable[[F], F]:
     )
 
 
+@click.command(short_help="Watch what the service does.")
+@config_option
+@click.option("--once", "is_once", is_flag=True, help="Show it once, and end.")
+def top(config: Path, is_once: bool) -> None:
+    """Watch what the service does: what is in flight, how far it is, and what ended last. Ctrl-C ends it."""
+    with clear_errors():
+        from medusa_copier.commands.top import top as command  # noqa: PLC0415
+
+        command(config, is_once=is_once)
+
+
 @click.command(short_help="Start the service in the background.")
 @config_option
 @_start_timeout_option("--timeout")

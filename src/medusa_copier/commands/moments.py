@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import re
-from datetime import UTC, datetime, timedelta
-from typing import Final
+from datetime import UTC, datetime
 
 import click
 
-_AGO: Final = re.compile(r"(\d+(?:\.\d+)?)\s*(s|min|m|h|d|w)")
-_SECONDS: Final = {"s": 1, "min": 60, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
+from simple_queue_server.records.times import parse_time
 
 
 def parse_moment(text: str, now: datetime | None = None) -> int:
@@ -17,15 +14,11 @@ def parse_moment(text: str, now: datetime | None = None) -> int:
 
     Raises click.BadParameter.
     """
-    now = now or datetime.now(UTC)
+    now_ms = round((now or datetime.now(UTC)).timestamp() * 1000)
     try:
-        if ago := _AGO.fullmatch(text.strip()):
-            moment = now - timedelta(seconds=float(ago[1]) * _SECONDS[ago[2]])
-        else:
-            moment = datetime.fromisoformat(text.strip()).astimezone()
-    except (ValueError, OverflowError):
-        raise click.BadParameter(f"{text!r} is no time; write 2d, 12h, 30min, 2026-11-25 or 2026-11-25T10:00") from None
-    return int(moment.timestamp() * 1000)
+        return parse_time(text, now_ms, zone=None)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
 
 
 def iso(ms: int | None) -> str | None:

@@ -35,7 +35,7 @@ def show_status(config: Path, *, as_json: bool) -> int:
         show_json(
             {
                 "name": service.name,
-                "state": _summary(seen, reported),
+                "state": state_of(seen, reported),
                 "pid": seen.pid or None,
                 "queue": queue,
                 "reported": reported,
@@ -48,9 +48,9 @@ def show_status(config: Path, *, as_json: bool) -> int:
 
 
 def _lines(service: Service, seen: Seen, reported: Status | None, queue: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    summary = _summary(seen, reported)
+    summary = state_of(seen, reported)
     process = f", process {seen.pid}" if seen.state is State.RUNNING else ""
-    yield service.name, f"{_MEANINGS[summary]}{process}"
+    yield service.name, f"{MEANINGS[summary]}{process}"
     if reported is not None and seen.state is State.RUNNING:
         started = datetime.fromisoformat(reported.started).astimezone()
         yield "since", f"{started:%Y-%m-%d %H:%M} ({_duration(_age_s(reported.started))})"
@@ -67,7 +67,7 @@ def _lines(service: Service, seen: Seen, reported: Status | None, queue: dict[st
     yield "queue", _queue_text(queue)
 
 
-_MEANINGS: Final = {
+MEANINGS: Final = {
     "healthy": "running",
     "starting": "starting: it doesn't take requests yet",
     "halting": "halting: it takes no more requests, and ends when those in flight are done",
@@ -79,8 +79,8 @@ _MEANINGS: Final = {
 }
 
 
-def _summary(seen: Seen, reported: Status | None) -> str:
-    """One of _MEANINGS."""
+def state_of(seen: Seen, reported: Status | None) -> str:
+    """One of MEANINGS."""
     if seen.state is not State.RUNNING:
         return "dead" if seen.state is State.DEAD else "not running"
     if reported is None or reported.pid != seen.pid:
