@@ -72,7 +72,10 @@ class Postgresql:
         shutil.rmtree(self.directory)
 
     def _as_user(self) -> Sequence[str]:
-        return [] if self._user is None else ["setpriv", f"--reuid={self._user}", "--regid=nogroup", "--clear-groups"]
+        if self._user is None:
+            return []
+        who = [f"--reuid={self._user}", "--regid=nogroup", "--clear-groups"]
+        return ["setpriv", *who, "--pdeathsig=QUIT"]  # a change of the user clears what die_with_us set
 
     def _run(self, program: str, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[bytes]:
         command = [*self._as_user(), str(self._bin / program), *arguments]
