@@ -59,7 +59,7 @@ async def test_what_happens_is_counted_by_action_state_and_root(served: tuple[Wo
         '{action="other"}': 1,
     }
     assert sum(values(text, "medusa_copier_bytes_total").values()) == 5
-    assert values(text, "medusa_copier_in_flight_limit") == {"": 32}
+    assert values(text, "medusa_copier_in_flight_limit")[""] >= 1
     assert values(text, "medusa_copier_rclone_restarts_total") == {"": 0}
 
 
@@ -81,7 +81,7 @@ async def test_prometheus_finds_nothing_to_complain_of(served: tuple[World, str]
 
 def test_the_metrics_are_written_to_a_file_for_node_exporter(served: tuple[World, str]) -> None:
     file = served[0].directory / "run" / "copier.prom"
-    assert eventually(lambda: values(file.read_text(), "medusa_copier_in_flight_limit")) == {"": 32}
+    assert eventually(lambda: values(file.read_text(), "medusa_copier_in_flight_limit"))[""] >= 1
 
 
 def test_the_file_is_written_without_the_http_api_and_its_libraries(tmp_path: Path) -> None:
