@@ -49,7 +49,7 @@ class RcloneSection(Section, frozen=True):
     attempts: Count = 3
     """How often to try a copy whose failure is temporary."""
     local_hash: Literal["sha256", "blake3"] = "sha256"
-    """What ``verify: checksum`` and manifests compare between directories of this machine."""
+    """What ``verify: checksum`` compares between directories of this machine, and the manifest with it lists."""
 
 
 class CopierSettings(Settings, frozen=True, kw_only=True):

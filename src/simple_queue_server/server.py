@@ -175,7 +175,12 @@ class Server:
             try:
                 async with self._supervision.reporting(), contextlib.AsyncExitStack() as resources:
                     if await self._lifecycle.until_paused(self._open(resources, lifespan), "open"):
-                        log.info("server_started", name=self._settings.server.name, actions=sorted(self._handlers))
+                        log.info(
+                            "server_started",
+                            detail="server started: it takes requests",
+                            name=self._settings.server.name,
+                            actions=sorted(self._handlers),
+                        )
                         await self._lifecycle.run()
                         if self._reloader is not None:
                             await self._reloader.close()

@@ -18,7 +18,7 @@ from structlog.testing import capture_logs
 from simple_queue_server import Failure, Request, Server, Settings
 from simple_queue_server.brokers.memory import MemoryBroker, MemoryClient, MemoryQueue
 from simple_queue_server.messages import Success
-from simple_queue_server.records import marks, retention, schema, spool
+from simple_queue_server.records import marks, recorder, retention, schema, spool
 from simple_queue_server.records.database import Database
 from simple_queue_server.records.entries import now_ms
 from simple_queue_server.records.ingest import Ingest
@@ -196,6 +196,18 @@ async def test_a_full_disk_costs_bodies_and_no_request(world: World) -> None:
     assert events.count("records_not_spooled") == 1
     await world.ask("do", "after")
     assert world.records.bodies((await world.record("after", "succeeded")).key).response
+
+
+async def test_the_last_of_a_disk_is_left_to_requests(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as short:
+        short.setattr(recorder, "RESERVED_BYTES", 2**62)
+        with capture_logs() as lines:
+            world.serve()
+            assert (await world.ask("do", "meanwhile"))["status"] == "success"
+        assert [path.name for path in world.directory.iterdir() if path.name.startswith("records")] in ([], ["records"])
+        assert not list(world.directory.glob("records/*"))
+        assert "records_not_written" in [line["event"] for line in lines]
+    await world.record("meanwhile", "succeeded")
 
 
 def test_a_backlog_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -49,6 +49,8 @@ LONGEST_DELAY_S: Final = 15.0
 """Between attempts, while the database is away."""
 CLOSE_S: Final = 5.0
 """How long a service that stops waits for its last records; what isn't written is read at the next start."""
+RESERVED_BYTES: Final = 16 << 20
+"""What records leave free on the disk of the run directory: the journal and the accounts of copies come first."""
 MOST_REMEMBERED: Final = 100_000
 """Responses that are remembered without bodies while the spool can't be written."""
 
@@ -114,10 +116,13 @@ class Recorder:
         self._wake = threading.Event()
         self._is_closing = False
         self._has_left = False
+        self._has_room = True
         self._thread = threading.Thread(target=self._work, name="records", daemon=True)
 
     def start(self) -> None:
         """Start moving events into the database."""
+        with contextlib.suppress(OSError):  # the thread says what is wrong
+            self._require_room()
         self._thread.start()
 
     def taken(self, request_id: str, body: bytes, attempt: int) -> int:
@@ -181,6 +186,8 @@ class Recorder:
 
     def _append(self, entry: Entry) -> bool:
         with self._writing:
+            if not self._has_room:
+                return self._not_spooled("what is free on the disk is left to requests")
             try:
                 if self._writer is None and not self._is_closing:
                     self._writer = SpoolWriter(self._directory, self.owner)
@@ -230,6 +237,7 @@ class Recorder:
     def _cycle(self) -> bool:
         """Write down what began and is still going on, then move all into the database; whether that could be done."""
         try:
+            self._require_room()
             self._spool_open()
             if self._upkeep is None:
                 self._upkeep = self._make_upkeep()
@@ -246,6 +254,15 @@ class Recorder:
         self._is_reachable = True
         self._trouble.over()
         return True
+
+    def _require_room(self) -> None:
+        """Raise OSError while records would take what requests need on the disk of the run directory."""
+        directory = next(place for place in (self._directory, *self._directory.parents) if place.is_dir())
+        status = os.statvfs(directory)
+        free_bytes = status.f_bavail * status.f_frsize
+        self._has_room = free_bytes >= RESERVED_BYTES
+        if not self._has_room:
+            raise OSError(f"only {free_bytes} bytes are free at {directory}, and {RESERVED_BYTES} are left to requests")
 
     @property
     def _idle_s(self) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import ExitStack, asynccontextmanager, nullcontext, suppress
 from typing import Any, Final
 
@@ -101,19 +101,13 @@ class DirectoryCopy:
         if not verified_by or kind not in {None, verified_by}:
             await asyncio.to_thread(self._ledger.table.forget_hashes)
             verified_by = None
-        kind = kind or verified_by or await self._favourite(known)
+        kind = kind or verified_by or ("md5" if "md5" in known else min(known, default="md5"))
         for arguments in [(), ("--download",)] if kind in known else [("--download",)]:
             if await asyncio.to_thread(self._ledger.table.count_unhashed):
                 await self._sum(kind, *arguments)
         if missing := await asyncio.to_thread(self._ledger.table.count_unhashed):
             raise RcloneError(f"no {kind} could be computed for {missing} files at the target")
         return kind
-
-    async def _favourite(self, known: Collection[str]) -> str:
-        """The hash type, of those ``known`` at the target, for a manifest that doesn't prescribe one."""
-        is_local = await self._rclone.local_directory(self._target.fs) is not None
-        favourites = [self._rclone.local_hash, "md5"] if is_local else ["md5"]
-        return next((kind for kind in favourites if kind in known), min(known, default="md5"))
 
     async def is_one_of_the_files(self, place: Location) -> bool:
         """Whether one of the files is at ``place``, at the source or the target."""
