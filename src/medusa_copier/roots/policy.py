@@ -75,7 +75,8 @@ class Access:
         for use in uses:
             self._require_purpose(use)
         roots = sorted({use.root for use in uses} & self._free.keys())  # in a fixed order, to avoid deadlocks
-        async with _in_all([self._free[root] for root in roots], waiting) as waiting_outside:
+        limits = [self._free[root] for root in roots]
+        async with _in_all(limits, waiting) if limits else nullcontext(waiting) as waiting_outside:
             with self._rclone.waiting_as(waiting_outside):
                 await self._follow_configuration(uses)
                 yield await self._refuse_unsuitable(uses)
