@@ -4,20 +4,40 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 from collections.abc import Callable, Coroutine
 from typing import Any, Final
+
+from simple_queue_server.errors import QueueServerError
 
 GARBAGE_THRESHOLDS: Final = (10_000, 10, 10)
 """How many new objects trigger a garbage collection. Python's default of 700 takes a sixth of a service's CPU time
 for small requests, although nearly all of their objects are freed by reference counting.
 """
 
+DESCRIPTORS: Final = 16
+"""What an event loop opens at its start, and some to spare."""
+
 
 def run(main: Coroutine[Any, Any, None]) -> None:
     """Like ``asyncio.run``, in the fastest event loop installed, for a process that does nothing else."""
     gc.set_threshold(*GARBAGE_THRESHOLDS)
+    _require_descriptors()
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         runner.run(main)
+
+
+def _require_descriptors() -> None:
+    """Raise QueueServerError if too few files can be opened for an event loop: libuv would abort the process."""
+    opened: list[int] = []
+    try:
+        opened += [os.dup(2) for _ in range(DESCRIPTORS)]
+    except OSError as error:
+        words = f"no event loop can be made: {error.strerror}; raise the limit (LimitNOFILE= in the unit, ulimit -n)"
+        raise QueueServerError(words) from None
+    finally:
+        for descriptor in opened:
+            os.close(descriptor)
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
