@@ -406,3 +406,20 @@ def test_a_database_that_cannot_be_reached_is_named_without_its_password(tmp_pat
     assert "hunter2" not in str(caught.value)
     assert "records.url" in str(caught.value)
     assert now_ms() > 0
+
+
+def test_records_that_are_moved_in_small_steps_are_moved_once_and_in_order(tmp_path: Path) -> None:
+    stage = Stage(tmp_path)
+    service, client = stage.service(), stage.service("client", "client")
+    for number in range(1500):
+        body = request(pass_through=number)
+        client.append(submitted(stage.key(), f"id-{number}", body))
+        key = stage.key()
+        service.append(answered(key, taken=taken(key, f"id-{number}", body)))
+    steps = 0
+    while stage.ingest.run(service.directory, within_s=0.0):
+        steps += 1
+    assert steps > 5
+    assert stage.records.counts(["waiting", "running", "succeeded"]) == {"waiting": 0, "running": 0, "succeeded": 1500}
+    assert stage.ingest.backlog_bytes() == 0
+    stage.close()

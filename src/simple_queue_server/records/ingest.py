@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,9 @@ from simple_queue_server.records.submissions import CLIENT
 
 AT_ONCE: Final = 4000
 """Entries in one transaction: others wait meanwhile."""
+AT_ONCE_BUSY: Final = 400
+"""The same where there is little time for it."""
+LEAST_OF_EACH: Final = 50
 
 log = structlog.stdlib.get_logger("simple_queue_server")
 
@@ -42,8 +46,9 @@ class Ingest:
         self._describer = describer
         self._done: dict[Path, int] = {}
 
-    def run(self, own: Path | None = None) -> int:
+    def run(self, own: Path | None = None, within_s: float | None = None) -> int:
         """Take over what is there now; returns the number of entries. ``own`` is this process's own spool, if any.
+        After ``within_s`` no further transaction begins: the next call goes on.
 
         What clients submitted comes before what this service did with it, where it can in the same transaction: then
         it is one new row.
@@ -51,8 +56,8 @@ class Ingest:
         mine = list(_segments(own)) if own is not None else []
         with contextlib.ExitStack() as locks:
             dead, theirs = self._others(own, locks)
-            count = self._take([*theirs, *mine])
-            for directory in dead:
+            count, is_all = self._take([*theirs, *mine], within_s)
+            for directory in dead if is_all else ():
                 self._bury(directory)
         return count
 
@@ -84,30 +89,39 @@ class Ingest:
         spool.remove(directory)
         self._done = {path: done for path, done in self._done.items() if path.parent != directory}
 
-    def _take(self, segments: list[_Segment]) -> int:
+    def _take(self, segments: list[_Segment], within_s: float | None) -> tuple[int, bool]:
+        """The number of entries, and whether these were all."""
         count = 0
+        began_s = time.monotonic()
+        at_once = AT_ONCE if within_s is None else AT_ONCE_BUSY
         while unread := [segment for segment in segments if self._done.get(segment.path, 0) < segment.end]:
-            count += self._take_some(unread)
+            if within_s is not None and count and time.monotonic() - began_s > within_s:
+                break
+            first = {segment.path.parent: segment for segment in reversed(unread)}  # an owner's files in their order
+            count += self._take_some(list(first.values()), at_once)
         for segment in segments:
-            if not segment.is_last:
+            if not segment.is_last and segment not in unread:
                 segment.path.unlink(missing_ok=True)
                 self._done.pop(segment.path, None)
-        return count
+        return count, not unread
 
-    def _take_some(self, unread: list[_Segment]) -> int:
-        """Take over the next entries, in one transaction."""
+    def _take_some(self, unread: list[_Segment], at_once: int) -> int:
+        """Take over the next entries of each owner, in one transaction: what a client and a service wrote of a request
+        becomes one new row.
+        """
         count, done = 0, {}
+        of_each = max(at_once // len(unread), LEAST_OF_EACH)
         with self._database.writing() as connection:
             batch = Batch(connection, self._describer)
             for segment in unread:
                 position = _position(connection, segment)
-                chunk = spool.read(segment.path, position, segment.end, AT_ONCE - count)
+                chunk = spool.read(segment.path, position, segment.end, of_each)
                 if chunk.owner is not None:
                     batch.apply(chunk.owner, chunk.entries)
                 _set_position(connection, segment, chunk.end)
                 done[segment.path] = segment.end if chunk.is_damaged else chunk.end
                 count += len(chunk.entries)
-                if count >= AT_ONCE:
+                if count >= at_once:
                     break
             batch.write()
         self._done |= done

@@ -45,6 +45,11 @@ if TYPE_CHECKING:
 
 INTERVAL_S: Final = 0.5
 """How often what happened is moved into the database."""
+BUSY_S: Final = 1.0
+"""A service that took a request within so long is busy. Then it moves few records, until CATCH_UP_BYTES wait."""
+BUSY_SHARE: Final = 0.06
+"""The share of a core's time that a busy service has for that. Some hundred requests a second need no more."""
+CATCH_UP_BYTES: Final = 128 << 20
 LONGEST_DELAY_S: Final = 15.0
 """Between attempts, while the database is away."""
 CLOSE_S: Final = 5.0
@@ -242,7 +247,7 @@ class Recorder:
             if self._upkeep is None:
                 self._upkeep = self._make_upkeep()
             own = None if self._writer is None else self._writer.directory
-            if self._upkeep.run(self.owner, own, self._idle_s):
+            if self._upkeep.run(self.owner, own, self._idle_s, self._within_s):
                 self._spool_again()
             self._backlog_bytes = self._upkeep.backlog_bytes
         except Exception as error:  # noqa: BLE001 - a worker's edge: whatever it is, requests go on
@@ -254,6 +259,13 @@ class Recorder:
         self._is_reachable = True
         self._trouble.over()
         return True
+
+    @property
+    def _within_s(self) -> float | None:
+        """How long records may be moved for in one cycle; None: until all are."""
+        if self._is_closing or self._idle_s > BUSY_S or self._backlog_bytes > CATCH_UP_BYTES:
+            return None
+        return BUSY_SHARE * INTERVAL_S
 
     def _require_room(self) -> None:
         """Raise OSError while records would take what requests need on the disk of the run directory."""

@@ -68,13 +68,16 @@ class Upkeep:
         self._own: tuple[Owner, Path | None] | None = None
         self.backlog_bytes = 0
 
-    def run(self, owner: Owner, own: Path | None, idle_s: float) -> bool:
-        """Do what is due; True if the database doesn't know this service (any more). Raises RecordsError, OSError."""
+    def run(self, owner: Owner, own: Path | None, idle_s: float, within_s: float | None = None) -> bool:
+        """Do what is due; True if the database doesn't know this service (any more). Raises RecordsError, OSError.
+
+        Spools are moved for no longer than about ``within_s``, if given.
+        """
         self._own = owner, own
         is_new = self._show(owner) if time.monotonic() >= self._beat_due_s else False
         if time.monotonic() >= self._marks_due_s:
             self._read_marks(owner, idle_s)
-        self._new_rows += self._ingest.run(own)
+        self._new_rows += self._ingest.run(own, within_s)
         self.backlog_bytes = self._ingest.backlog_bytes()
         if time.monotonic() >= self._prune_due_s or self._new_rows >= PRUNE_ROWS:
             self._new_rows = 0
