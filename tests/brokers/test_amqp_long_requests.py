@@ -118,7 +118,8 @@ async def test_a_request_that_the_broker_hands_out_again_is_joined_with_its_runn
     assert (world.dst / "big").read_bytes() == (world.src / "big").read_bytes()
     assert lost_connections(world), "the broker was more patient than it was told to be"
     redelivered = [entry for entry in world.log() if entry["event"] == "request_redelivered"]
-    assert {entry["state"] for entry in redelivered} == {"adopted"}
+    # one that comes when the response is out, on a slow machine, is settled
+    assert "adopted" in {entry["state"] for entry in redelivered} <= {"adopted", "settled"}
 
 
 async def test_a_long_request_is_resumed_from_the_journal_after_a_kill(tmp_path: Path, impatient: RabbitNode) -> None:

@@ -829,7 +829,7 @@ async def test_an_rclone_binary_that_is_away_is_no_failure_of_a_copy(copier: Cop
 
 async def test_files_that_fail_for_want_of_descriptors_are_no_failure_of_a_copy(copier: Copier, tmp_path: Path) -> None:
     for number in range(40):
-        (copier.world.src / f"{number}").write_text("x")
+        (copier.world.src / f"{number}").write_bytes(os.urandom(1_000_000))  # so that several are open at a time
     wrapper = tmp_path / "rclone"
     wrapper.write_text(f'#!/bin/sh\nulimit -n 9\nexec {storage.RCLONE} "$@" --transfers=32\n')
     wrapper.chmod(0o755)

@@ -386,7 +386,7 @@ async def test_no_more_requests_work_on_a_root_than_it_allows_and_other_roots_ar
     tasks[2].cancel()
     let_go.set()
     await asyncio.wait(tasks)
-    assert at_work == [0, 1, 3, 4]
+    assert (at_work[:2], sorted(at_work[2:])) == ([0, 1], [3, 4])
     async with access.granted(use("slow")):
         pass
 

@@ -23,7 +23,7 @@ from simple_queue_server.records.submissions import CLIENT
 
 AT_ONCE: Final = 4000
 """Entries in one transaction: others wait meanwhile."""
-AT_ONCE_BUSY: Final = 400
+AT_ONCE_BUSY: Final = 120
 """The same where there is little time for it."""
 LEAST_OF_EACH: Final = 50
 

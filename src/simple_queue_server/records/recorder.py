@@ -47,8 +47,8 @@ INTERVAL_S: Final = 0.5
 """How often what happened is moved into the database."""
 BUSY_S: Final = 1.0
 """A service that took a request within so long is busy. Then it moves few records, until CATCH_UP_BYTES wait."""
-BUSY_SHARE: Final = 0.06
-"""The share of a core's time that a busy service has for that. Some hundred requests a second need no more."""
+BUSY_SHARE: Final = 0.02
+"""The share of a core's time that a busy service has for that. Two hundred requests a second need no more."""
 CATCH_UP_BYTES: Final = 128 << 20
 LONGEST_DELAY_S: Final = 15.0
 """Between attempts, while the database is away."""
