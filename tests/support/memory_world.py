@@ -8,7 +8,7 @@ import json
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final, Protocol, cast
 
 import msgspec
 
@@ -81,6 +81,23 @@ class Work:
 
 async def quick(request: Request) -> Mapping[str, Any]:
     return {"by": "quick"}
+
+
+class Serving(Protocol):
+    """A world whose servers are tasks."""
+
+    client: MemoryClient
+    serving: list[asyncio.Task[None]]
+
+
+@contextlib.asynccontextmanager
+async def until_the_end(world: Serving) -> AsyncIterator[None]:
+    """Ask by the world's client in the block; its servers end with it."""
+    async with world.client:
+        yield
+        for task in world.serving:
+            task.cancel()
+        await asyncio.gather(*world.serving, return_exceptions=True)
 
 
 class MemoryWorld:

@@ -15,6 +15,7 @@ from simple_queue_server.concurrency import FIRST
 from simple_queue_server.journal.store import Entry, Journal
 from simple_queue_server.settings.sections import ServerSection
 from tests.support.contract import soon, take
+from tests.support.memory_world import until_the_end
 
 
 class World:
@@ -61,11 +62,8 @@ class World:
 @pytest.fixture
 async def world(tmp_path: Path) -> AsyncIterator[World]:
     world = World(tmp_path)
-    async with world.client:
+    async with until_the_end(world):
         yield world
-        for task in world.serving:
-            task.cancel()
-        await asyncio.gather(*world.serving, return_exceptions=True)
 
 
 async def test_a_request_is_cancelled_by_its_id_and_answered_as_cancelled(world: World) -> None:

@@ -20,6 +20,7 @@ from simple_queue_server.in_flight import Holder, InFlight, Stage
 from simple_queue_server.journal.store import Entry, Journal
 from simple_queue_server.settings.sections import ServerSection
 from tests.support.contract import soon
+from tests.support.memory_world import until_the_end
 
 SENT = b'{"action":"work","parameters":{"a":1},"pass_through":7}'
 
@@ -93,11 +94,8 @@ class World:
 @pytest.fixture
 async def world(tmp_path: Path) -> AsyncIterator[World]:
     world = World(tmp_path)
-    async with world.client:
+    async with until_the_end(world):
         yield world
-        for task in world.serving:
-            task.cancel()
-        await asyncio.gather(*world.serving, return_exceptions=True)
 
 
 async def test_a_request_is_accepted_started_answering_and_finished(world: World) -> None:

@@ -26,6 +26,7 @@ from simple_queue_server.records.marks import Mark
 from simple_queue_server.records.query import Filter, Record, Records
 from simple_queue_server.settings.sections import RecordsSection, ServerSection
 from tests.support.contract import soon
+from tests.support.memory_world import until_the_end
 from tests.support.records import RootDescriber, Stage, answered, request, taken
 
 NO_DATABASE = "postgresql://me:hunter2@127.0.0.1:1/none"
@@ -93,11 +94,8 @@ async def until(condition: Callable[[], Any]) -> Any:
 @pytest.fixture
 async def world(tmp_path: Path) -> AsyncIterator[World]:
     world = World(tmp_path)
-    async with world.client:
+    async with until_the_end(world):
         yield world
-        for task in world.serving:
-            task.cancel()
-        await asyncio.gather(*world.serving, return_exceptions=True)
     world.database.close()
 
 

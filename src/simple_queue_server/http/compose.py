@@ -22,6 +22,7 @@ from simple_queue_server.http.health import Health, broker_check, directory_chec
 from simple_queue_server.http.metrics import MetricsOperations
 from simple_queue_server.http.operations import Operation
 from simple_queue_server.http.pages import Description
+from simple_queue_server.http.queue import IncomingQueue
 from simple_queue_server.http.requests import RequestOperations
 from simple_queue_server.http.server import HttpServer
 from simple_queue_server.http.services import ServiceOperations
@@ -70,7 +71,8 @@ async def serving(
         resources.push_async_callback(submissions.close)
         hub = EventHub(control.in_flight, settings.server.progress_interval_s)
         control.observe(hub)
-        checks = {"broker": broker_check(settings), "run_directory": directory_check(run_directory)}
+        queue = IncomingQueue(settings)
+        checks = {"broker": broker_check(settings, queue), "run_directory": directory_check(run_directory)}
         health = Health(checks | dict(extension.checks))
         services = ServiceOperations(control, records, settings.server.name)
         requests = RequestOperations(control, submissions, cancels, records, extension.uses)
@@ -84,7 +86,7 @@ async def serving(
             *([] if metrics is None else MetricsOperations(metrics).operations()),
             *health.operations(),
         ]
-        backend = Backend(settings, control, services, requests, records, health)
+        backend = Backend(settings, control, services, requests, records, health, queue)
         shown = await resources.enter_async_context(pages(backend, section, tokens, extension))
         app = Application(section, tokens, [*_described(operations, extension), *shown]).asgi()
         await resources.enter_async_context(HttpServer(app, section, announce, on_stop=hub.close).running())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import tempfile
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -12,11 +11,13 @@ from typing import Final, TypeAlias
 
 import msgspec
 
-from simple_queue_server.brokers import describe, inspect_queue
+from simple_queue_server.brokers import describe
 from simple_queue_server.errors import QueueServerError
 from simple_queue_server.http.operations import Call, Operation, Reply
+from simple_queue_server.http.queue import IncomingQueue
 from simple_queue_server.secrets import masked
 from simple_queue_server.settings.sections import Settings
+from simple_queue_server.system.disk import free_bytes
 
 CHECK_WITHIN_S: Final = 5.0
 CHECK_EVERY_S: Final = 2.0
@@ -101,11 +102,11 @@ async def _reason(check: Check) -> str | None:
     return None
 
 
-def broker_check(settings: Settings) -> Check:
+def broker_check(settings: Settings, queue: IncomingQueue) -> Check:
     """Checks that the broker answers and has the incoming queue."""
 
     async def check() -> None:
-        if not (await inspect_queue(settings)).exists:
+        if not (await queue.inspect()).exists:
             raise QueueServerError(f"{describe(settings)} has no incoming queue yet; the service makes it")
 
     return check
@@ -118,8 +119,7 @@ def directory_check(directory: Path) -> Check:
         with tempfile.TemporaryFile(dir=directory) as file:
             file.write(b"\0" * 4096)
             file.flush()
-        status = os.statvfs(directory)
-        if (free := status.f_bavail * status.f_frsize) < LEAST_FREE_BYTES:
+        if (free := free_bytes(directory)) < LEAST_FREE_BYTES:
             raise QueueServerError(f"{directory.absolute()} has only {free} bytes of room")
 
     async def check() -> None:

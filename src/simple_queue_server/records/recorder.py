@@ -38,6 +38,7 @@ from simple_queue_server.records.entries import (
 )
 from simple_queue_server.records.keys import KeyMaker
 from simple_queue_server.records.spool import SpoolWriter, instance_name, remove
+from simple_queue_server.system.disk import free_bytes
 from simple_queue_server.system.trouble import Trouble
 
 if TYPE_CHECKING:
@@ -270,11 +271,10 @@ class Recorder:
     def _require_room(self) -> None:
         """Raise OSError while records would take what requests need on the disk of the run directory."""
         directory = next(place for place in (self._directory, *self._directory.parents) if place.is_dir())
-        status = os.statvfs(directory)
-        free_bytes = status.f_bavail * status.f_frsize
-        self._has_room = free_bytes >= RESERVED_BYTES
+        free = free_bytes(directory)
+        self._has_room = free >= RESERVED_BYTES
         if not self._has_room:
-            raise OSError(f"only {free_bytes} bytes are free at {directory}, and {RESERVED_BYTES} are left to requests")
+            raise OSError(f"only {free} bytes are free at {directory}, and {RESERVED_BYTES} are left to requests")
 
     @property
     def _idle_s(self) -> float:

@@ -44,7 +44,13 @@ class HistoryQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     cursor: str = ""
 
     def filter(self, token: Token, now_ms: int) -> Filter:
-        """As the records have it. Raises ValueError for what can't be read."""
+        """As the records have it. Raises Problem for what can't be read."""
+        try:
+            return self._filter(token, now_ms)
+        except ValueError as error:
+            raise Problem(400, str(error)) from None
+
+    def _filter(self, token: Token, now_ms: int) -> Filter:
         states = tuple(filter(None, self.state.split(",")))
         for state in states:
             if state not in STATES:
@@ -100,8 +106,8 @@ class HistoryPage:
         """Requests, filtered."""
         query: HistoryQuery = visit.query
         now_ms = round(time.time() * 1000)
+        wanted = query.filter(visit.token, now_ms)
         try:
-            wanted = query.filter(visit.token, now_ms)
             page = await self._records.ask(Records.find, wanted, limit=ON_A_PAGE, cursor=query.cursor or None)
         except ValueError as error:
             raise Problem(400, str(error)) from None

@@ -17,7 +17,7 @@ from simple_queue_server.http.operations import Operation
 from simple_queue_server.http.problems import Problem
 from simple_queue_server.http.services import ServiceStatus
 from simple_queue_server.http.tokens import Token
-from simple_queue_server.http.ui.backend import Backend, QueueLength
+from simple_queue_server.http.ui.backend import Backend
 from simple_queue_server.http.ui.pages import Pages, Visit
 from simple_queue_server.http.ui.running import Running, Watch
 from simple_queue_server.records.database import RecordsError
@@ -62,7 +62,7 @@ class NowPage:
         self._services = backend.services
         self._records = backend.records
         self._health = backend.health
-        self._queue_length = QueueLength(backend.settings)
+        self._queue = backend.queue
         self._watch = watch
         self._first_step = first_step
 
@@ -75,8 +75,8 @@ class NowPage:
 
     async def now(self, visit: Visit) -> Response:
         """What runs, what waits, and whether anything is wrong."""
-        health, services, waiting, recorded = await asyncio.gather(
-            self._health.look(), self._found_services(), self._waiting(), self._recorded(visit.token)
+        (health, waiting), services, recorded = await asyncio.gather(
+            self._looked(), self._found_services(), self._recorded(visit.token)
         )
         troubles = _troubles(health)
         known = recorded if isinstance(recorded, _Recorded) else _Recorded([], [], None, [])
@@ -118,11 +118,13 @@ class NowPage:
         except RecordsError:  # it is shown as a trouble of the records
             return [self._services.own_status()]
 
-    async def _waiting(self) -> int | None:
+    async def _looked(self) -> tuple[Mapping[str, str | None], int | None]:
+        """The health of each part, and how many requests wait: looking at the broker has told that as well."""
+        health = await self._health.look()
         try:
-            return await self._queue_length()
+            return health, await self._queue.waiting()
         except QueueServerError:  # it is shown as a trouble of the broker
-            return None
+            return health, None
 
     async def _recorded(self, token: Token) -> _Recorded | _Trouble | None:
         if not self._records.are_kept:
@@ -176,8 +178,13 @@ def _stalls(running: list[Running]) -> list[_Trouble]:
     if not stalled:
         return []
     what = "A request has stalled:" if len(stalled) == 1 else f"{len(stalled)} requests have stalled:"
-    why = stalled[0].reason or "no byte moves, and its storage says nothing"
-    return [_Trouble(what, f"{why}.", "It is tried again by itself when the storage gives an error; or cancel it.")]
+    return [
+        _Trouble(
+            what,
+            "no byte moves, and its storage says nothing.",
+            "It is tried again by itself when the storage gives an error; or cancel it.",
+        )
+    ]
 
 
 def _counts(buckets: list[Bucket]) -> dict[str, int]:

@@ -122,12 +122,12 @@ def sentence(record: Record) -> str:
     """What became of a request, for its page and for whoever one sends it to."""
     took = took_s(record)
     within = "" if took is None else f" in {text.duration(took)}"
-    amount = "" if record.bytes is None else f" {text.size(record.bytes)}"
     files = f" in {record.files:,} files" if record.files and record.files > 1 else ""
+    done = "It succeeded" if record.bytes is None else f"Done: {text.size(record.bytes)}{files}"
     return {
         "waiting": "It waits on the queue, and is begun when the requests before it are done.",
         "running": "It is being worked on.",
-        "succeeded": f"Done:{amount or ' it succeeded'}{files}{within}." if amount else f"It succeeded{within}.",
+        "succeeded": f"{done}{within}.",
         "failed": f"It failed{within}: {record.message or 'no reason was given'}",
         "cancelled": f"It was cancelled{within}.",
         "given_up": f"It was given up after {record.attempts} attempts: {record.message or 'no reason was given'}",

@@ -50,8 +50,6 @@ class Running:
     eta_s: float | None = None
     stalled_s: float | None = None
     """For how long no byte has moved, if that is too long."""
-    reason: str | None = None
-    """The last error that is known."""
     note: str | None = None
     """What it does, when it transfers nothing."""
 
@@ -108,7 +106,6 @@ class Watch:
         places = self._places(request) if isinstance(request, Request) else Places()
         watched = self._watched.get(each.id)
         figures = dict(watched.figures or {}) if watched else {}
-        reason = figures.pop("last_error", None)
         return Running(
             path=f"/requests?id={quote(each.request_id, safe='')}",
             action=str(request.action) if isinstance(request, Request) else "invalid request",
@@ -120,7 +117,6 @@ class Watch:
             attempt=each.attempt,
             progress=bool(figures),
             stalled_s=self._stalled_s(watched),
-            reason=reason,
             note=self._note(each, figures),
             **{name: figures.get(name) for name in FIGURES},
         )

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Mapping
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -31,10 +30,10 @@ def proof_of(secret: str) -> str:
     return hmac.new(secret.encode("utf-8", "surrogatepass"), b"form", hashlib.sha256).hexdigest()
 
 
-def require_own_form(request: Request, form: Mapping[str, str], secret: str) -> None:
-    """Raise Problem for a form that was not sent by a page of ours."""
+def require_own_form(request: Request, proof: str, secret: str) -> None:
+    """Raise Problem for a form that was not sent by a page of ours, with the ``proof`` in it."""
     require_same_site(request)
-    if not hmac.compare_digest(form.get("proof", "").encode(), proof_of(secret).encode()):
+    if not hmac.compare_digest(proof.encode(), proof_of(secret).encode()):
         raise Problem(403, "this form is of another session; load the page again, and send it once more")
 
 
