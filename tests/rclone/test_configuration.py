@@ -15,8 +15,8 @@ from structlog.testing import capture_logs
 from medusa_copier.rclone import configuration
 from medusa_copier.rclone.errors import RcloneError, RcloneUnusable
 from medusa_copier.rclone.facade import Rclone
+from medusa_copier.rclone.location import Location
 from medusa_copier.rclone.process.environment import FlagValue
-from medusa_copier.rclone.rcd.client import Location
 from medusa_copier.roots.policy import Access, Use
 from medusa_copier.settings import RootSection
 from tests.support import storage

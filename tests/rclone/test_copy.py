@@ -31,10 +31,11 @@ from medusa_copier.rclone.directory.completeness import LEFT_OUT, MERGED, QUOTED
 from medusa_copier.rclone.directory.copy import DirectoryCopy
 from medusa_copier.rclone.errors import MachineTrouble, WrongKind
 from medusa_copier.rclone.facade import Rclone
+from medusa_copier.rclone.location import Location, Place
 from medusa_copier.rclone.partials import copy_id
 from medusa_copier.rclone.process.commands import Commands
 from medusa_copier.rclone.process.pulse import Patience
-from medusa_copier.rclone.rcd.client import Client, Location, Place
+from medusa_copier.rclone.rcd.client import Client
 from medusa_copier.roots.policy import Access
 from medusa_copier.settings import RootSection
 from proof.wire import LOGIN_PAGE, Deed, Wire

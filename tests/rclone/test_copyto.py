@@ -18,10 +18,11 @@ from structlog.testing import capture_logs
 from medusa_copier.actions.copyto import copyto as action
 from medusa_copier.rclone.errors import NotFound, RcloneError, RcloneStopped, WrongKind
 from medusa_copier.rclone.facade import Rclone
+from medusa_copier.rclone.location import Location
 from medusa_copier.rclone.partials import beginning, copy_id, may_be_cut, split
 from medusa_copier.rclone.process.binary import find_binary
 from medusa_copier.rclone.process.environment import FlagValue
-from medusa_copier.rclone.rcd.client import Client, Location
+from medusa_copier.rclone.rcd.client import Client
 from medusa_copier.rclone.rcd.daemon import Daemon
 from medusa_copier.roots.policy import Access
 from medusa_copier.settings import RootSection

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from medusa_copier.rclone.errors import RcloneError
 from medusa_copier.rclone.facade import Rclone
-from medusa_copier.rclone.rcd.client import Location
+from medusa_copier.rclone.location import Location
 from medusa_copier.roots.locate import clean_key
 from simple_queue_server import Failure
 from tests.support.storage import StorageServer, rclone, serving

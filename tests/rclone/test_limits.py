@@ -14,7 +14,7 @@ from typing import Any
 
 from medusa_copier.actions.copy import copy
 from medusa_copier.rclone.facade import Rclone
-from medusa_copier.rclone.rcd.client import Location
+from medusa_copier.rclone.location import Location
 from medusa_copier.roots.policy import Access
 from medusa_copier.settings import RootSection
 from simple_queue_server import Failure, Request, Success

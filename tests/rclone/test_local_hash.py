@@ -17,7 +17,8 @@ from medusa_copier.actions.copyto import copyto
 from medusa_copier.rclone.errors import RcloneError
 from medusa_copier.rclone.facade import Rclone
 from medusa_copier.rclone.local_hash import FAST, LocalRoot
-from medusa_copier.rclone.rcd.client import Client, Location
+from medusa_copier.rclone.location import Location
+from medusa_copier.rclone.rcd.client import Client
 from medusa_copier.rclone.verified_copy import Terms
 from medusa_copier.roots.policy import Access
 from medusa_copier.settings import RootSection

@@ -16,8 +16,8 @@ import pytest
 from medusa_copier.actions.copy import copy
 from medusa_copier.actions.copyto import copyto
 from medusa_copier.rclone.facade import Rclone
+from medusa_copier.rclone.location import Location
 from medusa_copier.rclone.process.environment import FlagValue
-from medusa_copier.rclone.rcd.client import Location
 from medusa_copier.roots.policy import Access
 from medusa_copier.settings import RootSection
 from simple_queue_server import Failure, Handler, Request, Server, Settings, Success

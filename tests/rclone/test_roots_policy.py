@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from medusa_copier.actions.copyto import copyto
 from medusa_copier.rclone.facade import Rclone
-from medusa_copier.rclone.rcd.client import Location
+from medusa_copier.rclone.location import Location
 from medusa_copier.roots.policy import Access, Use
 from medusa_copier.roots.symlinks import inspect_below, inspect_path
 from medusa_copier.settings import RootSection

@@ -14,7 +14,8 @@ import pytest
 from medusa_copier.contract.responses import Verified
 from medusa_copier.rclone.errors import NotFound, RcloneError, WrongKind
 from medusa_copier.rclone.facade import Rclone
-from medusa_copier.rclone.rcd.client import Client, Location
+from medusa_copier.rclone.location import Location
+from medusa_copier.rclone.rcd.client import Client
 from medusa_copier.rclone.rcd.daemon import Daemon
 from medusa_copier.rclone.verified_copy import Terms, copy_verified
 from tests.support import storage

@@ -10,8 +10,9 @@ from typing import TypeVar
 import msgspec
 import pytest
 
+from medusa_copier.rclone.location import Location
 from medusa_copier.rclone.process.binary import find_binary
-from medusa_copier.rclone.rcd.client import Client, Location
+from medusa_copier.rclone.rcd.client import Client
 from medusa_copier.rclone.rcd.daemon import Daemon
 from tests.support import storage
 

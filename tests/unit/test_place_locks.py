@@ -8,8 +8,8 @@ from contextlib import suppress
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from medusa_copier.rclone.location import Place
 from medusa_copier.rclone.place_locks import PlaceLocks
-from medusa_copier.rclone.rcd.client import Place
 
 PATHS = st.lists(st.sampled_from("abc"), max_size=3).map("/".join)
 PLACES = st.builds(Place, st.sampled_from(["", "s3"]), PATHS)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medusa_copier.rclone.rcd.client import Location
+from medusa_copier.rclone.location import Location
 from medusa_copier.roots.locate import clean_key, locate
 from medusa_copier.settings import RootSection
 from simple_queue_server import Failure

@@ -19,8 +19,8 @@ from medusa_copier.rclone.directory.options import LONGEST_IN_FILE_BYTES, MOST_A
 from medusa_copier.rclone.directory.outcomes import FileOutcome
 from medusa_copier.rclone.errors import MachineTrouble, RcloneError
 from medusa_copier.rclone.facade import Rclone
+from medusa_copier.rclone.location import Location
 from medusa_copier.rclone.process.commands import BadFilter
-from medusa_copier.rclone.rcd.client import Location
 from medusa_copier.rclone.scratch import in_run_directory, scratch_file
 from medusa_copier.rclone.verified_copy import Terms
 from medusa_copier.roots.locate import is_empty, locate, shown

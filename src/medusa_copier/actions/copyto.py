@@ -16,7 +16,7 @@ from medusa_copier.rclone.directory.ledger import Ledger
 from medusa_copier.rclone.directory.options import Selection
 from medusa_copier.rclone.errors import MachineTrouble, NotFound, RcloneError, WrongKind
 from medusa_copier.rclone.facade import Rclone
-from medusa_copier.rclone.rcd.client import Location
+from medusa_copier.rclone.location import Location
 from medusa_copier.rclone.verified_copy import Terms
 from medusa_copier.roots.locate import locate
 from medusa_copier.roots.policy import Access, Use

@@ -9,7 +9,7 @@ from typing import Any, Final
 from medusa_copier.commands.output import Column, readable_size, show
 from medusa_copier.rclone.errors import NotFound, RcloneError, WrongKind
 from medusa_copier.rclone.facade import Rclone
-from medusa_copier.rclone.rcd.client import Item, Location
+from medusa_copier.rclone.location import Item, Location
 from medusa_copier.roots.locate import is_empty, locate, shown
 from medusa_copier.service import open_rclone
 from medusa_copier.settings import CopierSettings

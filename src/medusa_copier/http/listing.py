@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from medusa_copier.rclone.facade import Rclone
-from medusa_copier.rclone.rcd.client import Item, Location
+from medusa_copier.rclone.location import Item, Location
 
 KEPT_S: Final = 60.0
 """How long a listing is cached for its next pages."""

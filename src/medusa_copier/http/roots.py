@@ -10,7 +10,7 @@ from msgspec import Meta
 from medusa_copier.http.listing import Listings
 from medusa_copier.rclone.errors import NotFound, RcloneError, WrongKind
 from medusa_copier.rclone.facade import Rclone
-from medusa_copier.rclone.rcd.client import Item, Location
+from medusa_copier.rclone.location import Item, Location
 from medusa_copier.roots.current import CurrentRoots
 from medusa_copier.roots.locate import is_empty, locate
 from medusa_copier.roots.policy import Use

@@ -17,6 +17,7 @@ from medusa_copier.contract.responses import Verified
 from medusa_copier.rclone.configuration import Configuration
 from medusa_copier.rclone.errors import NotFound, RcloneError, WrongKind, retry_reason
 from medusa_copier.rclone.local_hash import LocalHash
+from medusa_copier.rclone.location import Item, Location, Place
 from medusa_copier.rclone.partials import copy_id
 from medusa_copier.rclone.place_locks import PlaceLocks
 from medusa_copier.rclone.process.binary import find_binary
@@ -24,7 +25,7 @@ from medusa_copier.rclone.process.commands import Commands
 from medusa_copier.rclone.process.environment import FlagValue, for_rclone, is_set
 from medusa_copier.rclone.process.flags import without_comparison
 from medusa_copier.rclone.quarantine import Quarantine
-from medusa_copier.rclone.rcd.client import Client, Item, Location, Place
+from medusa_copier.rclone.rcd.client import Client
 from medusa_copier.rclone.rcd.daemon import Daemon
 from medusa_copier.rclone.retry import with_retries
 from medusa_copier.rclone.scratch import remove_abandoned

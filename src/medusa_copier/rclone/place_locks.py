@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass, field
 
-from medusa_copier.rclone.rcd.client import Place
+from medusa_copier.rclone.location import Place
 from simple_queue_server.slots import Waiting
 
 

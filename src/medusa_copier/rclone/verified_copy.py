@@ -13,7 +13,8 @@ from medusa_copier.contract.parameters import Overwrite, Verify
 from medusa_copier.contract.responses import Verified
 from medusa_copier.rclone.errors import NotFound, RcloneError, WrongKind
 from medusa_copier.rclone.local_hash import LocalHash
-from medusa_copier.rclone.rcd.client import Client, Item, Location
+from medusa_copier.rclone.location import Item, Location
+from medusa_copier.rclone.rcd.client import Client
 from medusa_copier.rclone.rcd.seen_copy import OtherSize
 
 READ_HASH: Final = "sha256"

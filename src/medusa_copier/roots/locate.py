@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Final
 
-from medusa_copier.rclone.rcd.client import Location
+from medusa_copier.rclone.location import Location
 from medusa_copier.settings import RootSection
 from simple_queue_server import Failure
 

@@ -14,7 +14,7 @@ from typing import Final, Literal, NamedTuple, TypeVar
 from medusa_copier.rclone.errors import RcloneUnusable
 from medusa_copier.rclone.facade import Rclone
 from medusa_copier.rclone.local_files import why_not_copied, why_not_written
-from medusa_copier.rclone.rcd.client import Location
+from medusa_copier.rclone.location import Location
 from medusa_copier.roots.locate import shown
 from medusa_copier.roots.symlinks import PathInspector
 from medusa_copier.settings import RootSection

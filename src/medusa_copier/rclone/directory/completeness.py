@@ -21,8 +21,8 @@ from medusa_copier.rclone.directory.skipped import at_source
 from medusa_copier.rclone.errors import NotFound
 from medusa_copier.rclone.facade import Rclone
 from medusa_copier.rclone.local_files import NO_SUCH_TIME, TOO_LATE, walk
+from medusa_copier.rclone.location import Location
 from medusa_copier.rclone.names import QUOTE, SPELLING, spoken
-from medusa_copier.rclone.rcd.client import Location
 from medusa_copier.rclone.scratch import in_run_directory, scratch_file
 from simple_queue_server.system.mounts import kernel_file_systems_below
 

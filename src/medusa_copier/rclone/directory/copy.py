@@ -18,10 +18,11 @@ from medusa_copier.rclone.directory.transfers import transfers
 from medusa_copier.rclone.errors import MachineTrouble, NotFound, RcloneError, WrongKind, classify, one_line
 from medusa_copier.rclone.facade import Rclone
 from medusa_copier.rclone.local_hash import FAST
+from medusa_copier.rclone.location import Location
 from medusa_copier.rclone.pair import ONE_PIECE_FLAGS, Pair
 from medusa_copier.rclone.partials import copy_id
 from medusa_copier.rclone.process.commands import Entry, Outcome
-from medusa_copier.rclone.rcd.client import IS_A_FILE, Location
+from medusa_copier.rclone.rcd.client import IS_A_FILE
 from medusa_copier.rclone.scratch import in_run_directory, scratch_file
 from medusa_copier.rclone.stats import GroupStats, directory_figures
 

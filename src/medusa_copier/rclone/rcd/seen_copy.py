@@ -15,7 +15,8 @@ from medusa_copier.rclone.local_files import EARLIEST_YEAR, LATEST_YEAR, NO_SUCH
 from medusa_copier.rclone.pair import ONE_PIECE, Pair
 
 if TYPE_CHECKING:
-    from medusa_copier.rclone.rcd.client import Client, Item, Location
+    from medusa_copier.rclone.location import Item, Location
+    from medusa_copier.rclone.rcd.client import Client
 
 NO_TIME: Final = ("1970-01-01T00:00:00", "0001-01-01T00:00:00")
 """How the timestamp of a file without one begins."""
