@@ -7,6 +7,7 @@ import contextlib
 import socket
 import struct
 from collections.abc import Callable
+from pathlib import Path
 from typing import Final, Self, TypeAlias
 
 Change: TypeAlias = Callable[[bytes], bytes]
@@ -18,14 +19,23 @@ RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
 
 
 class TcpProxy:
-    """``async with TcpProxy(target_port) as proxy:`` and connect to ``proxy.port``.
+    """``async with TcpProxy(target) as proxy:`` and connect to ``proxy.port``. ``target`` is a port of loopback, or the
+    path of a Unix socket; ``listener`` a socket that listens already, for one elsewhere than on loopback.
 
     A target that isn't there closes the connection that asked for it. What goes ``there``, to the target, and what
     comes ``back`` may be looked at and changed.
     """
 
-    def __init__(self, target_port: int, *, there: Change = bytes, back: Change = bytes) -> None:
-        self._target_port = target_port
+    def __init__(
+        self,
+        target: int | Path,
+        *,
+        listener: socket.socket | None = None,
+        there: Change = bytes,
+        back: Change = bytes,
+    ) -> None:
+        self._target = target
+        self._listener = listener
         self._changes = there, back
         self._writers: set[asyncio.StreamWriter] = set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -34,7 +44,8 @@ class TcpProxy:
         self.port = 0
 
     async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
+        listener = self._listener or socket.create_server(("127.0.0.1", 0))
+        self._server = await asyncio.start_server(self._accept, sock=listener)
         self.port = self._server.sockets[0].getsockname()[1]
         return self
 
@@ -68,7 +79,7 @@ class TcpProxy:
         with contextlib.ExitStack() as stack:
             self._enlist(writer, stack)
             try:
-                answers, target = await asyncio.open_connection("127.0.0.1", self._target_port)
+                answers, target = await self._connect()
             except OSError:
                 return
             self._enlist(target, stack)
@@ -76,6 +87,11 @@ class TcpProxy:
             async with asyncio.TaskGroup() as pumps:
                 pumps.create_task(self._pump(reader, target, there))
                 pumps.create_task(self._pump(answers, writer, back))
+
+    async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        if isinstance(self._target, Path):
+            return await asyncio.open_unix_connection(self._target)
+        return await asyncio.open_connection("127.0.0.1", self._target)
 
     def _enlist(self, writer: asyncio.StreamWriter, stack: contextlib.ExitStack) -> None:
         self._writers.add(writer)

@@ -408,6 +408,20 @@ def test_a_database_that_cannot_be_reached_is_named_without_its_password(tmp_pat
     assert now_ms() > 0
 
 
+def test_a_service_that_is_cut_off_in_mid_transaction_lets_others_write_soon(
+    tmp_path: Path, postgresql: Postgresql, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("simple_queue_server.records.database.IDLE_TRANSACTION_TIMEOUT_MS", 200)
+    url = postgresql.database()
+    cut_off, other = Database(url, tmp_path), Database(url, tmp_path)
+    with pytest.raises(RecordsError, match="idle-in-transaction timeout"), cut_off.writing(), other.writing():
+        pass  # the other has waited for the lock of the first
+    with cut_off.writing() as again:
+        again.execute(sa.select(1))
+    cut_off.close()
+    other.close()
+
+
 def test_records_that_are_moved_in_small_steps_are_moved_once_and_in_order(tmp_path: Path) -> None:
     stage = Stage(tmp_path)
     service, client = stage.service(), stage.service("client", "client")

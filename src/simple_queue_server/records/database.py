@@ -23,6 +23,10 @@ from simple_queue_server.system import mounts
 LOCK_TIMEOUT_S: Final = 10.0
 CONNECT_TIMEOUT_S: Final = 10
 STATEMENT_TIMEOUT_MS: Final = 60_000
+IDLE_TRANSACTION_TIMEOUT_MS: Final = 30_000
+"""After this time PostgreSQL ends a transaction whose service was cut off or stopped: others wait for its lock."""
+CONNECTION_LOST_AFTER_S: Final = 30
+"""A connection on which nothing comes back for so long is given up."""
 WRITER_LOCK: Final = 0x53515352
 """PostgreSQL's advisory lock by which one process at a time writes records."""
 
@@ -117,13 +121,8 @@ class Database:
         return engine
 
     def _postgresql(self) -> Engine:
-        arguments = {"connect_timeout": CONNECT_TIMEOUT_S, "application_name": "medusa-copier records"}
         try:
-            return sa.create_engine(
-                self._url,
-                pool_pre_ping=True,
-                connect_args=arguments | {"options": f"-c statement_timeout={STATEMENT_TIMEOUT_MS}"},
-            )
+            return sa.create_engine(self._url, pool_pre_ping=True, connect_args=_postgresql_arguments())
         except ImportError as error:
             raise RecordsError(
                 "records.url names PostgreSQL, whose driver isn't installed: pip install 'medusa-copier[postgres]'"
@@ -215,6 +214,23 @@ def _transaction(engine: Engine) -> Iterator[Connection]:
         if connection.dialect.name == "postgresql":
             connection.execute(sa.select(sa.func.pg_advisory_xact_lock(WRITER_LOCK)))
         yield connection
+
+
+def _postgresql_arguments() -> dict[str, Any]:
+    """Parameters of a connection: neither end waits for one that is gone."""
+    session = {
+        "statement_timeout": STATEMENT_TIMEOUT_MS,
+        "idle_in_transaction_session_timeout": IDLE_TRANSACTION_TIMEOUT_MS,
+    }
+    return {
+        "connect_timeout": CONNECT_TIMEOUT_S,
+        "application_name": "medusa-copier records",
+        "options": " ".join(f"-c {name}={value}" for name, value in session.items()),
+        "keepalives_idle": CONNECTION_LOST_AFTER_S // 3,
+        "keepalives_interval": CONNECTION_LOST_AFTER_S // 6,
+        "keepalives_count": 4,
+        "tcp_user_timeout": CONNECTION_LOST_AFTER_S * 1000,
+    }
 
 
 def _configure_sqlite(connection: Any, _: object) -> None:
