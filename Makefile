@@ -1,6 +1,7 @@
 # make demo   run the main job on real input with the embedded queue; needs no server; make demo ARGS=--stay leaves its pages up
 # make test   install what the tests need, then check everything; what CI runs
 # make chaos  minutes of kills, cut connections and full disks, and nothing may be lost: make chaos ARGS='--seed 7'
+# make soak   hours of the same, a million requests; may be interrupted, and goes on where it was
 # make proof  minutes of damage at rest, on the wire and under way, and no response may be untrue: make proof ARGS='--seed 7'
 # make bench  a quarter of an hour of measurements beside the alternatives, in memory; writes docs/benchmarks.md
 # make check  lint, types and the import contract only
@@ -12,7 +13,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: demo test chaos proof bench check format site lock test-tools clean
+.PHONY: demo test chaos soak proof bench check format site lock test-tools clean
 
 demo: $(VENV)/.runtime
 	$(BIN)/python demo/demo.py $(ARGS)
@@ -22,6 +23,9 @@ test: $(VENV)/.dev test-tools check
 
 chaos: $(VENV)/.dev test-tools
 	$(BIN)/python -m chaos $(ARGS)
+
+soak: $(VENV)/.dev test-tools
+	$(BIN)/python -m chaos.soak $(ARGS)
 
 proof: $(VENV)/.dev
 	$(BIN)/python -m proof $(ARGS)

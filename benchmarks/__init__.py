@@ -8,7 +8,7 @@
     files         sources, targets, and whether they are the same
     queues        RabbitMQ from its clients' side: publish, watch, drain
     drive         READ FIRST: a full queue, a service, the rate, and the proof that every file was copied
-    subjects/     one module a question: rates, latency, sizes, large, trees, endurance, mixed, http
+    subjects/     one module a question: rates, latency, sizes, large, trees, endurance, mixed, http, distance, scaling
     alternatives/ what is measured beside it: a process a request, Celery, a bare echo, bare rc calls
     figures       medians, percentiles, ratios of the same round
     targets       data → the table of what was asked for

@@ -20,7 +20,7 @@ from benchmarks.machine import machine, versions
 from benchmarks.page import hand_written, page
 from benchmarks.plan import QUICK, Plan
 from benchmarks.stage import World, staged
-from benchmarks.subjects import distance, endurance, http, large, latency, mixed, rates, sizes, trees
+from benchmarks.subjects import distance, endurance, http, large, latency, mixed, rates, scaling, sizes, trees
 from benchmarks.targets import misses, rows
 
 PAGE: Final = REPOSITORY / "docs" / "benchmarks.md"
@@ -33,6 +33,7 @@ SUBJECTS: Final[dict[str, Callable[[World], dict[str, Any]]]] = {
     "large": large.measure,
     "trees": trees.measure,
     "distance": distance.measure,
+    "scaling": scaling.measure,
     "mixed": mixed.measure,
     "http": http.measure,
     "endurance": endurance.measure,
@@ -53,7 +54,7 @@ def main(*, only: Sequence[str], quick: bool, writes: bool | None, from_data: bo
         structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
         result = measure(list(only or SUBJECTS), QUICK if quick else Plan(), quick=quick)
     if from_data or (not (only or quick) if writes is None else writes):
-        write(result)
+        write(beside(json.loads(DATA.read_text()), result) if only and DATA.exists() else result)
     report(result["data"])
     sys.exit(1 if any(misses(result["data"])) else 0)
 
@@ -79,6 +80,12 @@ def measure(names: Sequence[str], plan: Plan, *, quick: bool) -> dict[str, Any]:
             about = {"date": datetime.datetime.now(datetime.UTC).date().isoformat(), "quick": quick}
             about |= {"machine": machine(), "versions": versions(world)}
     return {"about": about | {"minutes": (time.monotonic() - started) / 60}, "data": data}
+
+
+def beside(whole: dict[str, Any], part: dict[str, Any]) -> dict[str, Any]:
+    """A whole run with some subjects measured later, and when they were."""
+    later = whole["about"].get("later", {}) | dict.fromkeys(part["data"], part["about"]["date"])
+    return {"about": whole["about"] | {"later": later}, "data": whole["data"] | part["data"]}
 
 
 def report(data: dict[str, Any]) -> None:

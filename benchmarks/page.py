@@ -15,6 +15,7 @@ HEADING: Final = "## What was tried to make it faster"
 
 FIGURES: Final = {
     "distance": "Files a second by the round trip to the storage",
+    "scaling": "Files a second by the number of copiers on one RabbitMQ, with storage that is far away",
     "in-flight": "Requests a second by the number in flight",
     "sizes": "Seconds a file by its size",
     "latency": "Latency at an idle queue",
@@ -65,6 +66,9 @@ no other copy of that rclone can begin. A disk doesn't.
   connections by a whole one. `copy` through a running service, beside `rclone copy` with 64 and 256 transfers and 64
   checkers, the best of each round, and s5cmd with its 256 workers; `copyto` on a full queue. The storage that refuses
   is the same proxy, which answers 503 SlowDown beyond 200 requests a second; it is looked at in the second half.
+- **Several copiers**: on one RabbitMQ, storage behind the same proxy, and eight requests at a time for each copier, so
+  that neither the cores nor the storage are the limit. They are warm, and held by SIGSTOP while the queue is filled
+  with 400 files for each; the time until the last response, with what one still has to do when the others are done.
 - **The HTTP API**: the service with and without it on a full queue, while somebody reads its metrics each second; and
   `CopyClient.http` beside `CopyClient.embedded`, at the same service, 32 requests at a time and at a fixed rate.
 - **Beside a large copy**: small requests through one `CopyClient`, each counted from the moment that it was due,
@@ -106,8 +110,10 @@ def table(head: Sequence[str], lines: Sequence[Sequence[str]], numbers: int) -> 
 
 def _intro(about: Mapping[str, Any]) -> str:
     quick = " **A quick run: its figures mean little.**" if about.get("quick") else ""
+    times = "".join(f" {subject} on {date}," for subject, date in about.get("later", {}).items())
+    later = f" Measured later, by themselves:{times[:-1]}." if times else ""
     return (
-        f"By `make bench`, which wrote this page, on {about['date']}, in {about['minutes']:.0f} minutes.{quick}"
+        f"By `make bench`, which wrote this page, on {about['date']}, in {about['minutes']:.0f} minutes.{quick}{later}"
         " The data is in [data.json](benchmarks/data.json)."
     )
 

@@ -51,6 +51,8 @@ class Plan:
     distance_files: int = 1_000
     """Of 4 KiB, to and from a storage that is far away."""
     round_trips_ms: tuple[int, ...] = (1, 10, 40, 100)
+    scaling_files: int = 400
+    """For each copier."""
     endurance_copies: int = 100
     """Of the short queue: 200,000 requests."""
     short_queue: int = 2_000
@@ -94,6 +96,7 @@ QUICK: Final = Plan(
     tree_directories=3,
     distance_files=300,
     round_trips_ms=(1, 40),
+    scaling_files=100,
     endurance_copies=10,
     short_queue=500,
     short_queues=2,

@@ -103,11 +103,22 @@ def _distance(axes: Any, found: Any) -> None:
     axes.legend()
 
 
+def _scaling(axes: Any, found: Any) -> None:
+    points = [[int(copiers), sorted(rates)[len(rates) // 2]] for copiers, rates in found["series"].items()]
+    one = points[0][1]
+    _line(axes, points, "measured", COLORS["ours"])
+    _line(axes, [[copiers, copiers * one] for copiers, _ in points], "linear", COLORS["cp"], marker="")
+    axes.set_xticks([copiers for copiers, _ in points])
+    axes.set(xlabel="copiers", ylabel="files a second", ylim=(0, None))
+    axes.legend()
+
+
 PLOTS: Final[dict[str, tuple[str, Callable[[Any, Any], None]]]] = {
     "in-flight": ("sizes", _in_flight),
     "sizes": ("sizes", _sizes),
     "latency": ("latency", _latency),
     "distance": ("distance", _distance),
+    "scaling": ("scaling", _scaling),
     "memory": ("endurance", _memory),
 }
 

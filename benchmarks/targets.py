@@ -86,6 +86,7 @@ def _targets(data: Data) -> list[_Target]:
             "rates", f"copyto of {small}, embedded queue, local", "RabbitMQ", 1.2, _rates("embedded dst", "amqp dst")
         ),
         *_distance_targets(data),
+        *(_scaling_target(copiers) for copiers in (2, 3)),
         *_latency_targets("amqp", "RabbitMQ"),
         *_latency_targets("embedded", "embedded"),
         _Target("large", f"copyto of one {size} file, local", COPYTO, 3.5, _bytes("service dst", "rclone dst")),
@@ -192,6 +193,16 @@ def _distance_targets(data: Data) -> Iterator[_Target]:
         yield _Target("distance", work, BY_HAND, 0.85, _best(kind, "rclone", f"up {QUEUED_MS}"))
     yield _Target("distance", "copyto to a storage that refuses more", "200 requests/s", 0.85, _served)
     yield _Target("distance", "the same: what was refused", "all requests", 0.1, _refused, at_most=True)
+
+
+def _scaling_target(copiers: int) -> _Target:
+    def measure(found: Any) -> tuple[str, Spread]:
+        several, one = found["series"][str(copiers)], found["series"]["1"]
+        linear = [copiers * rate for rate in one]
+        return _both(several, linear, lambda value: f"{figure(value)}/s"), Spread.of(ratios(several, linear))
+
+    work = f"rate of {copiers} copiers on one RabbitMQ, to S3, round trip 100 ms"
+    return _Target("scaling", work, f"{copiers} × one copier", 0.9, measure)
 
 
 def _best(ours: str, theirs: str, ends: str) -> Callable[[Any], tuple[str, Spread]]:

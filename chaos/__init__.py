@@ -10,6 +10,7 @@
     faults      what is done to all of these, and when: a schedule drawn from the seed
     verdict     responses and files → numbers
     table       numbers → Markdown
+    soak        rounds of it until a million requests are served, resumable: ``make soak``
 
 It starts servers and services by ``tests/support``, as the tests do.
 """

@@ -16,18 +16,28 @@ from chaos.faults import Faults
 from chaos.sides import SERVICES, AwayError, Side
 from chaos.stage import Stage, processes_in, stage
 from chaos.verdict import Responses, Verdict
-from chaos.workload import Request, draw, make_sources
+from chaos.workload import REQUESTS_A_BIG_ONE, Request, draw, make_sources
+from tests.support.processes import pss_bytes
 
 NO_PROGRESS_S: Final = 60.0
 """After the faults have ended: so long without a new response, and the rest counts as missing."""
 STRAY_S: Final = 10.0
 AGAIN_S: Final = 0.2
 LOOK_S: Final = 1.0
+WEIGH_S: Final = 2.0
 
 Opened = Callable[[Path], AbstractAsyncContextManager[Side]]
 
 
-async def run(opened: Opened, directory: Path, *, rng: random.Random, requests: int, seconds: float) -> Verdict:
+async def run(
+    opened: Opened,
+    directory: Path,
+    *,
+    rng: random.Random,
+    requests: int,
+    seconds: float,
+    requests_a_big_one: int = REQUESTS_A_BIG_ONE,
+) -> Verdict:
     """Send ``requests`` within ``seconds`` while faults are done, let all settle, and judge.
 
     ``opened`` makes the broker's side, in a directory. What is drawn from ``rng`` is the same for the same seed;
@@ -37,13 +47,16 @@ async def run(opened: Opened, directory: Path, *, rng: random.Random, requests: 
     not_run: list[str] = []
     async with stage(directory, not_run) as world, opened(directory) as side:
         verdict = Verdict(broker=side.name, duplicates_allowed=side.duplicates_allowed, not_run=not_run)
-        drawn = list(draw(rng, requests, make_sources(rng, world.roots)))
+        drawn = list(draw(rng, requests, make_sources(rng, world.roots), requests_a_big_one))
         responses = Responses(drawn)
         collecting = asyncio.create_task(side.collect(responses.take))
         await world.start_services(side.sections(number) for number in range(SERVICES))
+        weighing = asyncio.create_task(_weigh(world, verdict))
         faults = Faults(side, world)
         await _send_under_fire(side, drawn, faults, rng, seconds)
         verdict.left_on_queue = await _settle(side, responses)
+        weighing.cancel()
+        await asyncio.wait({weighing})
         await world.stop_services()
         await _until(lambda: _is_empty(side), NO_PROGRESS_S)
         collecting.cancel()
@@ -55,6 +68,17 @@ async def run(opened: Opened, directory: Path, *, rng: random.Random, requests: 
     verdict.stray_processes = await _strays(directory, verdict)
     verdict.seconds = time.monotonic() - started
     return verdict
+
+
+async def _weigh(world: Stage, verdict: Verdict) -> None:
+    """Note the memory of the services and of their rclones, again and again."""
+    while True:
+        await asyncio.sleep(WEIGH_S)
+        for service in world.services:
+            for name, pids in (("service", [service.pid]), ("rclone", await asyncio.to_thread(service.rclones))):
+                sizes = [pss_bytes(pid) for pid in pids if pid is not None]
+                if any(sizes):
+                    verdict.memory_mib.setdefault(name, []).append(sum(sizes) / 2**20)
 
 
 async def _send_under_fire(

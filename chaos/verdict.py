@@ -51,6 +51,8 @@ class Verdict:
     about: str = ""
     seconds: float = 0.0
     findings: list[str] = field(default_factory=list)
+    memory_mib: dict[str, list[float]] = field(default_factory=dict)
+    """Of a ``service`` and of its ``rclone`` processes together, every two seconds, in order."""
 
     @property
     def must_be_zero(self) -> dict[str, int]:

@@ -86,8 +86,12 @@ def make_sources(rng: random.Random, roots: Mapping[str, Path]) -> Sources:
     return Sources(roots, list(small), tiny, list(big))
 
 
-def draw(rng: random.Random, count: int, sources: Sources) -> Iterator[Request]:
-    """``count`` requests. About one in 80 is for a big file; the small disk gets some when there is one."""
+def draw(
+    rng: random.Random, count: int, sources: Sources, requests_a_big_one: int = REQUESTS_A_BIG_ONE
+) -> Iterator[Request]:
+    """``count`` requests. About one in ``requests_a_big_one`` is for a big file; the small disk gets some when there
+    is one.
+    """
     kinds: dict[Kind, int] = {
         "copy": 72,
         "copy a directory": 8,
@@ -98,12 +102,12 @@ def draw(rng: random.Random, count: int, sources: Sources) -> Iterator[Request]:
     if "full" in sources.roots:
         kinds["copy to the small disk"] = 8
     for number, kind in enumerate(rng.choices(list(kinds), list(kinds.values()), k=count)):
-        yield _draw_one(rng, number, kind, sources)
+        keys = sources.big if number % requests_a_big_one == requests_a_big_one // 2 else sources.small
+        yield _draw_one(rng, number, kind, sources, keys)
 
 
-def _draw_one(rng: random.Random, number: int, kind: Kind, sources: Sources) -> Request:
+def _draw_one(rng: random.Random, number: int, kind: Kind, sources: Sources, keys: list[str]) -> Request:
     source_root, target_root = rng.choice(WAYS)
-    keys = sources.big if number % REQUESTS_A_BIG_ONE == REQUESTS_A_BIG_ONE // 2 else sources.small
     if kind == "copy to the small disk":
         source_root, target_root, keys = "src", "full", sources.tiny
     if kind == "copy a directory":

@@ -16,6 +16,7 @@ from benchmarks.files import Job, make_files, remove, require_same
 from benchmarks.plan import KIB
 from benchmarks.queues import Sample
 from benchmarks.stage import RunningService, World
+from tests.support.processes import pss_bytes
 from tests.support.waiting import eventually
 
 SIZE_BYTES: Final = 4 * KIB
@@ -104,12 +105,6 @@ def windows(samples: list[Sample], width: int) -> Iterator[float]:
         if count - begin >= width:
             yield (count - begin) / (at - begin_s)
             begin_s, begin = at, count
-
-
-def pss_bytes(pid: int) -> int:
-    """The process's share of memory: its own pages, and its part of those that it shares."""
-    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
 
 
 def _rclone_of(service_pid: int) -> int | None:

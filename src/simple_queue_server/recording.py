@@ -142,7 +142,10 @@ async def recording(
     try:
         yield observer
     finally:
-        await asyncio.to_thread(recorder.close)
+        try:
+            await asyncio.to_thread(recorder.close)
+        except RuntimeError:  # no thread can be started
+            recorder.close()
 
 
 def is_marked(marks: Marks, request: InFlight) -> bool:

@@ -51,3 +51,12 @@ def die_with_us() -> Callable[[], None] | None:
 def output(directory: Path) -> str:
     """What the processes in ``directory`` printed."""
     return (directory / "output.txt").read_text(errors="replace")
+
+
+def pss_bytes(pid: int) -> int:
+    """The process's share of memory: its own pages, and its part of those that it shares. 0 when it is gone."""
+    try:
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:")), 0)

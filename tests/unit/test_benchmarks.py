@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks.__main__ import beside
 from benchmarks.figures import Spread, differences, figure, percentile, ratios
 from benchmarks.files import NotTheSame, make_tree, require_same
 from benchmarks.page import BEGIN, END, FIGURES, HEADING, hand_written, page
@@ -71,6 +72,12 @@ def data() -> dict[str, Any]:
             "round_trips_ms": [1, 10, 40, 100],
             "refusing": {"served": 190.0, "refused": 8.0, "most": 200},
         },
+        "scaling": {
+            "series": {"1": [26.0, 25.0], "2": [50.0, 51.0], "3": [76.0, 74.0]},
+            "files": 400,
+            "round_trip_ms": 100,
+            "in_flight": 8,
+        },
         "endurance": {
             "short": [1700.0, 1800.0, 1750.0],
             "long_rate": 1740.0,
@@ -92,6 +99,16 @@ def test_every_target_that_is_met_is_called_met() -> None:
     assert [row.met for row in rows(data())] == [True] * len(rows(data()))
     assert list(misses(data())) == []
     assert "All targets are met." in page(data(), ABOUT, HEADING)
+
+
+def test_what_is_measured_later_replaces_its_subject_only_and_says_when() -> None:
+    later = beside(
+        {"about": ABOUT, "data": data()}, {"about": ABOUT | {"date": "2026-12-01"}, "data": {"http": {"x": 1}}}
+    )
+    assert later["data"] == data() | {"http": {"x": 1}}
+    text = page(data(), later["about"], HEADING)
+    assert "on 2026-11-25" in text
+    assert "Measured later, by themselves: http on 2026-12-01." in text
 
 
 def test_a_ratio_is_of_one_round_and_shows_its_spread() -> None:

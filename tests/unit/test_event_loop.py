@@ -15,6 +15,26 @@ event_loop.run(main())
 """
 
 
+WITHOUT_THREADS = """
+import asyncio, threading
+from simple_queue_server.system import event_loop
+
+def refuse(self): raise RuntimeError("can't start new thread")
+
+async def main():
+    await asyncio.to_thread(int)
+    threading.Thread.start = refuse
+    raise ValueError("what ended it")
+event_loop.run(main())
+"""
+
+
+def test_an_end_without_a_thread_to_spare_reports_what_ended_it() -> None:
+    done = subprocess.run([sys.executable, "-c", WITHOUT_THREADS], capture_output=True, text=True, check=False)
+    assert done.stderr.endswith("ValueError: what ended it\n")
+    assert "can't start new thread" not in done.stderr
+
+
 def test_too_few_descriptors_end_a_start_with_the_remedy_and_do_not_abort_the_process() -> None:
     assert resource.getrlimit(resource.RLIMIT_NOFILE)[1] > 12
     done = subprocess.run([sys.executable, "-c", CODE], capture_output=True, text=True, check=False)

@@ -18,6 +18,7 @@ from structlog.testing import capture_logs
 from simple_queue_server import Failure, Request, Server, Settings
 from simple_queue_server.brokers.memory import MemoryBroker, MemoryClient, MemoryQueue
 from simple_queue_server.messages import Success
+from simple_queue_server.recording import Recorded, recording
 from simple_queue_server.records import marks, recorder, retention, schema, spool
 from simple_queue_server.records.database import Database
 from simple_queue_server.records.entries import now_ms
@@ -282,6 +283,18 @@ async def test_a_mark_ends_what_runs(world: World) -> None:
     marks.add(world.database, [Mark("label", "ticket", "7", now_ms())])
     assert (await call)["cancelled"] is True
     await world.record("long", "cancelled")
+
+
+async def test_a_service_without_a_thread_to_spare_closes_its_records(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refuse(*_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    recorded = Recorded("test", "queue", dict, list, RootDescriber())
+    async with recording(recorded, RecordsSection(), tmp_path) as observer:
+        monkeypatch.setattr(asyncio, "to_thread", refuse)
+    assert not observer.recorder._thread.is_alive()
 
 
 async def test_records_that_are_off_leave_nothing(world: World) -> None:

@@ -15,6 +15,8 @@ GARBAGE_THRESHOLDS: Final = (10_000, 10, 10)
 for small requests, although nearly all of their objects are freed by reference counting.
 """
 
+NO_THREAD: Final = "can't start new thread"
+
 DESCRIPTORS: Final = 16
 """What an event loop opens at its start, and some to spare."""
 
@@ -23,8 +25,20 @@ def run(main: Coroutine[Any, Any, None]) -> None:
     """Like ``asyncio.run``, in the fastest event loop installed, for a process that does nothing else."""
     gc.set_threshold(*GARBAGE_THRESHOLDS)
     _require_descriptors()
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+    runner = asyncio.Runner(loop_factory=_loop_factory())
+    try:
         runner.run(main)
+    finally:
+        _close(runner)
+
+
+def _close(runner: asyncio.Runner) -> None:
+    """Closing takes a thread. Without one the process ends all the same, and what ended it is what is reported."""
+    try:
+        runner.close()
+    except RuntimeError as error:
+        if NO_THREAD not in str(error):
+            raise
 
 
 def _require_descriptors() -> None:
