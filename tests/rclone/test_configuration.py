@@ -58,7 +58,7 @@ async def test_a_remote_pointed_elsewhere_is_there_for_every_way(places: Path) -
         write(places, target("new", places))
         await rclone.copyto(at("src:a"), at("t:2"))
         await rclone.copyto(at("src:a"), Location(str(places / "old"), "plain"))  # no detour by what t was
-        assert await rclone.client.local_directory("t:") == str(places / "new")
+        assert (await rclone.client.storages.of("t:")).directory == str(places / "new")
         await rclone.commands.run_well("copy", "src:", "t:dir")
     assert {path.name for path in (places / "old").iterdir()} == {"1", "plain"}
     assert {path.name for path in (places / "new").iterdir()} == {"2", "dir"}

@@ -717,16 +717,16 @@ async def test_a_manifest_is_read_back_where_no_hash_tells_that_it_arrived(
     copier: Copier, timeless: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fill(copier.world.src)
-    copy_unseen = Client.copy_unseen
+    transfer = Client.transfer
 
     async def flip(self: Client, source: Location, target: Location, config: Any) -> None:
-        await copy_unseen(self, source, target, config)
+        await transfer(self, source, target, config)
         if target.path == "list":
             written = bytearray((timeless / "list").read_bytes())
             written[5] ^= 1
             (timeless / "list").write_bytes(written)
 
-    monkeypatch.setattr(Client, "copy_unseen", flip)
+    monkeypatch.setattr(Client, "transfer", flip)
     answer = await copier.copy("src:", "timeless:data", manifest={"root": "timeless", "key": "list"})
     assert "the manifest timeless:list could not be written: the target is not what was copied" in answer["message"]
 

@@ -23,7 +23,9 @@ from medusa_copier.rclone.partials import beginning, copy_id, may_be_cut, split
 from medusa_copier.rclone.process.binary import find_binary
 from medusa_copier.rclone.process.environment import FlagValue
 from medusa_copier.rclone.rcd.client import Client
+from medusa_copier.rclone.rcd.copyto import copy_file
 from medusa_copier.rclone.rcd.daemon import Daemon
+from medusa_copier.rclone.rcd.sweep import sweep
 from medusa_copier.roots.policy import Access
 from medusa_copier.settings import RootSection
 from simple_queue_server import Failure, Request
@@ -251,19 +253,19 @@ async def test_a_file_of_the_other_unicode_spelling_at_the_target_is_another_fil
         path.write_text("other.")
     times = (world.src / composed).stat()
     os.utime(directory / decomposed, ns=(times.st_atime_ns, times.st_mtime_ns))
-    await client.copy_file(at(f"src:{composed}"), at(f"{target}:{composed}"))
+    await copy_file(client, at(f"src:{composed}"), at(f"{target}:{composed}"))
     there = {path.name: path.read_text() for path in directory.iterdir()}
     assert there == {composed: "source", decomposed: "other."}
     (world.src / composed).unlink()
     with pytest.raises(NotFound):
-        await client.copy_file(at(f"src:{composed}"), at(f"{target}:{composed}"))
+        await copy_file(client, at(f"src:{composed}"), at(f"{target}:{composed}"))
 
 
 async def test_a_big_file_goes_to_s3_and_back_unchanged(world: storage.Places, client: Client) -> None:
     content = os.urandom(1_000_000) * 50
     (world.src / "big").write_bytes(content)
-    await client.copy_file(at("src:big"), at("bucket:big"))
-    await client.copy_file(at("bucket:big"), at("dst:big"))
+    await copy_file(client, at("src:big"), at("bucket:big"))
+    await copy_file(client, at("bucket:big"), at("dst:big"))
     assert (world.dst / "big").read_bytes() == content
 
 
@@ -281,13 +283,13 @@ async def test_without_a_look_afterwards_the_checksum_of_the_storage_is_compared
     (world.src / "a.txt").write_text("hello")
     async with TcpProxy(world.s3.port, there=note) as proxy:
         world.add(world.s3.section("whole", endpoint=f"http://127.0.0.1:{proxy.port}", no_head=no_head))
-        await client.copy_file(at("src:a.txt"), at("whole:bkt/whole.txt"))
+        await copy_file(client, at("src:a.txt"), at("whole:bkt/whole.txt"))
     assert (world.bucket / "whole.txt").read_text() == "hello"
     assert asked == methods
     async with TcpProxy(world.s3.port, back=lambda chunk: etag.sub(b'"%s"' % (b"0" * 32), chunk)) as proxy:
         world.add(world.s3.section("other", endpoint=f"http://127.0.0.1:{proxy.port}", no_head=no_head))
         with pytest.raises(RcloneError, match="corrupted on transfer: md5 hashes differ"):
-            await client.copy_file(at("src:a.txt"), at("other:bkt/other.txt"))
+            await copy_file(client, at("src:a.txt"), at("other:bkt/other.txt"))
 
 
 async def test_a_directory_copy_leaves_what_is_at_the_target_already(world: storage.Places, copyto: Copyto) -> None:
@@ -317,7 +319,7 @@ async def test_two_roots_on_one_directory_dont_hide_a_missing_source(world: stor
 async def test_a_cancelled_copy_stops_at_once_and_leaves_nothing(world: storage.Places, target: str) -> None:
     (world.src / "big").write_bytes(bytes(20_000_000))
     async with Daemon(Path(storage.RCLONE), config=world.config, flags={"bwlimit": "2M"}) as daemon:
-        copy = asyncio.create_task(daemon.client.copy_file(at("src:big"), at(target)))
+        copy = asyncio.create_task(copy_file(daemon.client, at("src:big"), at(target)))
         await until(lambda: copying(daemon.client))
         copy.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -362,7 +364,7 @@ async def test_the_remotes_and_the_version_are_told(world: storage.Places, clien
 
 async def test_a_name_that_is_no_unicode_is_refused(client: Client) -> None:
     with pytest.raises(RcloneError, match="not valid Unicode"):
-        await client.copy_file(Location("src:", "\ud800"), at("dst:x"))
+        await copy_file(client, Location("src:", "\ud800"), at("dst:x"))
 
 
 async def test_two_services_that_copy_the_same_never_share_a_partial_file(world: storage.Places) -> None:
@@ -373,9 +375,9 @@ async def test_two_services_that_copy_the_same_never_share_a_partial_file(world:
         Daemon(binary, config=world.config, flags=fast) as first,
         Daemon(binary, config=world.config, flags=slow) as second,
     ):
-        slowly = asyncio.create_task(second.client.copy_file(at("src:big"), at("dst:big")))
+        slowly = asyncio.create_task(copy_file(second.client, at("src:big"), at("dst:big")))
         await until(lambda: copying(second.client))
-        await first.client.copy_file(at("src:big"), at("dst:big"))
+        await copy_file(first.client, at("src:big"), at("dst:big"))
         assert (world.dst / "big").read_bytes() == (world.src / "big").read_bytes()
         assert second.pid is not None
         os.kill(second.pid, signal.SIGKILL)
@@ -383,7 +385,7 @@ async def test_two_services_that_copy_the_same_never_share_a_partial_file(world:
             await slowly
         assert (world.dst / "big").read_bytes() == (world.src / "big").read_bytes()
         assert len(list(world.dst.iterdir())) == 2
-        await first.client.sweep(at("dst:big"), copy_id(at("dst:big").joined))
+        await sweep(first.client, at("dst:big"), copy_id(at("dst:big").joined))
         assert [path.name for path in world.dst.iterdir()] == ["big"]
 
 
@@ -401,7 +403,7 @@ async def test_a_sweep_removes_what_was_left_of_this_target_and_nothing_else(
     for each in kept:
         (world.dst / each).write_text(each)
     (world.dst / f"{beginning(name)}.6cc70d86{copy}1a2b.partial").write_text("left")
-    await client.sweep(at(f"dst:{name}"), copy)
+    await sweep(client, at(f"dst:{name}"), copy)
     assert sorted(path.name for path in world.dst.iterdir()) == sorted(kept)
 
 
@@ -412,16 +414,16 @@ async def test_a_sweep_of_a_directory_removes_what_was_left_below_it(world: stor
     kept = ["d/h", f"d/i.6cc70d86{another}1a2b.partial", f"k.6cc70d86{copy}1a2b.partial"]
     for each in (*left, *kept):
         (world.dst / each).write_text(each)
-    await client.sweep(at("dst:d"), copy)
+    await sweep(client, at("dst:d"), copy)
     assert sorted(str(p.relative_to(world.dst)) for p in world.dst.rglob("*") if p.is_file()) == kept
 
 
 async def test_a_sweep_leaves_the_partial_file_of_a_copy_that_runs(world: storage.Places) -> None:
     (world.src / "big").write_bytes(os.urandom(4_000_000))
     async with Daemon(await find_binary(), config=world.config, flags={"bwlimit": "2M"}) as daemon:
-        slowly = asyncio.create_task(daemon.client.copy_file(at("src:big"), at("dst:big")))
+        slowly = asyncio.create_task(copy_file(daemon.client, at("src:big"), at("dst:big")))
         await until(lambda: copying(daemon.client))
-        await daemon.client.sweep(at("dst:big"), copy_id(at("dst:big").joined))
+        await sweep(daemon.client, at("dst:big"), copy_id(at("dst:big").joined))
         assert len(list(world.dst.glob("*.partial"))) == 1
         await slowly
 
@@ -430,7 +432,7 @@ async def test_a_sweep_leaves_the_partial_file_of_a_copy_that_runs(world: storag
 async def test_a_partial_file_is_called_as_the_sweep_expects(world: storage.Places, name: str) -> None:
     (world.src / name).write_bytes(bytes(2_000_000))
     async with Daemon(await find_binary(), config=world.config, flags={"bwlimit": "100k"}) as daemon:
-        copying_it = asyncio.create_task(daemon.client.copy_file(at(f"src:{name}"), at(f"dst:{name}")))
+        copying_it = asyncio.create_task(copy_file(daemon.client, at(f"src:{name}"), at(f"dst:{name}")))
         await until(lambda: copying(daemon.client))
         (partial,) = world.dst.iterdir()
         copying_it.cancel()
@@ -451,8 +453,8 @@ async def test_a_copy_that_is_made_again_after_a_kill_logs_no_errors(world: stor
 
 
 async def test_a_sweep_of_a_bucket_or_of_nothing_is_no_error(world: storage.Places, client: Client) -> None:
-    await client.sweep(at("bucket:a"), copy_id("bucket:a"))
-    await client.sweep(at("dst:no/such/place"), copy_id("dst:no/such/place"))
+    await sweep(client, at("bucket:a"), copy_id("bucket:a"))
+    await sweep(client, at("dst:no/such/place"), copy_id("dst:no/such/place"))
 
 
 @pytest.mark.parametrize(("by_hash", "there"), [(True, "new."), (False, "old.")])
@@ -462,7 +464,7 @@ async def test_by_hash_other_content_of_the_same_size_and_time_is_noticed(
     for path, content in ((world.src / "a", "new."), (world.dst / "a", "old.")):
         path.write_text(content)
         os.utime(path, (1_000_000_000, 1_000_000_000))
-    await client.copy_file(at("src:a"), at("dst:a"), by_hash=by_hash)
+    await copy_file(client, at("src:a"), at("dst:a"), by_hash=by_hash)
     assert (world.dst / "a").read_text() == there
 
 
@@ -470,7 +472,7 @@ async def test_a_relative_directory_behind_an_alias_is_known_for_what_it_is(
     client: Client, world: storage.Places
 ) -> None:
     world.add(storage.section("relative", type="alias", remote=os.path.relpath(world.dst)))
-    found = await client.local_directory("relative:")
+    found = (await client.storages.of("relative:")).directory
     assert found is not None
     assert Path(found).resolve() == world.dst.resolve()
-    assert await client.place(Location("relative:", "a")) == await client.place(Location("dst:", "a"))
+    assert await client.storages.place(Location("relative:", "a")) == await client.storages.place(Location("dst:", "a"))

@@ -47,7 +47,9 @@ async def copied(rclone: Rclone, source: str, target: str) -> dict[str, Any]:
 async def test_a_combine_remote_and_the_directory_behind_it_are_two_places(world: storage.Places) -> None:
     world.add(section("both", type="combine", upstreams=f"here={world.dst}"))
     async with copier(world) as rclone, rclone.alone_below(at("dst:dir")):
-        assert await rclone.client.place(at("both:here/dir")) != await rclone.client.place(at("dst:dir"))
+        assert await rclone.client.storages.place(at("both:here/dir")) != await rclone.client.storages.place(
+            at("dst:dir")
+        )
         async with asyncio.timeout(10), rclone.alone_below(Location("both:", "here/dir")):
             pass  # another request for dst:dir would wait
 

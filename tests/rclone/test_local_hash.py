@@ -19,6 +19,7 @@ from medusa_copier.rclone.facade import Rclone
 from medusa_copier.rclone.local_hash import FAST, LocalRoot
 from medusa_copier.rclone.location import Location
 from medusa_copier.rclone.rcd.client import Client
+from medusa_copier.rclone.rcd.copyto import copy_file
 from medusa_copier.rclone.verified_copy import Terms
 from medusa_copier.roots.policy import Access
 from medusa_copier.settings import RootSection
@@ -57,7 +58,7 @@ async def test_directories_of_this_machine_are_known_by_whatever_remote_leads_th
     world: storage.Places, client: Client
 ) -> None:
     for fs in (str(world.dst), "dst:", f"disk:{world.dst}", "deep:", f":local:{world.dst}"):
-        local = (await client.pair("src:", fs)).local
+        local = (await client.storages.pair("src:", fs)).local
         assert local is not None, fs
         assert local.target.directory == str(world.dst)
 
@@ -67,16 +68,16 @@ async def test_no_hash_is_chosen_where_the_operator_chose_or_the_storage_needs_a
     world: storage.Places, client: Client, other: str
 ) -> None:
     fs = other.format(dst=world.dst)
-    assert (await client.pair("src:", fs)).local is None
-    assert (await client.pair(fs, "dst:")).local is None
-    assert "md5" in (await client.pair("src:", fs)).hashes
+    assert (await client.storages.pair("src:", fs)).local is None
+    assert (await client.storages.pair(fs, "dst:")).local is None
+    assert "md5" in (await client.storages.pair("src:", fs)).hashes
 
 
 async def test_a_change_of_rclone_conf_is_seen(world: storage.Places) -> None:
     async with Rclone(config=world.config) as rclone:
 
         async def is_chosen_here() -> bool:
-            return (await rclone.client.pair("src:", str(world.dst))).local is not None
+            return (await rclone.client.storages.pair("src:", str(world.dst))).local is not None
 
         assert await rclone.retried(is_chosen_here)
         world.add(storage.section("local", type="local", hashes="md5"))
@@ -88,7 +89,7 @@ async def test_options_of_a_local_remote_stay_in_force(world: storage.Places, cl
     world.add(storage.section("local", type="local", encoding="Slash,Colon"))
     (world.src / "a").write_text("x")
     fs = f"spelled:{world.dst}" if name == "spelled" else str(world.dst)
-    await client.copy_file(at("src:a"), Location(fs, "b:c"))
+    await copy_file(client, at("src:a"), Location(fs, "b:c"))
     assert [path.name for path in world.dst.iterdir()] == ["b：c"]
 
 

@@ -46,7 +46,7 @@ async def test_what_guards_a_transfer(
     client: Client, source: str, target: str, known: tuple[str | None, bool, bool, bool]
 ) -> None:
     """The first hash type that both have, times, a hash for every file of the source, reads that need no guard."""
-    pair = await client.pair(source, target)
+    pair = await client.storages.pair(source, target)
     hash_type = pair.hashes[0] if pair.hashes else None
     assert (hash_type, pair.has_times, pair.hash_guards_all, pair.reads_are_safe) == known
 

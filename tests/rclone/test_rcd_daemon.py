@@ -22,7 +22,9 @@ from medusa_copier.rclone.errors import MachineTrouble, RcloneError, RcloneStopp
 from medusa_copier.rclone.partials import copy_id
 from medusa_copier.rclone.process.environment import FlagValue
 from medusa_copier.rclone.rcd import orphans
+from medusa_copier.rclone.rcd.copyto import copy_file
 from medusa_copier.rclone.rcd.daemon import Daemon, Timing
+from medusa_copier.rclone.rcd.sweep import sweep
 from medusa_copier.rclone.retry import with_retries
 from simple_queue_server.system.locks import Lock
 from tests.support import storage
@@ -129,7 +131,7 @@ async def test_a_dry_run_from_the_environment_doesnt_turn_copies_into_lies(
     monkeypatch.setenv("RCLONE_INTERACTIVE", "true")
     (world.src / "a").write_text("content")
     async with Daemon(RCLONE, config=world.config) as daemon:
-        await daemon.client.copy_file(at("src:a"), at("dst:a"))
+        await copy_file(daemon.client, at("src:a"), at("dst:a"))
     assert (world.dst / "a").read_text() == "content"
 
 
@@ -143,7 +145,7 @@ async def test_log_lines_of_rclone_arrive_in_our_log(world: storage.Places) -> N
     (world.src / "a").write_text("content")
     with structlog.testing.capture_logs() as entries:
         async with Daemon(RCLONE, config=world.config, flags={"log_level": "INFO"}) as daemon:
-            await daemon.client.copy_file(at("src:a"), at("dst:a"))
+            await copy_file(daemon.client, at("src:a"), at("dst:a"))
     copied = {"log_level": "info", "event": "rclone_log", "text": "Copied (new)", "object": "a"}
     assert copied in entries
 
@@ -153,7 +155,7 @@ async def test_a_flood_of_log_lines_doesnt_stop_rclone(world: storage.Places) ->
     async with Daemon(RCLONE, config=world.config, flags={"log_level": "DEBUG"}) as daemon:
         with structlog.testing.capture_logs():
             for number in range(300):
-                await daemon.client.copy_file(at("src:a"), at(f"dst:{number}/{'x' * 200}"))
+                await copy_file(daemon.client, at("src:a"), at(f"dst:{number}/{'x' * 200}"))
 
 
 @pytest.mark.parametrize(
@@ -240,7 +242,7 @@ async def test_rclone_killed_in_mid_copy_is_replaced_and_the_copy_succeeds(world
     async with Daemon(RCLONE, config=world.config, flags=SLOW) as daemon:
         client, first = daemon.client, daemon.pid
         copy = asyncio.create_task(
-            with_retries(lambda: client.copy_file(at("src:big"), at("dst:big")), daemon_ready=daemon.ready)
+            with_retries(lambda: copy_file(client, at("src:big"), at("dst:big")), daemon_ready=daemon.ready)
         )
         await until(lambda: copying(client))
         assert first is not None
@@ -249,14 +251,14 @@ async def test_rclone_killed_in_mid_copy_is_replaced_and_the_copy_succeeds(world
         assert daemon.pid not in {None, first}
         assert daemon.restarts == 1
         assert (world.dst / "big").read_bytes() == content
-        await client.sweep(at("dst:big"), copy_id(at("dst:big").joined))
+        await sweep(client, at("dst:big"), copy_id(at("dst:big").joined))
     assert [path.name for path in world.dst.iterdir()] == ["big"]
 
 
 async def test_what_is_asked_while_rclone_dies_is_told_that_it_stopped(world: storage.Places) -> None:
     (world.src / "big").write_bytes(bytes(20_000_000))
     async with Daemon(RCLONE, config=world.config, flags=SLOW) as daemon:
-        copies = [asyncio.create_task(daemon.client.copy_file(at("src:big"), at(f"dst:{n}"))) for n in range(3)]
+        copies = [asyncio.create_task(copy_file(daemon.client, at("src:big"), at(f"dst:{n}"))) for n in range(3)]
         await until(lambda: copying(daemon.client))
         assert daemon.pid is not None
         os.kill(daemon.pid, signal.SIGKILL)
@@ -270,7 +272,7 @@ async def test_a_hung_rclone_is_replaced_and_the_copy_succeeds(world: storage.Pl
     async with Daemon(RCLONE, config=world.config, flags=SLOW, timing=HASTY) as daemon:
         client, first = daemon.client, daemon.pid
         copy = asyncio.create_task(
-            with_retries(lambda: client.copy_file(at("src:big"), at("dst:big")), daemon_ready=daemon.ready)
+            with_retries(lambda: copy_file(client, at("src:big"), at("dst:big")), daemon_ready=daemon.ready)
         )
         await until(lambda: copying(client))
         assert first is not None
@@ -307,7 +309,7 @@ async def test_a_socket_directory_that_was_removed_is_noticed_and_made_anew(worl
         await daemon.client._rc.close()  # idle connections would do for a while
         client = daemon.client
         async with asyncio.timeout(10):
-            await with_retries(lambda: client.copy_file(at("src:a"), at("dst:a")), daemon_ready=daemon.ready)
+            await with_retries(lambda: copy_file(client, at("src:a"), at("dst:a")), daemon_ready=daemon.ready)
         assert daemon.restarts == 1
         assert socket_directory(daemon).stat().st_mode & 0o777 == 0o700
     assert (world.dst / "a").read_text() == "content"
@@ -381,7 +383,7 @@ async def test_ctrl_c_in_the_terminal_doesnt_reach_rclone(tmp_path: Path) -> Non
 async def test_stopping_takes_no_time_in_mid_copy(world: storage.Places) -> None:
     (world.src / "big").write_bytes(bytes(50_000_000))
     async with Daemon(RCLONE, config=world.config, flags=SLOW) as daemon:
-        copy = asyncio.create_task(daemon.client.copy_file(at("src:big"), at("dst:big")))
+        copy = asyncio.create_task(copy_file(daemon.client, at("src:big"), at("dst:big")))
         await until(lambda: copying(daemon.client))
         begun = time.monotonic()
     assert time.monotonic() - begun < 4  # before it would be killed

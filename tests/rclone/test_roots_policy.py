@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -20,6 +21,7 @@ from hypothesis import strategies as st
 from medusa_copier.actions.copyto import copyto
 from medusa_copier.rclone.facade import Rclone
 from medusa_copier.rclone.location import Location
+from medusa_copier.rclone.rcd.storages import Storage
 from medusa_copier.roots.policy import Access, Use
 from medusa_copier.roots.symlinks import inspect_below, inspect_path
 from medusa_copier.settings import RootSection
@@ -351,10 +353,10 @@ def use(root: str) -> Use:
 
 
 class Elsewhere(Rclone):
-    """Whose storage is never of this machine."""
+    """All of its storages are on other machines."""
 
-    async def local_directory(self, fs: str) -> None:
-        """None."""
+    async def storage(self, fs: str) -> Storage:
+        return msgspec.json.decode(b'{"Name": "remote", "Root": "", "String": "", "Features": {}}', type=Storage)
 
 
 def limited(**limits: int | None) -> Access:

@@ -48,7 +48,7 @@ async def test_each_kind_of_storage_is_known(world: storage.Places, client: Clie
         storage.serving("http", tmp_path / "web") as web,
     ):
         world.add(dav.section("dav"), sftp.section("sftp"), web.section("web"))
-        kinds = {fs: await client.kind(fs) for fs in ("src:", "bucket:", "dav:", "sftp:", "web:")}
+        kinds = {fs: (await client.storages.of(fs)).kind for fs in ("src:", "bucket:", "dav:", "sftp:", "web:")}
     assert kinds == {"src:": "local", "bucket:": "bucket", "dav:": "webdav", "sftp:": "sftp", "web:": "other"}
 
 

@@ -6,16 +6,19 @@ import asyncio
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from medusa_copier.contract.responses import Verified
 from medusa_copier.rclone.errors import NotFound, RcloneError, WrongKind
 from medusa_copier.rclone.facade import Rclone
+from medusa_copier.rclone.local_hash import LocalPair
 from medusa_copier.rclone.location import Location
 from medusa_copier.rclone.rcd.client import Client
+from medusa_copier.rclone.rcd.copyto import copy_file
 from medusa_copier.rclone.rcd.daemon import Daemon
 from medusa_copier.rclone.verified_copy import Terms, copy_verified
 from tests.support import storage
@@ -61,13 +64,13 @@ def source(world: storage.Places) -> Path:
 @pytest.fixture
 async def copied(world: storage.Places, client: Client, source: Path) -> Path:
     """The target of a copy that was corrupted since, without a change of its size or time."""
-    await client.copy_file(at("src:a"), at("dst:a"))
+    await copy_file(client, at("src:a"), at("dst:a"))
     corrupt(world.dst / "a")
     return world.dst / "a"
 
 
 async def test_the_default_misses_a_corruption_that_leaves_size_and_time(client: Client, copied: Path) -> None:
-    await client.copy_file(at("src:a"), at("dst:a"))
+    await copy_file(client, at("src:a"), at("dst:a"))
     assert copied.read_bytes() == OTHER
 
 
@@ -163,8 +166,10 @@ class Corrupting(Client):
         self.target = target
         self.times = times
 
-    async def copy_file(self, source: Location, target: Location, **how: object) -> None:
-        await super().copy_file(source, target, always=True)
+    async def transfer(
+        self, source: Location, target: Location, config: Mapping[str, Any], local: LocalPair | None = None
+    ) -> None:
+        await super().transfer(source, target, {**config, "IgnoreTimes": True}, local)
         if self.times:
             self.times -= 1
             corrupt(self.target)
@@ -177,7 +182,9 @@ class LoginPage(Client):
         self.__dict__ |= client.__dict__
         self.target = target
 
-    async def copy_file(self, source: Location, target: Location, **how: object) -> None:
+    async def transfer(
+        self, source: Location, target: Location, config: Mapping[str, Any], local: LocalPair | None = None
+    ) -> None:
         self.target.write_bytes(b"log in")
 
     async def hash_of(self, location: Location, hash_type: str, *, read: bool) -> str:
@@ -267,7 +274,7 @@ async def test_a_corruption_on_a_server_is_caught(
             await copy(client, terms, "remote:dir/a")
             corrupt(there)
             assert "overwrite is never" in await reason(client, NEVER, "remote:dir/a")
-            await client.copy_file(at("src:a"), at("remote:dir/a"))
+            await copy_file(client, at("src:a"), at("remote:dir/a"))
             assert there.read_bytes() == OTHER, "the default should miss it"
             verified = await copy(client, terms, "remote:dir/a")
             assert there.read_bytes() == CONTENT
@@ -293,8 +300,8 @@ async def test_an_s3_server_that_rclone_did_not_write_is_verified_too(
     assert await copy(client, CHECKSUM, "moto:bkt/a") == Verified("checksum", {"md5": digest("md5")})
     shutil.copy2(source, world.src / "b")
     corrupt(world.src / "b")
-    await client.copy_file(at("src:b"), at("moto:bkt/a"), always=True)
-    await client.copy_file(at("src:a"), at("moto:bkt/a"))
+    await copy_file(client, at("src:b"), at("moto:bkt/a"), always=True)
+    await copy_file(client, at("src:a"), at("moto:bkt/a"))
     assert content() == OTHER, "the default should miss it"
     assert "overwrite is never" in await reason(client, NEVER, "moto:bkt/a")
     await copy(client, CHECKSUM, "moto:bkt/a")
@@ -310,7 +317,7 @@ async def test_an_s3_object_without_md5_is_not_taken_on_trust(
     options = {"upload_cutoff": "0", "disable_checksum": "true"}  # in parts, with no md5 beside them
     moto = {"type": "s3", "provider": "Other", "endpoint": s3_by_moto, "region": "us-east-1"}
     world.add(storage.section("parts", **moto, **options, **login))
-    await client.copy_file(at("src:a"), at("parts:bkt/in-parts"))
+    await copy_file(client, at("src:a"), at("parts:bkt/in-parts"))
     assert "the storage has no md5 of 'parts:bkt/in-parts'; use verify: download" in await reason(
         client, CHECKSUM, "dst:back", "parts:bkt/in-parts"
     )

@@ -5,6 +5,7 @@ import os
 
 from medusa_copier.rclone.errors import RcloneStopped
 from medusa_copier.rclone.rcd.client import Client
+from medusa_copier.rclone.rcd.copyto import copy_file
 from medusa_copier.rclone.rcd.daemon import Daemon
 from medusa_copier.rclone.stats import Groups, GroupStats, Progress, Transfer, Watch
 from tests.rclone.test_rcd_daemon import RCLONE, SLOW
@@ -88,13 +89,13 @@ async def test_two_copies_of_one_file_to_two_targets_are_told_apart(world: stora
 
 async def watched_copy(client: Client, watch: Watch, number: int) -> None:
     with watch:
-        await client.copy_file(at("src:big"), at(f"dst:{number}"))
+        await copy_file(client, at("src:big"), at(f"dst:{number}"))
 
 
 async def test_a_cancelled_copy_has_stopped_and_left_nothing_when_the_call_ends(world: storage.Places) -> None:
     (world.src / "big").write_bytes(os.urandom(4_000_000))
     async with Daemon(RCLONE, config=world.config, flags=SLOW) as daemon:
-        copy = asyncio.create_task(daemon.client.copy_file(at("src:big"), at("dst:big")))
+        copy = asyncio.create_task(copy_file(daemon.client, at("src:big"), at("dst:big")))
         await until(lambda: copying(daemon.client))
         copy.cancel()
         await asyncio.wait({copy})

@@ -167,7 +167,7 @@ async def _manifest_terms(rclone: Rclone, written: Location, listing: _Listing) 
     """The manifest is read back if no hash shows that it arrived intact."""
 
     async def look() -> bool:
-        return bool((await rclone.client.pair(written.fs, listing.use.location.fs)).hashes)
+        return bool((await rclone.client.storages.pair(written.fs, listing.use.location.fs)).hashes)
 
     return listing.terms if await rclone.retried(look) else replace(listing.terms, verify="download")
 

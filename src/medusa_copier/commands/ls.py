@@ -55,7 +55,7 @@ def list_directory(config: Path, place: str, *, hash_kind: str | None, as_json: 
 
 async def _items(settings: CopierSettings, location: Location, named: str, hash_kind: str | None) -> list[Item]:
     async with open_rclone(settings, run_directory=None) as rclone:
-        kinds = await rclone.client.hash_types(location.fs) if hash_kind else []
+        kinds = (await rclone.client.storages.of(location.fs)).hashes if hash_kind else []
         if hash_kind is not None and hash_kind not in kinds:
             raise SettingsError(
                 f"{named} is on a storage without {hash_kind}; it has: {', '.join(kinds) or 'no hashes'}"

@@ -130,7 +130,7 @@ async def _written(settings: CopierSettings, wanted: Wanted) -> list[Path]:
         settings = structs.replace(settings, rclone_config_path=conf)
     async with open_rclone(settings, run_directory=None) as rclone:
         roots = [root.fs for root in settings.roots.values() if "write" in root.access]
-        found = [Path(directory) for fs in roots if (directory := await rclone.local_directory(fs))]
+        found = [Path(directory) for fs in roots if (directory := (await rclone.storage(fs)).directory)]
     return [*found, conf.parent, *_written_elsewhere(settings)]
 
 

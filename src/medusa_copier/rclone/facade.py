@@ -26,7 +26,10 @@ from medusa_copier.rclone.process.environment import FlagValue, for_rclone, is_s
 from medusa_copier.rclone.process.flags import without_comparison
 from medusa_copier.rclone.quarantine import Quarantine
 from medusa_copier.rclone.rcd.client import Client
+from medusa_copier.rclone.rcd.copyto import copyto
 from medusa_copier.rclone.rcd.daemon import Daemon
+from medusa_copier.rclone.rcd.storages import Storage
+from medusa_copier.rclone.rcd.sweep import sweep
 from medusa_copier.rclone.retry import with_retries
 from medusa_copier.rclone.scratch import remove_abandoned
 from medusa_copier.rclone.stats import Watch
@@ -156,17 +159,9 @@ class Rclone:
             daemon.client.partials = self._daemon.client.partials  # what is left is swept by whichever there is
             yield daemon.client
 
-    async def local_directory(self, fs: str) -> str | None:
-        """The local directory that ``fs`` is; None for other storage. rclone is asked once for each."""
-
-        async def look() -> str | None:
-            return await self.client.local_directory(fs)
-
-        return await self.retried(look)
-
-    async def is_bucket_based(self, location: Location) -> bool:
-        """Whether the storage holds objects with keys, like S3."""
-        return await self.retried(lambda: self.client.is_bucket_based(location))
+    async def storage(self, fs: str) -> Storage:
+        """What is known about the storage behind ``fs``. rclone is asked once for each."""
+        return await self.retried(lambda: self.client.storages.of(fs))
 
     async def stat(self, location: Location, *, files_only: bool = False) -> Item | None:
         """What is at ``location``, or None. Only ``files_only`` is cheap in a large directory."""
@@ -209,8 +204,8 @@ class Rclone:
                 await self._require_directory(source)
             if not terms.are_rclones:
                 return await self._copy_verified(source, target, terms, note_size)
-            size_bytes = await self.client.copyto(
-                source, target, by_hash=self.compares_hashes, copy_directory=copy_directory
+            size_bytes = await copyto(
+                self.client, source, target, by_hash=self.compares_hashes, copy_directory=copy_directory
             )
             if size_bytes is not None:
                 note_size(size_bytes)
@@ -258,28 +253,28 @@ class Rclone:
 
         partials = self.client.partials
 
-        async def sweep(*, all_attempts: bool) -> None:
+        async def sweep_target(*, all_attempts: bool) -> None:
             await self._sweep(target, named or copy_id(target.joined), all_attempts=all_attempts)
 
         async def attempt() -> T:
             if partials.are_left:  # it may fill the disk
-                await sweep(all_attempts=False)
+                await sweep_target(all_attempts=False)
             return await copy()
 
         if again:
-            await sweep(all_attempts=True)
+            await sweep_target(all_attempts=True)
         try:
             return await self.retried(attempt)
         finally:
             if again or partials.are_left:
-                await sweep(all_attempts=again)
+                await sweep_target(all_attempts=again)
 
     @asynccontextmanager
     async def alone_below(self, target: Location) -> AsyncIterator[None]:
         """In the block, no copy of this service that inspects its target first writes to ``target`` or below it."""
 
         async def look() -> Place:
-            return await self.client.place(target)
+            return await self.client.storages.place(target)
 
         async with self._targets.held(await self.retried(look), is_tree=True, waiting=self._wait):
             yield
@@ -295,7 +290,7 @@ class Rclone:
 
     def strain(self, storages: Iterable[str]) -> Strain | None:
         """What is too much of late, if anything, for these ``storages`` (each an fs) or for this machine's memory."""
-        is_local = self._daemon.client.is_known_local
+        is_local = self._daemon.client.storages.is_known_local
         return self._strain.of_late(is_far=not all(map(is_local, storages)))
 
     async def progress(self, watch: Watch) -> dict[str, Any] | None:
@@ -306,7 +301,7 @@ class Rclone:
         self, source: Location, target: Location, terms: Terms, note_size: Callable[[int], object]
     ) -> Verified:
         """One at a time per target: nothing in this service writes to it between the inspection and the copy."""
-        async with self._targets.held(await self.client.place(target), waiting=self._wait):
+        async with self._targets.held(await self.client.storages.place(target), waiting=self._wait):
             return await copy_verified(self.client, source, target, terms, note_size, local_hash=self.local_hash)
 
     async def _sweep(self, target: Location, named: str, *, all_attempts: bool) -> None:
@@ -315,12 +310,12 @@ class Rclone:
         if not (left or all_attempts):
             return
 
-        async def sweep() -> None:
-            await self.client.sweep(target, named, only=None if all_attempts else left)
+        async def remove() -> None:
+            await sweep(self.client, target, named, only=None if all_attempts else left)
 
         try:
             async with asyncio.timeout(SWEEP_S):
-                await self.retried(sweep)
+                await self.retried(remove)
             self.client.partials.note_swept(named, left)
         except (RcloneError, TimeoutError) as error:
             log.warning("partial_files_not_removed", target=target.joined, reason=str(error))

@@ -15,7 +15,8 @@ from medusa_copier.rclone.errors import NotFound, RcloneError, WrongKind
 from medusa_copier.rclone.local_hash import LocalHash
 from medusa_copier.rclone.location import Item, Location
 from medusa_copier.rclone.rcd.client import Client
-from medusa_copier.rclone.rcd.seen_copy import OtherSize
+from medusa_copier.rclone.rcd.copyto import copyto
+from medusa_copier.rclone.rcd.inspected_copy import OtherSize
 
 READ_HASH: Final = "sha256"
 """The hash to compute when files are read and the client named none."""
@@ -104,7 +105,7 @@ async def _require_size(client: Client, target: Location, seen: Item, terms: Ter
 
 async def _copy(client: Client, source: Location, target: Location, terms: Terms, *, always: bool) -> None:
     try:
-        await client.copyto(source, target, always=always)
+        await copyto(client, source, target, always=always)
     except OtherSize as error:
         if terms.overwrite == "never":  # the next attempt would find the target taken
             raise RcloneError(error.reason) from None
@@ -128,7 +129,7 @@ async def _plan(
         return dict.fromkeys(terms.expected, "content" if terms.verify == "download" else "either")
     if terms.verify == "download":
         return {READ_HASH: "content"}
-    pair = await client.pair(source.fs, target.fs)
+    pair = await client.storages.pair(source.fs, target.fs)
     shared = [local_hash] if pair.local else pair.hashes
     if terms.verify == "default":
         return {shared[0] if shared else READ_HASH: "either"}
@@ -154,7 +155,7 @@ async def _content(client: Client, location: Location, plan: Mapping[str, From])
 
 
 async def _kept_hash(client: Client, location: Location, hash_type: str) -> str | None:
-    if hash_type not in await client.hash_types(location.fs):
+    if hash_type not in (await client.storages.of(location.fs)).hashes:
         return None
     return await client.hash_of(location, hash_type, read=False)
 

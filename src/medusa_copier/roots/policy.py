@@ -156,7 +156,7 @@ class Access:
     async def _inspector(self, use: Use) -> PathInspector | None:
         """The inspector of the root's files; None if it isn't on this machine."""
         if use.root not in self._inspectors:
-            directory = await self._rclone.local_directory(use.location.fs)
+            directory = (await self._rclone.storage(use.location.fs)).directory
             follow = self._roots[use.root].symlinks == "follow"
             self._inspectors.setdefault(
                 use.root, None if directory is None else PathInspector(directory, follow=follow)

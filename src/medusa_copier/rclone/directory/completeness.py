@@ -67,14 +67,14 @@ class Completeness:
 
     async def begin(self) -> Sequence[str]:
         """Record the files of a local source or a bucket; returns the filters for the copy."""
-        self._has_keys = await self._rclone.is_bucket_based(self._source)
+        storage = await self._rclone.storage(self._source.fs)
+        self._has_keys = storage.is_bucket_based
         if self._has_keys:
             await self._list_keys()
             return (_NO_EMPTY_SEGMENTS, *self._filters)
-        directory = await self._rclone.local_directory(self._source.fs)
-        if directory is None:
+        if storage.directory is None:
             return self._filters
-        self._top = str(Path(directory) / self._source.path)
+        self._top = str(Path(storage.directory) / self._source.path)
         return await self._begin_local(self._top)
 
     @property
@@ -91,7 +91,7 @@ class Completeness:
         await self._fail(self._late, NO_SUCH_TIME)
         if self._top is not None:
             await self._fail_left_out(self._top)
-        if not await self._rclone.is_bucket_based(self._target):
+        if not (await self._rclone.storage(self._target.fs)).is_bucket_based:
             await self._fail_merged()
 
     async def _begin_local(self, top: str) -> Sequence[str]:
@@ -211,7 +211,7 @@ class Completeness:
             return
         if (top := self._top) is not None:
             await asyncio.to_thread(self._ledger.skipped.replace, lambda one: at_source(top, one))
-        elif await self._rclone.local_directory(self._target.fs) is not None:
+        elif (await self._rclone.storage(self._target.fs)).is_local:
             await asyncio.to_thread(self._ledger.skipped.replace, lambda _: [])
 
 

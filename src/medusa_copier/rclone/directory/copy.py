@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import ExitStack, asynccontextmanager, nullcontext, suppress
 from typing import Any, Final
@@ -14,6 +13,7 @@ from medusa_copier.rclone.directory.completeness import SIZES, Completeness
 from medusa_copier.rclone.directory.ledger import Ledger
 from medusa_copier.rclone.directory.options import Selection
 from medusa_copier.rclone.directory.outcomes import FileOutcome, Note
+from medusa_copier.rclone.directory.preconditions import refuse_unsuitable, require_source
 from medusa_copier.rclone.directory.transfers import transfers
 from medusa_copier.rclone.errors import MachineTrouble, NotFound, RcloneError, WrongKind, classify, one_line
 from medusa_copier.rclone.facade import Rclone
@@ -22,7 +22,7 @@ from medusa_copier.rclone.location import Location
 from medusa_copier.rclone.pair import ONE_PIECE_FLAGS, Pair
 from medusa_copier.rclone.partials import copy_id
 from medusa_copier.rclone.process.commands import Entry, Outcome
-from medusa_copier.rclone.rcd.client import IS_A_FILE
+from medusa_copier.rclone.rcd.copyto import IS_A_FILE
 from medusa_copier.rclone.scratch import in_run_directory, scratch_file
 from medusa_copier.rclone.stats import GroupStats, directory_figures
 
@@ -62,7 +62,7 @@ class DirectoryCopy:
 
         Raises NotFound if there is no source, WrongKind if the source is a file, BadFilter.
         """
-        await self._rclone.retried(self._look_first)
+        await self._rclone.retried(self._refuse_unsuitable)
         looks = self._selection.overwrite == "never"
         alone = self._rclone.alone_below(self._target) if looks else nullcontext()
         async with alone, self._rclone.place_for_directory():
@@ -97,7 +97,7 @@ class DirectoryCopy:
         None accepts any kind. A file that no longer exists, or has another size than what was copied, has failed.
         """
         await self._see_sizes()
-        known = await self._rclone.retried(lambda: self._hash_types(self._target))
+        known = (await self._rclone.storage(self._target.fs)).hashes
         verified_by = self._ledger.hash_kind
         if not verified_by or kind not in {None, verified_by}:
             await asyncio.to_thread(self._ledger.table.forget_hashes)
@@ -114,8 +114,8 @@ class DirectoryCopy:
         """Whether one of the files is at ``place``, at the source or the target."""
 
         async def look() -> list[str | None]:
-            client = self._rclone.client
-            return [await client.path_below(directory, place) for directory in (self._source, self._target)]
+            storages = self._rclone.client.storages
+            return [await storages.path_below(directory, place) for directory in (self._source, self._target)]
 
         paths = await self._rclone.retried(look)
         return await asyncio.to_thread(
@@ -135,39 +135,19 @@ class DirectoryCopy:
     def _note_stats(self, stats: GroupStats) -> None:
         self._stats = stats
 
-    async def _hash_types(self, place: Location) -> frozenset[str]:
-        return frozenset(await self._rclone.client.hash_types(place.fs))
+    async def _refuse_unsuitable(self) -> None:
+        await refuse_unsuitable(self._rclone, self._source, self._target, self._selection.verify)
 
-    async def _look_first(self) -> None:
-        if self._selection.verify == "checksum":
-            here, there = [await self._hash_types(place) for place in (self._source, self._target)]
-            if not here & there:
-                await self._require_source()
-                has = f"the source has {_shown(here)}, the target {_shown(there)}"
-                raise RcloneError(f"verify checksum: source and target share no kind of hash ({has}); use download")
-        client = self._rclone.client
-        await client.refuse_nesting(self._source, self._target)
-        await client.refuse_directories_in_the_way(self._source, self._target)
-        if not self._source.path or await client.is_bucket(self._source):
-            return
-        if await client.stat(self._source, files_only=True) and not await self._is_link_to_directory():
-            raise WrongKind("the source is a file; the action copyto copies files")
-
-    async def _is_link_to_directory(self) -> bool:
-        """Whether the source is a local symbolic link to a directory, which rclone calls a file but copies as a
-        directory.
-        """
-        top = await self._rclone.client.local_directory(self._source.fs)
-        return top is not None and await asyncio.to_thread(os.path.isdir, f"{top}/{self._source.path}")
+    async def _require_source(self) -> None:
+        await require_source(self._rclone, self._source)
 
     async def _pair(self) -> Pair:
-        return await self._rclone.retried(lambda: self._rclone.client.pair(self._source.fs, self._target.fs))
+        return await self._rclone.retried(lambda: self._rclone.client.storages.pair(self._source.fs, self._target.fs))
 
     async def _transfers(self) -> list[str]:
         """How many files are copied at the same time, as arguments; what the operator set stays."""
-        client = self._rclone.client
-        kinds = await client.kind(self._source.fs), await client.kind(self._target.fs)
-        chosen = transfers(*kinds, self._completeness.mean_bytes)
+        source, target = [await self._rclone.storage(place.fs) for place in (self._source, self._target)]
+        chosen = transfers(source.kind, target.kind, self._completeness.mean_bytes)
         return [f"--{flag}={number}" for flag, number in chosen.items() if not self._rclone.is_set(flag)]
 
     async def _both(self, local_hash: str) -> tuple[str, str]:
@@ -345,17 +325,6 @@ class DirectoryCopy:
             return f"{log_parser.OTHER_CONTENT} ({message})"
         return one_line(message)
 
-    async def _require_source(self) -> None:
-        """Raise NotFound when rclone copied nothing because there is no such directory."""
-        found: list[str] = []
-        await self._rclone.commands.run_well(
-            "lsf",
-            *(self._source.joined, "--max-depth=1"),
-            lines=lambda lines: found.extend(lines[: 1 - len(found)]),
-        )
-        if not found and await self._rclone.client.is_bare_prefix(self._source):
-            raise NotFound("directory not found")
-
     async def _expect_sizes(self, *filters: str) -> None:
         """Note how large the files at the source are; a server may report another size when one is read."""
         outcome = await self._rclone.commands.run(
@@ -411,7 +380,3 @@ class DirectoryCopy:
 
 class _FilesFailed(RcloneError):
     """Some files failed for a transient reason."""
-
-
-def _shown(kinds: frozenset[str]) -> str:
-    return ", ".join(sorted(kinds)) or "none"

@@ -15,7 +15,8 @@ import pytest
 from medusa_copier.rclone.errors import RcloneError
 from medusa_copier.rclone.facade import Rclone
 from medusa_copier.rclone.rcd.client import Client
-from medusa_copier.rclone.rcd.seen_copy import OtherSize
+from medusa_copier.rclone.rcd.copyto import copy_file
+from medusa_copier.rclone.rcd.inspected_copy import OtherSize
 from medusa_copier.rclone.retry import with_retries
 from medusa_copier.rclone.verified_copy import Terms
 from tests.support import false_web, storage
@@ -103,7 +104,7 @@ async def test_a_login_page_in_place_of_an_object_with_a_hash_is_a_failure(
 async def test_the_sizes_are_told_and_another_attempt_may_find_it_right(rclone: Rclone, web: FalseWeb) -> None:
     web.get = SHORT["a login page"]
     with pytest.raises(OtherSize) as raised:
-        await rclone.client.copy_file(at("web:a"), at("dst:a"))
+        await copy_file(rclone.client, at("web:a"), at("dst:a"))
     assert raised.value.reason == (
         "the source had 12000000 bytes before the copy, but the target has 26 now; it was left as it is"
     )

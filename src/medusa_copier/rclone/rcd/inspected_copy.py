@@ -8,15 +8,13 @@ or a file has no modification time, rclone treats a file of the same size as unc
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from medusa_copier.rclone.errors import NotFound, RcloneError
 from medusa_copier.rclone.local_files import EARLIEST_YEAR, LATEST_YEAR, NO_SUCH_TIME
+from medusa_copier.rclone.location import Item, Location
 from medusa_copier.rclone.pair import ONE_PIECE, Pair
-
-if TYPE_CHECKING:
-    from medusa_copier.rclone.location import Item, Location
-    from medusa_copier.rclone.rcd.client import Client
+from medusa_copier.rclone.rcd.client import Client
 
 NO_TIME: Final = ("1970-01-01T00:00:00", "0001-01-01T00:00:00")
 """How the timestamp of a file without one begins."""
@@ -26,7 +24,7 @@ class OtherSize(RcloneError):
     """The target's size differs from the source's size before the copy."""
 
 
-async def copy_seen(client: Client, source: Location, target: Location, pair: Pair, *, always: bool) -> int:
+async def copy_inspected(client: Client, source: Location, target: Location, pair: Pair, *, always: bool) -> int:
     """Copy a file between two storages whose reads aren't safe, or that have no times. Returns the size before the
     copy, -1 if unknown.
 
@@ -40,9 +38,9 @@ async def copy_seen(client: Client, source: Location, target: Location, pair: Pa
             return seen.size
         always = True
     if pair.source_is_local or pair.hash_guards_all:
-        await client.copy_unseen(source, target, copy_config(always=always))
+        await client.transfer(source, target, copy_config(always=always))
     elif pair.hash_guards_some and _has_hash(seen):
-        await client.copy_unseen(source, target, copy_config(always=always))
+        await client.transfer(source, target, copy_config(always=always))
         await _require_size(client, target, seen.size)
     else:
         await _copy_in_one_piece(client, source, target, seen, always=always)
@@ -55,7 +53,7 @@ async def _copy_beside_a_look(client: Client, source: Location, target: Location
     as the copy.
     """
     copying = asyncio.create_task(
-        client.copy_unseen(source, target, copy_config(always=always)), name="copy beside a look"
+        client.transfer(source, target, copy_config(always=always)), name="copy beside a look"
     )
     try:
         seen = await _look(client, source, pair)
@@ -71,7 +69,7 @@ async def _copy_beside_a_look(client: Client, source: Location, target: Location
 
 
 async def _copy_in_one_piece(client: Client, source: Location, target: Location, seen: Item, *, always: bool) -> None:
-    await client.copy_unseen(source, target, copy_config(always=always) | ONE_PIECE)
+    await client.transfer(source, target, copy_config(always=always) | ONE_PIECE)
     await _require_size(client, target, seen.size)
 
 
