@@ -29,7 +29,7 @@ from medusa_copier.actions.held import Hold
 from medusa_copier.rclone.directory import ledger, spool
 from medusa_copier.rclone.directory.completeness import LEFT_OUT, MERGED, QUOTED, UNNAMEABLE, Completeness
 from medusa_copier.rclone.directory.copy import DirectoryCopy
-from medusa_copier.rclone.errors import MachineTrouble, WrongKind
+from medusa_copier.rclone.errors import MachineTrouble, RcloneError, WrongKind
 from medusa_copier.rclone.facade import Rclone
 from medusa_copier.rclone.location import Location, Place
 from medusa_copier.rclone.partials import copy_id
@@ -737,22 +737,52 @@ async def test_without_a_hash_in_common_the_size_of_the_first_look_must_arrive(
     """As from a server that announces more than it gives, and then says that it is all."""
     for name in ("whole", "short"):
         (timeless / name).write_text("announced" if name == "whole" else "more than that")
-    expect = DirectoryCopy._expect_sizes
+    list_source, copy_all = Completeness.list_source, DirectoryCopy._copy_all
+    is_changed = asyncio.Event()
 
-    async def changed(work: DirectoryCopy) -> None:
-        await expect(work)
+    async def list_and_change(work: Completeness, *, needs_sizes: bool) -> None:
+        await list_source(work, needs_sizes=needs_sizes)
         (timeless / "short").write_text("less")
         await asyncio.sleep(0.2)  # until the server has forgotten its directory
+        is_changed.set()
 
-    monkeypatch.setattr(DirectoryCopy, "_expect_sizes", changed)
+    async def copy_what_was_changed(work: DirectoryCopy, *, again: bool) -> None:
+        await is_changed.wait()
+        await copy_all(work, again=again)
+
+    monkeypatch.setattr(Completeness, "list_source", list_and_change)
+    monkeypatch.setattr(DirectoryCopy, "_copy_all", copy_what_was_changed)
     choices: list[dict[str, Any]] = [{}, {"verify": "download"}]
     for options in choices:
         (timeless / "short").write_text("more than that")
         await asyncio.sleep(0.2)
+        is_changed.clear()
         answer = await copier.copy("timeless:", "dst:", **options)
         assert answer["failed"]["first"] == [
-            {"key": "short", "reason": "the target has 4 bytes, but the source had 14 before the copy"}
+            {"key": "short", "reason": "the target has 4 bytes, but the source was listed with 14"}
         ]
+
+
+async def test_a_copy_from_a_bucket_waits_for_no_listing_and_fails_with_it(
+    copier: Copier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(copier.world.bucket)
+    copy_all, is_copied = DirectoryCopy._copy_all, asyncio.Event()
+
+    async def copy_and_tell(work: DirectoryCopy, *, again: bool) -> None:
+        await copy_all(work, again=again)
+        is_copied.set()
+
+    async def fail_after_the_copy(_: Completeness, *, needs_sizes: bool) -> None:
+        async with asyncio.timeout(20):
+            await is_copied.wait()
+        raise RcloneError("AccessDenied")
+
+    monkeypatch.setattr(DirectoryCopy, "_copy_all", copy_and_tell)
+    monkeypatch.setattr(Completeness, "list_source", fail_after_the_copy)
+    answer = await copier.copy("bucket:", "dst:")
+    assert "AccessDenied" in answer["message"]
+    assert answer["copied"]["files"] == len(content_of(copier.world.dst)) == 4
 
 
 async def test_s3_that_rclone_did_not_write_is_copied_to_and_verified(copier: Copier, moto_server: SqsServer) -> None:
@@ -1425,7 +1455,7 @@ async def test_a_login_page_in_place_of_an_object_of_a_directory_is_a_failure(co
         wire.deeds["c00001"] = Deed(random.Random(1), read="log in")
         answer = await copier.copy("wired:c00001/s", "dst:", verify=verify)
         assert (sum(counts(answer)[:2]), counts(answer)[2]) == (0, 4)
-        reason = f"the target has {len(LOGIN_PAGE)} bytes, but the source had 5 before the copy"
+        reason = f"the target has {len(LOGIN_PAGE)} bytes, but the source was listed with 5"
         assert answer["failed"]["first"][0]["reason"] == (reason if verify == "default" else "sizes differ")
         wire.deeds.clear()
         assert counts(await copier.copy("wired:c00001/s", "dst:", verify=verify)) == (4, 0, 0)

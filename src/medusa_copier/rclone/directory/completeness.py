@@ -44,7 +44,8 @@ SIZES: Final = (*_FILES, "--format=sp")
 
 
 class Completeness:
-    """Call ``begin`` before a copy from ``source`` to ``target``, ``settle`` after it. Both raise RcloneError.
+    """Call ``begin`` before a copy from ``source`` to ``target``, ``list_source`` while it runs, ``settle`` after it.
+    All raise RcloneError.
 
     ``filters`` are those of the copy, as arguments.
     """
@@ -66,16 +67,36 @@ class Completeness:
         self._made_up: list[str] = []
 
     async def begin(self) -> Sequence[str]:
-        """Record the files of a local source or a bucket; returns the filters for the copy."""
+        """Record the files of a local source; returns the filters for the copy."""
         storage = await self._rclone.storage(self._source.fs)
         self._has_keys = storage.is_bucket_based
         if self._has_keys:
-            await self._list_keys()
             return (_NO_EMPTY_SEGMENTS, *self._filters)
         if storage.directory is None:
             return self._filters
         self._top = str(Path(storage.directory) / self._source.path)
         return await self._begin_local(self._top)
+
+    async def list_source(self, *, needs_sizes: bool) -> None:
+        """Record the objects of a bucket with their sizes, and the files of another source only if it ``needs_sizes``.
+
+        Over a distance it takes the time of many round trips, so the copy doesn't wait for it: an object that appears
+        meanwhile is only a size that nobody asks for.
+        """
+        if self._has_keys:
+            await self._list_keys()
+        elif needs_sizes:
+            await self._rclone.retried(lambda: self.expect_sizes(*self._filters))
+
+    async def expect_sizes(self, *filters: str) -> None:
+        """Note how large the files at the source are; a server may report another size when one is read."""
+        outcome = await self._rclone.commands.run(
+            "lsf",
+            *(self._source.joined, *SIZES, *filters),
+            lines=lambda lines: self._ledger.note_expected(log_parser.sizes(lines)),
+        )
+        if outcome.stopped:  # the copy itself comes upon what else is wrong
+            raise outcome.error()
 
     @property
     def sees_source(self) -> bool:

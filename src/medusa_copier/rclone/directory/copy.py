@@ -71,7 +71,8 @@ class DirectoryCopy:
     async def _run(self, *, again: bool) -> None:
         self._filters = await self._completeness.begin()
         try:
-            await self._copy_all(again=again)
+            async with self._listing_source():
+                await self._copy_all(again=again)
         except RcloneError as error:
             await asyncio.to_thread(self._ledger.fail_pending, error.reason)
             raise await asyncio.to_thread(self._in_mid_copy, error) from None
@@ -90,6 +91,17 @@ class DirectoryCopy:
             await asyncio.to_thread(self._ledger.fail_unlike_expected)
         else:
             await self._fail_unlike_listed()
+
+    @asynccontextmanager
+    async def _listing_source(self) -> AsyncIterator[None]:
+        """List the source while the block copies; if one of both fails, the other is cancelled."""
+        listing = self._completeness.list_source(needs_sizes=await self._is_unguarded())
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(listing, name="source listing")
+                yield
+        except ExceptionGroup as group:
+            raise group.exceptions[0] from None
 
     async def describe(self, kind: str | None) -> str:
         """Add each file's size and ``kind`` of hash at the target to the ledger; returns the kind.
@@ -162,10 +174,7 @@ class DirectoryCopy:
         return not pair.hashes and not pair.source_is_local
 
     async def _copy_all(self, *, again: bool) -> None:
-        one_piece = []
-        if await self._is_unguarded():
-            one_piece = ONE_PIECE_FLAGS
-            await self._rclone.retried(lambda: self._expect_sizes(*self._filters))
+        one_piece = ONE_PIECE_FLAGS if await self._is_unguarded() else []
         pair = await self._pair()
         by_hash = self._rclone.compares_hashes and pair.can_compare_hashes
         comparison = self._selection.comparison(has_times=pair.has_times, by_hash=by_hash)
@@ -325,21 +334,11 @@ class DirectoryCopy:
             return f"{log_parser.OTHER_CONTENT} ({message})"
         return one_line(message)
 
-    async def _expect_sizes(self, *filters: str) -> None:
-        """Note how large the files at the source are; a server may report another size when one is read."""
-        outcome = await self._rclone.commands.run(
-            "lsf",
-            *(self._source.joined, *SIZES, *filters),
-            lines=lambda lines: self._ledger.note_expected(log_parser.sizes(lines)),
-        )
-        if outcome.stopped:  # the copy itself comes upon what else is wrong
-            raise outcome.error()
-
     async def _fail_unlike_listed(self) -> None:
-        """Let files fail that have another size than a listing of the source had, before the copy and now."""
+        """Let files fail that have another size than a listing of the source had, during the copy and now."""
         async with self._only(self._ledger.unlike_expected) as only:
             if only:
-                await self._rclone.retried(lambda: self._expect_sizes(*only))
+                await self._rclone.retried(lambda: self._completeness.expect_sizes(*only))
                 await asyncio.to_thread(self._ledger.fail_unlike_expected)
 
     async def _see_sizes(self) -> None:

@@ -111,13 +111,13 @@ class Ledger:
         return self.table.count_all() > self._of_source.names - left_out
 
     def note_expected(self, sizes: Iterable[tuple[int, str]]) -> None:
-        """Record (size at the source, path) before anything is copied; -1 for an unknown size."""
+        """Record (size, path) of a listing of the source; -1 for an unknown size."""
         self._expects = True
         with self._database.kept():
             self._expected.put([f"{size} {path}" for size, path in sizes])
 
     def fail_unlike_expected(self) -> None:
-        """Fail the files whose size differs from the source's before the copy. A file's size is the one seen at the
+        """Fail the files whose size differs from that in a listing of the source. A file's size is the one seen at the
         target, else the one that was copied.
         """
         if not self._is_as_expected():
@@ -125,7 +125,7 @@ class Ledger:
             self.table.fail_unlike_expected()
 
     def unlike_expected(self) -> Iterator[str]:
-        """The paths of the files whose size differs from the source's before the copy."""
+        """The paths of the files whose size differs from that in a listing of the source."""
         if self._is_as_expected():
             return iter(())
         self._load_expected()

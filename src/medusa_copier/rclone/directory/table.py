@@ -27,7 +27,7 @@ CREATE TABLE files (
 CREATE TABLE expected (path BLOB PRIMARY KEY, size INTEGER NOT NULL) WITHOUT ROWID;
 {ambiguous.TABLES}"""
 _SIZE: Final = "coalesce(seen, CASE outcome WHEN 2 THEN files.size END)"
-_UNLIKE: Final = f"'the target has ' || {_SIZE} || ' bytes, but the source had ' || expected.size || ' before the copy'"
+_UNLIKE: Final = f"'the target has ' || {_SIZE} || ' bytes, but the source was listed with ' || expected.size"
 _IS_UNLIKE: Final = f"{ARRIVED} AND expected.size >= 0 AND {_SIZE} >= 0 AND {_SIZE} <> expected.size"
 
 
@@ -70,7 +70,7 @@ class FileTable:
         self._ambiguous.note((path, SAME, None, None, value) for value, path in unclear)
 
     def note_expected(self, sizes: Iterable[tuple[int, str]]) -> None:
-        """Record (size at the source, path) before anything is copied; -1 for an unknown size."""
+        """Record (size, path) of a listing of the source; -1 for an unknown size."""
         rows = ((size, stored(path)) for size, path in sizes)
         self._database.execute_for_each("INSERT OR REPLACE INTO expected (size, path) VALUES (?, ?)", rows)
 
@@ -202,7 +202,7 @@ class FileTable:
             yield reason
 
     def fail_unlike_expected(self) -> None:
-        """Fail the files whose size differs from the source's before the copy. A file's size is the one seen at the
+        """Fail the files whose size differs from that in a listing of the source. A file's size is the one seen at the
         target, else the one that was copied.
         """
         self._execute(
@@ -211,7 +211,7 @@ class FileTable:
         )
 
     def unlike_expected(self) -> Iterator[str]:
-        """The paths of the files whose size differs from the source's before the copy."""
+        """The paths of the files whose size differs from that in a listing of the source."""
         unlike = f"SELECT path FROM expected JOIN files USING (path) WHERE {_IS_UNLIKE}"  # noqa: S608 - from above
         return self._paths(f"path IN ({unlike})")
 
