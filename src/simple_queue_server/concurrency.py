@@ -4,7 +4,8 @@ The rate of a queue at a limit is known after one generation of requests, by Lit
 how long each took. So a limit is doubled as long as that brings more, and at the first time that it doesn't, the one
 before holds. On the machine next door that is the first limit; across an ocean, where a request does nothing but wait,
 some hundreds. A storage that refuses what is too much (503 SlowDown) serves more when it is asked for less: where
-doubling brings nothing, half is tried as well. What holds is tried anew when the rate changes, and now and then.
+doubling brings nothing, half is tried as well. From there the limit climbs in small steps up to what is too much. What
+holds is tried anew when the rate changes, and now and then.
 
 Pure: it reads no clock and logs nothing.
 """
@@ -24,7 +25,9 @@ BETTER: Final = {"up": 1.12, "down": 1.25}
 but one that refuses serves more when it is asked for less."""
 OTHER: Final = 1.6
 """At so many times more or less than before, what was found holds no more."""
-FEWEST_SAMPLES: Final = 16
+FEWEST_SAMPLES: Final = 24
+WAITING_S: Final = 0.05
+"""A request that takes so long waits for round trips rather than for its connection, its turn and cold caches."""
 MOST_FAILED: Final = 0.25
 """Failures among the requests, beyond which a storage is asked for less."""
 
@@ -34,8 +37,12 @@ LONGEST_PAUSE_S: Final = 640.0
 SHORTEST_PAUSE_S: Final = 5.0
 SETTLE_S: Final = 3.0
 """So much later it shows whether there is still too much for somebody."""
+CLIMB: Final = 8
+"""A step of the climb is so many times smaller than the limit."""
 
-Reason: TypeAlias = Literal["more brought more", "less brought more", "many failed", "many refused", "memory is short"]
+Reason: TypeAlias = Literal[
+    "more brought more", "less brought more", "many failed", "many refused", "memory is short", "nothing is too much"
+]
 Way: TypeAlias = Literal["up", "down"]
 
 
@@ -109,6 +116,7 @@ class AdaptiveLimit:
         self._backed_off_s = -SETTLE_S
         self._too_many, self._too_many_until_s = most + 1, 0.0
         self._too_many_for_s = FIRST_PAUSE_S
+        self._climbed_from: int | None = None
         self._is_warm = False
         self._succeeded = self._failed = self._working = self._most_working = 0
         self._seconds = 0.0
@@ -118,13 +126,15 @@ class AdaptiveLimit:
         if sample.epoch != self.epoch:
             return None
         self._count(sample)
-        if self._succeeded + self._failed < max(FEWEST_SAMPLES, self.limit):
+        is_trying_more = self.limit >= self._held and bool(self._ways or self._way)
+        if self._succeeded + self._failed < max(FEWEST_SAMPLES, self.limit // 2 if is_trying_more else self.limit):
             return None
         reason: Reason | None = strain() if now_s - self._backed_off_s > SETTLE_S else None
         if self._failed > MOST_FAILED * (self._failed + self._succeeded):
             reason = "many failed"
         rate = self._working / max(self._seconds, 1e-6)  # Little's law
         was_full = self._most_working >= self.limit
+        self._is_warm = self._is_warm or self._seconds > WAITING_S * self._succeeded
         self._clear()
         if reason:
             return self._back_off(reason, now_s)
@@ -155,6 +165,8 @@ class AdaptiveLimit:
             self._ways = self._ways or ["up", "down"]
             self._held_rate = rate
             self._try_next(now_s)
+        elif now_s < self._too_many_until_s and held_s > SETTLE_S and self._held + self._step < self._too_many:
+            return self._climb(now_s)
         elif not self._held_rate:
             self._held_rate = rate
         elif held_s > SHORTEST_PAUSE_S and not self._held_rate / OTHER <= rate <= self._held_rate * OTHER:
@@ -186,12 +198,27 @@ class AdaptiveLimit:
         self._way, self._held_since_s = None, now_s
         self._pause_s = min(2 * self._pause_s, LONGEST_PAUSE_S)
 
+    @property
+    def _step(self) -> int:
+        return max(1, self._held // CLIMB)
+
+    def _climb(self, now_s: float) -> Change:
+        """Nothing was too much since the last step: take another."""
+        self._climbed_from = before = self._held
+        self._held += self._step
+        self._set(self._held)
+        self._held_rate, self._held_since_s = 0.0, now_s
+        return Change(before, self._held, "nothing is too much")
+
     def _back_off(self, reason: Reason, now_s: float) -> Change | None:
         before = self._held
         self._too_many_for_s = min(2 * self._too_many_for_s, LONGEST_PAUSE_S)
         self._too_many, self._too_many_until_s = self.limit, now_s + self._too_many_for_s
-        if self._way != "up":  # else it was the try
+        if self._climbed_from is not None and self._way is None:
+            self._held = self._climbed_from
+        elif self._way != "up":  # else it was the try
             self._held = max(min(self._held, self.limit) // 2, self._least)
+        self._climbed_from = None
         self._set(self._held)
         self._way, self._ways = None, []
         self._held_rate, self._held_since_s, self._backed_off_s = 0.0, now_s, now_s

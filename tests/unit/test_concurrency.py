@@ -123,6 +123,20 @@ def test_a_storage_that_refuses_is_asked_for_less() -> None:
     assert world.changes[-1].reason == "less brought more"
 
 
+def test_where_a_storage_refuses_it_climbs_to_just_below_what_is_too_much() -> None:
+    """A limit of 17 is just enough for 200 a second; the storage refuses what is beyond, of which rclone counts."""
+    world, offered = World(throttling(0.04, 200), noise=0.1), []
+    for _ in range(600):
+        world.serve(0.1)
+        offered.append(world.limit.limit / 0.08)
+        world.strain = "many refused" if offered[-1] > 1.06 * 200 else None
+    settled = offered[200:]
+    assert sum(settled) / len(settled) >= 0.85 * 200
+    assert sum(max(0, rate - 200) for rate in settled) <= 0.1 * sum(settled)
+    assert {change.reason for change in world.changes} == {"many refused", "nothing is too much"}
+    assert len(world.changes) <= 20
+
+
 def test_it_follows_a_storage_that_begins_to_refuse_and_one_that_recovers() -> None:
     world = World(far(0.04, 2000))
     world.serve(10)
