@@ -30,6 +30,7 @@ AT_START: Final = (
     "Error: rclone didn't answer",
     "Error: there is no rclone at ",
     "can't be run: No such file or directory",
+    "can't be run: Resource temporarily unavailable",
     "is not rclone: its version command answered",
     "No space left on device",
     "Too many open files",

@@ -226,8 +226,25 @@ async def test_all_of_it_works_without_javascript(world: World) -> None:
             await page.get_by_role("button", name="Send again").click()
             await expect(page.get_by_role("heading", level=1)).to_contain_text("copyto")
             await page.goto(url)
-            await page.get_by_role("button", name="Halt before the next request").click()
-            await expect(page.get_by_role("button", name="Take requests again")).to_be_visible()
+            await page.get_by_role("button", name="End this service").click()
+            await expect(page.locator("main")).to_contain_text("takes no more requests, ends at once.")
+            await page.get_by_role("link", name="Leave everything as it is").click()
+            await expect(page.get_by_role("heading", level=1)).to_have_text("Now")
+
+
+async def test_an_operator_halts_a_service_that_is_busy_and_lets_it_go_on(world: World) -> None:
+    (world.src / "big").write_bytes(os.urandom(60_000_000))
+    world.write_config(rclone=SLOW, server={"name": "copier", "shutdown_grace_s": 0})
+    with service_with_api(world) as (url, secret):
+        async with tab(url, secret) as page:
+            await submit(world, copyto("src:big", "dst:big"))
+            await expect(page.locator("#running progress")).to_be_visible(timeout=15_000)
+            await page.get_by_role("button", name="End this service").click()
+            await expect(page.locator("main")).to_contain_text("finishes the request in flight, and then ends")
+            await page.get_by_role("button", name="End this service").click()
+            await expect(page.locator("#services")).to_contain_text("halting")
+            await page.get_by_role("button", name="Let it go on").click()
+            await expect(page.locator("#services tbody")).to_contain_text("up")
 
 
 async def test_pages_are_accessible_small_and_fit_a_phone(world: World) -> None:

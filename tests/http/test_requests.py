@@ -145,10 +145,41 @@ async def test_an_action_that_nobody_knows_is_answered_as_on_the_queue(ingest: A
     assert (answer.status, answer.json["message"]) == (200, "Unrecognized Action")
 
 
+async def test_all_that_a_filter_finds_is_sent_again_or_cancelled(ingest: Api, world: World) -> None:
+    for number in range(5):
+        body = copyto(f"src:later-{number}.txt", f"dst:later-{number}.txt", {"batch": "late", "n": number})
+        answer = await ingest.post("/v1/requests", body, Prefer="wait=30")
+        assert answer.json["status"] == "failure"
+        (world.src / f"later-{number}.txt").write_text("here now")
+    while len((await ingest.get("/v1/requests?label=batch%3Dlate&state=failed")).json["requests"]) < 5:
+        await asyncio.sleep(0.05)
+    for query in ("", "?limit=5"):
+        answer = await ingest.post(f"/v1/requests/retry{query}")
+        assert (answer.status, "at least one filter" in answer.json["detail"]) == (400, True)
+    other = await ingest.as_(SECRETS["other"]).post("/v1/requests/retry?label=batch%3Dlate")
+    assert other.json == {"requests": [], "problems": [], "cursor": None}, "another token has none of these"
+    query = again = "?label=batch%3Dlate&limit=3"
+    retried: list[str] = []
+    while again:
+        done = (await ingest.post(f"/v1/requests/retry{again}")).json
+        assert (len(done["requests"]) <= 3, done["problems"]) == (True, [])
+        retried += done["requests"]
+        again = f"{query}&cursor={done['cursor']}" if done["cursor"] else ""
+    assert len({*retried}) == 5
+    for each in retried:
+        record = await soon(recorded(ingest, f"/v1/requests/{each}", "succeeded"))
+        assert json.loads(record["label"])["batch"] == "late"
+    ended = (await ingest.post("/v1/requests/cancel?label=batch%3Dlate&state=failed")).json
+    assert (ended["requests"], {each["detail"] for each in ended["problems"]}) == ([], {"it has ended: failed"})
+
+
 async def test_only_an_operator_halts_and_everybody_sees_the_services(ingest: Api, world: World) -> None:
     assert (await ingest.post("/v1/halt", {"halted": True})).status == 403
     assert (await ingest.as_(SECRETS["boss"]).post("/v1/halt", {"halt": True})).status == 400
-    assert (await ingest.as_(SECRETS["boss"]).post("/v1/halt", {"halted": False})).json == {"halted": False}
+    assert (await ingest.as_(SECRETS["boss"]).post("/v1/halt", {"halted": False})).json == {
+        "halted": False,
+        "in_flight": 0,
+    }
     (me, *_) = (await ingest.get("/v1/services")).json["services"]
     assert (me["name"], me["answers"], me["status"]["is_halted"]) == ("copier", True, False)
 

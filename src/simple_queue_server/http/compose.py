@@ -14,6 +14,7 @@ from simple_queue_server.brokers import client_for, queues_of
 from simple_queue_server.control import Control
 from simple_queue_server.http import openapi
 from simple_queue_server.http.application import Application
+from simple_queue_server.http.bulk import BulkOperations
 from simple_queue_server.http.cancels import Cancels
 from simple_queue_server.http.dead_letters import DeadLetterOperations
 from simple_queue_server.http.events import EventHub
@@ -79,6 +80,7 @@ async def serving(
         tokens = Tokens.of(section, secret)
         operations: list[Operation] = [
             *requests.operations(),
+            *BulkOperations(requests, records).operations(),
             *extension.operations,
             *services.operations(),
             *DeadLetterOperations(settings, run_directory / "journal").operations(),

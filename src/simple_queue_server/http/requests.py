@@ -156,7 +156,7 @@ class RequestOperations:
         """Find the requests that match all given parameters, the newest first: this token's, or for an operator all."""
         query: FindQuery = call.query
         try:
-            wanted = _filter(query, call.caller)
+            wanted = filter_of(query, call.caller)
             page = await self._records.ask(Records.find, wanted, limit=query.limit, cursor=query.cursor)
         except ValueError as error:
             raise Problem(400, str(error)) from None
@@ -303,7 +303,8 @@ def moment_s(seconds: float) -> datetime | None:
     return moment(round(seconds * 1000))
 
 
-def _filter(query: FindQuery, token: Token) -> Filter:
+def filter_of(query: FindQuery, token: Token) -> Filter:
+    """What to look for in the records. Raises ValueError."""
     return Filter(
         states=tuple(query.state.split(",")) if query.state else (),
         root=query.root,

@@ -44,6 +44,14 @@ class Halt(msgspec.Struct, forbid_unknown_fields=True):
     halted: bool
 
 
+class Halted(msgspec.Struct):
+    """Whether the service halts."""
+
+    halted: bool
+    in_flight: int
+    """How many requests it finishes before it ends."""
+
+
 class ServiceOperations:
     """Operations on services."""
 
@@ -58,7 +66,7 @@ class ServiceOperations:
         """All operations of this class."""
         return [
             Operation("GET", "/v1/services", self.services, {200: Services}),
-            Operation("POST", "/v1/halt", self.halt, {200: Halt}, body=Halt, access="operator"),
+            Operation("POST", "/v1/halt", self.halt, {200: Halted}, body=Halt, access="operator"),
         ]
 
     async def services(self, _: Call) -> Reply:
@@ -85,14 +93,18 @@ class ServiceOperations:
         return [self.own_status(), *services]
 
     async def halt(self, call: Call) -> Reply:
-        """Halt this service before its next request, or resume it. Requests in flight are finished."""
+        """Halt this service, or resume it while it halts.
+
+        It takes no more requests, finishes those in flight, and then **ends**, as by SIGUSR2; what waits stays on the
+        queue. Until it has ended, ``{"halted": false}`` resumes it; afterwards only who can start it on its machine.
+        """
         try:
             wanted = msgspec.json.decode(call.body, type=Halt)
         except msgspec.DecodeError as error:
             raise Problem(400, f'the body must be {{"halted": true}} or {{"halted": false}}: {error}') from None
         if wanted.halted != self._control.is_halting:
             self._control.toggle_halt()
-        return Reply(Halt(self._control.is_halting))
+        return Reply(Halted(self._control.is_halting, len(self._control.in_flight())))
 
     def own_status(self) -> ServiceStatus:
         """How this service is."""

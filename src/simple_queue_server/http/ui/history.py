@@ -138,6 +138,7 @@ class HistoryPage:
             "ui/confirm.html",
             visit,
             title=title,
+            action="/history/do",
             what=_what(choice.verb, count),
             examples=choice.records[:EXAMPLES],
             count=count,

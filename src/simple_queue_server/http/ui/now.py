@@ -105,12 +105,34 @@ class NowPage:
         )
 
     async def halt(self, visit: Visit) -> Response:
-        """Halts this service, or lets it go on."""
+        """Halts this service, which then ends, or lets it go on; asks before it halts."""
         if not visit.token.is_operator:
             raise Problem(403, f"the token {visit.token.name} is no operator's; it needs operator: true")
+        if visit.field("halted") == "true" and not visit.field("sure"):
+            return self._ask_whether_to_halt(visit)
         if (visit.field("halted") == "true") != self._control.is_halting:
             self._control.toggle_halt()
         return RedirectResponse("/", 303)
+
+    def _ask_whether_to_halt(self, visit: Visit) -> Response:
+        me, in_flight = self._services.own_status(), len(self._control.in_flight())
+        finishing = {0: "ends at once", 1: "finishes the request in flight, and then ends"}
+        then = finishing.get(in_flight, f"finishes the {in_flight:,} requests in flight, and then ends")
+        what = (
+            f"{me.name} on {me.host} takes no more requests, {then}. What waits stays on the queue, for other services "
+            f"or the next start. Until it has ended you can let it go on; then it must be started again on {me.host}."
+        )
+        return self._pages.render(
+            "ui/confirm.html",
+            visit,
+            title="End this service",
+            action="/halt",
+            what=what,
+            examples=(),
+            count=1,
+            fields=[("halted", "true"), ("sure", "yes")],
+            back="/",
+        )
 
     async def _found_services(self) -> list[ServiceStatus]:
         try:
@@ -200,7 +222,7 @@ def _service(status: ServiceStatus) -> dict[str, Any]:
     return {
         **{name: getattr(status, name) for name in ("name", "host", "pid", "answers")},
         "started_ms": None if status.started is None else round(status.started.timestamp() * 1000),
-        "halted": bool(further.get("halted")),
+        "halted": bool(further.get("is_halted")),
         "in_flight": further.get("in_flight"),
         "limit": further.get("in_flight_limit"),
     }
