@@ -17,6 +17,8 @@ from tests.support.browser import browser, tab, violations
 from tests.support.http import Api, service_with_api, url_in_log
 from tests.support.rabbitmq import RabbitNode
 from tests.support.service import World, copyto
+from tests.support.storage import serving
+from tests.support.tcp_proxy import TcpProxy
 
 SLOW = {"flags": {"bwlimit": "1M"}}
 HOSTILE = "<img src=x onerror=alert(1)>"
@@ -112,6 +114,30 @@ async def expect_after_reloads(page: Page, selector: str, count: int) -> None:
         await asyncio.sleep(0.3)
         await page.reload()
     raise AssertionError(await page.locator("main").inner_text())
+
+
+async def test_a_copy_that_stalls_says_so_with_the_last_error(world: World) -> None:
+    with serving("s3", world.directory / "s3") as s3:
+        (world.directory / "s3" / "bkt").mkdir()
+        async with TcpProxy(s3.port) as proxy:
+            with (world.directory / "rclone.conf").open("a") as conf:
+                conf.write(s3.section("storage", endpoint=f"http://127.0.0.1:{proxy.port}"))
+            roots = {"src": {"rclone_config": "src"}, "bucket": {"rclone_config": "storage:bkt"}}
+            flags = {"bwlimit": "1M", "timeout": "2s", "low-level-retries": 1}
+            world.write_config(
+                roots=roots, rclone={"flags": flags, "attempts": 9}, server={"name": "copier", "shutdown_grace_s": 0}
+            )
+            (world.src / "big").write_bytes(os.urandom(30_000_000))
+            with service_with_api(world, stalled_after_s=4) as (url, secret):
+                await submit(world, copyto("src:big", "bucket:big"))
+                async with tab(url, secret) as page:
+                    await expect(page.locator("#running")).to_contain_text("Limited by bwlimit: 1M", timeout=15_000)
+                    proxy.stall()
+                    await expect(page.locator("#running")).to_contain_text("No byte for", timeout=20_000)
+                    await expect(page.locator("#running")).to_contain_text("The last error:", timeout=20_000)
+                    await expect(page.locator("#health")).to_contain_text("A request has stalled: the last error is:")
+                    proxy.resume()
+                    await expect(page.locator("#health")).to_contain_text("All is well", timeout=20_000)
 
 
 async def test_an_archivist_copies_a_folder_and_reads_that_it_is_proved(on_each_broker: World) -> None:

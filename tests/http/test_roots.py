@@ -73,11 +73,16 @@ async def test_a_directory_is_listed_with_sizes_and_times_and_names_as_they_are_
     assert [entry["key"] for entry in top["entries"]] == ["films"]
 
 
-async def test_a_large_directory_comes_page_by_page_each_name_once(served: tuple[World, str], world: World) -> None:
+async def test_a_large_directory_comes_page_by_page_each_name_once_directories_first(
+    served: tuple[World, str], world: World
+) -> None:
     (world.dst / "many").mkdir()
-    wanted = sorted(f"{number}.txt" for number in range(250))
-    for name in wanted:
+    files = sorted(f"{number}.txt" for number in range(150))
+    directories = sorted(f"{number}" for number in range(120))
+    for name in files:
         (world.dst / "many" / name).touch()
+    for name in directories:
+        (world.dst / "many" / name).mkdir()
     seen: list[str] = []
     cursor: str | None = ""
     async with api(served) as there:
@@ -87,7 +92,7 @@ async def test_a_large_directory_comes_page_by_page_each_name_once(served: tuple
             ).json
             seen += [entry["name"] for entry in page["entries"]]
             cursor = page["cursor"]
-    assert seen == wanted
+    assert seen == directories + files
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medusa_copier.http.sentences import verified_sentence
+from medusa_copier.http.sentences import limit_sentence, verified_sentence
+from simple_queue_server.concurrency import Strain
 from simple_queue_server.http.ui import charts, session, text
 from simple_queue_server.http.ui.charts import Series
 from simple_queue_server.records.times import parse_time
@@ -122,3 +123,18 @@ def test_times_as_people_give_them(given_time: str, time_ms: int) -> None:
 def test_what_is_no_time_names_what_is() -> None:
     with pytest.raises(ValueError, match="'yesterday' is no time; write 2d, 12h"):
         parse_time("yesterday", NOW_MS)
+
+
+@pytest.mark.parametrize(
+    ("strain", "bandwidth", "words"),
+    [
+        (None, "", ""),
+        (None, "10M", "bwlimit: 10M"),
+        ("many refused", "10M", "throttling"),
+        ("memory is short", "", "memory"),
+    ],
+)
+def test_what_limits_a_copy(strain: Strain | None, bandwidth: str, words: str) -> None:
+    sentence = limit_sentence(strain, bandwidth)
+    assert words in sentence
+    assert bool(sentence) == bool(words)

@@ -11,7 +11,7 @@ from medusa_copier.contract.parameters import root_uses
 from medusa_copier.describe import CopyDescriber
 from medusa_copier.http.panes import PanesPage
 from medusa_copier.http.roots import RootOperations
-from medusa_copier.http.sentences import verified_sentence
+from medusa_copier.http.sentences import limit_sentence, verified_sentence
 from medusa_copier.rclone.facade import Rclone
 from medusa_copier.roots.current import CurrentRoots
 from simple_queue_server.http.extension import Extension
@@ -38,11 +38,17 @@ def extension(rclone: Rclone, roots: CurrentRoots) -> Extension:
         checks={"rclone": rclone_check},
         uses=root_uses,
         messages=_messages(),
-        ui=_ui(operations, roots),
+        ui=_ui(operations, roots, rclone),
     )
 
 
-def _ui(operations: RootOperations, roots: CurrentRoots) -> Ui:
+def _ui(operations: RootOperations, roots: CurrentRoots, rclone: Rclone) -> Ui:
+    def limit(request: Request) -> str:
+        places = _places(request)
+        sections = (roots.sections.get(name or "") for name in (places.source_root, places.target_root))
+        strain = rclone.strain(section.fs for section in sections if section is not None)
+        return limit_sentence(strain, rclone.bandwidth_limit)
+
     def pages(frame: Pages, asking: Asking) -> list[Operation]:
         return PanesPage(frame, operations, asking).operations()
 
@@ -51,6 +57,7 @@ def _ui(operations: RootOperations, roots: CurrentRoots) -> Ui:
         packages=["medusa_copier.http"],
         roots=lambda: list(roots.sections),
         places=_places,
+        limit=limit,
         verified=verified_sentence,
         first_step="Choose Copy above, or run: medusa-copier submit ROOT:KEY ROOT:KEY",
     )

@@ -20,10 +20,10 @@ AT_A_TIME: Final = 2
 
 
 class Page(NamedTuple):
-    """A part of a listing, and whether more follows."""
+    """A part of a listing, and where the next one begins if more follows."""
 
     items: Sequence[Item]
-    has_more: bool
+    cursor: str | None
 
 
 class _Kept(NamedTuple):
@@ -40,14 +40,19 @@ class Listings:
         self._turns = asyncio.Semaphore(AT_A_TIME)
 
     async def page(self, location: Location, after: str | None, limit: int) -> Page:
-        """The first ``limit`` items by name, or those after the name ``after``. Raises RcloneError."""
+        """The first ``limit`` items, or those after the cursor ``after``: directories first, each kind by name.
+
+        Raises RcloneError.
+        """
         items = self._still_kept(location) if after is not None else None
         if items is None:
             async with self._turns:
-                items = await self._rclone.client.list_directory(location)
+                found = await self._rclone.client.list_directory(location)
+            items = [item for item in found if item.is_dir] + [item for item in found if not item.is_dir]
             self._keep(location, items)
-        first = 0 if after is None else bisect_right(items, after, key=lambda item: item.name)
-        return Page(items[first : first + limit], has_more=first + limit < len(items))
+        first = 0 if after is None else bisect_right(items, _place(after), key=lambda item: _place(_cursor(item)))
+        shown = items[first : first + limit]
+        return Page(shown, _cursor(shown[-1]) if first + limit < len(items) else None)
 
     def _still_kept(self, location: Location) -> list[Item] | None:
         kept = self._kept.get(location)
@@ -60,3 +65,13 @@ class Listings:
         self._kept[location] = _Kept(items, now_s)
         while len(self._kept) > 1 and sum(len(kept.items) for kept in self._kept.values()) > KEPT_ITEMS:
             del self._kept[next(iter(self._kept))]
+
+
+def _cursor(item: Item) -> str:
+    """The item's name, with a slash for a directory."""
+    return f"{item.name}/" if item.is_dir else item.name
+
+
+def _place(cursor: str) -> tuple[bool, str]:
+    """What items are sorted by."""
+    return not cursor.endswith("/"), cursor.removesuffix("/")

@@ -97,7 +97,7 @@ class RootOperations:
         return Reply(Roots(self.usable(call.caller)))
 
     async def list_directory(self, call: Call) -> Reply:
-        """List a directory of a root.
+        """List a directory of a root: directories first, each kind by name.
 
         The token must be allowed to read or write the root. Names that are not UTF-8 are shown with U+FFFD.
         """
@@ -124,7 +124,7 @@ class RootOperations:
         except RcloneError as error:
             raise Problem(502, masked(f"{name}:{query.key} can't be listed: {error.reason}")) from None
         entries = [_entry(item, place) for item in page.items]
-        return Listing(entries, page.items[-1].name if page.has_more else None)
+        return Listing(entries, page.cursor)
 
     def _root(self, name: str, token: Token) -> Root | None:
         """The token's permissions for a root; None if it has none, or the root doesn't exist."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
+from simple_queue_server.concurrency import Strain
+
 NAMES: Final = {"md5": "MD5", "sha1": "SHA-1", "sha256": "SHA-256", "blake3": "BLAKE3", "xxh128": "XXH128"}
 PLAIN: Final = "Verified: the content arrived; its size was compared, and a checksum where both storages have one."
 
@@ -15,6 +17,15 @@ def verified_sentence(response: Mapping[str, Any]) -> str:
         return ""
     verified = response.get("verified")
     return _compared(verified) if isinstance(verified, dict) else PLAIN
+
+
+def limit_sentence(strain: Strain | None, bandwidth_limit: str) -> str:
+    """What keeps copies from being faster, but for the storages themselves; empty if that is not known."""
+    if strain == "many refused":
+        return "a storage that refuses requests (throttling); rclone repeats them"
+    if strain is not None:
+        return "this machine's memory, so fewer copies run at the same time"
+    return f"bwlimit: {bandwidth_limit} for all copies together" if bandwidth_limit else ""
 
 
 def _compared(verified: Mapping[str, Any]) -> str:

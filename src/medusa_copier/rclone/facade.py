@@ -288,6 +288,11 @@ class Rclone:
     async def _metrics(self) -> bytes:
         return await self._daemon.client.metrics()
 
+    @property
+    def bandwidth_limit(self) -> str:
+        """``bwlimit`` as configured, for all copies together; empty if there is none."""
+        return str(self._flags.get("bwlimit", ""))
+
     def strain(self, storages: Iterable[str]) -> Strain | None:
         """What is too much of late, if anything, for these ``storages`` (each an fs) or for this machine's memory."""
         is_local = self._daemon.client.storages.is_known_local

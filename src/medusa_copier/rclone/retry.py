@@ -18,6 +18,7 @@ from medusa_copier.rclone.errors import (
     RcloneStopped,
 )
 from medusa_copier.rclone.quarantine import Deaths, Quarantine
+from medusa_copier.rclone.stats import note_error
 from simple_queue_server.backoff import delays_s
 
 FIRST_PAUSE_S: Final = 1.0
@@ -59,6 +60,7 @@ async def with_retries(
         except MachineTrouble:
             raise
         except RcloneStopped as error:
+            note_error(error.reason)
             await _recover(error, deaths, attempts, quarantine, time.monotonic() - begun_s)
             on_retry(error)
             await daemon_ready()
@@ -67,6 +69,7 @@ async def with_retries(
             if not error.transient or attempt == attempts:
                 raise
             log.warning("rclone_call_retried", reason=error.reason, attempt=attempt, attempts=attempts)
+            note_error(error.reason)
             on_retry(error)
         attempt += 1
         await asyncio.sleep(next(pauses_s))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextvars import ContextVar
 from itertools import count
 from typing import Any, Final
@@ -16,9 +16,14 @@ from typing import Any, Final
 import msgspec
 
 from medusa_copier.rclone.errors import RcloneError
+from simple_queue_server.secrets import masked
 
 FILE_GROUPS: Final = "files-"
 LISTING_GROUPS: Final = "listings-"
+UNKNOWN: Final[Mapping[str, Any]] = dict.fromkeys(
+    ("bytes", "total_bytes", "files", "total_files", "bytes_per_s", "eta_s")
+)
+"""Figures while nothing is being transferred."""
 
 
 class Watch:
@@ -28,6 +33,8 @@ class Watch:
         self.group: str | None = None
         self.progress: Progress | None = None
         """Of the rclone that the call was made to."""
+        self.last_error = ""
+        """Why a call was last made again."""
 
     def __enter__(self) -> Watch:
         self._token = _watch.set(self)
@@ -38,6 +45,13 @@ class Watch:
 
 
 _watch: ContextVar[Watch | None] = ContextVar("watch", default=None)
+
+
+def note_error(reason: str) -> None:
+    """Note why a call of the current work is made again."""
+    watch = _watch.get()
+    if watch is not None:
+        watch.last_error = masked(reason)
 
 
 class Groups:
@@ -114,7 +128,12 @@ class Progress:
         self._asking: asyncio.Task[dict[str, GroupStats]] | None = None
 
     async def of(self, watch: Watch) -> dict[str, Any] | None:
-        """``bytes``, ``total_bytes``, ``files``, ``total_files``, ``bytes_per_s``, ``eta_s``; None: unknown."""
+        """``bytes``, ``total_bytes``, ``files``, ``total_files``, ``bytes_per_s``, ``eta_s``, and ``last_error`` if
+        there was one. None: unknown."""
+        figures = await self._figures_of(watch)
+        return figures if not watch.last_error else {**(figures or UNKNOWN), "last_error": watch.last_error}
+
+    async def _figures_of(self, watch: Watch) -> dict[str, Any] | None:
         group = watch.group
         if group is None:
             return None
@@ -146,7 +165,8 @@ def _figures(group: str, stats: GroupStats) -> dict[str, Any] | None:
 def directory_figures(stats: GroupStats) -> dict[str, Any]:
     """The fields of :meth:`Progress.of`, for a whole directory."""
     files = {"files": stats.transfers, "total_files": stats.total_transfers}
-    return {"bytes": stats.bytes, "total_bytes": stats.total_bytes, **files, **_pace(stats)}
+    figures = {"bytes": stats.bytes, "total_bytes": stats.total_bytes, **files, **_pace(stats)}
+    return figures | ({"last_error": masked(stats.last_error)} if stats.last_error else {})
 
 
 def _pace(of: GroupStats | Transfer) -> dict[str, Any]:

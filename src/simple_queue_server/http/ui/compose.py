@@ -28,7 +28,7 @@ async def pages(
     ui, settings = extension.ui, backend.settings
     is_secure = bool(section.tls or section.behind_proxy)
     frame = Pages(tokens, settings.server.name, is_secure=is_secure, packages=ui.packages)
-    watch = Watch(backend.control.in_flight, ui.places, section.stalled_after_s)
+    watch = Watch(backend.control.in_flight, ui, section.stalled_after_s)
     found = NowPage(frame, backend, watch, ui.first_step).operations()
     if backend.records.are_kept:
         found += HistoryPage(frame, backend, ui.roots).operations()

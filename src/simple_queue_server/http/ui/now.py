@@ -200,13 +200,9 @@ def _stalls(running: list[Running]) -> list[_Trouble]:
     if not stalled:
         return []
     what = "A request has stalled:" if len(stalled) == 1 else f"{len(stalled)} requests have stalled:"
-    return [
-        _Trouble(
-            what,
-            "no byte moves, and its storage says nothing.",
-            "It is tried again by itself when the storage gives an error; or cancel it.",
-        )
-    ]
+    errors = [each.last_error for each in stalled if each.last_error]
+    why = f"the last error is: {errors[-1]}." if errors else "no byte moves, and the storage gives no error."
+    return [_Trouble(what, why, "It is tried again by itself once the storage gives an error; or cancel it.")]
 
 
 def _counts(buckets: list[Bucket]) -> dict[str, int]:

@@ -25,13 +25,17 @@ MakePages: TypeAlias = Callable[[Pages, Asking], Sequence[Operation]]
 
 @dataclass(frozen=True, slots=True)
 class Ui:
-    """What an application adds to the pages: further ``pages``, whose templates are in ``packages``; the names of its
-    ``roots``; where a request works; what a response says was verified; and what to do first, shown while there is
-    nothing yet."""
+    """What an application adds to the pages.
+
+    Further ``pages``, whose templates are in ``packages``; the names of its ``roots``; where a request works; what,
+    beside its storages, ``limit``s its rate; what a response says was verified; and what to do first, shown while there
+    is nothing yet.
+    """
 
     pages: MakePages = lambda _pages, _asking: ()
     packages: Sequence[str] = ()
     roots: Callable[[], Sequence[str]] = lambda: ()
     places: Callable[[Request], Places] = lambda _: Places()
+    limit: Callable[[Request], str] = lambda _: ""
     verified: Callable[[Mapping[str, Any]], str] = lambda _: ""
     first_step: str = ""

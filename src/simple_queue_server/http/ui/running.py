@@ -11,6 +11,7 @@ from urllib.parse import quote
 
 from simple_queue_server.http.events import progress_of
 from simple_queue_server.http.tokens import Token
+from simple_queue_server.http.ui.parts import Ui
 from simple_queue_server.in_flight import InFlight, Stage
 from simple_queue_server.messages import Request
 from simple_queue_server.records.description import Places
@@ -25,7 +26,7 @@ NOTES: Final = {
     Stage.CANCELLED: "Being cancelled",
     Stage.ANSWERING: "Done, its response is on its way",
 }
-WAITS: Final = "Waits for its turn at a root that is busy"
+WAITS: Final = "Waits for its turn: as many requests as may work at {places} do"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +51,10 @@ class Running:
     eta_s: float | None = None
     stalled_s: float | None = None
     """For how long no byte has moved, if that is too long."""
+    last_error: str | None = None
+    """Why something was last tried again."""
+    limit: str = ""
+    """What limits its rate, but for the storages themselves."""
     note: str | None = None
     """What it does, when it transfers nothing."""
 
@@ -64,11 +69,9 @@ class _Watched:
 class Watch:
     """Sees, for as long as :meth:`run` runs, whether the bytes of ``in_flight`` requests move."""
 
-    def __init__(
-        self, in_flight: Callable[[], list[InFlight]], places: Callable[[Request], Places], stalled_after_s: float
-    ) -> None:
+    def __init__(self, in_flight: Callable[[], list[InFlight]], ui: Ui, stalled_after_s: float) -> None:
         self._in_flight = in_flight
-        self._places = places
+        self._ui = ui
         self._stalled_after_s = stalled_after_s
         self._watched: dict[str, _Watched] = {}
 
@@ -103,7 +106,7 @@ class Watch:
 
     def _shown(self, each: InFlight) -> Running:
         request = each.request
-        places = self._places(request) if isinstance(request, Request) else Places()
+        places = self._ui.places(request) if isinstance(request, Request) else Places()
         watched = self._watched.get(each.id)
         figures = dict(watched.figures or {}) if watched else {}
         return Running(
@@ -115,9 +118,10 @@ class Watch:
             target_key=places.target_key,
             received_ms=round(each.received_s * 1000),
             attempt=each.attempt,
-            progress=bool(figures),
+            progress=figures.get("bytes") is not None,
             stalled_s=self._stalled_s(watched),
             note=self._note(each, figures),
+            limit=self._ui.limit(request) if figures and isinstance(request, Request) else "",
             **{name: figures.get(name) for name in FIGURES},
         )
 
@@ -125,13 +129,17 @@ class Watch:
         still_s = 0.0 if watched is None else time.monotonic() - watched.moved_s
         return still_s if still_s >= self._stalled_after_s else None
 
+    def _roots(self, each: InFlight) -> str:
+        places = self._ui.places(each.request) if isinstance(each.request, Request) else Places()
+        return " or ".join(root for root in (places.source_root, places.target_root) if root) or "its roots"
+
     def _note(self, each: InFlight, figures: Mapping[str, Any]) -> str | None:
         if each.stage is Stage.WORKING:
-            return None if figures or each.slot.is_held else WAITS
+            return None if figures or each.slot.is_held else WAITS.format(places=self._roots(each))
         return NOTES.get(each.stage)
 
 
-FIGURES: Final = ("bytes", "total_bytes", "files", "total_files", "bytes_per_s", "eta_s")
+FIGURES: Final = ("bytes", "total_bytes", "files", "total_files", "bytes_per_s", "eta_s", "last_error")
 
 
 def _seen(before: _Watched | None, figures: Mapping[str, Any] | None, now_s: float) -> _Watched:
