@@ -122,23 +122,32 @@ class Faults:
 
     async def _no_rclone_config(self, _service: Service, seconds: float) -> None:
         away = self._stage.rclone_config.with_name("rclone.conf.away")
-        self._stage.rclone_config.rename(away)
-        await asyncio.sleep(min(seconds, WRITING_S))
-        away.rename(self._stage.rclone_config)
+
+        def move() -> None:
+            self._stage.rclone_config.rename(away)
+            time.sleep(min(seconds, WRITING_S))
+            away.rename(self._stage.rclone_config)
+
+        await asyncio.to_thread(move)
 
     def _rewriting(self, spoilt: Callable[[str], str]) -> Deed:
         """As who writes the file in place, and takes a while for it."""
 
         async def deed(_service: Service, seconds: float) -> None:
-            text = self._stage.rclone_config.read_text()
-            self._stage.rclone_config.write_text(spoilt(text))
-            await asyncio.sleep(min(seconds, WRITING_S))
-            self._stage.rclone_config.write_text(text)
+            await asyncio.to_thread(_rewrite, self._stage.rclone_config, spoilt, min(seconds, WRITING_S))
 
         return deed
 
     async def _fill_disk(self, _service: Service, seconds: float) -> None:
         await _fill(self._stage.roots["full"], seconds)
+
+
+def _rewrite(file: Path, spoilt: Callable[[str], str], seconds: float) -> None:
+    """In a thread: a loop that is late would leave it spoilt for longer than a service waits."""
+    text = file.read_text()
+    file.write_text(spoilt(text))
+    time.sleep(seconds)
+    file.write_text(text)
 
 
 async def _fill(directory: Path, seconds: float) -> None:

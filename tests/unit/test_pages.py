@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,7 +13,11 @@ from hypothesis import strategies as st
 from medusa_copier.http.sentences import limit_sentence, verified_sentence
 from simple_queue_server.concurrency import Strain
 from simple_queue_server.http.ui import charts, session, text
+from simple_queue_server.http.ui.backend import Backend
 from simple_queue_server.http.ui.charts import Series
+from simple_queue_server.http.ui.figures import SPANS, FiguresPage
+from simple_queue_server.records.query import Bucket
+from simple_queue_server.records.recorder import Health
 from simple_queue_server.records.times import parse_time
 
 NOW_MS = 1_700_000_000_000
@@ -138,3 +143,25 @@ def test_what_limits_a_copy(strain: Strain | None, bandwidth: str, words: str) -
     sentence = limit_sentence(strain, bandwidth)
     assert words in sentence
     assert bool(sentence) == bool(words)
+
+
+@pytest.mark.parametrize(("backlog_bytes", "shown"), [(0, 0), (100_000, 0), (3_000_000, 3000)])
+def test_pages_say_about_how_many_requests_are_not_recorded_yet(backlog_bytes: int, shown: int) -> None:
+    health = Health(backlog_bytes, dropped=0, errors=0, is_reachable=True)
+    rest: Any = dict.fromkeys(("settings", "services", "requests", "records", "health", "queue"))
+    assert Backend(control=SimpleNamespace(records_health=health), **rest).unrecorded == shown
+
+
+async def test_the_charts_of_30_days_are_summed_once_a_minute() -> None:
+    asked: list[int] = []
+
+    async def ask(_method: object, since_ms: int, until_ms: int, minutes: int) -> list[Bucket]:
+        asked.append(minutes)
+        return [Bucket(since_ms)]
+
+    backend: Any = SimpleNamespace(records=SimpleNamespace(ask=ask))
+    page = FiguresPage(Any, backend)  # type: ignore[arg-type]
+    first = await page._buckets(SPANS["month"])
+    assert await page._buckets(SPANS["month"]) is first
+    await page._buckets(SPANS["day"])
+    assert asked == [720, 15]

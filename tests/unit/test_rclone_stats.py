@@ -7,7 +7,7 @@ from medusa_copier.rclone.errors import RcloneStopped
 from medusa_copier.rclone.rcd.client import Client
 from medusa_copier.rclone.rcd.copyto import copy_file
 from medusa_copier.rclone.rcd.daemon import Daemon
-from medusa_copier.rclone.stats import Groups, GroupStats, Progress, Transfer, Watch
+from medusa_copier.rclone.stats import Groups, GroupStats, Progress, Transfer, Watch, note_error
 from tests.rclone.test_rcd_daemon import RCLONE, SLOW
 from tests.support import storage
 from tests.support.storage_fixtures import at, copying, until
@@ -25,6 +25,16 @@ class Asked:
         if self.error is not None:
             raise self.error
         return [GroupStats(transferring=[Transfer(bytes=int(group.partition("-")[2]))]) for group in groups]
+
+
+async def test_why_something_is_tried_again_is_told_also_while_nothing_moves() -> None:
+    watch, other = Watch(), Watch()
+    with watch:
+        note_error("http://user:hunter2@there: connection refused")
+    found = await Progress(Asked()).of(watch)
+    assert found is not None
+    assert (found["bytes"], found["last_error"]) == (None, "http://there: connection refused")
+    assert await Progress(Asked()).of(other) is None
 
 
 async def test_many_that_ask_at_the_same_time_make_one_call_and_get_their_own_figures() -> None:

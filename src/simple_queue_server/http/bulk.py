@@ -82,7 +82,7 @@ class BulkOperations:
             try:
                 done.requests.append(await do(record))
             except Problem as problem:
-                done.problems.append(NotDone(record.request_id, problem.detail or problem.title))
+                done.problems.append(NotDone(record.request_id, problem.detail or ""))
         return Reply(done)
 
     async def _page(self, call: Call, states: tuple[str, ...]) -> Page:

@@ -35,7 +35,7 @@ async def pages(
         found += RequestPage(frame, backend.records, watch, ui.verified, _log_file(settings)).operations()
     found += ui.pages(frame, backend.requests)
     if backend.records.are_kept:
-        found += FiguresPage(frame, backend.records).operations()
+        found += FiguresPage(frame, backend).operations()
     task = asyncio.create_task(watch.run(), name="http-watch")
     try:
         yield [*found, *frame.operations()]

@@ -15,10 +15,10 @@ from starlette.responses import Response
 from simple_queue_server.http.operations import Operation
 from simple_queue_server.http.problems import Problem
 from simple_queue_server.http.ui import charts, text
+from simple_queue_server.http.ui.backend import Backend
 from simple_queue_server.http.ui.charts import Series
 from simple_queue_server.http.ui.pages import Pages, Visit
 from simple_queue_server.records.query import ENDED_BADLY, Bucket, Records
-from simple_queue_server.records.reader import RecordsReader
 
 HOUR_MS: Final = 3_600_000
 DAY_MS: Final = 24 * HOUR_MS
@@ -33,12 +33,14 @@ class Span:
     minutes: int
     time_format: str
     each: str
+    kept_s: float
+    """How old what is shown may be."""
 
 
 SPANS: Final = {
-    "hour": Span("Last hour", HOUR_MS, 1, "%H:%M", "each minute"),
-    "day": Span("Last day", DAY_MS, 15, "%H:%M", "each quarter of an hour"),
-    "month": Span("Last 30 days", 30 * DAY_MS, 12 * 60, "%d %b", "each half day"),
+    "hour": Span("Last hour", HOUR_MS, 1, "%H:%M", "each minute", 2),
+    "day": Span("Last day", DAY_MS, 15, "%H:%M", "each quarter of an hour", 15),
+    "month": Span("Last 30 days", 30 * DAY_MS, 12 * 60, "%d %b", "each half day", 60),
 }
 COLUMNS: Final = ("Time (UTC)", "Succeeded", "Failed", "Cancelled", "Files", "Bytes", "Waiting", "In flight", "Limit")
 _MARK: Final = Markup('<svg width="24" height="10" aria-hidden="true">{}</svg>')
@@ -65,9 +67,10 @@ class Chart:
 class FiguresPage:
     """The page with the charts. They are of all requests, so it is for operators."""
 
-    def __init__(self, pages: Pages, records: RecordsReader) -> None:
+    def __init__(self, pages: Pages, backend: Backend) -> None:
         self._pages = pages
-        self._records = records
+        self._backend = backend
+        self._kept: dict[str, tuple[float, list[Bucket]]] = {}
 
     def operations(self) -> list[Operation]:
         """The page."""
@@ -80,18 +83,28 @@ class FiguresPage:
             raise Problem(400, f"there is no span {visit.query.span!r}; there are {', '.join(SPANS)}")
         if not visit.token.is_operator:
             raise Problem(403, "charts are of everybody's requests: they are for operators (operator: true)")
-        now_ms = round(time.time() * 1000)
-        buckets = await self._records.ask(Records.buckets, now_ms - span.length_ms, now_ms, span.minutes)
+        buckets = await self._buckets(span)
         rows = [_row(bucket) for bucket in buckets if _has_news(bucket)]
         return self._pages.render(
             "ui/charts.html",
             visit,
+            unrecorded=self._backend.unrecorded,
             spans=[(f"/charts?span={name}", each.title, each is span) for name, each in SPANS.items()],
             charts=all_charts(buckets, span),
             columns=COLUMNS,
             rows=rows,
             empty_rows=len(buckets) - len(rows),
         )
+
+    async def _buckets(self, span: Span) -> list[Bucket]:
+        """What the charts show: of 30 days it is a sum of a hundred thousand rows, so it is kept for a while."""
+        kept_until_s, buckets = self._kept.get(span.title, (0.0, []))
+        if time.monotonic() >= kept_until_s:
+            now_ms = round(time.time() * 1000)
+            ask = self._backend.records.ask
+            buckets = await ask(Records.buckets, now_ms - span.length_ms, now_ms, span.minutes)
+            self._kept[span.title] = (time.monotonic() + span.kept_s, buckets)
+        return buckets
 
 
 def all_charts(buckets: Sequence[Bucket], span: Span) -> list[Chart]:

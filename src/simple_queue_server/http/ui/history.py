@@ -88,6 +88,7 @@ class HistoryPage:
 
     def __init__(self, pages: Pages, backend: Backend, roots: Callable[[], Sequence[str]]) -> None:
         self._pages = pages
+        self._backend = backend
         self._records = backend.records
         self._requests = backend.requests
         self._section = backend.settings.records
@@ -115,6 +116,7 @@ class HistoryPage:
         return self._pages.render(
             "ui/history.html",
             visit,
+            unrecorded=self._backend.unrecorded,
             filters=query,
             query=urlencode(msgspec.to_builtins(msgspec.structs.replace(query, cursor=""))),
             states=STATES,

@@ -58,6 +58,7 @@ class NowPage:
 
     def __init__(self, pages: Pages, backend: Backend, watch: Watch, first_step: str) -> None:
         self._pages = pages
+        self._backend = backend
         self._control = backend.control
         self._services = backend.services
         self._records = backend.records
@@ -90,6 +91,7 @@ class NowPage:
             "ui/now.html",
             visit,
             troubles=troubles,
+            unrecorded=self._backend.unrecorded,
             well=", ".join(["the broker answers", "rclone runs", "the run directory has room"][: len(health)]),
             running=running[:SHOWN],
             more_running=max(0, len(running) - SHOWN),
