@@ -17,14 +17,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from simple_queue_server.errors import BrokerError, BrokerGaveUp, Failure, QueueServerError, SettingsError
 from simple_queue_server.messages import Request, Success
-from simple_queue_server.parameters import Handler
-from simple_queue_server.server import Server
-from simple_queue_server.settings import loader
 from simple_queue_server.settings.sections import Settings
+
+if TYPE_CHECKING:
+    from simple_queue_server.parameters import Handler
+    from simple_queue_server.server import Server
 
 __all__ = [
     "BrokerError",
@@ -45,4 +46,19 @@ S = TypeVar("S", bound=Settings)
 
 def load_settings(path: str | Path, settings_type: type[S] = Settings) -> S:  # type: ignore[assignment]
     """Read a configuration file. Raises SettingsError naming the file, the place in it, and the remedy."""
+    from simple_queue_server.settings import loader  # noqa: PLC0415 - only a service or a command has a file
+
     return loader.load(Path(path), settings_type)
+
+
+def __getattr__(name: str) -> Any:
+    """Import the server only where it is used: commands, clients and the records' worker need little of it."""
+    if name == "Server":
+        from simple_queue_server.server import Server  # noqa: PLC0415
+
+        return Server
+    if name == "Handler":
+        from simple_queue_server.parameters import Handler  # noqa: PLC0415
+
+        return Handler
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""Keeps records of a server's requests while it runs: an observer on one side, a background thread on the other."""
+"""Keeps records of a server's requests while it runs: an observer on one side, a worker process on the other."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import structlog
 
@@ -17,19 +17,18 @@ from simple_queue_server import messages
 from simple_queue_server.in_flight import InFlight
 from simple_queue_server.messages import Request
 from simple_queue_server.records.description import Describer
-from simple_queue_server.records.entries import Outcome, legible_id, now_ms
+from simple_queue_server.records.entries import Outcome, Owner, legible_id, now_ms
 from simple_queue_server.records.labels import canonical
+from simple_queue_server.records.marks import Mark, Marks
 from simple_queue_server.records.recorder import Recorder
+from simple_queue_server.records.work import Job
+from simple_queue_server.records.worker_process import WorkerProcess, reference_of
 from simple_queue_server.settings.sections import RecordsSection
 
 MARKS_PATIENCE_S: Final = 10.0
 """How long a starting service waits for records that can't be read."""
 
 log = structlog.stdlib.get_logger("simple_queue_server")
-
-if TYPE_CHECKING:
-    from simple_queue_server.records.marks import Marks
-    from simple_queue_server.records.upkeep import Upkeep
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,16 +126,23 @@ async def recording(
         with contextlib.suppress(RuntimeError):  # it has ended, and this thread hung in a database
             loop.call_soon_threadsafe(work)
 
-    def on_marks(marks: Marks) -> None:
+    def on_marks(found: list[Mark]) -> None:
+        marks = Marks(found)
         in_loop(lambda: observer.set_marks(marks, recorded.in_flight()))
 
     def on_failure() -> None:
         in_loop(observer.stop_waiting_for_marks)
 
-    def upkeep() -> Upkeep:
-        return _upkeep(recorded, settings, directory, on_marks)
-
-    recorder = Recorder(directory / "records", recorded.name, recorded.queue, upkeep, on_failure)
+    describer = reference_of(recorded.describer)
+    recorder = Recorder(
+        directory / "records",
+        recorded.name,
+        recorded.queue,
+        worker=lambda owner: WorkerProcess(_job(owner, settings, directory, describer)),
+        status=recorded.status,
+        on_marks=on_marks,
+        on_failure=on_failure,
+    )
     observer = RecordingObserver(recorder)
     recorder.start()
     try:
@@ -155,12 +161,5 @@ def is_marked(marks: Marks, request: InFlight) -> bool:
     return marks.matches(legible_id(request.request_id), request.request.pass_through_json, request.sent_ms)
 
 
-def _upkeep(recorded: Recorded, settings: RecordsSection, directory: Path, on_marks: Callable[[Marks], None]) -> Upkeep:
-    """Created in the background thread: importing this takes longer than the rest of the service's startup."""
-    from simple_queue_server.records.database import Database  # noqa: PLC0415
-    from simple_queue_server.records.ingest import Ingest  # noqa: PLC0415
-    from simple_queue_server.records.upkeep import Upkeep  # noqa: PLC0415
-
-    database = Database(settings.url, directory / "records.db")
-    ingest = Ingest(database, directory / "records", recorded.describer)
-    return Upkeep(database, settings, ingest, recorded.status, on_marks)
+def _job(owner: Owner, settings: RecordsSection, directory: Path, describer: str) -> Job:
+    return Job(owner, settings.url, str(directory), settings.keep_days, settings.keep_rows, describer)

@@ -17,6 +17,7 @@ from simple_queue_server import BrokerError, Request, Server, Settings
 from simple_queue_server.brokers.base import Client, ReplyAddress
 from simple_queue_server.settings.sections import ServerSection
 from tests.support.contract import Kit, Stage, echo, kit_for, receive, receives_nothing, soon, take
+from tests.support.records import OFF
 
 BODIES = {
     "JSON": b'{"action": "copyto", "parameters": {"source_key": "a b"}}',
@@ -509,7 +510,7 @@ async def test_a_broker_holds_as_many_requests_as_it_was_told_last(stage: Stage)
 async def served(stage: Stage, directory: Path) -> AsyncIterator[Client]:
     """A server of the action ``echo``, and a client of it. No message ends the server."""
     section = ServerSection(name="test", max_in_flight=4)
-    server = Server(Settings(server=section), stage.kit.broker(4), run_directory=directory / "served")
+    server = Server(Settings(server=section, records=OFF), stage.kit.broker(4), run_directory=directory / "served")
 
     @server.action("echo")
     async def echo(request: Request) -> dict[str, Any]:

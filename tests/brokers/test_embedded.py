@@ -41,6 +41,7 @@ from simple_queue_server.system import mounts
 from simple_queue_server.system.mounts import is_network, mount_type
 from tests.support import embedded_peer
 from tests.support.contract import Stage, embedded_kit, receive, soon, take
+from tests.support.records import OFF
 
 PEER = Path(embedded_peer.__file__)
 AT_ONCE_S = 1.0
@@ -711,7 +712,7 @@ async def test_whatever_another_program_wrote_into_the_file_is_answered(
     """Texts that aren't UTF-8, and values of other types than ours, in each column of a request."""
     client = await stage.client()
     server = Server(
-        Settings(server=ServerSection(name="test", max_in_flight=4), log=LogSection(show_requests=True)),
+        Settings(server=ServerSection(name="test", max_in_flight=4), log=LogSection(show_requests=True), records=OFF),
         stage.kit.broker(4),
         run_directory=tmp_path / "served",
     )

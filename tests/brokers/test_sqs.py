@@ -25,6 +25,7 @@ from simple_queue_server.brokers.sqs.unsettled import Heartbeat
 from simple_queue_server.errors import BrokerError, BrokerGaveUp
 from simple_queue_server.settings.sections import ServerSection, SqsConnection, SqsSection
 from tests.support.processes import running
+from tests.support.records import OFF
 from tests.support.sqs_proxy import Call, Cut, Fault, Forward, SqsProxy, until
 from tests.support.sqs_servers import fauxqs, serving
 
@@ -1015,7 +1016,7 @@ async def test_whatever_its_attributes_are_a_message_is_answered_and_so_is_its_n
     section = bench.section()
     await bench.queue(section.incoming_queue)
     server = Server(
-        Settings(server=ServerSection(name="test", max_in_flight=4)),
+        Settings(server=ServerSection(name="test", max_in_flight=4), records=OFF),
         SqsBroker(section, max_in_flight=4),
         run_directory=tmp_path,
     )

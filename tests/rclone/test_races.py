@@ -25,6 +25,7 @@ from simple_queue_server.brokers.memory import MemoryBroker, MemoryClient, Memor
 from simple_queue_server.settings.sections import ServerSection
 from tests.support import storage
 from tests.support.contract import soon
+from tests.support.records import OFF
 
 SIZE = 2_000_000
 STRIDE = 200_000
@@ -118,7 +119,7 @@ async def test_requests_that_wait_for_a_target_hold_up_no_others(world: storage.
     (world.src / "dir/file").write_bytes(b"content")
     roots = {"src": RootSection("src", max_in_flight=2), "dst": RootSection("dst", max_in_flight=1)}
     queue = MemoryQueue()
-    settings = Settings(server=ServerSection(name="test", max_in_flight=2))
+    settings = Settings(server=ServerSection(name="test", max_in_flight=2), records=OFF)
     server = Server(settings, MemoryBroker(queue, max_in_flight=2), run_directory=world.directory / "run")
     async with (
         Rclone(config=world.config, run_directory=world.directory / "run") as rclone,

@@ -43,8 +43,10 @@ def test_after_kill_9_of_everything_nothing_runs_and_each_response_is_found(tmp_
         missing = json.loads(world.command("submit", "src:no", "dst:no", "--wait", "--request-id", "no").stdout)
         world.command("submit", "src:large", "dst:large", "--request-id", "large")
         eventually(lambda: _has_state(world, "large", "running"), SOON_S)
+        (worker,) = _workers(service.pid)
         service.send_signal(signal.SIGKILL)
         service.wait()
+    eventually(lambda: not worker.exists())
     rows = [json.loads(line) for line in world.command("history").stdout.splitlines()]
     assert [row["state"] for row in rows] == ["waiting", "failed", "succeeded"]
     assert _record(world, "no")["response"] == missing
@@ -56,6 +58,13 @@ def test_after_kill_9_of_everything_nothing_runs_and_each_response_is_found(tmp_
     record = _record(world, "large")
     assert (record["attempts"], record["files"]) == (2, 1)
     assert record["bytes"] == 30_000_000
+
+
+def _workers(service: int) -> list[Path]:
+    """The processes of a service that write records."""
+    children = [task.joinpath("children").read_text().split() for task in Path(f"/proc/{service}/task").iterdir()]
+    paths = [Path("/proc", child) for each in children for child in each]
+    return [path for path in paths if b"simple_queue_server.records.worker" in (path / "cmdline").read_bytes()]
 
 
 def _sections(broker: str, request: pytest.FixtureRequest) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from simple_queue_server.brokers.base import ReplyAddress
 from simple_queue_server.brokers.memory import MemoryBroker, MemoryClient, MemoryDelivery, MemoryQueue
 from simple_queue_server.journal.store import Entry
 from simple_queue_server.settings.sections import LogSection, ServerSection
+from tests.support.records import OFF
 
 REQUEST: Final = b'{"action":"work","pass_through":1}'
 
@@ -119,7 +120,9 @@ class MemoryWorld:
     ) -> Server:
         """Start a server. A single handler is that of the action ``work``."""
         settings = Settings(
-            server=ServerSection(name="test", **server), log=LogSection(show_requests=True, show_responses=True)
+            server=ServerSection(name="test", **server),
+            log=LogSection(show_requests=True, show_responses=True),
+            records=OFF,
         )
         self.broker = broker(self.queue, max_in_flight=16, patience_s=self.patience_s)
         started = Server(settings, self.broker, run_directory=self.directory, is_configured_for=is_configured_for)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from simple_queue_server.records import keys
 from simple_queue_server.records.database import Database
@@ -14,6 +14,10 @@ from simple_queue_server.records.entries import Answered, Entry, Outcome, Owner,
 from simple_queue_server.records.ingest import Ingest
 from simple_queue_server.records.query import Record, Records
 from simple_queue_server.records.spool import SpoolWriter, instance_name
+from simple_queue_server.settings.sections import RecordsSection
+
+OFF: Final = RecordsSection(enabled=False)
+"""For servers whose records don't matter: each would start a process."""
 
 
 class RootDescriber(PlainDescriber):

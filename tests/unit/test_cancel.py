@@ -16,6 +16,7 @@ from simple_queue_server.journal.store import Entry, Journal
 from simple_queue_server.settings.sections import ServerSection
 from tests.support.contract import soon, take
 from tests.support.memory_world import until_the_end
+from tests.support.records import OFF
 
 
 class World:
@@ -30,7 +31,7 @@ class World:
         self.serving: list[asyncio.Task[None]] = []
 
     def serve(self, broker: MemoryBroker | None = None, **server: Any) -> Server:
-        settings = Settings(server=ServerSection(name="test", **server))
+        settings = Settings(server=ServerSection(name="test", **server), records=OFF)
         broker = broker or MemoryBroker(self.queue, max_in_flight=server.get("max_in_flight", FIRST))
         made = Server(settings, broker, run_directory=self.directory)
         made.action("hang")(self.hang)

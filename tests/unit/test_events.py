@@ -13,6 +13,7 @@ from simple_queue_server import Failure, Request, Server, Settings
 from simple_queue_server.brokers.memory import MemoryBroker, MemoryClient, MemoryQueue
 from simple_queue_server.settings.sections import ServerSection
 from tests.support.contract import soon
+from tests.support.records import OFF
 
 INTERVAL_S = 0.02
 
@@ -24,7 +25,7 @@ class World:
         self.progress = MemoryClient(MemoryQueue())
         self.queue = MemoryQueue(progress=self.progress._queue)
         self.client = MemoryClient(self.queue)
-        settings = Settings(server=ServerSection(name="test", progress_interval_s=INTERVAL_S))
+        settings = Settings(server=ServerSection(name="test", progress_interval_s=INTERVAL_S), records=OFF)
         self.server = Server(settings, MemoryBroker(self.queue, max_in_flight=4), run_directory=directory)
 
     async def ask(self, body: bytes, message_id: str = "m") -> Any:
@@ -158,7 +159,7 @@ async def test_without_a_progress_queue_nobody_asks_a_handler(tmp_path: Path) ->
         asked = True
         return {}
 
-    settings = Settings(server=ServerSection(name="test", progress_interval_s=0.001))
+    settings = Settings(server=ServerSection(name="test", progress_interval_s=0.001), records=OFF)
     server = Server(settings, MemoryBroker(queue, max_in_flight=1), run_directory=tmp_path)
 
     @server.action("work")

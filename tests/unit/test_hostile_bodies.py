@@ -20,6 +20,7 @@ from simple_queue_server.messages import LARGEST_PARAMETERS_BYTES, parse_request
 from simple_queue_server.parameters import refuse_unknown
 from simple_queue_server.printable import escaped, escaped_body, escaped_json, escaped_lines
 from simple_queue_server.settings.sections import ServerSection
+from tests.support.records import OFF
 
 STILL_S = 0.05
 
@@ -28,7 +29,9 @@ STILL_S = 0.05
 async def served(directory: Path) -> AsyncIterator[MemoryClient]:
     queue = MemoryQueue(progress=MemoryQueue())
     server = Server(
-        Settings(server=ServerSection(name="test")), MemoryBroker(queue, max_in_flight=32), run_directory=directory
+        Settings(server=ServerSection(name="test"), records=OFF),
+        MemoryBroker(queue, max_in_flight=32),
+        run_directory=directory,
     )
 
     async def handle(request: Request) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from simple_queue_server.journal.store import Entry, Journal
 from simple_queue_server.settings.sections import ServerSection
 from tests.support.contract import soon
 from tests.support.memory_world import until_the_end
+from tests.support.records import OFF
 
 SENT = b'{"action":"work","parameters":{"a":1},"pass_through":7}'
 
@@ -67,7 +68,7 @@ class World:
         self.serving: list[asyncio.Task[None]] = []
 
     def serve(self, *observers: Any, broker: MemoryBroker | None = None, **server: Any) -> Server:
-        settings = Settings(server=ServerSection(name="test", **server))
+        settings = Settings(server=ServerSection(name="test", **server), records=OFF)
         made = Server(settings, broker or MemoryBroker(self.queue, max_in_flight=8), run_directory=self.directory)
         for observer in (*observers, self.notes):
             made.observe(observer)

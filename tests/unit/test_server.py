@@ -12,6 +12,7 @@ from simple_queue_server import BrokerGaveUp, Request, Server, Settings
 from simple_queue_server.brokers.memory import MemoryBroker, MemoryDelivery, MemoryQueue
 from simple_queue_server.settings.sections import ServerSection
 from tests.support.memory_world import REQUEST, Broker, MemoryWorld, TakesAhead, Work, echo, memory_world, quick, until
+from tests.support.records import OFF
 
 
 @pytest.fixture
@@ -168,7 +169,8 @@ async def test_a_broker_that_gives_up_ends_the_server_with_its_error(world: Memo
 
 
 def test_an_action_has_one_handler() -> None:
-    server = Server(Settings(server=ServerSection(name="test")), MemoryBroker(MemoryQueue(), max_in_flight=1))
+    settings = Settings(server=ServerSection(name="test"), records=OFF)
+    server = Server(settings, MemoryBroker(MemoryQueue(), max_in_flight=1))
     server.action("echo")(echo)
     with pytest.raises(ValueError, match="'echo' has a handler already"):
         server.action("echo")(quick)

@@ -13,6 +13,7 @@ from simple_queue_server.concurrency import FIRST, FixedLimit
 from simple_queue_server.settings.sections import ServerSection
 from simple_queue_server.slots import AHEAD, MOST_WAITING, Slots
 from tests.support.contract import soon
+from tests.support.records import OFF
 
 
 async def test_slots_are_given_in_the_order_in_which_they_were_asked_for() -> None:
@@ -89,7 +90,7 @@ async def test_of_very_many_that_wait_some_make_no_room_but_all_give_up_their_sl
 async def test_requests_that_wait_for_their_turn_hold_up_no_others(tmp_path: Path) -> None:
     queue, turn = MemoryQueue(), asyncio.Lock()
     server = Server(
-        Settings(server=ServerSection(name="test", max_in_flight=2)),
+        Settings(server=ServerSection(name="test", max_in_flight=2), records=OFF),
         MemoryBroker(queue, max_in_flight=2),
         run_directory=tmp_path,
     )
@@ -165,7 +166,7 @@ async def test_room_follows_the_limits_of_the_lanes_that_have_something_to_do() 
 
 async def test_a_full_queue_of_requests_that_only_wait_is_served_by_more_and_more(tmp_path: Path) -> None:
     queue = MemoryQueue()
-    settings = Settings(server=ServerSection(name="test"))
+    settings = Settings(server=ServerSection(name="test"), records=OFF)
     server = Server(
         settings, MemoryBroker(queue, max_in_flight=FIRST), run_directory=tmp_path, lane_of=lambda request: "far"
     )

@@ -15,7 +15,7 @@ from medusa_copier.settings import CopierSettings, for_client
 from simple_queue_server import SettingsError, load_settings, logs
 from simple_queue_server.brokers import queues_of
 from simple_queue_server.printable import escaped
-from simple_queue_server.records import marks
+from simple_queue_server.records import marks_table
 from simple_queue_server.records.database import RecordsError
 from simple_queue_server.records.entries import legible_id, now_ms
 from simple_queue_server.records.labels import parse_label
@@ -39,7 +39,7 @@ def cancel_ids(config: Path, ids: Sequence[str]) -> bool:
             queue = queues_of(for_client(settings, config))
             new = [Mark("request_id", "", legible_id(request_id), sent_ms, queue) for request_id in left]
             if new:
-                marks.add(records.database, new)
+                marks_table.add(records.database, new)
     except (RecordsError, SettingsError) as error:
         return _by_message(config, ids, error)
     for request_id, state in ended.items():
@@ -58,7 +58,7 @@ def cancel_labelled(config: Path, labels: Sequence[str]) -> bool:
     sent_ms = now_ms()
     with opened_records(config, is_caught_up=False) as (settings, records):
         queue = queues_of(for_client(settings, config))
-        marks.add(records.database, [Mark("label", path, value, sent_ms, queue) for path, value in pairs])
+        marks_table.add(records.database, [Mark("label", path, value, sent_ms, queue) for path, value in pairs])
         known = sum(records.count_open(path, value) for path, value in pairs)
     click.echo(
         f"cancelled: {' and '.join(map(escaped, labels))}; {known} such requests are known to wait or run. {REACH}"

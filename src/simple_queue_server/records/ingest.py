@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import time
 from collections.abc import Iterator
@@ -21,10 +22,8 @@ from simple_queue_server.records.rows import Batch
 from simple_queue_server.records.schema import OPEN, WAITING, records, services, spools, upsert
 from simple_queue_server.records.submissions import CLIENT
 
-AT_ONCE: Final = 4000
+AT_ONCE: Final = 1000
 """Entries in one transaction: others wait meanwhile."""
-AT_ONCE_BUSY: Final = 120
-"""The same where there is little time for it."""
 LEAST_OF_EACH: Final = 50
 
 log = structlog.stdlib.get_logger("simple_queue_server")
@@ -46,9 +45,9 @@ class Ingest:
         self._describer = describer
         self._done: dict[Path, int] = {}
 
-    def run(self, own: Path | None = None, within_s: float | None = None) -> int:
-        """Take over what is there now; returns the number of entries. ``own`` is this process's own spool, if any.
-        After ``within_s`` no further transaction begins: the next call goes on.
+    def run(self, own: Path | None = None, within_s: float = math.inf) -> tuple[int, bool]:
+        """Take over what is there now; returns the number of entries, and whether these were all. ``own`` is the
+        service's own spool, if any. After ``within_s`` no further transaction begins: the next call goes on.
 
         What clients submitted comes before what this service did with it, where it can in the same transaction: then
         it is one new row.
@@ -59,7 +58,7 @@ class Ingest:
             count, is_all = self._take([*theirs, *mine], within_s)
             for directory in dead if is_all else ():
                 self._bury(directory)
-        return count
+        return count, is_all
 
     def backlog_bytes(self) -> int:
         """What is not in the database yet, in all spools."""
@@ -89,28 +88,27 @@ class Ingest:
         spool.remove(directory)
         self._done = {path: done for path, done in self._done.items() if path.parent != directory}
 
-    def _take(self, segments: list[_Segment], within_s: float | None) -> tuple[int, bool]:
+    def _take(self, segments: list[_Segment], within_s: float) -> tuple[int, bool]:
         """The number of entries, and whether these were all."""
         count = 0
         began_s = time.monotonic()
-        at_once = AT_ONCE if within_s is None else AT_ONCE_BUSY
         while unread := [segment for segment in segments if self._done.get(segment.path, 0) < segment.end]:
-            if within_s is not None and count and time.monotonic() - began_s > within_s:
+            if count and time.monotonic() - began_s > within_s:
                 break
             first = {segment.path.parent: segment for segment in reversed(unread)}  # an owner's files in their order
-            count += self._take_some(list(first.values()), at_once)
+            count += self._take_some(list(first.values()))
         for segment in segments:
             if not segment.is_last and segment not in unread:
                 segment.path.unlink(missing_ok=True)
                 self._done.pop(segment.path, None)
         return count, not unread
 
-    def _take_some(self, unread: list[_Segment], at_once: int) -> int:
+    def _take_some(self, unread: list[_Segment]) -> int:
         """Take over the next entries of each owner, in one transaction: what a client and a service wrote of a request
         becomes one new row.
         """
         count, done = 0, {}
-        of_each = max(at_once // len(unread), LEAST_OF_EACH)
+        of_each = max(AT_ONCE // len(unread), LEAST_OF_EACH)
         with self._database.writing() as connection:
             batch = Batch(connection, self._describer)
             for segment in unread:
@@ -121,7 +119,7 @@ class Ingest:
                 _set_position(connection, segment, chunk.end)
                 done[segment.path] = segment.end if chunk.is_damaged else chunk.end
                 count += len(chunk.entries)
-                if count >= at_once:
+                if count >= AT_ONCE:
                     break
             batch.write()
         self._done |= done

@@ -1,8 +1,8 @@
 """The service's side of the records: observes its requests, and moves what happened into the database.
 
 Nothing here waits, and nothing raises, on the way of a request: an answered request costs one append to the spool. A
-background thread does the rest. While the database is away the spool grows; while the disk is full, responses are
-remembered without their bodies.
+background thread has a worker, in a process of its own, do the rest. While the database is away the spool grows; while
+the disk is full, responses are remembered without their bodies.
 """
 
 from __future__ import annotations
@@ -38,19 +38,15 @@ from simple_queue_server.records.entries import (
 )
 from simple_queue_server.records.keys import KeyMaker
 from simple_queue_server.records.spool import SpoolWriter, instance_name, remove
+from simple_queue_server.records.work import Done, Work, Worker
 from simple_queue_server.system.disk import free_bytes
 from simple_queue_server.system.trouble import Trouble
 
 if TYPE_CHECKING:
-    from simple_queue_server.records.upkeep import Upkeep
+    from simple_queue_server.records.marks import Mark
 
 INTERVAL_S: Final = 0.5
 """How often what happened is moved into the database."""
-BUSY_S: Final = 1.0
-"""A service that took a request within so long is busy. Then it moves few records, until CATCH_UP_BYTES wait."""
-BUSY_SHARE: Final = 0.02
-"""The share of a core's time that a busy service has for that. Two hundred requests a second need no more."""
-CATCH_UP_BYTES: Final = 128 << 20
 LONGEST_DELAY_S: Final = 15.0
 """Between attempts, while the database is away."""
 CLOSE_S: Final = 5.0
@@ -90,8 +86,9 @@ class Health:
 class Recorder:
     """Made when a service starts, closed when it ends.
 
-    The methods from :meth:`taken` to :meth:`returned` are for the event loop's thread. ``upkeep`` is called in the
-    background thread, which alone uses what it returns; so is ``on_failure``, whenever the records can't be written.
+    The methods from :meth:`taken` to :meth:`returned` are for the event loop's thread. ``worker``, which makes the
+    worker, ``status``, which returns the service's state, and both callbacks are called in the background thread:
+    ``on_marks`` with the marks that count, whenever they change, ``on_failure`` whenever the records can't be written.
     """
 
     def __init__(
@@ -99,12 +96,17 @@ class Recorder:
         directory: Path,
         name: str,
         queue: str,
-        upkeep: Callable[[], Upkeep],
-        on_failure: Callable[[], None] = lambda: None,
+        *,
+        worker: Callable[[Owner], Worker],
+        status: Callable[[], Mapping[str, Any]],
+        on_marks: Callable[[list[Mark]], None],
+        on_failure: Callable[[], None],
     ) -> None:
         self._directory = directory
-        self._make_upkeep = upkeep
-        self._upkeep: Upkeep | None = None
+        self._make_worker = worker
+        self._worker: Worker | None = None
+        self._status = status
+        self._on_marks = on_marks
         self._on_failure = on_failure
         self.owner = Owner(instance_name("service"), name, socket.gethostname(), os.getpid(), queue, now_ms())
         self._next_key = KeyMaker()
@@ -115,7 +117,9 @@ class Recorder:
         self._dropped = 0
         self._errors = 0
         self._backlog_bytes = 0
+        self._moved_of_bytes = 0
         self._is_reachable = True
+        self._is_known = False
         self._last_taken_s = time.monotonic()
         self._spool_trouble = Trouble(log, "records_not_spooled")
         self._trouble = Trouble(log, "records_not_written")
@@ -175,7 +179,13 @@ class Recorder:
     @property
     def health(self) -> Health:
         """The state of the records."""
-        return Health(self._backlog_bytes, self._dropped, self._errors, self._is_reachable)
+        backlog_bytes = self._backlog_bytes + self._written_bytes - self._moved_of_bytes
+        return Health(backlog_bytes, self._dropped, self._errors, self._is_reachable)
+
+    @property
+    def _written_bytes(self) -> int:
+        writer = self._writer
+        return 0 if writer is None else writer.written_bytes
 
     def close(self) -> None:
         """Write the remaining events, and close. Blocks for at most CLOSE_S."""
@@ -222,51 +232,52 @@ class Recorder:
             self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         delays = delays_s(INTERVAL_S, LONGEST_DELAY_S)
         while not self._is_closing:
-            if self._cycle():
-                delays = delays_s(INTERVAL_S, LONGEST_DELAY_S)
-                self._wake.wait(INTERVAL_S)
-            else:
+            if (done := self._cycle()) is None:
                 self._wake.wait(next(delays))
+                continue
+            delays = delays_s(INTERVAL_S, LONGEST_DELAY_S)
+            if done.is_all:
+                self._wake.wait(INTERVAL_S)
         self._leave()
 
     def _leave(self) -> None:
         """Write what is left, if that can be; then nothing of this service is left."""
-        if self._cycle() and self._upkeep is not None:
-            try:
-                self._upkeep.leave()
-                self._has_left = not self._remembered
-            except Exception as error:  # noqa: BLE001 - as in a cycle; the next start does it
-                self._trouble.note(error=str(error) or repr(error))
-        if self._upkeep is not None:
-            self._upkeep.close()
+        while (done := self._cycle(is_leaving=True)) is not None and not done.is_all:
+            pass
+        self._has_left = done is not None and not self._remembered
+        if self._worker is not None:
+            self._worker.close()
 
-    def _cycle(self) -> bool:
-        """Write down what began and is still going on, then move all into the database; whether that could be done."""
+    def _cycle(self, *, is_leaving: bool = False) -> Done | None:
+        """Write down what began and is still going on, then have all moved into the database; None if that fails."""
         try:
             self._require_room()
             self._spool_open()
-            if self._upkeep is None:
-                self._upkeep = self._make_upkeep()
-            own = None if self._writer is None else self._writer.directory
-            if self._upkeep.run(self.owner, own, self._idle_s, self._within_s):
-                self._spool_again()
-            self._backlog_bytes = self._upkeep.backlog_bytes
+            done = self._have_moved(is_leaving=is_leaving)
         except Exception as error:  # noqa: BLE001 - a worker's edge: whatever it is, requests go on
             self._errors += 1
             self._is_reachable = False
             self._trouble.note(error=str(error) or repr(error))
             self._on_failure()
-            return False
+            return None
         self._is_reachable = True
         self._trouble.over()
-        return True
+        return done
 
-    @property
-    def _within_s(self) -> float | None:
-        """How long records may be moved for in one cycle; None: until all are."""
-        if self._is_closing or self._idle_s > BUSY_S or self._backlog_bytes > CATCH_UP_BYTES:
-            return None
-        return BUSY_SHARE * INTERVAL_S
+    def _have_moved(self, *, is_leaving: bool) -> Done:
+        if self._worker is None:
+            self._worker = self._make_worker(self.owner)
+        spool = None if self._writer is None else str(self._writer.directory)
+        written_bytes = self._written_bytes
+        idle_s = time.monotonic() - self._last_taken_s
+        done = self._worker.run(Work(spool, idle_s, dict(self._status()), is_leaving))
+        self._backlog_bytes, self._moved_of_bytes = done.backlog_bytes, written_bytes
+        if done.marks is not None:
+            self._on_marks(done.marks)
+        if done.is_new and self._is_known:
+            self._spool_again()
+        self._is_known = True
+        return done
 
     def _require_room(self) -> None:
         """Raise OSError while records would take what requests need on the disk of the run directory."""
@@ -275,10 +286,6 @@ class Recorder:
         self._has_room = free >= RESERVED_BYTES
         if not self._has_room:
             raise OSError(f"only {free} bytes are free at {directory}, and {RESERVED_BYTES} are left to requests")
-
-    @property
-    def _idle_s(self) -> float:
-        return time.monotonic() - self._last_taken_s
 
     def _spool_open(self) -> None:
         while self._remembered and self._append(self._remembered[0]):

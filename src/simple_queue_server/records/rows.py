@@ -293,7 +293,8 @@ class Batch:
                 )
         for names, values in groups.items():
             statement = records.update().where(records.c.key == sa.bindparam("of_key"))
-            self._connection.execute(statement.values({name: sa.bindparam(f"to_{name}") for name in names}), values)
+            statement = statement.values({name: sa.bindparam(f"to_{name}") for name in names})
+            execute_many(self._connection, statement, values)
 
     def _write_bodies(self) -> None:
         new = [

@@ -46,6 +46,8 @@ class SpoolWriter:
         self._fd = -1
         self._size = 0
         self._backlog_bytes = 0
+        self.written_bytes = 0
+        """In all files together."""
         self.dropped = 0
         """Entries that could not be written."""
         self.error: OSError | None = None
@@ -82,6 +84,7 @@ class SpoolWriter:
             os.ftruncate(self._fd, self._size)
             raise OSError(28, "no space left for a whole entry")
         self._size += written
+        self.written_bytes += written
 
     def _next_file(self) -> None:
         if self._fd < 0 and not self.directory.is_dir():  # somebody removed it

@@ -1,11 +1,11 @@
-"""A service's background work on the records: moves spools, reports that it is alive, detects dead services, reads
-marks, and removes old records.
+"""The work of a service's worker: moves spools, reports that the service is alive, detects dead services, reads marks,
+and removes old records.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,15 +14,17 @@ import sqlalchemy as sa
 import structlog
 from sqlalchemy.engine import Connection
 
-from simple_queue_server.records import marks
+from simple_queue_server.records import marks_table
 from simple_queue_server.records.database import Database
 from simple_queue_server.records.entries import Owner, now_ms
 from simple_queue_server.records.ingest import Ingest, release_requests
-from simple_queue_server.records.marks import Mark, Marks
+from simple_queue_server.records.marks import Mark
 from simple_queue_server.records.retention import prune
 from simple_queue_server.records.schema import samples, services, spools, upsert
-from simple_queue_server.settings.sections import RecordsSection
+from simple_queue_server.records.work import Done, Job, Work
 
+CYCLE_S: Final = 1.0
+"""For how long spools are moved before the service gets an answer."""
 BEAT_S: Final = 5.0
 DEAD_AFTER_S: Final = 60.0
 """A service of another machine that hasn't shown for so long that it lives is dead."""
@@ -38,24 +40,12 @@ log = structlog.stdlib.get_logger("simple_queue_server")
 
 
 class Upkeep:
-    """For one thread. ``status`` says how the service is, as JSON; it is asked in that thread.
+    """The work of a worker, see :class:`simple_queue_server.records.work.Worker`."""
 
-    ``on_marks`` is called in that thread with the marks that count, whenever they change.
-    """
-
-    def __init__(
-        self,
-        database: Database,
-        settings: RecordsSection,
-        ingest: Ingest,
-        status: Callable[[], Mapping[str, Any]],
-        on_marks: Callable[[Marks], None],
-    ) -> None:
+    def __init__(self, database: Database, ingest: Ingest, job: Job) -> None:
         self._database = database
-        self._settings = settings
         self._ingest = ingest
-        self._status = status
-        self._on_marks = on_marks
+        self._job = job
         self._beat = 0
         self._beat_due_s = 0.0
         self._marks_due_s = 0.0
@@ -65,42 +55,39 @@ class Upkeep:
         self._others: dict[str, tuple[int, float]] = {}
         self._marks: list[Mark] = []
         self._marks_state: tuple[Any, ...] = ()
-        self._own: tuple[Owner, Path | None] | None = None
-        self.backlog_bytes = 0
 
-    def run(self, owner: Owner, own: Path | None, idle_s: float, within_s: float | None = None) -> bool:
-        """Do what is due; True if the database doesn't know this service (any more). Raises RecordsError, OSError.
+    def run(self, work: Work) -> Done:
+        """Do what is due. Raises RecordsError and OSError."""
+        is_new = self._show(work.status) if time.monotonic() >= self._beat_due_s else False
+        new_marks = self._read_marks(work) if time.monotonic() >= self._marks_due_s else None
+        rows, is_all = self._ingest.run(None if work.spool is None else Path(work.spool), CYCLE_S)
+        self._new_rows += rows
+        if work.is_leaving:
+            if is_all:
+                self._leave()
+        elif time.monotonic() >= self._prune_due_s or self._new_rows >= PRUNE_ROWS:
+            self._prune()
+        return Done(is_all, is_new, self._ingest.backlog_bytes(), new_marks)
 
-        Spools are moved for no longer than about ``within_s``, if given.
-        """
-        self._own = owner, own
-        is_new = self._show(owner) if time.monotonic() >= self._beat_due_s else False
-        if time.monotonic() >= self._marks_due_s:
-            self._read_marks(owner, idle_s)
-        self._new_rows += self._ingest.run(own, within_s)
-        self.backlog_bytes = self._ingest.backlog_bytes()
-        if time.monotonic() >= self._prune_due_s or self._new_rows >= PRUNE_ROWS:
-            self._new_rows = 0
-            self._prune_due_s = time.monotonic() + PRUNE_S
-            prune(self._database, self._settings.keep_days, self._settings.keep_rows, now_ms())
-        return is_new
+    def _prune(self) -> None:
+        self._new_rows = 0
+        self._prune_due_s = time.monotonic() + PRUNE_S
+        prune(self._database, self._job.keep_days, self._job.keep_rows, now_ms())
 
-    def leave(self) -> None:
+    def _leave(self) -> None:
         """The service ends normally, and everything is written."""
-        if self._own is None:
-            return
-        owner, _ = self._own
+        instance = self._job.owner.instance
         with self._database.writing() as connection:
-            release_requests(connection, owner.instance)
-            connection.execute(spools.delete().where(spools.c.owner == owner.instance))
+            release_requests(connection, instance)
+            connection.execute(spools.delete().where(spools.c.owner == instance))
 
     def close(self) -> None:
         """Close the database."""
         self._database.close()
 
-    def _show(self, owner: Owner) -> bool:
-        """Report that the service is alive, and check which others are."""
-        status = dict(self._status())
+    def _show(self, status: Mapping[str, Any]) -> bool:
+        """Report that the service is alive, and check which others are. True if the database didn't know it."""
+        owner = self._job.owner
         self._beat += 1
         with self._database.writing() as connection:
             values = {"beat": self._beat, "beat_ms": now_ms(), "status": msgspec.json.encode(status).decode()}
@@ -112,7 +99,7 @@ class Upkeep:
             self._sample(connection, owner, status)
             self._release_dead(connection, owner.instance)
         self._beat_due_s = time.monotonic() + BEAT_S
-        return not is_known and self._beat > 1
+        return not is_known
 
     def _sample(self, connection: Connection, owner: Owner, status: Mapping[str, Any]) -> None:
         minute = now_ms() // MINUTE_MS
@@ -140,23 +127,24 @@ class Upkeep:
                 log.warning("records_of_dead_service", instance=instance, requests=count)
         self._others = seen
 
-    def _read_marks(self, owner: Owner, idle_s: float) -> None:
+    def _read_marks(self, work: Work) -> list[Mark] | None:
+        """The marks that count, if they have changed."""
         self._marks_due_s = time.monotonic() + MARKS_S
+        changed: list[Mark] | None = None
         with self._database.reading() as connection:
-            state = marks.state(connection)
+            state = marks_table.state(connection)
             if state != self._marks_state:
                 self._marks_state = state
-                self._marks = marks.load(connection, owner.queue)
-                self._on_marks(Marks(self._marks))
-        if idle_s > DRAINED_S and any(mark.drained_ms is None for mark in self._marks):
-            self._set_drained(owner)
+                changed = self._marks = marks_table.load(connection, self._job.owner.queue)
+        if work.idle_s > DRAINED_S and any(mark.drained_ms is None for mark in self._marks):
+            self._set_drained(work.status)
+        return changed
 
-    def _set_drained(self, owner: Owner) -> None:
-        status = self._status()
+    def _set_drained(self, status: Mapping[str, Any]) -> None:
         is_full = status.get("in_flight", 0) >= status.get("in_flight_limit", 0)
         if is_full or status.get("is_halted") or status.get("queue_length") != 0:
             return
         before_ms = now_ms() - int(DRAINED_S * 1000)
         if any(mark.drained_ms is None and mark.sent_ms < before_ms for mark in self._marks):
             with self._database.writing() as connection:
-                marks.set_drained(connection, owner.queue, before_ms, now_ms())
+                marks_table.set_drained(connection, self._job.owner.queue, before_ms, now_ms())
