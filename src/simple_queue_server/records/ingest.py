@@ -19,7 +19,7 @@ from simple_queue_server.records import spool
 from simple_queue_server.records.database import Database
 from simple_queue_server.records.description import Describer
 from simple_queue_server.records.rows import Batch
-from simple_queue_server.records.schema import OPEN, WAITING, records, services, spools, upsert
+from simple_queue_server.records.schema import RUNNING, WAITING, records, services, spools, upsert
 from simple_queue_server.records.submissions import CLIENT
 
 AT_ONCE: Final = 1000
@@ -144,7 +144,7 @@ def release_requests(connection: Connection, instance: str) -> int:
     connection.execute(services.delete().where(services.c.instance == instance))
     return connection.execute(
         records.update()
-        .where(sa.text(OPEN), records.c.instance == instance)
+        .where(records.c.state == RUNNING, records.c.instance == instance)
         .values(state=WAITING, instance=None, serving=None)
     ).rowcount
 

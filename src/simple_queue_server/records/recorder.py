@@ -65,6 +65,8 @@ class _Open:
 
     taken: Taken
     started_ms: int | None = None
+    is_lasting: bool = False
+    """Whether it was here in an earlier cycle. One that ends before is written only once, and a single new row."""
     is_spooled: bool = False
     is_start_spooled: bool = False
 
@@ -291,6 +293,9 @@ class Recorder:
         while self._remembered and self._append(self._remembered[0]):
             self._remembered.popleft()
         for request in list(self._open.values()):
+            if not request.is_lasting:
+                request.is_lasting = True
+                continue
             if not request.is_spooled:
                 request.is_spooled = self._append(request.taken)
             if request.is_spooled and request.started_ms is not None and not request.is_start_spooled:

@@ -50,6 +50,7 @@ _envelope_decoder: Final = msgspec.json.Decoder(_Envelope)
 _BLANK: Final[dict[str, Any]] = dict.fromkeys(column.name for column in records.columns)
 _KNOWN: Final = (records.c.key, records.c.serving, records.c.request_id, records.c.body_hash, records.c.state)
 _MATCHED: Final = (*_KNOWN, records.c.attempts, records.c.instance)
+_NAMES: Final = tuple(column.name for column in _MATCHED)
 
 
 class _Row:
@@ -81,6 +82,7 @@ class Batch:
         self._rows: dict[int, _Row] = {}
         self._serving: dict[int, _Row] = {}
         self._by_id: dict[str, list[_Row]] = defaultdict(list)
+        self._known_ids: set[str] = set()
         self._requests: dict[int, bytes] = {}
         self._responses: dict[int, bytes] = {}
         self._labels: list[dict[str, Any]] = []
@@ -143,11 +145,12 @@ class Batch:
 
     def _load(self, entries: Iterable[Entry]) -> None:
         takings = [taken for entry in entries if (taken := _taking(entry)) is not None]
-        submissions = [entry for entry in entries if isinstance(entry, Submitted)]
         again = [taken for taken in takings if taken.attempt > 1]
-        self._find(records.c.request_id, {taken.request_id for taken in takings}, is_open=True)
-        ids = {taken.request_id for taken in again} | {submitted.request_id for submitted in submissions}
-        self._find(records.c.request_id, ids)
+        ids = {taken.request_id for taken in again}
+        ids |= {entry.request_id for entry in entries if isinstance(entry, Submitted)}
+        self._find(records.c.request_id, ids - self._known_ids)
+        self._known_ids |= ids
+        self._find(records.c.request_id, {taken.request_id for taken in takings} - self._known_ids, is_open=True)
         self._find(records.c.body_hash, {_hash(taken) for taken in again}, is_open=True)
         before = {key for entry in entries if (key := _serving_key(entry)) is not None}
         before -= {taken.key for taken in takings}
@@ -160,7 +163,7 @@ class Batch:
         query = sa.select(*_MATCHED).where(column.in_(wanted)).order_by(records.c.key)
         for found in self._connection.execute(query.where(sa.text(OPEN)) if is_open else query):
             if found.key not in self._rows:
-                self._know(_Row(dict(found._mapping), is_new=False))  # noqa: SLF001 - public in spite of its name
+                self._know(_Row(dict(zip(_NAMES, found, strict=True)), is_new=False))
 
     def _know(self, row: _Row) -> None:
         self._rows[row.values["key"]] = row

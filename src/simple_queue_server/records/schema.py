@@ -14,14 +14,16 @@ from sqlalchemy.dialects import postgresql
 from sqlalchemy.engine import Connection
 from sqlalchemy.schema import CreateIndex, CreateTable
 
-VERSION: Final = 2
+VERSION: Final = 3
 APPLICATION_ID: Final = 0x53515352
 """Marks an SQLite file as ours."""
 
 WAITING: Final = "waiting"
 RUNNING: Final = "running"
-OPEN: Final = "state IN ('waiting', 'running')"
-"""The condition of the partial indexes; a query that is to use them has it in the same words."""
+OPEN: Final = "finished_ms IS NULL"
+"""The condition of the partial indexes: it waits or runs. A query that is to use them has it in the same words. With a
+condition on the state, SQLite would rather read all records in that state.
+"""
 
 metadata: Final = sa.MetaData()
 
@@ -64,7 +66,6 @@ records: Final = sa.Table(
     sa.Index("records_action", "action", "key"),
     sa.Index("records_source_root", "source_root", "key"),
     sa.Index("records_target_root", "target_root", "key"),
-    sa.Index("records_open", "request_id", sqlite_where=sa.text(OPEN), postgresql_where=sa.text(OPEN)),
     sa.Index("records_open_body", "body_hash", sqlite_where=sa.text(OPEN), postgresql_where=sa.text(OPEN)),
     sa.Index("records_serving", "serving", sqlite_where=sa.text(OPEN), postgresql_where=sa.text(OPEN)),
     sa.Index(
@@ -187,7 +188,14 @@ def _add_owner(connection: Connection) -> None:
         connection.exec_driver_sql(statement)
 
 
-STEPS: Final[Mapping[int, Callable[[Connection], None]]] = {1: _add_owner}
+def _index_open_by_finish(connection: Connection) -> None:
+    connection.exec_driver_sql("DROP INDEX records_open")
+    for name, column in (("open_body", "body_hash"), ("serving", "serving")):
+        connection.exec_driver_sql(f"DROP INDEX records_{name}")
+        connection.exec_driver_sql(f"CREATE INDEX records_{name} ON records ({column}) WHERE finished_ms IS NULL")
+
+
+STEPS: Final[Mapping[int, Callable[[Connection], None]]] = {1: _add_owner, 2: _index_open_by_finish}
 """The step from each version to the next one. A step never changes: it has no use for the tables above."""
 
 
