@@ -20,7 +20,7 @@ from benchmarks.machine import machine, versions
 from benchmarks.page import hand_written, page
 from benchmarks.plan import QUICK, Plan
 from benchmarks.stage import World, staged
-from benchmarks.subjects import distance, endurance, http, large, latency, mixed, rates, scaling, sizes, trees
+from benchmarks.subjects import distance, endurance, http, large, latency, mixed, rates, records, scaling, sizes, trees
 from benchmarks.targets import misses, rows
 
 PAGE: Final = REPOSITORY / "docs" / "benchmarks.md"
@@ -28,6 +28,7 @@ DATA: Final = REPOSITORY / "docs" / "benchmarks" / "data.json"
 
 SUBJECTS: Final[dict[str, Callable[[World], dict[str, Any]]]] = {
     "rates": rates.measure,
+    "records": records.measure,
     "latency": latency.measure,
     "sizes": sizes.measure,
     "large": large.measure,

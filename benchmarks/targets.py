@@ -85,6 +85,7 @@ def _targets(data: Data) -> list[_Target]:
         _Target(
             "rates", f"copyto of {small}, embedded queue, local", "RabbitMQ", 1.2, _rates("embedded dst", "amqp dst")
         ),
+        *_records_targets(data),
         *_distance_targets(data),
         *(_scaling_target(copiers) for copiers in (2, 3)),
         *_latency_targets("amqp", "RabbitMQ"),
@@ -120,6 +121,20 @@ def _targets(data: Data) -> list[_Target]:
         ),
         _Target("http", "p99 of the same at 500 a second", QUEUE, 100, _paced, "ms", at_most=True),
         _Target("mixed", f"p99 of {few} small ones with a large one among them", ALONE, 2, _mixed, "×", True),
+    ]
+
+
+def _records_targets(data: Data) -> list[_Target]:
+    small = f"{data.get('records', {}).get('requests', 5000):,} × 4 KiB"
+    return [
+        _Target(
+            "records",
+            f"copyto of {small}, {name}, with records",
+            "without",
+            0.95,
+            _rates(f"{kind} with", f"{kind} without"),
+        )
+        for kind, name in (("amqp", "RabbitMQ"), ("embedded", "embedded queue"))
     ]
 
 

@@ -53,6 +53,12 @@ def data() -> dict[str, Any]:
     curve = [[1, 900.0], [16, 1800.0]]
     return {
         "rates": {"series": series, "requests": 5000},
+        "records": {
+            "series": {
+                f"{kind} {way}": [1700.0, 1750.0] for kind in ("amqp", "embedded") for way in ("with", "without")
+            },
+            "requests": 5000,
+        },
         "latency": {"rounds": {"rc": [[0.7, 0.8, 3.0]], "amqp": [[2.9, 3.0, 5.5]], "embedded": [[2.5, 2.6, 5.0]]}},
         "sizes": {
             "in_flight": {"service": curve, "rc": curve},
