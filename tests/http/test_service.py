@@ -1,5 +1,6 @@
 """The HTTP API of a whole service: it listens, answers while the broker is away, ends in good order; it is an extra."""
 
+import asyncio
 import os
 import re
 import signal
@@ -30,7 +31,9 @@ async def test_it_says_that_it_lives_and_is_ready_part_by_part(world: World) -> 
     with service_with_api(world) as (url, secret):
         async with Api(url, secret) as api:
             assert (await api.as_(None).get("/livez")).json == {"status": "ok"}
-            ready = await api.get("/readyz")
+            async with asyncio.timeout(30):
+                while (ready := await api.get("/readyz")).status != 200:  # the API answers before the service serves
+                    await asyncio.sleep(0.1)
     assert ready.json == {
         "ready": True,
         "checks": {name: {"ok": True, "reason": None} for name in ("broker", "run_directory", "rclone")},
