@@ -22,7 +22,7 @@ def source(roots: CurrentRoots, rclone: Rclone) -> Source:
         text = "How often rclone died, or hung and was killed."
         yield CounterMetricFamily(f"{PREFIX}_rclone_restarts", text, value=rclone.restarts)
         retries = CounterMetricFamily(f"{PREFIX}_retries", "How often a copy was tried again.", labels=["reason"])
-        for reason, count in rclone.retries.items():
+        for reason, count in rclone.retries.counts.items():
             retries.add_metric([reason], count)
         yield retries
 

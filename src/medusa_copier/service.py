@@ -11,8 +11,8 @@ import structlog
 
 from medusa_copier.actions.copy import copy
 from medusa_copier.actions.copyto import copyto
-from medusa_copier.actions.held import Hold
-from medusa_copier.actions.watched import watched
+from medusa_copier.actions.hold import Hold
+from medusa_copier.actions.progress import reporting_progress
 from medusa_copier.contract.parameters import CopyParameters, CopytoParameters, fields_of, root_uses
 from medusa_copier.describe import CopyDescriber
 from medusa_copier.rclone.facade import Rclone
@@ -102,7 +102,7 @@ async def _copying(
 
             def commit() -> None:
                 access = roots.replace(wanted.roots, rclone)
-                copying_one = hold.holding(watched(copyto(wanted.roots, rclone, access), rclone))
+                copying_one = hold.holding(reporting_progress(copyto(wanted.roots, rclone, access), rclone))
                 server.action("copyto", fields_of(CopytoParameters), replaces=True)(copying_one)
                 copying_many = hold.holding(copy(wanted.roots, rclone, access))
                 server.action("copy", fields_of(CopyParameters), replaces=True)(copying_many)

@@ -25,10 +25,11 @@ import structlog
 
 from medusa_copier.actions.copy import copy
 from medusa_copier.actions.copyto import copyto
-from medusa_copier.actions.held import Hold
+from medusa_copier.actions.hold import Hold
 from medusa_copier.rclone.directory import ledger, spool
 from medusa_copier.rclone.directory.completeness import LEFT_OUT, MERGED, QUOTED, UNNAMEABLE, Completeness
-from medusa_copier.rclone.directory.copy import DirectoryCopy
+from medusa_copier.rclone.directory.copying import Copying
+from medusa_copier.rclone.directory.sizes import Sizes
 from medusa_copier.rclone.errors import MachineTrouble, RcloneError, WrongKind
 from medusa_copier.rclone.facade import Rclone
 from medusa_copier.rclone.location import Location, Place
@@ -577,15 +578,15 @@ async def test_what_is_not_at_the_target_as_it_was_copied_fails_before_a_manifes
     copier: Copier, monkeypatch: pytest.MonkeyPatch, layout: str, change: str
 ) -> None:
     fill(copier.world.src)
-    describe = DirectoryCopy.describe
+    fail_unlike_copied = Sizes.fail_unlike_copied
 
-    async def changed(work: DirectoryCopy, kind: str | None) -> str:
+    async def changed(sizes: Sizes) -> None:
         (copier.world.dst / "data/a.txt").unlink()
         if change == "replaced":
             (copier.world.dst / "data/a.txt").write_text("another size")
-        return await describe(work, kind)
+        await fail_unlike_copied(sizes)
 
-    monkeypatch.setattr(DirectoryCopy, "describe", changed)
+    monkeypatch.setattr(Sizes, "fail_unlike_copied", changed)
     answer = await copier.copy("src:", "dst:data", manifest={"root": "dst", "key": "manifest", "format": layout})
     assert counts(answer) == (3, 0, 1)
     reason = {"removed": "not at the target any more", "replaced": "the target has 12 bytes, but 5 were copied"}
@@ -737,7 +738,7 @@ async def test_without_a_hash_in_common_the_size_of_the_first_look_must_arrive(
     """As from a server that announces more than it gives, and then says that it is all."""
     for name in ("whole", "short"):
         (timeless / name).write_text("announced" if name == "whole" else "more than that")
-    list_source, copy_all = Completeness.list_source, DirectoryCopy._copy_all
+    list_source, copy_all = Completeness.list_source, Copying.copy_all
     is_changed = asyncio.Event()
 
     async def list_and_change(work: Completeness, *, needs_sizes: bool) -> None:
@@ -746,12 +747,12 @@ async def test_without_a_hash_in_common_the_size_of_the_first_look_must_arrive(
         await asyncio.sleep(0.2)  # until the server has forgotten its directory
         is_changed.set()
 
-    async def copy_what_was_changed(work: DirectoryCopy, *, again: bool) -> None:
+    async def copy_what_was_changed(work: Copying, *, again: bool) -> None:
         await is_changed.wait()
         await copy_all(work, again=again)
 
     monkeypatch.setattr(Completeness, "list_source", list_and_change)
-    monkeypatch.setattr(DirectoryCopy, "_copy_all", copy_what_was_changed)
+    monkeypatch.setattr(Copying, "copy_all", copy_what_was_changed)
     choices: list[dict[str, Any]] = [{}, {"verify": "download"}]
     for options in choices:
         (timeless / "short").write_text("more than that")
@@ -767,9 +768,9 @@ async def test_a_copy_from_a_bucket_waits_for_no_listing_and_fails_with_it(
     copier: Copier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fill(copier.world.bucket)
-    copy_all, is_copied = DirectoryCopy._copy_all, asyncio.Event()
+    copy_all, is_copied = Copying.copy_all, asyncio.Event()
 
-    async def copy_and_tell(work: DirectoryCopy, *, again: bool) -> None:
+    async def copy_and_tell(work: Copying, *, again: bool) -> None:
         await copy_all(work, again=again)
         is_copied.set()
 
@@ -778,7 +779,7 @@ async def test_a_copy_from_a_bucket_waits_for_no_listing_and_fails_with_it(
             await is_copied.wait()
         raise RcloneError("AccessDenied")
 
-    monkeypatch.setattr(DirectoryCopy, "_copy_all", copy_and_tell)
+    monkeypatch.setattr(Copying, "copy_all", copy_and_tell)
     monkeypatch.setattr(Completeness, "list_source", fail_after_the_copy)
     answer = await copier.copy("bucket:", "dst:")
     assert "AccessDenied" in answer["message"]
@@ -944,7 +945,7 @@ async def test_what_may_pass_is_tried_again_and_then_given_up(copier: Copier) ->
     fill(copier.world.src)
     copier.world.add(copier.world.s3.section("down", endpoint="http://127.0.0.1:1"))
     copier.roots["down"] = RootSection("down:bkt")
-    copier.rclone.attempts = 2
+    copier.rclone.retries.attempts = 2
     answer = await copier.copy("src:", "down:")
     assert answer["rclone_status"] == 5
     assert "connection refused" in answer["message"]

@@ -17,8 +17,7 @@ from medusa_copier.rclone.facade import Rclone
 from medusa_copier.rclone.rcd.client import Client
 from medusa_copier.rclone.rcd.copyto import copy_file
 from medusa_copier.rclone.rcd.inspected_copy import OtherSize
-from medusa_copier.rclone.retry import with_retries
-from medusa_copier.rclone.verified_copy import Terms
+from medusa_copier.rclone.terms import Terms
 from tests.support import false_web, storage
 from tests.support.false_web import Exchange, FalseWeb
 from tests.support.storage_fixtures import at
@@ -44,17 +43,8 @@ def web(world: storage.Places) -> Iterator[FalseWeb]:
 async def rclone(world: storage.Places, web: FalseWeb) -> AsyncIterator[Rclone]:
     """As the service has it, but for the size from which on rclone reads in several streams."""
     async with Rclone(config=world.config, flags={"multi_thread_cutoff": "1M"}, attempts=2) as running:
+        running.retries.first_pause_s = 0.001
         yield running
-
-
-@pytest.fixture(autouse=True)
-def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Between attempts."""
-    monkeypatch.setattr("medusa_copier.rclone.facade.with_retries", _at_once)
-
-
-async def _at_once(call: Any, **options: Any) -> Any:
-    return await with_retries(call, first_pause_s=0.001, **options)
 
 
 SHORT: dict[str, Callable[[Exchange], None]] = {

@@ -20,7 +20,7 @@ from medusa_copier.rclone.local_hash import FAST, LocalRoot
 from medusa_copier.rclone.location import Location
 from medusa_copier.rclone.rcd.client import Client
 from medusa_copier.rclone.rcd.copyto import copy_file
-from medusa_copier.rclone.verified_copy import Terms
+from medusa_copier.rclone.terms import Terms
 from medusa_copier.roots.policy import Access
 from medusa_copier.settings import RootSection
 from simple_queue_server import Failure, Request

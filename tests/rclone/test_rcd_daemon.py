@@ -25,7 +25,7 @@ from medusa_copier.rclone.rcd import orphans
 from medusa_copier.rclone.rcd.copyto import copy_file
 from medusa_copier.rclone.rcd.daemon import Daemon, Timing
 from medusa_copier.rclone.rcd.sweep import sweep
-from medusa_copier.rclone.retry import with_retries
+from medusa_copier.rclone.retry import Retries
 from simple_queue_server.system.locks import Lock
 from tests.support import storage
 from tests.support.processes import die_with_us
@@ -242,7 +242,7 @@ async def test_rclone_killed_in_mid_copy_is_replaced_and_the_copy_succeeds(world
     async with Daemon(RCLONE, config=world.config, flags=SLOW) as daemon:
         client, first = daemon.client, daemon.pid
         copy = asyncio.create_task(
-            with_retries(lambda: copy_file(client, at("src:big"), at("dst:big")), daemon_ready=daemon.ready)
+            Retries(ready=daemon.ready).run(lambda: copy_file(client, at("src:big"), at("dst:big")))
         )
         await until(lambda: copying(client))
         assert first is not None
@@ -272,7 +272,7 @@ async def test_a_hung_rclone_is_replaced_and_the_copy_succeeds(world: storage.Pl
     async with Daemon(RCLONE, config=world.config, flags=SLOW, timing=HASTY) as daemon:
         client, first = daemon.client, daemon.pid
         copy = asyncio.create_task(
-            with_retries(lambda: copy_file(client, at("src:big"), at("dst:big")), daemon_ready=daemon.ready)
+            Retries(ready=daemon.ready).run(lambda: copy_file(client, at("src:big"), at("dst:big")))
         )
         await until(lambda: copying(client))
         assert first is not None
@@ -309,7 +309,7 @@ async def test_a_socket_directory_that_was_removed_is_noticed_and_made_anew(worl
         await daemon.client._rc.close()  # idle connections would do for a while
         client = daemon.client
         async with asyncio.timeout(10):
-            await with_retries(lambda: copy_file(client, at("src:a"), at("dst:a")), daemon_ready=daemon.ready)
+            await Retries(ready=daemon.ready).run(lambda: copy_file(client, at("src:a"), at("dst:a")))
         assert daemon.restarts == 1
         assert socket_directory(daemon).stat().st_mode & 0o777 == 0o700
     assert (world.dst / "a").read_text() == "content"

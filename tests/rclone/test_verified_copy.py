@@ -20,7 +20,8 @@ from medusa_copier.rclone.location import Location
 from medusa_copier.rclone.rcd.client import Client
 from medusa_copier.rclone.rcd.copyto import copy_file
 from medusa_copier.rclone.rcd.daemon import Daemon
-from medusa_copier.rclone.verified_copy import Terms, copy_verified
+from medusa_copier.rclone.terms import Terms
+from medusa_copier.rclone.verified_copy import copy_verified
 from tests.support import storage
 from tests.support.sqs_servers import moto
 from tests.support.sqs_servers import serving as serving_moto

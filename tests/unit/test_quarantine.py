@@ -13,7 +13,7 @@ from medusa_copier.rclone import quarantine as module
 from medusa_copier.rclone import retry
 from medusa_copier.rclone.errors import MachineTrouble, ProcessDied, RcloneAway, RcloneError, RcloneStopped
 from medusa_copier.rclone.quarantine import Deaths, Quarantine
-from medusa_copier.rclone.retry import with_retries
+from medusa_copier.rclone.retry import Retries
 
 
 @pytest.fixture(autouse=True)
@@ -70,7 +70,7 @@ class Machine:
         async def ready() -> None:
             await asyncio.sleep(0)
 
-        return await with_retries(call, attempts=attempts, daemon_ready=ready, quarantine=self.quarantine)
+        return await Retries(attempts=attempts, ready=ready, quarantine=self.quarantine).run(call)
 
 
 async def test_two_calls_at_which_rclone_dies_are_found_and_their_neighbours_served() -> None:

@@ -7,7 +7,7 @@ import errno
 import pytest
 
 from medusa_copier.rclone.errors import (
-    LONGEST_REASON,
+    MAX_REASON_LENGTH,
     MachineTrouble,
     NotFound,
     WrongKind,
@@ -162,7 +162,7 @@ def test_a_reason_is_one_line_of_a_reasonable_length() -> None:
     page = "failed: <!DOCTYPE HTML>\n<html>\n" + "<p>no</p>\n" * 50 + "</html>: 501 Unsupported"
     assert one_line(page) == "failed: (an HTML page): 501 Unsupported"
     assert one_line("open /mnt/new\nline: is gone\r\n") == "open /mnt/new line: is gone"
-    assert len(one_line("x " * 10_000)) == LONGEST_REASON
+    assert len(one_line("x " * 10_000)) == MAX_REASON_LENGTH
 
 
 def test_the_reason_of_a_panic_is_what_it_panicked_about() -> None:
@@ -185,7 +185,7 @@ DEEP = "/".join(["d" * 250] * 18)
 )
 def test_a_long_reason_keeps_its_cause_and_loses_the_middle_of_its_paths(text: str, beginning: str, end: str) -> None:
     reason = one_line(text)
-    assert len(reason) <= LONGEST_REASON
+    assert len(reason) <= MAX_REASON_LENGTH
     assert reason.startswith(beginning)
     assert reason.endswith(end)
     if "permission denied" in text:

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from medusa_copier.rclone.errors import NotFound, RcloneError, RcloneStopped
-from medusa_copier.rclone.retry import with_retries
+from medusa_copier.rclone.retry import Retries
 
 
 class Call:
@@ -39,7 +39,7 @@ def busy() -> RcloneError:
 
 async def test_a_transient_failure_is_tried_again() -> None:
     call = Call(busy(), busy())
-    assert await with_retries(call, attempts=3, daemon_ready=Readiness(), first_pause_s=0) == "done"
+    assert await Retries(attempts=3, ready=Readiness(), first_pause_s=0).run(call) == "done"
     assert call.times == 3
 
 
@@ -47,7 +47,7 @@ async def test_the_last_failure_is_raised_as_it_came() -> None:
     last = busy()
     call = Call(busy(), busy(), last)
     with pytest.raises(RcloneError) as caught:
-        await with_retries(call, attempts=3, daemon_ready=Readiness(), first_pause_s=0)
+        await Retries(attempts=3, ready=Readiness(), first_pause_s=0).run(call)
     assert caught.value is last
     assert call.times == 3
 
@@ -55,7 +55,7 @@ async def test_the_last_failure_is_raised_as_it_came() -> None:
 async def test_a_permanent_failure_is_raised_at_once() -> None:
     call = Call(NotFound())
     with pytest.raises(NotFound):
-        await with_retries(call, attempts=3, daemon_ready=Readiness())
+        await Retries(attempts=3, ready=Readiness()).run(call)
     assert call.times == 1
 
 
@@ -63,7 +63,7 @@ async def test_after_rclone_stopped_the_next_attempt_waits_for_it_and_not_for_a_
     ready = Readiness()
     call = Call(RcloneStopped(), RcloneStopped())
     async with asyncio.timeout(5):
-        assert await with_retries(call, attempts=3, daemon_ready=ready, first_pause_s=3600) == "done"
+        assert await Retries(attempts=3, ready=ready, first_pause_s=3600).run(call) == "done"
     assert ready.waits == 2
 
 
@@ -74,5 +74,5 @@ async def test_the_pauses_grow(monkeypatch: pytest.MonkeyPatch) -> None:
         pauses.append(pause_s)
 
     monkeypatch.setattr("medusa_copier.rclone.retry.asyncio.sleep", sleep)
-    await with_retries(Call(busy(), busy(), busy()), attempts=4, daemon_ready=Readiness())
+    await Retries(attempts=4, ready=Readiness()).run(Call(busy(), busy(), busy()))
     assert pauses == pytest.approx([1, 2, 4], rel=0.26)

@@ -6,53 +6,44 @@ import asyncio
 import base64
 import os
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager, suppress
-from typing import Any, Final
+from contextlib import asynccontextmanager
+from typing import Any
 
 from medusa_copier.actions.common import places
 from medusa_copier.contract.parameters import CopyParameters, CopytoParameters, Verify
-from medusa_copier.rclone.directory.ledger import Ledger
-from medusa_copier.rclone.directory.outcomes import FileOutcome
-from medusa_copier.rclone.errors import OTHER_ERROR, NotFound, RcloneError, classify
-from medusa_copier.rclone.names import escaped, is_utf8, spoken
+from medusa_copier.rclone.directory import DirectoryCopy, NamedFile
+from medusa_copier.rclone.names import escaped, is_utf8
 from medusa_copier.roots.locate import shown
 from simple_queue_server import Request
 
-FIRST: Final = 10
-"""How many failed, skipped or repaired files a response names."""
 
-COUNT_S: Final = 5.0
-"""How long a cancelled copy may take to count what it did."""
-
-
-def account(ledger: Ledger, verify: Verify) -> dict[str, Any]:
-    """The counts of a response, and the first files of each kind that people may have to look at."""
-    failed = [_named(row.path, reason=row.reason) for row in ledger.first_failed(FIRST)]
-    skipped = [_named(path, reason=reason) for path, reason in ledger.skipped.first(FIRST)]
+def account(copy: DirectoryCopy, verify: Verify) -> dict[str, Any]:
+    """The counts of a response, and the first files of each kind that people may have to look at; empty if unknown."""
+    if (result := copy.result) is None:
+        return {}
+    failed = [_named(file, reason=file.reason) for file in result.first_failed]
+    skipped = [_named(file, reason=file.reason) for file in result.first_skipped]
     counts: dict[str, Any] = {
-        "copied": {"files": ledger.count(FileOutcome.COPIED), "bytes": ledger.count_bytes(FileOutcome.COPIED)},
-        "unchanged": {"files": ledger.count(FileOutcome.UNCHANGED)},
-        "failed": {"files": ledger.count(FileOutcome.FAILED), "first": failed},
-        "skipped": {"files": ledger.skipped.count(), "first": skipped},
+        "copied": {"files": result.copied, "bytes": result.copied_bytes},
+        "unchanged": {"files": result.unchanged},
+        "failed": {"files": result.failed, "first": failed},
+        "skipped": {"files": result.skipped, "first": skipped},
     }
     if verify != "default":
-        counts["verified"] = {"method": verify, "hash": ledger.hash_kind, "files": ledger.count_verified()}
+        counts["verified"] = {"method": verify, "hash": result.hash_kind, "files": result.verified}
     if verify == "download":
-        repaired = [_named(row.path) for row in ledger.first_repaired(FIRST)]
-        counts["repaired"] = {"files": ledger.count_repaired(), "first": repaired}
+        repaired = [_named(file) for file in result.first_repaired]
+        counts["repaired"] = {"files": result.repaired, "first": repaired}
     return counts
 
 
 @asynccontextmanager
-async def counted_if_cancelled(request: Request, ledger: Ledger, verify: Verify) -> AsyncIterator[None]:
-    """If the block is cancelled, add the counts of what was done to the request, unless counting takes too long."""
+async def counted_if_cancelled(request: Request, copy: DirectoryCopy, verify: Verify) -> AsyncIterator[None]:
+    """If the block is cancelled, add the counts of what was done to the request, if they are known."""
     try:
         yield
     except asyncio.CancelledError:
-        with suppress(RcloneError, TimeoutError):
-            async with asyncio.timeout(COUNT_S):
-                await asyncio.to_thread(ledger.cut_off)
-                request.cancelled_fields.update(await asyncio.to_thread(account, ledger, verify))
+        request.cancelled_fields.update(account(copy, verify))
         raise
 
 
@@ -65,14 +56,7 @@ def partly(asked: CopytoParameters | CopyParameters, counts: Mapping[str, Any]) 
     return f"Copying {places(asked)} failed for {failed} of {failed + arrived} files; the first one is {example}"
 
 
-def exit_status(ledger: Ledger) -> int:
-    """The exit status of the first failure; a file that vanished doesn't count as a missing source."""
-    error = classify(ledger.first_failed(1)[0].reason or "")
-    return OTHER_ERROR if isinstance(error, NotFound) else error.exit_status
-
-
-def _named(path: str, **more: str | None) -> dict[str, Any]:
-    """A file by its stored name, plus its bytes if that isn't UTF-8."""
-    name = spoken(path)
-    exact = {} if is_utf8(name) else {"key_base64": base64.b64encode(os.fsencode(name)).decode()}
-    return {"key": escaped(name), **exact, **more}
+def _named(file: NamedFile, **more: str | None) -> dict[str, Any]:
+    """A file by its name, plus its bytes if that isn't UTF-8."""
+    exact = {} if is_utf8(file.path) else {"key_base64": base64.b64encode(os.fsencode(file.path)).decode()}
+    return {"key": escaped(file.path), **exact, **more}

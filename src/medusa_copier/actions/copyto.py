@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 
-from medusa_copier.actions.account import account, counted_if_cancelled, exit_status, partly
+from medusa_copier.actions.account import account, counted_if_cancelled, partly
 from medusa_copier.actions.common import copying_failed, log_places
 from medusa_copier.contract.parameters import CopytoParameters, decode, given
-from medusa_copier.rclone.directory.copy import SAME_PLACE, DirectoryCopy
-from medusa_copier.rclone.directory.ledger import Ledger
-from medusa_copier.rclone.directory.options import Selection
-from medusa_copier.rclone.errors import MachineTrouble, NotFound, RcloneError, WrongKind
+from medusa_copier.rclone.directory import DirectoryCopy, Selection
+from medusa_copier.rclone.errors import MachineTrouble, NotFound, RcloneError, SamePlace, WrongKind
 from medusa_copier.rclone.facade import Rclone
 from medusa_copier.rclone.location import Location
-from medusa_copier.rclone.verified_copy import Terms
+from medusa_copier.rclone.terms import Terms
 from medusa_copier.roots.locate import locate
 from medusa_copier.roots.policy import Access, Use
 from medusa_copier.settings import RootSection
@@ -51,8 +48,8 @@ def copyto(roots: Mapping[str, RootSection], rclone: Rclone, access: Access) -> 
 
         try:
             reading = Use("read", asked.source_root, source)
-            async with access.granted(reading, writing, waiting=request.waiting) as size_bytes:
-                sizes.append(size_bytes)
+            async with access.granted(reading, writing, waiting=request.waiting) as grant:
+                sizes.append(grant.size_bytes)
                 verified = await rclone.copyto(
                     source,
                     target,
@@ -61,6 +58,7 @@ def copyto(roots: Mapping[str, RootSection], rclone: Rclone, access: Access) -> 
                     target_is_directory=asked.target_key.endswith("/"),
                     again=request.attempt > 1,
                     note_size=sizes.append,
+                    under=grant.configuration,
                 )
         except MachineTrouble:
             raise
@@ -82,25 +80,24 @@ async def _copy_directory(
 
     Raises Failure with the counts if files failed, and RcloneError if there is no directory to copy.
     """
-    with Ledger(rclone.run_directory) as ledger:
-        work = DirectoryCopy(rclone, source, target, Selection(), ledger, filters=())
-        request.progress(work.progress)
-        try:
-            async with counted_if_cancelled(request, ledger, "default"):
-                await work.run(again=request.attempt > 1)
-        except WrongKind as error:
-            if error.reason == SAME_PLACE and await rclone.stat(source):
-                return await asyncio.to_thread(account, ledger, "default")
-            raise
-        except (MachineTrouble, NotFound):
-            raise
-        except RcloneError as error:
-            counts = await asyncio.to_thread(account, ledger, "default")
-            raise Failure(copying_failed(asked, error), rclone_status=error.exit_status, **counts) from None
-        counts = await asyncio.to_thread(account, ledger, "default")
-        if counts["failed"]["files"]:
-            raise Failure(partly(asked, counts), rclone_status=exit_status(ledger), **counts)
-        return counts
+    copy = DirectoryCopy(rclone, source, target, Selection())
+    request.progress(copy.progress)
+    try:
+        async with counted_if_cancelled(request, copy, "default"):
+            result = await copy.run(again=request.attempt > 1)
+    except SamePlace:
+        if await rclone.stat(source):
+            return account(copy, "default")
+        raise
+    except (MachineTrouble, NotFound, WrongKind):
+        raise
+    except RcloneError as error:
+        counts = account(copy, "default")
+        raise Failure(copying_failed(asked, error), rclone_status=error.exit_status, **counts) from None
+    counts = account(copy, "default")
+    if result.failed:
+        raise Failure(partly(asked, counts), rclone_status=result.exit_status, **counts)
+    return counts
 
 
 def _terms(asked: CopytoParameters, said: Mapping[str, Any], access: Access) -> Terms:

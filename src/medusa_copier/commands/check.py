@@ -11,9 +11,8 @@ from typing import NamedTuple
 
 import click
 
-from medusa_copier.rclone.errors import RcloneError
+from medusa_copier.rclone.errors import PERMISSION_DENIED, RcloneError
 from medusa_copier.rclone.facade import Rclone
-from medusa_copier.rclone.rcd.client import PERMISSION_DENIED
 from medusa_copier.service import open_rclone
 from medusa_copier.settings import CopierSettings, RootSection, for_client
 from simple_queue_server import BrokerError, SettingsError, load_settings, logs

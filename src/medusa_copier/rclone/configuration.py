@@ -51,7 +51,7 @@ Sections = Mapping[str, Mapping[str, str]]
 
 
 class Signature(NamedTuple):
-    """By what a file is known to be the same, and not to have been away meanwhile."""
+    """Identifies the state of a file: it is the same file, unchanged, and was not renamed in the meantime."""
 
     modified_ns: int
     changed_ns: int
@@ -75,7 +75,8 @@ class Configuration:
         self._path = path
         self._name = ""
         self._is_local = False
-        self._seen: Signature | None = None
+        self.state: Signature | None = None
+        """The state of the file when it was last read; None: there was none."""
         self._sections: Sections = {}
         self._has_end = False
         self._unsure_until = -math.inf
@@ -88,10 +89,10 @@ class Configuration:
         self._path = (self._path or Path(await self._client().configuration_path())).absolute()
         self._name = str(self._path)
         self._is_local = await asyncio.to_thread(_is_on_local_disk, self._path)
-        self._seen = await self.look()
+        self.state = await self.look()
         self._sections = await self._client().configuration()
         self._has_end = _has_end(await asyncio.to_thread(self._text))
-        if self._seen is None or time.time() - self._seen.changed_ns / 1e9 < PATIENCE_S:
+        if self.state is None or time.time() - self.state.changed_ns / 1e9 < PATIENCE_S:
             self._unsure_until = time.monotonic() + PATIENCE_S
 
     async def look(self) -> Signature | None:
@@ -100,15 +101,15 @@ class Configuration:
 
     async def is_current(self) -> bool:
         """Whether the file is as it was when it was last read."""
-        return (self._look() if self._is_local else await self.look()) == self._seen
+        return (self._look() if self._is_local else await self.look()) == self.state
 
     async def current(self) -> Signature | None:
         """Apply any change of the file, and return its signature. Raises RcloneError."""
         if not await self.is_current():
             async with self._renewing:
-                if await self.look() != self._seen:
+                if await self.look() != self.state:
                     await self._renew()
-        return self._seen
+        return self.state
 
     async def is_renewed(self, since: Signature | None, error: RcloneError) -> bool:
         """Whether the file isn't what it was before a call that ended with this ``error``: then the call is to be made
@@ -154,7 +155,7 @@ class Configuration:
             log.info("rclone_config_changed", path=str(self._path))
         self._sections = sections
         self._has_end = _has_end(await asyncio.to_thread(self._text))
-        self._seen = signature
+        self.state = signature
 
     async def _settled(self) -> tuple[Signature | None, Sections]:
         """Wait until the file is complete, at most PATIENCE_S: after that, rclone is left to report what is wrong."""

@@ -5,6 +5,8 @@
     RcloneError             reason (one line), exit_status, transient
     ├── NotFound            the source isn't there: exit status 3
     ├── WrongKind           a directory where a file was expected, or the other way round
+    │   └── SamePlace       the source directory is the target
+    ├── BadFilter           a filter pattern that rclone can't parse
     ├── RcloneStopped       rclone itself died or hung, whatever it was asked: worth another try
     │   ├── RcloneAway      it wasn't there, so that it was never asked
     │   └── ProcessDied     a process that worked on one request alone died or hung
@@ -28,8 +30,11 @@ OTHER_ERROR: Final = 1
 DIRECTORY_NOT_FOUND: Final = 3
 TEMPORARY_ERROR: Final = 5
 
-LONGEST_REASON: Final = 1000
-LONGEST_WORD: Final = 200
+PERMISSION_DENIED: Final = "permission denied"
+"""In the message of an error."""
+
+MAX_REASON_LENGTH: Final = 1000
+MAX_WORD_LENGTH: Final = 200
 """If a reason is too long, its paths are shortened first, in the middle."""
 
 
@@ -56,6 +61,17 @@ class NotFound(RcloneError):
 
 class WrongKind(RcloneError):
     """A directory was found where a file was expected, or a file where a directory was."""
+
+
+class SamePlace(WrongKind):
+    """Source and target of a directory copy are the same."""
+
+    def __init__(self) -> None:
+        super().__init__("source and target are the same place")
+
+
+class BadFilter(RcloneError):
+    """A filter pattern that rclone can't parse."""
 
 
 class RcloneStopped(RcloneError):
@@ -202,9 +218,9 @@ def one_line(text: str) -> str:
 
 def _of_length(text: str) -> str:
     """Shorten ``text`` in the middle of its paths, if it is too long: the cause is at its beginning or end."""
-    if len(text) > LONGEST_REASON:
-        text = " ".join(_without_middle(word, LONGEST_WORD) for word in text.split(" "))
-    return _without_middle(text, LONGEST_REASON)
+    if len(text) > MAX_REASON_LENGTH:
+        text = " ".join(_without_middle(word, MAX_WORD_LENGTH) for word in text.split(" "))
+    return _without_middle(text, MAX_REASON_LENGTH)
 
 
 def _without_middle(text: str, longest: int) -> str:

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, nullcontext
 from contextvars import ContextVar
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self, TypeVar
+from typing import Any, Final, Self, TypeAlias, TypeVar
 
 import structlog
 
 from medusa_copier.contract.responses import Verified
-from medusa_copier.rclone.configuration import Configuration
-from medusa_copier.rclone.errors import NotFound, RcloneError, WrongKind, retry_reason
+from medusa_copier.rclone.configuration import Configuration, Signature
+from medusa_copier.rclone.errors import NotFound, RcloneError, WrongKind
 from medusa_copier.rclone.local_hash import LocalHash
 from medusa_copier.rclone.location import Item, Location, Place
 from medusa_copier.rclone.partials import copy_id
@@ -30,23 +29,24 @@ from medusa_copier.rclone.rcd.copyto import copyto
 from medusa_copier.rclone.rcd.daemon import Daemon
 from medusa_copier.rclone.rcd.storages import Storage
 from medusa_copier.rclone.rcd.sweep import sweep
-from medusa_copier.rclone.retry import with_retries
+from medusa_copier.rclone.retry import Retries
 from medusa_copier.rclone.scratch import remove_abandoned
 from medusa_copier.rclone.stats import Watch
 from medusa_copier.rclone.strain import StrainGauge
-from medusa_copier.rclone.verified_copy import Terms, copy_verified
+from medusa_copier.rclone.terms import Terms
+from medusa_copier.rclone.verified_copy import copy_verified
 from simple_queue_server.concurrency import Strain
 from simple_queue_server.slots import Waiting, in_turn
 
 SWEEP_S: Final = 60.0
 """The time limit for removing the partial files of an interrupted copy."""
 
-CHANGES: Final = 5
-"""How often a call is made again because rclone.conf changed under it, beside the attempts."""
-
 RCLONES_TERMS: Final = Terms()
 
 T = TypeVar("T")
+
+ConfigurationState: TypeAlias = Signature | None
+"""A state of rclone.conf; None if it isn't known, or there is no such file."""
 
 log = structlog.stdlib.get_logger("medusa_copier.rclone")
 
@@ -75,7 +75,6 @@ class Rclone:
         self._config = config
         self._flags, self.compares_hashes = without_comparison(flags or {})
         self._hand_on = hand_on
-        self.attempts = attempts
         self.local_hash = local_hash
         self._strain = StrainGauge(self._metrics)
         self._directories = asyncio.Semaphore(most_directories)
@@ -86,8 +85,12 @@ class Rclone:
         self._targets = PlaceLocks()
         self.restarts = 0
         """How often the resident rclone died, or hung and was killed."""
-        self.retries: Counter[str] = Counter()
-        """How often a call was made again, by reason."""
+        self.retries = Retries(
+            attempts=attempts,
+            ready=self.ready,
+            quarantine=self._quarantine,
+            configuration=self.configuration,
+        )
 
     async def __aenter__(self) -> Self:
         self.path = await find_binary(self._binary)
@@ -120,9 +123,6 @@ class Rclone:
     def _note_death(self) -> None:
         self.restarts += 1
         self._quarantine.note_death_of_resident()
-
-    def _note_retry(self, error: RcloneError) -> None:
-        self.retries[retry_reason(error)] += 1
 
     def _new_daemon(self, on_death: Callable[[], object] = lambda: None) -> Daemon:
         return Daemon(
@@ -190,13 +190,15 @@ class Rclone:
         copy_directory: Callable[[], Awaitable[None]] | None = None,
         again: bool = False,
         note_size: Callable[[int], object] = lambda _: None,
+        under: ConfigurationState = None,
     ) -> Verified:
         """Copy a file, or a directory if the source is one; returns once the content is at the target.
 
         Other ``terms`` than rclone's own are for files only. ``target_is_directory`` means that the target can't be the
         name of a file: a file is then not copied. ``copy_directory`` copies the source if it is not a file; without it,
         only files are copied. ``again`` means that this was started before, and may have been interrupted.
-        ``note_size`` gets the size in bytes of a file that had to be inspected.
+        ``note_size`` gets the size in bytes of a file that had to be inspected. ``under`` is what
+        :meth:`follow_configuration` returned for this copy, if it was called.
         """
 
         async def copy() -> Verified:
@@ -211,39 +213,26 @@ class Rclone:
                 note_size(size_bytes)
             return Verified("default")
 
-        return await self.swept(copy, target, again=again)
+        return await self.swept(copy, target, again=again, under=under)
 
-    async def follow_configuration(self) -> None:
-        """Wait until rclone, and everything cached about it, reflects the current rclone.conf."""
+    async def follow_configuration(self) -> ConfigurationState:
+        """Wait until rclone, and everything cached about it, reflects the current rclone.conf; returns its state."""
         if not await self.configuration.is_current():
             await self.retried(self.configuration.current)
+        return self.configuration.state
 
-    async def retried(self, call: Callable[[], Awaitable[T]]) -> T:
-        """Make a call, retrying while its RcloneError is transient or rclone.conf has just changed."""
-
-        async def attempt() -> T:
-            for _ in range(CHANGES):
-                before = await self.configuration.current()
-                try:
-                    return await call()
-                except RcloneError as error:
-                    if not await self.configuration.is_renewed(before, error):
-                        raise
-                    log.info("rclone_config_changed_during_call", reason=error.reason)
-                    if own := self._quarantine.client:
-                        await own.forget()
-            return await call()
-
-        return await with_retries(
-            attempt,
-            attempts=self.attempts,
-            daemon_ready=self.ready,
-            quarantine=self._quarantine,
-            on_retry=self._note_retry,
-        )
+    async def retried(self, call: Callable[[], Awaitable[T]], *, under: ConfigurationState = None) -> T:
+        """Make a call, retrying as :class:`Retries` does; ``under`` is for its first attempt."""
+        return await self.retries.run(call, under=under)
 
     async def swept(
-        self, copy: Callable[[], Awaitable[T]], target: Location, *, again: bool, named: str | None = None
+        self,
+        copy: Callable[[], Awaitable[T]],
+        target: Location,
+        *,
+        again: bool,
+        named: str | None = None,
+        under: ConfigurationState = None,
     ) -> T:
         """Like :meth:`retried`; removes the partial files that interrupted attempts of this copy left at the target.
 
@@ -264,7 +253,7 @@ class Rclone:
         if again:
             await sweep_target(all_attempts=True)
         try:
-            return await self.retried(attempt)
+            return await self.retried(attempt, under=under)
         finally:
             if again or partials.are_left:
                 await sweep_target(all_attempts=again)
@@ -298,9 +287,17 @@ class Rclone:
         is_local = self._daemon.client.storages.is_known_local
         return self._strain.of_late(is_far=not all(map(is_local, storages)))
 
-    async def progress(self, watch: Watch) -> dict[str, Any] | None:
-        """The progress of the work in ``watch``: see :meth:`Progress.of`. Never raises because of rclone."""
-        return None if watch.progress is None else await watch.progress.of(watch)
+    @contextmanager
+    def watching(self) -> Iterator[Callable[[], Awaitable[dict[str, Any] | None]]]:
+        """Yields a function that returns the progress of the copy in the block: see :meth:`Progress.of`. It never
+        raises because of rclone.
+        """
+        with Watch() as watch:
+
+            async def progress() -> dict[str, Any] | None:
+                return None if watch.progress is None else await watch.progress.of(watch)
+
+            yield progress
 
     async def _copy_verified(
         self, source: Location, target: Location, terms: Terms, note_size: Callable[[int], object]

@@ -6,10 +6,9 @@ Inspect, copy, inspect again. Hashes come from the storage if it has them, or el
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
 
-from medusa_copier.contract.parameters import Overwrite, Verify
 from medusa_copier.contract.responses import Verified
 from medusa_copier.rclone.errors import NotFound, RcloneError, WrongKind
 from medusa_copier.rclone.local_hash import LocalHash
@@ -17,31 +16,13 @@ from medusa_copier.rclone.location import Item, Location
 from medusa_copier.rclone.rcd.client import Client
 from medusa_copier.rclone.rcd.copyto import copyto
 from medusa_copier.rclone.rcd.inspected_copy import OtherSize
+from medusa_copier.rclone.terms import Terms
 
 READ_HASH: Final = "sha256"
 """The hash to compute when files are read and the client named none."""
 
 From: TypeAlias = Literal["storage", "content", "either"]
 """Where hashes come from; ``either`` means the storage if it has one, else the content."""
-
-
-@dataclass(frozen=True, slots=True)
-class Terms:
-    """The conditions of a copy. ``expected`` maps hash types to lower-case hexadecimal values."""
-
-    overwrite: Overwrite = "if_different"
-    verify: Verify = "default"
-    expected: Mapping[str, str] = field(default_factory=dict)
-
-    @property
-    def are_rclones(self) -> bool:
-        """Whether these conditions are rclone's default behaviour."""
-        return self.overwrite == "if_different" and not self.compares
-
-    @property
-    def compares(self) -> bool:
-        """Whether the content at the target must be compared after a copy."""
-        return self.verify != "default" or bool(self.expected)
 
 
 @dataclass(frozen=True, slots=True)

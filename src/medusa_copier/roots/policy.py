@@ -12,7 +12,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
 from typing import Final, Literal, NamedTuple, TypeVar
 
 from medusa_copier.rclone.errors import RcloneUnusable
-from medusa_copier.rclone.facade import Rclone
+from medusa_copier.rclone.facade import ConfigurationState, Rclone
 from medusa_copier.rclone.local_files import why_not_copied, why_not_written
 from medusa_copier.rclone.location import Location
 from medusa_copier.roots.locate import shown
@@ -33,6 +33,15 @@ class Use(NamedTuple):
     root: str
     """The name of a configured root."""
     location: Location
+
+
+class Grant(NamedTuple):
+    """What was found out when access was granted."""
+
+    size_bytes: int | None
+    """The size of the file to read, if it is a local file that was inspected."""
+    configuration: ConfigurationState
+    """The state of rclone.conf under which access was granted."""
 
 
 class RootSlots:
@@ -62,12 +71,11 @@ class Access:
         self._free = (slots or RootSlots()).of(roots)
 
     @asynccontextmanager
-    async def granted(self, *uses: Use, waiting: Waiting = nullcontext) -> AsyncIterator[int | None]:
+    async def granted(self, *uses: Use, waiting: Waiting = nullcontext) -> AsyncIterator[Grant]:
         """Run the block with access to these locations, as soon as each root has a free slot.
 
         ``waiting`` is the request's context manager for waiting: meanwhile another request may run, and while it waits
-        for anything inside the block, other requests may use its slots in the roots. Yields the size in bytes of the
-        file to read, if it is a local file that was inspected.
+        for anything inside the block, other requests may use its slots in the roots.
 
         Raises Failure, naming the root and its policy, if a use violates it. Raises RcloneError if rclone can't
         determine what a root is, and RcloneUnusable if rclone.conf makes it unusable.
@@ -78,8 +86,8 @@ class Access:
         limits = [self._free[root] for root in roots]
         async with _in_all(limits, waiting) if limits else nullcontext(waiting) as waiting_outside:
             with self._rclone.waiting_as(waiting_outside):
-                await self._follow_configuration(uses)
-                yield await self._refuse_unsuitable(uses)
+                configuration = await self._follow_configuration(uses)
+                yield Grant(await self._refuse_unsuitable(uses), configuration)
 
     async def require(self, use: Use) -> None:
         """Raise Failure if a use violates its root's policy. Takes no slot; other errors are as in :meth:`granted`."""
@@ -139,10 +147,10 @@ class Access:
                 size_bytes = status.st_size
         return size_bytes
 
-    async def _follow_configuration(self, uses: Iterable[Use]) -> None:
+    async def _follow_configuration(self, uses: Iterable[Use]) -> ConfigurationState:
         """Forget what is known about the roots if rclone.conf has changed. Raises RcloneUnusable for unusable roots."""
         configuration = self._rclone.configuration
-        await self._rclone.follow_configuration()
+        state = await self._rclone.follow_configuration()
         if self._generation != configuration.generation:
             self._generation = configuration.generation
             self._inspectors.clear()
@@ -152,6 +160,7 @@ class Access:
         for use in uses:
             if reason := self._unusable.get(use.root):
                 raise RcloneUnusable(reason)
+        return state
 
     async def _inspector(self, use: Use) -> PathInspector | None:
         """The inspector of the root's files; None if it isn't on this machine."""

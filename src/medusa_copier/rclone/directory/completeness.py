@@ -10,20 +10,19 @@ import re
 import stat
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
 from medusa_copier.rclone.directory import log_parser
-from medusa_copier.rclone.directory.ledger import Ledger
+from medusa_copier.rclone.directory.job import Job
 from medusa_copier.rclone.directory.outcomes import FileOutcome, Note, Skipped
+from medusa_copier.rclone.directory.sizes import FILES, SIZES, Sizes
 from medusa_copier.rclone.directory.skipped import at_source
 from medusa_copier.rclone.errors import NotFound
-from medusa_copier.rclone.facade import Rclone
 from medusa_copier.rclone.local_files import NO_SUCH_TIME, TOO_LATE, walk
 from medusa_copier.rclone.location import Location
 from medusa_copier.rclone.names import QUOTE, SPELLING, spoken
-from medusa_copier.rclone.scratch import in_run_directory, scratch_file
 from simple_queue_server.system.mounts import kernel_file_systems_below
 
 UNNAMEABLE: Final = "its key has an empty, '.' or '..' segment, which rclone can't copy"
@@ -38,26 +37,20 @@ LEFT_OUT: Final = "rclone left it out and did not say why"
 
 MADE_UP: Final = "a file system that the kernel makes up is mounted there"
 
-_FILES: Final = ("--recursive", "--files-only")
-SIZES: Final = (*_FILES, "--format=sp")
-"""Arguments for lsf."""
-
 
 class Completeness:
-    """Call ``begin`` before a copy from ``source`` to ``target``, ``list_source`` while it runs, ``settle`` after it.
-    All raise RcloneError.
-
-    ``filters`` are those of the copy, as arguments.
+    """Call ``begin`` before the copy of a ``job``, ``list_source`` while it runs, ``settle`` after it. All raise
+    RcloneError.
     """
 
-    def __init__(
-        self, rclone: Rclone, source: Location, target: Location, ledger: Ledger, *, filters: Sequence[str]
-    ) -> None:
-        self._rclone = rclone
-        self._source = source
-        self._target = target
-        self._ledger = ledger
-        self._filters = filters
+    def __init__(self, job: Job, sizes: Sizes) -> None:
+        self._job = job
+        self._sizes = sizes
+        self._rclone = job.rclone
+        self._source = job.source
+        self._target = job.target
+        self._ledger = job.ledger
+        self._filters = job.filters
         self._top: str | None = None
         self.mean_bytes: float | None = None
         """The mean size of the files at the source, once it was seen on a local disk."""
@@ -86,17 +79,7 @@ class Completeness:
         if self._has_keys:
             await self._list_keys()
         elif needs_sizes:
-            await self._rclone.retried(lambda: self.expect_sizes(*self._filters))
-
-    async def expect_sizes(self, *filters: str) -> None:
-        """Note how large the files at the source are; a server may report another size when one is read."""
-        outcome = await self._rclone.commands.run(
-            "lsf",
-            *(self._source.joined, *SIZES, *filters),
-            lines=lambda lines: self._ledger.note_expected(log_parser.sizes(lines)),
-        )
-        if outcome.stopped:  # the copy itself comes upon what else is wrong
-            raise outcome.error()
+            await self._rclone.retried(lambda: self._sizes.expect(*self._filters))
 
     @property
     def sees_source(self) -> bool:
@@ -129,7 +112,7 @@ class Completeness:
         return filters
 
     async def _note_chosen(self, filters: Sequence[str]) -> None:
-        listing = ("lsf", self._source.joined, *_FILES, *filters)
+        listing = ("lsf", self._source.joined, *FILES, *filters)
         outcome = await self._rclone.commands.run(*listing, lines=self._ledger.note_at_source)
         if outcome.stopped:  # the copy itself comes upon what else is wrong
             raise outcome.error()
@@ -139,7 +122,7 @@ class Completeness:
 
         async def look() -> list[str]:
             found: list[str] = []
-            await self._rclone.commands.run_well("lsf", place.joined, *_FILES, *arguments, lines=found.extend)
+            await self._rclone.commands.run_well("lsf", place.joined, *FILES, *arguments, lines=found.extend)
             return found
 
         return await self._rclone.retried(look)
@@ -167,7 +150,7 @@ class Completeness:
         if not (alike := await asyncio.to_thread(self._ledger.alike)):
             return
         missing = {path for group in alike for path in group}
-        arguments = ("lsf", self._target.joined, *_FILES, *self._filters)
+        arguments = ("lsf", self._target.joined, *FILES, *self._filters)
 
         async def look() -> None:
             await self._rclone.commands.run_well(*arguments, lines=missing.difference_update)
@@ -183,12 +166,8 @@ class Completeness:
 
     async def _found(self, paths: Sequence[str]) -> list[str]:
         """Those of the ``paths`` that rclone finds by name."""
-        with ExitStack() as stack:
-            with in_run_directory("a list of files"):
-                file = stack.enter_context(scratch_file(self._rclone.run_directory, "files"))
-                await asyncio.to_thread(lambda: file.writelines(f"{path}\n" for path in paths))
-                file.flush()
-            return await self._listed(self._source, f"--files-from-raw={file.name}")
+        async with self._job.only(lambda: paths) as only:
+            return await self._listed(self._source, *only)
 
     async def _list_keys(self) -> None:
         """Record the objects of a bucket and their sizes.

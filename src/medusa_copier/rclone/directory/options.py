@@ -11,10 +11,15 @@ from typing import Final
 from medusa_copier.contract.parameters import Overwrite, Verify
 from medusa_copier.rclone.scratch import in_run_directory, scratch_file
 
-MOST_AS_ARGUMENTS_BYTES: Final = 100_000
+MAX_ARGUMENTS_BYTES: Final = 100_000
 """Linux limits an argument to 131072 bytes, and all arguments together to about two million bytes."""
-LONGEST_IN_FILE_BYTES: Final = 65_000
+MAX_LINE_BYTES: Final = 65_000
 """rclone's limit for a line is 65536 bytes."""
+FILTER_LIMITS: Final = (
+    f"where all of them are longer than {MAX_ARGUMENTS_BYTES} bytes, none may end with white space, have a line break, "
+    f"or be longer than {MAX_LINE_BYTES} bytes"
+)
+"""See :attr:`Selection.unfit_filter`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +60,7 @@ class Selection:
 
     @property
     def _are_long(self) -> bool:
-        return sum(len(rule.encode()) for rule in self._rules) > MOST_AS_ARGUMENTS_BYTES
+        return sum(len(rule.encode()) for rule in self._rules) > MAX_ARGUMENTS_BYTES
 
     @property
     def _rules(self) -> list[str]:
@@ -79,4 +84,4 @@ class Selection:
 
 def _fits_in_file(pattern: str) -> bool:
     """rclone strips white space from the end of a line; the beginning is protected by the sign before it."""
-    return "\n" not in pattern and pattern == pattern.rstrip() and len(pattern.encode()) <= LONGEST_IN_FILE_BYTES
+    return "\n" not in pattern and pattern == pattern.rstrip() and len(pattern.encode()) <= MAX_LINE_BYTES

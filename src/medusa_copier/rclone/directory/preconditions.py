@@ -7,45 +7,44 @@ import os
 import posixpath
 from typing import Final
 
-from medusa_copier.contract.parameters import Verify
+from medusa_copier.rclone.directory.job import Job
 from medusa_copier.rclone.errors import NotFound, RcloneError, WrongKind
-from medusa_copier.rclone.facade import Rclone
 from medusa_copier.rclone.location import Location
 from medusa_copier.rclone.rcd.client import Client
 
 NESTED: Final = "the target is inside the source directory, so that each copy would be copied again by the next"
 
 
-async def refuse_unsuitable(rclone: Rclone, source: Location, target: Location, verify: Verify) -> None:
-    """Raise RcloneError if the directory ``source`` can't be copied to ``target`` and verified like this.
+async def refuse_unsuitable(job: Job) -> None:
+    """Raise RcloneError if the source can't be copied to the target and verified as requested.
 
     Raises WrongKind if the source is a file, and NotFound if it is missing and that had to be found out.
     """
-    client = rclone.client
-    if verify == "checksum":
-        await _require_common_hash(rclone, source, target)
-    await _refuse_nesting(client, source, target)
-    await _refuse_directories_in_the_way(client, source, target)
-    await _refuse_file(client, source)
+    client = job.rclone.client
+    if job.selection.verify == "checksum":
+        await _require_common_hash(job)
+    await _refuse_nesting(client, job.source, job.target)
+    await _refuse_directories_in_the_way(client, job.source, job.target)
+    await _refuse_file(client, job.source)
 
 
-async def require_source(rclone: Rclone, source: Location) -> None:
-    """Raise NotFound if there is no directory at ``source``, though rclone copies nothing from it successfully."""
+async def require_source(job: Job) -> None:
+    """Raise NotFound if there is no source directory, though rclone copies nothing from it successfully."""
     found: list[str] = []
-    await rclone.commands.run_well(
+    await job.rclone.commands.run_well(
         "lsf",
-        *(source.joined, "--max-depth=1"),
+        *(job.source.joined, "--max-depth=1"),
         lines=lambda lines: found.extend(lines[: 1 - len(found)]),
     )
-    if not found and await rclone.client.storages.is_bare_prefix(source):
+    if not found and await job.rclone.client.storages.is_bare_prefix(job.source):
         raise NotFound("directory not found")
 
 
-async def _require_common_hash(rclone: Rclone, source: Location, target: Location) -> None:
-    storages = rclone.client.storages
-    here, there = [frozenset((await storages.of(location.fs)).hashes) for location in (source, target)]
+async def _require_common_hash(job: Job) -> None:
+    storages = job.rclone.client.storages
+    here, there = [frozenset((await storages.of(location.fs)).hashes) for location in (job.source, job.target)]
     if not here & there:
-        await require_source(rclone, source)
+        await require_source(job)
         has = f"the source has {_shown(here)}, the target {_shown(there)}"
         raise RcloneError(f"verify checksum: source and target share no kind of hash ({has}); use download")
 

@@ -17,7 +17,7 @@ from typing import Any, Final, NamedTuple, TypeAlias
 import msgspec
 import structlog
 
-from medusa_copier.rclone.errors import MachineTrouble, ProcessDied, RcloneError, classify, one_line
+from medusa_copier.rclone.errors import BadFilter, MachineTrouble, ProcessDied, RcloneError, classify, one_line
 from medusa_copier.rclone.names import escaped
 from medusa_copier.rclone.process.connection_string import hidden
 from medusa_copier.rclone.process.environment import FlagValue, flag_arguments, for_rclone
@@ -48,10 +48,6 @@ _SIGNALLED: Final = 128
 log = structlog.stdlib.get_logger("medusa_copier.rclone")
 
 TakeLines: TypeAlias = Callable[[list[str]], None]
-
-
-class BadFilter(RcloneError):
-    """A filter pattern that rclone can't parse."""
 
 
 class Entry(msgspec.Struct, frozen=True, rename={"message": "msg", "kind": "objectType"}):

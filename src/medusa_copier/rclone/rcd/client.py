@@ -15,7 +15,7 @@ from typing import Any, Final, Self
 
 import msgspec
 
-from medusa_copier.rclone.errors import NotFound, RcloneError, WrongKind, classify
+from medusa_copier.rclone.errors import PERMISSION_DENIED, NotFound, RcloneError, WrongKind, classify
 from medusa_copier.rclone.local_hash import FAST, LocalPair
 from medusa_copier.rclone.location import Item, Location
 from medusa_copier.rclone.names import spoken
@@ -30,9 +30,6 @@ HASH_GROUP: Final = "hashes"
 STOP_S: Final = 10.0
 STOP_LOOK_S: Final = 0.02
 """How long, and how often, to check whether a cancelled copy has stopped: rclone doesn't notify us."""
-
-PERMISSION_DENIED: Final = "permission denied"
-"""rclone's error message."""
 
 
 class _Hash(msgspec.Struct):
