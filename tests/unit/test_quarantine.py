@@ -21,7 +21,7 @@ def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "TEST_S", 0.2)
     monkeypatch.setattr(module, "SETTLE_S", 0.01)
     monkeypatch.setattr(retry, "FIRST_PAUSE_S", 0.05)
-    monkeypatch.setattr(retry, "LONGEST_PAUSE_S", 0.1)
+    monkeypatch.setattr(retry, "MAX_PAUSE_S", 0.1)
 
 
 class Machine:

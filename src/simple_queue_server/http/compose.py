@@ -17,12 +17,12 @@ from simple_queue_server.http.application import Application
 from simple_queue_server.http.bulk import BulkOperations
 from simple_queue_server.http.cancels import Cancels
 from simple_queue_server.http.dead_letters import DeadLetterOperations
+from simple_queue_server.http.description import Description
 from simple_queue_server.http.events import EventHub
 from simple_queue_server.http.extension import Extension
 from simple_queue_server.http.health import Health, broker_check, directory_check
 from simple_queue_server.http.metrics import MetricsOperations
 from simple_queue_server.http.operations import Operation
-from simple_queue_server.http.pages import Description
 from simple_queue_server.http.queue import IncomingQueue
 from simple_queue_server.http.requests import RequestOperations
 from simple_queue_server.http.server import HttpServer
