@@ -6,15 +6,8 @@ import errno
 
 import pytest
 
-from medusa_copier.rclone.errors import (
-    MAX_REASON_LENGTH,
-    MachineTrouble,
-    NotFound,
-    WrongKind,
-    classify,
-    is_machine_trouble,
-    one_line,
-)
+from medusa_copier.rclone.error_texts import MAX_REASON_LENGTH, classify, one_line
+from medusa_copier.rclone.errors import MachineTrouble, NotFound, WrongKind, is_machine_trouble
 
 S3 = "operation error S3: HeadObject, "
 S3_HTTP = "https response error StatusCode: {}, RequestID: {}, HostID: {}, api error {}"

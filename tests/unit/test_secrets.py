@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medusa_copier.rclone.errors import classify, one_line
+from medusa_copier.rclone.error_texts import classify, one_line
 from simple_queue_server.secrets import is_secret_name, masked
 
 SECRET_OPTIONS = (

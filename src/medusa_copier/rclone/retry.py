@@ -11,6 +11,7 @@ from typing import Final, TypeVar
 import structlog
 
 from medusa_copier.rclone.configuration import Configuration, Signature
+from medusa_copier.rclone.error_texts import retry_reason
 from medusa_copier.rclone.errors import (
     TEMPORARY_ERROR,
     MachineTrouble,
@@ -18,7 +19,6 @@ from medusa_copier.rclone.errors import (
     RcloneAway,
     RcloneError,
     RcloneStopped,
-    retry_reason,
 )
 from medusa_copier.rclone.quarantine import Deaths, Quarantine
 from medusa_copier.rclone.stats import note_error

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from medusa_copier.rclone.directory import log_parser
 from medusa_copier.rclone.directory.ledger import Ledger
 from medusa_copier.rclone.directory.options import Selection
-from medusa_copier.rclone.errors import MachineTrouble, RcloneError, classify
+from medusa_copier.rclone.error_texts import classify
+from medusa_copier.rclone.errors import MachineTrouble, RcloneError
 from medusa_copier.rclone.facade import Rclone
 from medusa_copier.rclone.location import Location
 from medusa_copier.rclone.pair import Pair

@@ -7,7 +7,7 @@ from typing import Final
 
 from medusa_copier.rclone.directory.ledger import Ledger
 from medusa_copier.rclone.directory.outcomes import FileOutcome, Note, Skipped
-from medusa_copier.rclone.errors import one_line
+from medusa_copier.rclone.error_texts import one_line
 from medusa_copier.rclone.partials import may_be_cut
 from medusa_copier.rclone.process.commands import Entry, Known, Outcome
 

@@ -9,7 +9,8 @@ from typing import Final, NamedTuple
 from medusa_copier.contract.parameters import Verify
 from medusa_copier.rclone.directory.ledger import Ledger
 from medusa_copier.rclone.directory.outcomes import FileOutcome
-from medusa_copier.rclone.errors import OTHER_ERROR, NotFound, classify
+from medusa_copier.rclone.error_texts import classify
+from medusa_copier.rclone.errors import OTHER_ERROR, NotFound
 from medusa_copier.rclone.names import spoken
 
 FIRST: Final = 10

@@ -10,7 +10,7 @@ from medusa_copier.rclone.directory.completeness import Completeness
 from medusa_copier.rclone.directory.copying import Copying
 from medusa_copier.rclone.directory.job import FilesFailed, Job
 from medusa_copier.rclone.directory.outcomes import FileOutcome, Note
-from medusa_copier.rclone.errors import one_line
+from medusa_copier.rclone.error_texts import one_line
 from medusa_copier.rclone.process.commands import Entry
 
 

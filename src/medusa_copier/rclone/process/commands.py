@@ -17,7 +17,8 @@ from typing import Any, Final, NamedTuple, TypeAlias
 import msgspec
 import structlog
 
-from medusa_copier.rclone.errors import BadFilter, MachineTrouble, ProcessDied, RcloneError, classify, one_line
+from medusa_copier.rclone.error_texts import classify, one_line
+from medusa_copier.rclone.errors import BadFilter, MachineTrouble, ProcessDied, RcloneError
 from medusa_copier.rclone.names import escaped
 from medusa_copier.rclone.process.connection_string import hidden
 from medusa_copier.rclone.process.environment import FlagValue, flag_arguments, for_rclone

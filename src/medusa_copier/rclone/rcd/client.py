@@ -15,7 +15,8 @@ from typing import Any, Final, Self
 
 import msgspec
 
-from medusa_copier.rclone.errors import PERMISSION_DENIED, NotFound, RcloneError, WrongKind, classify
+from medusa_copier.rclone.error_texts import classify
+from medusa_copier.rclone.errors import PERMISSION_DENIED, NotFound, RcloneError, WrongKind
 from medusa_copier.rclone.local_hash import FAST, LocalPair
 from medusa_copier.rclone.location import Item, Location
 from medusa_copier.rclone.names import spoken

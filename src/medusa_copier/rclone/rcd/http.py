@@ -13,14 +13,8 @@ from typing import Any, Final, NamedTuple, TypeVar, cast
 import httptools
 import msgspec
 
-from medusa_copier.rclone.errors import (
-    MachineTrouble,
-    RcloneAway,
-    RcloneError,
-    RcloneStopped,
-    classify,
-    is_machine_trouble,
-)
+from medusa_copier.rclone.error_texts import classify
+from medusa_copier.rclone.errors import MachineTrouble, RcloneAway, RcloneError, RcloneStopped, is_machine_trouble
 
 QUICK_S: Final = 30.0
 """The timeout for connecting, and for calls that access no storage."""

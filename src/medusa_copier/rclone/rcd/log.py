@@ -11,7 +11,7 @@ from typing import Final
 import msgspec
 import structlog
 
-from medusa_copier.rclone.errors import one_line
+from medusa_copier.rclone.error_texts import one_line
 
 LONGEST_LINE: Final = 64 * 1024
 """In bytes; longer lines are truncated."""
