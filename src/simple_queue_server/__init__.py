@@ -24,8 +24,8 @@ from simple_queue_server.messages import Request, Success
 from simple_queue_server.settings.sections import Settings
 
 if TYPE_CHECKING:
-    from simple_queue_server.parameters import Handler
     from simple_queue_server.server import Server
+    from simple_queue_server.unknown_parameters import Handler
 
 __all__ = [
     "BrokerError",
@@ -58,7 +58,7 @@ def __getattr__(name: str) -> Any:
 
         return Server
     if name == "Handler":
-        from simple_queue_server.parameters import Handler  # noqa: PLC0415
+        from simple_queue_server.unknown_parameters import Handler  # noqa: PLC0415
 
         return Handler
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

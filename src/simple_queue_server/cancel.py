@@ -20,7 +20,7 @@ from simple_queue_server.brokers.base import Broker
 from simple_queue_server.errors import Failure
 from simple_queue_server.in_flight import InFlight
 from simple_queue_server.messages import CANCEL, NO_PASS_THROUGH, Request
-from simple_queue_server.parameters import refuse_unknown
+from simple_queue_server.unknown_parameters import refuse_unknown
 
 LARGEST_COMPARED_BYTES: Final = 10_000
 """A larger pass_through is not compared: there may be thousands of requests."""

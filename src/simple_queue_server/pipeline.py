@@ -15,7 +15,7 @@ from simple_queue_server import messages
 from simple_queue_server.errors import Failure
 from simple_queue_server.messages import InvalidRequest, Request
 from simple_queue_server.nearest import nearest
-from simple_queue_server.parameters import Handler
+from simple_queue_server.unknown_parameters import Handler
 
 LONGEST_FIELD: Final = 400
 """Maximum number of characters of client-supplied text in a field of a log line; longer text is cut in the middle."""

@@ -23,11 +23,11 @@ from simple_queue_server.journal.poison import PoisonCheck
 from simple_queue_server.journal.store import Entry, Journal, JournalError
 from simple_queue_server.messages import Request
 from simple_queue_server.observers import Observers
-from simple_queue_server.parameters import Handler
 from simple_queue_server.settings.sections import Settings
 from simple_queue_server.settlement import Settlement
 from simple_queue_server.slots import Slot, Slots
 from simple_queue_server.system.trouble import Trouble
+from simple_queue_server.unknown_parameters import Handler
 
 ADOPT_INTERVAL_S: Final = 5.0
 """How often to look for the journals of services that ended in the same run directory."""

@@ -24,7 +24,6 @@ from simple_queue_server.journal.store import Journal
 from simple_queue_server.lifecycle import Lifecycle
 from simple_queue_server.messages import CANCEL, Request
 from simple_queue_server.observers import Observer
-from simple_queue_server.parameters import Handler, ignoring_unknown
 from simple_queue_server.recording import Recorded, RecordingObserver, recording
 from simple_queue_server.records.description import Describer, PlainDescriber
 from simple_queue_server.records.recorder import Health
@@ -33,6 +32,7 @@ from simple_queue_server.runner import Runner
 from simple_queue_server.settings.sections import Settings
 from simple_queue_server.supervision import Supervision
 from simple_queue_server.system import event_loop, signals
+from simple_queue_server.unknown_parameters import Handler, ignoring_unknown
 
 STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 
@@ -100,8 +100,8 @@ class Server:
         """Decorator: register the coroutine function as the handler of the action ``name``.
 
         ``parameters`` names all parameters of the action. Unknown ones are passed to the handler, which should refuse
-        them (see :func:`simple_queue_server.parameters.refuse_unknown`), unless ``server.unknown_parameters`` is
-        ``ignore``. ``replaces``: it replaces an existing handler, for requests that have not started.
+        them (see :mod:`simple_queue_server.unknown_parameters`), unless ``server.unknown_parameters`` is ``ignore``.
+        ``replaces``: it replaces an existing handler, for requests that have not started.
         """
 
         def register(handler: Handler) -> Handler:

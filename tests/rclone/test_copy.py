@@ -35,7 +35,7 @@ from medusa_copier.rclone.facade import Rclone
 from medusa_copier.rclone.location import Location, Place
 from medusa_copier.rclone.partials import copy_id
 from medusa_copier.rclone.process.commands import Commands
-from medusa_copier.rclone.process.pulse import Patience
+from medusa_copier.rclone.process.watchdog import HangLimits
 from medusa_copier.rclone.rcd.client import Client
 from medusa_copier.roots.policy import Access
 from medusa_copier.settings import RootSection
@@ -877,7 +877,7 @@ async def test_files_that_fail_for_want_of_descriptors_are_no_failure_of_a_copy(
 async def test_a_process_that_is_stopped_is_killed_and_the_copy_made_again(
     world: storage.Places, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("medusa_copier.rclone.process.commands.Patience", lambda: Patience(0.05, stopped_looks=3))
+    monkeypatch.setattr("medusa_copier.rclone.process.commands.HangLimits", lambda: HangLimits(0.05, stopped_checks=3))
     (world.src / "big").write_bytes(os.urandom(4_000_000))
     async with started(world, tmp_path, bwlimit="4M") as copier:
         copying = asyncio.create_task(copier.copy("src:", "dst:"))

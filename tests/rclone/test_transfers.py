@@ -11,9 +11,9 @@ import pytest
 from medusa_copier.actions.copy import copy
 from medusa_copier.rclone.directory.transfers import transfers
 from medusa_copier.rclone.facade import Rclone
-from medusa_copier.rclone.pair import StorageKind
 from medusa_copier.rclone.process.commands import Commands, Outcome
 from medusa_copier.rclone.rcd.client import Client
+from medusa_copier.rclone.storage_pair import StorageKind
 from medusa_copier.roots.policy import Access
 from medusa_copier.settings import RootSection
 from simple_queue_server import Request

@@ -232,6 +232,27 @@ def options_type(section: str) -> Any:
     return next(f.type for f in msgspec.structs.fields(CopierSettings) if f.name == section)
 
 
+def modules_in_the_design() -> dict[Path, set[str]]:
+    """The modules that the file tree of the design lists in each package."""
+    (tree,) = re.findall(r"^```\n(src/.*?)^```", (DOCS / "design.md").read_text(), flags=re.DOTALL | re.MULTILINE)
+    listed: dict[Path, set[str]] = {}
+    above: list[tuple[int, Path]] = []
+    for line in tree.splitlines():
+        if match := re.match(r"( *)(\S+)/ ", f"{line} "):
+            indent = len(match[1])
+            above = [(at, path) for at, path in above if at < indent]
+            above.append((indent, (above[-1][1] if above else ROOT) / match[2]))
+        listed.setdefault(above[-1][1], set()).update(re.findall(r"\b(\w+)\.py\b", line))
+    return listed
+
+
+def test_the_file_tree_of_the_design_lists_every_module_and_no_other() -> None:
+    listed = modules_in_the_design()
+    for package in sorted(path.parent for path in (ROOT / "src").rglob("__init__.py")):
+        modules = {path.stem for path in package.glob("*.py")} - {"__init__", "__main__"}
+        assert listed.get(package, set()) == modules, package
+
+
 def test_links_between_the_pages_lead_somewhere() -> None:
     for page in [*ROOT.glob("*.md"), *DOCS.glob("*.md")]:
         for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text()):

@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 from simple_queue_server import Request, Server, Settings
 from simple_queue_server.brokers.memory import MemoryBroker, MemoryClient, MemoryQueue
 from simple_queue_server.messages import LARGEST_PARAMETERS_BYTES, parse_request
-from simple_queue_server.parameters import refuse_unknown
 from simple_queue_server.printable import escaped, escaped_body, escaped_json, escaped_lines
 from simple_queue_server.settings.sections import ServerSection
+from simple_queue_server.unknown_parameters import refuse_unknown
 from tests.support.records import OFF
 
 STILL_S = 0.05

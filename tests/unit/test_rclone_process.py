@@ -181,7 +181,7 @@ async def test_a_process_that_got_the_number_of_an_old_rclone_is_left_alone(tmp_
     await orphans.end_stale(tmp_path)
     assert other.returncode is None
     assert Path(f"/proc/{other.pid}").exists()
-    await end(other, patience_s=0)
+    await end(other, grace_s=0)
 
 
 @pytest.mark.parametrize("record", [None, b"", b"{", b'{"pid":"x"}', b'{"pid":999999999,"socket":"/nowhere/s"}'])
@@ -246,7 +246,7 @@ async def test_a_process_that_ignores_sigterm_is_killed_with_its_children() -> N
     process = await spawn(["/bin/sh", "-c", script])
     assert process.stderr is not None
     child = int(await process.stderr.readline())
-    await end(process, patience_s=0.1)
+    await end(process, grace_s=0.1)
     eventually(lambda: not _runs(child))
 
 

@@ -16,7 +16,7 @@ from msgspec import Meta
 from simple_queue_server import Failure, Request
 from simple_queue_server.cancel import CancelParameters
 from simple_queue_server.nearest import hint
-from simple_queue_server.parameters import refuse_unknown
+from simple_queue_server.unknown_parameters import refuse_unknown
 from simple_queue_server.validation import JSON_KINDS, explain, fields, type_at
 
 T = TypeVar("T", bound=msgspec.Struct)

@@ -18,7 +18,6 @@ from medusa_copier.rclone.errors import NotFound, RcloneError, WrongKind
 from medusa_copier.rclone.local_hash import LocalHash
 from medusa_copier.rclone.location import Item, Location, Place
 from medusa_copier.rclone.partials import copy_id
-from medusa_copier.rclone.place_locks import PlaceLocks
 from medusa_copier.rclone.process.binary import find_binary
 from medusa_copier.rclone.process.commands import Commands
 from medusa_copier.rclone.process.environment import FlagValue, for_rclone, is_set
@@ -33,6 +32,7 @@ from medusa_copier.rclone.retry import Retries
 from medusa_copier.rclone.scratch import remove_abandoned
 from medusa_copier.rclone.stats import Watch
 from medusa_copier.rclone.strain import StrainGauge
+from medusa_copier.rclone.target_locks import TargetLocks
 from medusa_copier.rclone.terms import Terms
 from medusa_copier.rclone.verified_copy import copy_verified
 from simple_queue_server.concurrency import Strain
@@ -82,7 +82,7 @@ class Rclone:
         self._waiting: ContextVar[Waiting] = ContextVar("waiting", default=nullcontext)
         self._quarantine = Quarantine(self._own, self._wait)
         self.configuration = Configuration(lambda: self._daemon.client, lambda: self.commands, config)
-        self._targets = PlaceLocks()
+        self._targets = TargetLocks()
         self.restarts = 0
         """How often the resident rclone died, or hung and was killed."""
         self.retries = Retries(

@@ -13,10 +13,10 @@ from medusa_copier.rclone.directory.job import FilesFailed, Job
 from medusa_copier.rclone.directory.transfers import transfers
 from medusa_copier.rclone.errors import SamePlace, WrongKind
 from medusa_copier.rclone.local_hash import FAST
-from medusa_copier.rclone.pair import ONE_PIECE_FLAGS
 from medusa_copier.rclone.partials import copy_id
 from medusa_copier.rclone.rcd.copyto import IS_A_FILE
 from medusa_copier.rclone.stats import GroupStats
+from medusa_copier.rclone.storage_pair import ONE_PIECE_FLAGS
 
 
 class Copying:

@@ -14,9 +14,9 @@ from medusa_copier.rclone.error_texts import classify
 from medusa_copier.rclone.errors import MachineTrouble, RcloneError
 from medusa_copier.rclone.facade import Rclone
 from medusa_copier.rclone.location import Location
-from medusa_copier.rclone.pair import Pair
 from medusa_copier.rclone.process.commands import Outcome
 from medusa_copier.rclone.scratch import in_run_directory, scratch_file
+from medusa_copier.rclone.storage_pair import Pair
 
 
 class FilesFailed(RcloneError):

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, NamedTuple, Self
 
-from medusa_copier.rclone.directory import alike, skipped, table
+from medusa_copier.rclone.directory import similar_names, skipped, table
 from medusa_copier.rclone.directory.database import Database
 from medusa_copier.rclone.directory.outcomes import FileOutcome, Note, Row
 from medusa_copier.rclone.directory.skipped import SkippedFiles
@@ -97,8 +97,8 @@ class Ledger:
     def alike(self) -> list[list[str]]:
         """The files whose names a storage may treat as equal, in groups."""
         if self._is_plain():
-            return alike.groups(self._listed.count, self._listed_paths)
-        return alike.groups(self.table.count_all(), self._batches)
+            return similar_names.groups(self._listed.count, self._listed_paths)
+        return similar_names.groups(self.table.count_all(), self._batches)
 
     def _batches(self) -> Iterator[list[str]]:
         paths = self.table.paths()

@@ -6,8 +6,8 @@ import sqlite3
 from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
-from medusa_copier.rclone.directory import ambiguous
-from medusa_copier.rclone.directory.ambiguous import DIFFERS, SAME, AmbiguousNames
+from medusa_copier.rclone.directory import ambiguous_names
+from medusa_copier.rclone.directory.ambiguous_names import DIFFERS, SAME, AmbiguousNames
 from medusa_copier.rclone.directory.database import Database, path_of, stored
 from medusa_copier.rclone.directory.outcomes import FileOutcome, Note, Row
 from medusa_copier.rclone.directory.statements import ARRIVED, NOTE, NOTE_SAME
@@ -25,7 +25,7 @@ CREATE TABLE files (
     hash TEXT
 ) WITHOUT ROWID;
 CREATE TABLE expected (path BLOB PRIMARY KEY, size INTEGER NOT NULL) WITHOUT ROWID;
-{ambiguous.TABLES}"""
+{ambiguous_names.TABLES}"""
 _SIZE: Final = "coalesce(seen, CASE outcome WHEN 2 THEN files.size END)"
 _UNLIKE: Final = f"'the target has ' || {_SIZE} || ' bytes, but the source was listed with ' || expected.size"
 _IS_UNLIKE: Final = f"{ARRIVED} AND expected.size >= 0 AND {_SIZE} >= 0 AND {_SIZE} <> expected.size"

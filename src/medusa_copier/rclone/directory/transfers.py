@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from medusa_copier.rclone.pair import StorageKind
+from medusa_copier.rclone.storage_pair import StorageKind
 
 MOST_SMALL_BYTES: Final = 1 << 20
 MOST_MEDIUM_BYTES: Final = 16 << 20

@@ -25,10 +25,10 @@ from medusa_copier.rclone.process.environment import FlagValue, flag_arguments, 
 from medusa_copier.rclone.process.launcher import NOT_RUN
 from medusa_copier.rclone.process.pipe import Pipe
 from medusa_copier.rclone.process.process import end, spawn
-from medusa_copier.rclone.process.pulse import Patience, Pulse
+from medusa_copier.rclone.process.watchdog import HangLimits, Watchdog
 from medusa_copier.rclone.stats import GroupStats
 
-STOP_PATIENCE_S: Final = 5.0
+STOP_GRACE_S: Final = 5.0
 """How long a command may take to remove its partial files when it is told to stop."""
 
 _FIXED: Final = (
@@ -143,9 +143,9 @@ class Commands:
         config: Path | None,
         flags: Mapping[str, FlagValue],
         hand_on: Sequence[str] = (),
-        patience: Patience | None = None,
+        hang_limits: HangLimits | None = None,
     ) -> None:
-        self._patience = patience or Patience()
+        self._hang_limits = hang_limits or HangLimits()
         self._beginning = [str(binary), *flag_arguments(flags)]
         self._environment = for_rclone(flags, hand_on)
         self._end = [*_FIXED, *([f"--config={config}"] if config else [])]
@@ -163,29 +163,29 @@ class Commands:
         """Run ``rclone ARGUMENTS`` to its end. ``lines`` gets its standard output, ``entries`` its log except what is
         ``known``, ``stats`` its progress once a second.
 
-        A command that hangs is killed, as is one that doesn't end within STOP_PATIENCE_S of cancellation. ``on_kill``
+        A command that hangs is killed, as is one that doesn't end within STOP_GRACE_S of cancellation. ``on_kill``
         is called then, because it couldn't clean up. Raises MachineTrouble if it can't be started.
         """
         shown, remotes = hidden(arguments)
         command = [*self._beginning, *shown, *self._end, *_STATS, f"--log-level={log_level}"]
         outcome = Outcome(0)
-        pulse = Pulse(self._patience)
+        watchdog = Watchdog(self._hang_limits)
 
         def take_printed(batch: str) -> None:
             if lines:
                 lines(_lines(batch))
 
         def take_log(batch: str) -> None:
-            pulse.beat()
+            watchdog.note_sign_of_life()
             _take_log(_without(known, batch) if known else batch, outcome, entries, take_stats)
 
         def take_stats(figures: GroupStats) -> None:
-            pulse.is_expected = True
+            watchdog.is_expected = True
             if stats:
                 stats(figures)
 
         outcome.exit_status = await _run(
-            command, self._environment | remotes, take_printed, take_log, pulse, on_kill=on_kill
+            command, self._environment | remotes, take_printed, take_log, watchdog, on_kill=on_kill
         )
         return outcome
 
@@ -207,7 +207,7 @@ async def _run(
     environment: Mapping[str, str],
     take_printed: Callable[[str], None],
     take_log: Callable[[str], None],
-    pulse: Pulse,
+    watchdog: Watchdog,
     *,
     on_kill: Callable[[], object],
 ) -> int:
@@ -215,7 +215,7 @@ async def _run(
     with Pipe() as printed, Pipe() as logged:
         process = await spawn(command, stdout=printed.writer, stderr=logged.writer, environment=environment)
         ended = asyncio.create_task(process.wait(), name="rclone end")
-        watching = asyncio.create_task(pulse.kill_when_hung(process), name="rclone pulse")
+        watching = asyncio.create_task(watchdog.kill_when_hung(process), name="rclone watchdog")
         try:
             async with asyncio.TaskGroup() as readers:
                 for name, pipe, take in (("output", printed, take_printed), ("log", logged, take_log)):
@@ -227,7 +227,7 @@ async def _run(
         finally:
             watching.cancel()
             try:
-                await end(process, patience_s=STOP_PATIENCE_S)
+                await end(process, grace_s=STOP_GRACE_S)
             finally:
                 if process.returncode in {None, -signal.SIGKILL}:
                     on_kill()

@@ -71,13 +71,13 @@ async def spawn(
         raise (RcloneError if error.errno == errno.E2BIG else MachineTrouble)(reason) from error
 
 
-async def end(process: asyncio.subprocess.Process, *, patience_s: float) -> None:
-    """Terminate the process; kill it and its children after ``patience_s``. Returns once it is gone or unkillable."""
-    if process.returncode is None and patience_s > 0:
+async def end(process: asyncio.subprocess.Process, *, grace_s: float) -> None:
+    """Terminate the process; kill it and its children after ``grace_s``. Returns once it is gone or unkillable."""
+    if process.returncode is None and grace_s > 0:
         with suppress(ProcessLookupError):
             process.terminate()
         with suppress(TimeoutError):
-            async with asyncio.timeout(patience_s):
+            async with asyncio.timeout(grace_s):
                 await process.wait()
     if process.returncode is None:
         with suppress(ProcessLookupError, PermissionError):

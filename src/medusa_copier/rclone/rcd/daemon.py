@@ -39,7 +39,7 @@ class Timing:
     """The daemon's timeouts and intervals."""
 
     start_timeout_s: float = 30.0
-    stop_patience_s: float = 5.0
+    stop_grace_s: float = 5.0
     first_backoff_s: float = 0.1
     longest_backoff_s: float = 10.0
     stable_after_s: float = 60.0
@@ -135,7 +135,7 @@ class Daemon:
             await asyncio.wait({self._supervisor})
         if self._directory:
             await self.client.close()  # first, because rclone ends only when its last call has
-        await self._end_running(self._timing.stop_patience_s)
+        await self._end_running(self._timing.stop_grace_s)
         if self._directory:
             shutil.rmtree(self._directory, ignore_errors=True)
             self._directory = None
@@ -174,7 +174,7 @@ class Daemon:
             async with asyncio.timeout(self._timing.start_timeout_s):
                 await self._until_it_answers(self._running)
         except BaseException as error:
-            await self._end_running(patience_s=0)
+            await self._end_running(grace_s=0)
             if isinstance(error, TimeoutError):
                 within = f"within {self._timing.start_timeout_s:g} s of its start"
                 raise RcloneUnusable(f"rclone didn't answer {within}") from None
@@ -255,7 +255,7 @@ class Daemon:
             misses = 0 if await self._answers() else misses + 1
         self._on_death()
         hung = process.returncode is None
-        await self._end_running(patience_s=0)
+        await self._end_running(grace_s=0)
         return "it didn't answer any more and was killed" if hung else _ending(process.returncode)
 
     async def _until_news(self, process: asyncio.subprocess.Process) -> None:
@@ -279,9 +279,9 @@ class Daemon:
             return False
         return True
 
-    async def _end_running(self, patience_s: float) -> None:
+    async def _end_running(self, grace_s: float) -> None:
         if self._running:
-            await end(self._running.process, patience_s=patience_s)
+            await end(self._running.process, grace_s=grace_s)
             await self._running.reader
             self._running = None
 

@@ -13,8 +13,8 @@ from typing import Any, Final
 from medusa_copier.rclone.errors import NotFound, RcloneError
 from medusa_copier.rclone.local_files import EARLIEST_YEAR, LATEST_YEAR, NO_SUCH_TIME
 from medusa_copier.rclone.location import Item, Location
-from medusa_copier.rclone.pair import ONE_PIECE, Pair
 from medusa_copier.rclone.rcd.client import Client
+from medusa_copier.rclone.storage_pair import ONE_PIECE, Pair
 
 NO_TIME: Final = ("1970-01-01T00:00:00", "0001-01-01T00:00:00")
 """How the timestamp of a file without one begins."""

@@ -14,7 +14,7 @@ import msgspec
 from medusa_copier.rclone.local_hash import FAST, LocalPair, LocalRoot
 from medusa_copier.rclone.location import Location, Place
 from medusa_copier.rclone.names import SPELLING, spoken
-from medusa_copier.rclone.pair import NO_TIMES_NS, Pair, StorageKind
+from medusa_copier.rclone.storage_pair import NO_TIMES_NS, Pair, StorageKind
 
 LOCAL: Final = "Local file system at "
 SFTP: Final = "sftp://"

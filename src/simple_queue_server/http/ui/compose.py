@@ -13,9 +13,9 @@ from simple_queue_server.http.tokens import Tokens
 from simple_queue_server.http.ui.backend import Backend
 from simple_queue_server.http.ui.figures import FiguresPage
 from simple_queue_server.http.ui.history import HistoryPage
-from simple_queue_server.http.ui.now import NowPage
-from simple_queue_server.http.ui.one import RequestPage
+from simple_queue_server.http.ui.overview import OverviewPage
 from simple_queue_server.http.ui.pages import Pages
+from simple_queue_server.http.ui.request import RequestPage
 from simple_queue_server.http.ui.running import Watch
 from simple_queue_server.settings.sections import HttpSection, Settings
 
@@ -29,7 +29,7 @@ async def pages(
     is_secure = bool(section.tls or section.behind_proxy)
     frame = Pages(tokens, settings.server.name, is_secure=is_secure, packages=ui.packages)
     watch = Watch(backend.control.in_flight, ui, section.stalled_after_s)
-    found = NowPage(frame, backend, watch, ui.first_step).operations()
+    found = OverviewPage(frame, backend, watch, ui.first_step).operations()
     if backend.records.are_kept:
         found += HistoryPage(frame, backend, ui.roots).operations()
         found += RequestPage(frame, backend.records, watch, ui.verified, _log_file(settings)).operations()

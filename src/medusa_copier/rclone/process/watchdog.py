@@ -19,38 +19,40 @@ log = structlog.stdlib.get_logger("medusa_copier.rclone")
 
 
 @dataclass(frozen=True, slots=True)
-class Patience:
+class HangLimits:
     """How often to check, and after how many consecutive bad checks a process counts as hung.
 
     Counts checks rather than seconds, so that a service that was itself suspended doesn't blame its processes.
     """
 
-    look_interval_s: float = 10.0
-    stopped_looks: int = 3
-    silent_looks: int = 6
+    interval_s: float = 10.0
+    stopped_checks: int = 3
+    silent_checks: int = 6
 
 
-class Pulse:
-    """Call ``beat`` for each sign of life of a process; silence counts only once ``is_expected`` is set."""
+class Watchdog:
+    """Kills a process that hangs. Call ``note_sign_of_life`` for each of its signs of life; silence counts only once
+    ``is_expected`` is set.
+    """
 
-    def __init__(self, patience: Patience) -> None:
-        self._patience = patience
-        self._has_beaten = False
+    def __init__(self, limits: HangLimits) -> None:
+        self._limits = limits
+        self._is_alive = False
         self.is_expected = False
 
-    def beat(self) -> None:
+    def note_sign_of_life(self) -> None:
         """Record a sign of life."""
-        self._has_beaten = True
+        self._is_alive = True
 
     async def kill_when_hung(self, process: asyncio.subprocess.Process) -> None:
         """Return once the process has ended or was killed."""
         silent = stopped = 0
         while process.returncode is None:
-            await asyncio.sleep(self._patience.look_interval_s)
-            silent = 0 if self._has_beaten or not self.is_expected else silent + 1
+            await asyncio.sleep(self._limits.interval_s)
+            silent = 0 if self._is_alive or not self.is_expected else silent + 1
             stopped = stopped + 1 if _is_stopped(process.pid) else 0
-            self._has_beaten = False
-            if silent >= self._patience.silent_looks or stopped >= self._patience.stopped_looks:
+            self._is_alive = False
+            if silent >= self._limits.silent_checks or stopped >= self._limits.stopped_checks:
                 log.error("rclone_hung", pid=process.pid, stopped=stopped > 0)
                 with suppress(ProcessLookupError, PermissionError):
                     os.killpg(process.pid, signal.SIGKILL)

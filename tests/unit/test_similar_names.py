@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medusa_copier.rclone.directory import alike, spool
+from medusa_copier.rclone.directory import similar_names, spool
 
 
 @given(names=st.lists(st.text(alphabet="aAbB\u00e9\u00c9e\u0301/", min_size=1, max_size=4), unique=True))
@@ -18,7 +18,7 @@ from medusa_copier.rclone.directory import alike, spool
 def test_names_that_are_alike_are_found_whatever_the_others_are(names: list[str], names_a_pass: int) -> None:
     batches = [names[start : start + 3] for start in range(0, len(names), 3)]
     with mock.patch.object(spool, "NAMES_A_PASS", names_a_pass):
-        found = alike.groups(len(names), lambda: batches)
+        found = similar_names.groups(len(names), lambda: batches)
 
     def folded(name: str) -> str:
         return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())

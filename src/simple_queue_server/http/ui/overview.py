@@ -53,7 +53,7 @@ class _Recorded:
     lately: list[Bucket]
 
 
-class NowPage:
+class OverviewPage:
     """The first page."""
 
     def __init__(self, pages: Pages, backend: Backend, watch: Watch, first_step: str) -> None:

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medusa_copier.rclone.location import Place
-from medusa_copier.rclone.place_locks import PlaceLocks
+from medusa_copier.rclone.target_locks import TargetLocks
 
 PATHS = st.lists(st.sampled_from("abc"), max_size=3).map("/".join)
 PLACES = st.builds(Place, st.sampled_from(["", "s3"]), PATHS)
@@ -36,7 +36,7 @@ def test_no_two_hold_what_overlaps_all_get_their_turn_and_others_run_side_by_sid
 
 async def serve(claims: list[tuple[Place, bool, bool]]) -> None:
     """All ask at once, in this order; some are cancelled; the rest hold until all who can have come."""
-    locks, held, done = PlaceLocks(), set[int](), list[int]()
+    locks, held, done = TargetLocks(), set[int](), list[int]()
 
     async def hold(number: int) -> None:
         place, is_tree, _ = claims[number]
@@ -66,7 +66,7 @@ async def serve(claims: list[tuple[Place, bool, bool]]) -> None:
 
 
 async def test_who_came_first_is_served_first_and_what_is_elsewhere_does_not_wait() -> None:
-    locks, order = PlaceLocks(), list[str]()
+    locks, order = TargetLocks(), list[str]()
 
     async def hold(path: str, *, is_tree: bool) -> None:
         async with locks.held(Place("", path), is_tree=is_tree):
@@ -83,7 +83,7 @@ async def test_who_came_first_is_served_first_and_what_is_elsewhere_does_not_wai
 
 
 async def test_trees_beside_each_other_do_not_wait() -> None:
-    locks = PlaceLocks()
+    locks = TargetLocks()
     async with (
         asyncio.timeout(5),
         locks.held(Place("", "/a"), is_tree=True),

@@ -26,7 +26,7 @@ class _Claim:
         return self.is_tree and other.place.path_below(self.place) is not None
 
 
-class PlaceLocks:
+class TargetLocks:
     """Locks on files, and on directories including everything below them.
 
     Locks are granted in order of arrival. There can be no deadlock, because each waits for earlier ones only; don't

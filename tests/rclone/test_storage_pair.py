@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from medusa_copier.rclone.pair import Pair
 from medusa_copier.rclone.rcd.client import Client
+from medusa_copier.rclone.storage_pair import Pair
 from tests.support import storage
 
 
