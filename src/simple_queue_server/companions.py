@@ -8,7 +8,6 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from simple_queue_server.brokers import inspect_queue
 from simple_queue_server.control import Control
 from simple_queue_server.errors import SettingsError
 from simple_queue_server.settings.sections import HttpSection, Settings
@@ -46,9 +45,6 @@ class Companions:
         from simple_queue_server.records.query import Records  # noqa: PLC0415
         from simple_queue_server.records.reader import RecordsReader  # noqa: PLC0415
 
-        async def queue() -> dict[str, float]:
-            return {"queue_waiting_requests": (await inspect_queue(self._settings)).waiting}
-
         async def records() -> dict[str, float]:
             oldest_ms = await reader.ask(Records.oldest_ms)
             return {"queue_oldest_seconds": 0 if oldest_ms is None else max(0.0, time.time() - oldest_ms / 1000)}
@@ -58,7 +54,7 @@ class Companions:
         source = Source() if self.metrics_source is None else self.metrics_source()
         metrics = Metrics(source, actions=lambda: control.actions, load=lambda: _load(control))
         control.observe(metrics)
-        await resources.enter_async_context(sampling(metrics, [queue, records], self._settings.metrics.textfile))
+        await resources.enter_async_context(sampling(metrics, [records], self._settings.metrics.textfile))
         return metrics
 
     def _http_api(self, control: Control, section: HttpSection, metrics: Metrics) -> AbstractAsyncContextManager[None]:
@@ -85,6 +81,8 @@ def _load(control: Control) -> dict[str, float]:
         "halted": control.is_halting,
         "broker_connections_lost": control.connections_lost,
     }
+    if (queue_length := control.queue_length) is not None:
+        load["queue_waiting_requests"] = queue_length
     if (health := control.records_health) is not None:
         load |= {"records_backlog_bytes": health.backlog_bytes, "records_dropped_entries": health.dropped}
     return load

@@ -26,6 +26,10 @@ class Control(Protocol):
         """How often a connection to the broker was lost."""
 
     @property
+    def queue_length(self) -> int | None:
+        """How many requests waited on the queue when the broker was last asked; None if it didn't answer."""
+
+    @property
     def records_health(self) -> Health | None:
         """How the records are written; None where there are none."""
 

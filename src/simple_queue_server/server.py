@@ -146,6 +146,11 @@ class Server:
         return None if self._records is None else self._records.recorder.health
 
     @property
+    def queue_length(self) -> int | None:
+        """How many requests waited on the queue when the broker was last asked; None if it didn't answer."""
+        return self._supervision.queue_length
+
+    @property
     def connections_lost(self) -> int:
         """How often a connection to the broker was lost."""
         return self._broker.connections_lost

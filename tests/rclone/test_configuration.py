@@ -12,13 +12,16 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
+from medusa_copier.actions.copyto import copyto
 from medusa_copier.rclone import configuration
+from medusa_copier.rclone.configuration import Configuration, Signature
 from medusa_copier.rclone.errors import RcloneError, RcloneUnusable
 from medusa_copier.rclone.facade import Rclone
 from medusa_copier.rclone.location import Location
 from medusa_copier.rclone.process.environment import FlagValue
 from medusa_copier.roots.policy import Access, Use
 from medusa_copier.settings import RootSection
+from simple_queue_server import Request
 from tests.support import storage
 from tests.support.storage import section
 from tests.support.storage_fixtures import at, copying, until
@@ -279,3 +282,23 @@ async def test_a_root_that_becomes_unusable_is_refused_until_it_is_mended(places
         write(places, target("old", places))
         async with access.granted(use):
             pass
+
+
+async def test_the_file_is_looked_at_once_for_each_copyto(places: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    looks = 0
+    look = Configuration._look
+
+    def counting(self: Configuration) -> Signature | None:
+        nonlocal looks
+        looks += 1
+        return look(self)
+
+    monkeypatch.setattr(Configuration, "_look", counting)
+    roots = {name: RootSection(name) for name in ("src", "t")}
+    async with started(places) as rclone:
+        action = copyto(roots, rclone, Access(roots, rclone))
+        for number in range(2):  # before the first, rclone is asked about the roots
+            looks = 0
+            keys = {"source_key": "a", "target_key": str(number)}
+            await action(Request("copyto", {"source_root": "src", "target_root": "t", **keys}))
+        assert looks == 1

@@ -22,6 +22,20 @@ def _queue_option(command: F) -> F:
     )(command)
 
 
+def _requests_chosen(command: F) -> F:
+    """The options of a command for some requests, or for all of them."""
+    options = (
+        config_option,
+        _queue_option,
+        click.argument("ids", metavar="[ID]...", nargs=-1),
+        click.option("--all", "is_all", is_flag=True, help="All of them."),
+        yes_option,
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
 @click.group(short_help="Requests that were given up: list, show, requeue, discard.")
 def dead() -> None:
     """Inspect, requeue or remove requests that were given up.
@@ -63,11 +77,7 @@ def show(config: Path, queue: str | None, request_id: str) -> None:
 
 
 @dead.command(short_help="Put them back on the queue.")
-@config_option
-@_queue_option
-@click.argument("ids", metavar="[ID]...", nargs=-1)
-@click.option("--all", "is_all", is_flag=True, help="All of them.")
-@yes_option
+@_requests_chosen
 def requeue(config: Path, queue: str | None, ids: tuple[str, ...], is_all: bool, yes: bool) -> None:
     """Put requests back on the incoming queue, with their bodies and ids.
 
@@ -84,11 +94,7 @@ def requeue(config: Path, queue: str | None, ids: tuple[str, ...], is_all: bool,
 
 
 @dead.command(short_help="Remove them permanently.")
-@config_option
-@_queue_option
-@click.argument("ids", metavar="[ID]...", nargs=-1)
-@click.option("--all", "is_all", is_flag=True, help="All of them.")
-@yes_option
+@_requests_chosen
 def discard(config: Path, queue: str | None, ids: tuple[str, ...], is_all: bool, yes: bool) -> None:
     """Permanently remove requests that were given up. They have been answered with a failure."""
     with clear_errors():
