@@ -34,6 +34,7 @@ AT_START: Final = (
     "is not rclone: its version command answered",
     "No space left on device",
     "Too many open files",
+    "Error: no thread can be started",
     "Error: the queue ",
     "Error: there is no rclone configuration file ",
     "Error: Failed to load config file ",

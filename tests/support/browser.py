@@ -18,7 +18,9 @@ async def browser() -> AsyncIterator[Any]:
     """Chromium. Fails with the command that installs it where it is missing."""
     assert CHROMIUM.exists(), "the browser is missing: sudo apt-get install chromium"
     async with async_playwright() as playwright:
-        chromium = await playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        chromium = await playwright.chromium.launch(
+            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-lcd-text"]
+        )
         try:
             yield chromium
         finally:

@@ -6,6 +6,8 @@ import resource
 import subprocess
 import sys
 
+import pytest
+
 CODE = """
 import resource
 resource.setrlimit(resource.RLIMIT_NOFILE, (12, 12))
@@ -33,6 +35,15 @@ def test_an_end_without_a_thread_to_spare_reports_what_ended_it() -> None:
     done = subprocess.run([sys.executable, "-c", WITHOUT_THREADS], capture_output=True, text=True, check=False)
     assert done.stderr.endswith("ValueError: what ended it\n")
     assert "can't start new thread" not in done.stderr
+
+
+@pytest.mark.parametrize("ended_by", ["asyncio.to_thread(int)", "asyncio.sleep(0, threading.Thread().start())"])
+def test_a_limit_of_threads_is_named_with_the_remedy(ended_by: str) -> None:
+    code = WITHOUT_THREADS.replace("await asyncio.to_thread(int)", "").replace(
+        'raise ValueError("what ended it")', f"await {ended_by}"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "QueueServerError: no thread can be started; raise the limit (TasksMax=" in done.stderr
 
 
 def test_too_few_descriptors_end_a_start_with_the_remedy_and_do_not_abort_the_process() -> None:

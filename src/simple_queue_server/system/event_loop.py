@@ -22,12 +22,20 @@ DESCRIPTORS: Final = 16
 
 
 def run(main: Coroutine[Any, Any, None]) -> None:
-    """Like ``asyncio.run``, in the fastest event loop installed, for a process that does nothing else."""
+    """Like ``asyncio.run``, in the fastest event loop installed, for a process that does nothing else.
+
+    Raises QueueServerError if the machine's limits don't allow it.
+    """
     gc.set_threshold(*GARBAGE_THRESHOLDS)
     _require_descriptors()
     runner = asyncio.Runner(loop_factory=_loop_factory())
     try:
         runner.run(main)
+    except RuntimeError as error:
+        if str(error) != NO_THREAD:
+            raise
+        words = "no thread can be started; raise the limit (TasksMax= and LimitNPROC= in the unit, ulimit -u)"
+        raise QueueServerError(words) from error
     finally:
         _close(runner)
 

@@ -85,7 +85,8 @@ class Pages:
         )
         self._environment.globals |= {"asset": _asset_path, "site": site}
         self._environment.filters |= {
-            name: getattr(text, name) for name in ("size", "number", "duration", "moment", "machine_moment", "visible")
+            name: getattr(text, name)
+            for name in ("size", "number", "duration", "moment", "machine_moment", "visible", "label")
         }
 
     def operations(self) -> list[Operation]:

@@ -4,12 +4,20 @@
 const LEAST_MS = 1000; // between two updates
 const MOST_MS = 5000;
 
+// As much of a time as tells it from others: of today its time, of this year no year. Pointing at it shows all.
+const partsOf = (time, isDate) => {
+  const now = new Date();
+  if (isDate) return {dateStyle: "medium"};
+  if (time.toDateString() === now.toDateString()) return {timeStyle: "medium"};
+  const year = time.getFullYear() === now.getFullYear() ? {} : {year: "numeric"};
+  return {...year, month: "short", day: "numeric", hour: "2-digit", minute: "2-digit"};
+};
+
 const showTimes = (root) => {
   for (const element of root.querySelectorAll("time[datetime]")) {
     const time = new Date(element.dateTime);
     element.title = element.dateTime;
-    const parts = "date" in element.dataset ? {dateStyle: "medium"} : {dateStyle: "medium", timeStyle: "medium"};
-    element.textContent = time.toLocaleString(undefined, parts);
+    element.textContent = time.toLocaleString(undefined, partsOf(time, "date" in element.dataset));
   }
 };
 
