@@ -72,8 +72,10 @@ class Settlement:
     async def _answer_delivery(self, request: InFlight, delivery: Delivery, response: bytes) -> None:
         if self._patience_s is not None:
             self._call_later(LATE_S, self._write, request)
-        await delivery.answer(response, give_up=request.is_given_up)
-        await self._stop_journaling(request)
+        try:
+            await delivery.answer(response, give_up=request.is_given_up)
+        finally:  # a broker that gave up delivers the request again: its response must not be published as well
+            await self._stop_journaling(request)
 
     async def _take_over(self, request: InFlight) -> None:
         """Let the journal take over the request, because the broker's time limit has come."""

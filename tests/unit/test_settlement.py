@@ -12,6 +12,7 @@ import pytest
 from simple_queue_server import settlement
 from simple_queue_server.brokers.base import ReplyAddress
 from simple_queue_server.brokers.memory import MemoryBroker, MemoryQueue
+from simple_queue_server.errors import BrokerGaveUp
 from simple_queue_server.in_flight import Holder, InFlight
 from simple_queue_server.journal.store import Entry, Journal, JournalError
 from simple_queue_server.settlement import Settlement
@@ -306,6 +307,20 @@ async def test_a_request_that_the_journal_has_stays_there(case: Case) -> None:
     await until(lambda: case.request.holder is Holder.JOURNAL)
     await case.settling.give_back(case.request)
     assert (case.request.holder, case.lent.calls, case.written()) == (Holder.JOURNAL, ["acked"], [None])
+
+
+async def test_nothing_is_written_for_a_broker_that_gave_up(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def give_up(response: bytes, *, give_up: bool = False) -> None:
+        raise BrokerGaveUp("gone for good")
+
+    monkeypatch.setattr(case.lent, "answer", give_up)
+    case.settle(patience_s=3600)
+    with pytest.raises(BrokerGaveUp):
+        await case.answer()
+    await asyncio.sleep(0.01)  # LATE_S is 0
+    assert (case.request.holder, case.request.journal_task) == (Holder.BROKER, None), (
+        "it is redelivered, and answered then"
+    )
 
 
 async def test_a_request_that_is_given_up_becomes_a_dead_letter(case: Case) -> None:
