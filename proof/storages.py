@@ -52,7 +52,7 @@ class Storages:
         """The section ``roots``: each storage by its name, and through its proxy as ``NAME-wire``."""
         names = [*KINDS, *(f"{name}-wire" for name in self.wires), "lists"]
         places = {"local": str(self.directories["local"]), "lists": str(self.directories["lists"]), "crypt": "crypt:"}
-        return {name: {"rclone_config": places.get(name, f"{name}:{name.removesuffix('-wire')}")} for name in names}
+        return {name: {"rclone_config": places.get(name, f"{name}:{_place(name)}")} for name in names}
 
     def encrypt(self) -> None:
         """Put what was laid into the plain directory of ``crypt`` into the remote."""
@@ -90,8 +90,13 @@ async def storages(directory: Path) -> AsyncIterator[Storages]:
         config = directory / "rclone.conf"
         config.write_text("".join(sections))
         servers = {"s3": s3, "sftp": sftp, "sftp-bare": sftp}
-        behind = {name: servers.get(name, webdav).directory / name for name in KINDS}
+        behind = {name: servers.get(name, webdav).directory / _place(name) for name in KINDS}
         behind |= {name: directory / name for name in ("local", "crypt", "lists")}
         for path in (*behind.values(), hidden):
             path.mkdir(parents=True)
         yield Storages(directory, config, behind, wires)
+
+
+def _place(root: str) -> str:
+    """The directory of a root at its server; S3's rules for the names of buckets hold for it."""
+    return f"in-{root.removesuffix('-wire')}"
