@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import time
 
 import pytest
 
@@ -65,13 +66,31 @@ async def test_a_delivery_is_the_brokers_and_knows_what_the_client_sent() -> Non
     queue = MemoryQueue()
     async with MemoryClient(queue) as client:
         await client.send(BODY, message_id="m")
-    delivery = await MemoryBroker(queue, max_in_flight=1).receive()
+    before_s = time.time()
+    broker = MemoryBroker(queue, max_in_flight=1)
+    await (await broker.receive()).requeue()
+    delivery = await broker.receive()
     one, other = (InFlight.of_delivery(delivery, Slot(Slots(1))) for _ in range(2))
-    assert (one.holder, one.stage, one.attempt) == (Holder.BROKER, Stage.ACCEPTED, 1)
+    assert (one.holder, one.stage, one.delivery) == (Holder.BROKER, Stage.ACCEPTED, delivery)
+    assert (one.is_given_up, one.task, one.journal_timer, one.journal_task) == (False, None, None, None)
     assert isinstance(one.request, Request)
     assert (one.request_id, one.request.id, one.request.pass_through) == ("m", "m", 1)
+    assert (one.attempt, one.request.attempt) == (2, 2), "a handler clears away what a former attempt left"
+    assert one.sent_ms == delivery.sent_ms is not None
+    assert before_s <= one.received_s <= time.time()
     assert one.id != other.id, "also when a client gives an id twice"
     assert one.entry.reply == delivery.reply
+
+
+async def test_a_handler_that_waits_gives_up_the_slot_of_its_request() -> None:
+    slots = Slots(1)
+    first, second = await slots.room(), await slots.room()
+    request = InFlight.of_entry(Entry(id="1", request_id="r", body=BODY, reply_to=None, correlation_id=None), first)
+    await request.slot.take(None)
+    assert isinstance(request.request, Request)
+    async with request.request.waiting():
+        await soon(second.take(None))
+        second.close()
 
 
 def test_an_entry_is_the_journals_and_is_written_down_as_it_was() -> None:
@@ -89,8 +108,10 @@ def test_accepted_to_in_line_to_working_to_answering() -> None:
     assert (request.stage, request.is_in_line) == (Stage.IN_LINE, True)
     request.work()
     assert (request.stage, request.is_in_line) == (Stage.WORKING, False)
-    request.decide(b"response", give_up=True)
-    assert (request.stage, request.response, request.is_given_up) == (Stage.ANSWERING, b"response", True)
+    request.decide(b"response")
+    assert (request.stage, request.response, request.is_given_up) == (Stage.ANSWERING, b"response", False)
+    request.decide(b"it kills its workers", give_up=True)
+    assert request.is_given_up
 
 
 def test_accepted_to_cancelled_needs_no_work() -> None:
