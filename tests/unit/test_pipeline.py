@@ -1,14 +1,18 @@
 """One request's way, and the server around it, over the memory broker."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from structlog.testing import capture_logs
 
-from simple_queue_server import Failure, Handler, Request, Success
+from simple_queue_server import Failure, Handler, Request, Success, messages, pipeline
+from simple_queue_server.messages import InvalidRequest
+from simple_queue_server.pipeline import LONGEST_FIELD
 from tests.support.memory_world import MemoryWorld, echo, memory_world
 
 
@@ -161,6 +165,61 @@ async def test_no_client_makes_a_log_line_long(world: MemoryWorld, body: bytes) 
     line = await finished(world, body)
     assert line["state"] == "failure"
     assert len(str(line)) < 1000
+
+
+def test_the_response_to_a_request_that_is_given_up_says_why() -> None:
+    assert json.loads(pipeline.give_up(Request("work", {}, b"7"), "it died")) == {
+        "action": "work",
+        "status": "failure",
+        "message": "it died",
+        "pass_through": 7,
+    }
+    assert json.loads(pipeline.give_up(InvalidRequest(b"none", "no JSON"), "it died"))["message"] == "Invalid Request"
+
+
+def test_the_response_to_a_cancelled_request_has_what_its_handler_did() -> None:
+    request = Request("work", {}, b"7", cancelled_fields={"copied": {"files": 2}})
+    assert json.loads(pipeline.cancel(request)) == {
+        "action": "work",
+        "status": "failure",
+        "message": messages.CANCELLED,
+        "cancelled": True,
+        "copied": {"files": 2},
+        "pass_through": 7,
+    }
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (None, None),
+        (1.5, 1.5),
+        (2**63 - 1, 2**63 - 1),
+        (1 - 2**63, 1 - 2**63),
+        (2**63, "a large number"),
+        pytest.param(-(10**5000), "a large number", id="of 5000 digits"),
+        (msgspec.Raw(b'{"a":1}'), '{"a":1}'),
+        ([1], "[1]"),
+        ("x" * LONGEST_FIELD, "x" * LONGEST_FIELD),
+        ("a" * 999 + "b" * 999, "a" * (LONGEST_FIELD // 2) + "…" + "b" * (LONGEST_FIELD // 2)),
+    ],
+)
+def test_what_clients_sent_is_shown_as_it_is_unless_it_is_long(value: Any, shown: Any) -> None:
+    assert pipeline.bounded(value) == shown
+
+
+def test_a_long_pass_through_is_marked_as_cut() -> None:
+    shown = pipeline.log_fields(Request("work", {}, b'"%s"' % (b"x" * LONGEST_FIELD)))["pass_through"]
+    assert shown == '"' + "x" * (LONGEST_FIELD - 1) + "…"
+
+
+async def test_parameters_that_are_too_large_to_be_read_are_refused_with_their_size(world: MemoryWorld) -> None:
+    world.serve({"echo": echo})
+    large = {"a": "x" * messages.LARGEST_PARAMETERS_BYTES}
+    response = await world.ask({"action": "echo", "parameters": large})
+    size = len(json.dumps(large))
+    limit = messages.LARGEST_PARAMETERS_BYTES
+    assert response["message"] == f"the parameters have {size} bytes; {limit} are the most that can be"
 
 
 @pytest.mark.parametrize("outcome", ["success", "failure"])

@@ -6,8 +6,18 @@ import errno
 
 import pytest
 
-from medusa_copier.rclone.error_texts import MAX_REASON_LENGTH, classify, one_line
-from medusa_copier.rclone.errors import MachineTrouble, NotFound, WrongKind, is_machine_trouble
+from medusa_copier.rclone.error_texts import MAX_REASON_LENGTH, classify, one_line, retry_reason
+from medusa_copier.rclone.errors import (
+    TEMPORARY_ERROR,
+    MachineTrouble,
+    NotFound,
+    ProcessDied,
+    RcloneAway,
+    RcloneError,
+    RcloneStopped,
+    WrongKind,
+    is_machine_trouble,
+)
 
 S3 = "operation error S3: HeadObject, "
 S3_HTTP = "https response error StatusCode: {}, RequestID: {}, HostID: {}, api error {}"
@@ -158,6 +168,17 @@ def test_a_reason_is_one_line_of_a_reasonable_length() -> None:
     assert len(one_line("x " * 10_000)) == MAX_REASON_LENGTH
 
 
+def test_only_a_reason_that_is_too_long_is_shortened() -> None:
+    longest = f"open {'d' * (MAX_REASON_LENGTH - 10)}: no"
+    assert len(longest) < MAX_REASON_LENGTH
+    fits = longest + "!" * (MAX_REASON_LENGTH - len(longest))
+    assert one_line(fits) == fits
+    too_long = one_line(fits + "!")
+    assert len(too_long) < len(fits)
+    assert too_long.startswith("open ddd")
+    assert too_long.endswith(fits[-8:] + "!")
+
+
 def test_the_reason_of_a_panic_is_what_it_panicked_about() -> None:
     text = 'panic received: fatal error: Failed to load config file "/c": unable to decrypt configuration'
     assert one_line(text) == 'Failed to load config file "/c": unable to decrypt configuration'
@@ -209,3 +230,27 @@ def test_what_is_scarce_on_this_machine_is_told_from_failures() -> None:
 )
 def test_which_answers_of_a_server_may_be_others_the_next_time(status: int, may_pass: bool) -> None:
     assert classify(f"failed to open: HTTP Error: {status} reason").transient is may_pass
+
+
+@pytest.mark.parametrize("error", [RcloneStopped(), RcloneAway(), ProcessDied(), MachineTrouble("no descriptors")])
+def test_what_says_nothing_of_the_request_is_temporary(error: RcloneError) -> None:
+    assert (error.exit_status, error.transient) == (TEMPORARY_ERROR, True)
+    assert str(error) == error.reason
+
+
+@pytest.mark.parametrize(
+    ("error", "why"),
+    [
+        (RcloneStopped(), "rclone_stopped"),
+        (classify("dial tcp 10.0.0.1:22: i/o timeout"), "network"),
+        (classify(s3(503, "SlowDown: Please reduce your request rate.")), "throttled"),
+        (classify("something that is not known"), "other"),
+    ],
+)
+def test_why_a_call_is_made_again_is_one_of_a_few_words(error: RcloneError, why: str) -> None:
+    assert retry_reason(error) == why
+
+
+def test_a_webdav_server_whose_parent_directory_is_locked_is_asked_again() -> None:
+    error = classify("Update mkParentDir failed: Locked: 423 Locked")
+    assert (error.transient, retry_reason(error)) == (True, "other")

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from medusa_copier.rclone.errors import NotFound, RcloneError, RcloneStopped
+from medusa_copier.rclone.errors import MachineTrouble, NotFound, RcloneAway, RcloneError, RcloneStopped
 from medusa_copier.rclone.retry import Retries
 
 
@@ -57,6 +57,25 @@ async def test_a_permanent_failure_is_raised_at_once() -> None:
     with pytest.raises(NotFound):
         await Retries(attempts=3, ready=Readiness()).run(call)
     assert call.times == 1
+
+
+async def test_trouble_of_this_machine_is_raised_at_once_so_that_the_request_is_held() -> None:
+    call = Call(MachineTrouble("no descriptors"))
+    with pytest.raises(MachineTrouble):
+        await Retries(attempts=3, ready=Readiness()).run(call)
+    assert call.times == 1
+
+
+async def test_an_rclone_that_is_away_costs_no_attempts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("medusa_copier.rclone.retry.AWAY_PAUSE_S", 0)
+    call = Call(*(RcloneAway() for _ in range(20)))
+    assert await Retries(attempts=2, ready=Readiness(), first_pause_s=3600).run(call) == "done"
+
+
+async def test_retries_are_counted_by_reason() -> None:
+    retries = Retries(attempts=3, ready=Readiness(), first_pause_s=0)
+    await retries.run(Call(busy(), RcloneStopped(), busy()))
+    assert retries.counts == {"other": 2, "rclone_stopped": 1}
 
 
 async def test_after_rclone_stopped_the_next_attempt_waits_for_it_and_not_for_a_pause() -> None:

@@ -143,7 +143,7 @@ def _compact_s3(match: re.Match[str]) -> str:
     """For example ``S3 HeadObject: 403 Forbidden (request 05FE)``: status, code, message, request id."""
     status, request = match["status"], match["request"]
     code, _, message = match["rest"].partition(": ")
-    rest = code if code.replace(" ", "").lower() == message.replace(" ", "").lower() else match["rest"]
+    rest = code if code.lower() == message.replace(" ", "").lower() else match["rest"]
     shown_status = f"{status} " if status not in {None, "0"} else ""
     shown_request = f" (request {request})" if request else ""
     return f"S3 {match['operation']}: {shown_status}{rest}{shown_request}"
