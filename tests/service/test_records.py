@@ -16,6 +16,9 @@ import pytest
 from medusa_copier.client import CopyClient
 from simple_queue_server.brokers import client_for
 from simple_queue_server.brokers.base import Client
+from simple_queue_server.records.database import Database
+from simple_queue_server.records.query import Records
+from tests.support.postgresql import Postgresql
 from tests.support.rabbitmq import RabbitNode
 from tests.support.service import World, copyto
 from tests.support.waiting import eventually
@@ -47,7 +50,7 @@ def test_after_kill_9_of_everything_nothing_runs_and_each_response_is_found(tmp_
         service.send_signal(signal.SIGKILL)
         service.wait()
     eventually(lambda: not worker.exists())
-    rows = [json.loads(line) for line in world.command("history").stdout.splitlines()]
+    rows = _rows(world)
     assert [row["state"] for row in rows] == ["waiting", "failed", "succeeded"]
     assert _record(world, "no")["response"] == missing
     assert _record(world, rows[2]["id"])["response"] == answered
@@ -134,3 +137,46 @@ async def test_one_command_cancels_all_that_is_queued_with_a_label(
         assert (response.get("cancelled") is True) == (response["pass_through"]["n"] not in kept)
     copied = {path.name for path in world.dst.iterdir()}
     assert copied == {str(n) for n in kept if n < count} | {"later" for _ in later}
+
+
+def test_services_with_directories_of_their_own_share_what_they_know_in_postgresql(
+    tmp_path: Path, rabbitmq: RabbitNode, postgresql: Postgresql
+) -> None:
+    queues = {"incoming_queue": f"in-{uuid.uuid4().hex}", "outgoing_queue": f"out-{uuid.uuid4().hex}"}
+    shared: dict[str, Any] = {
+        "amqp": queues | {"connection": {"host": "127.0.0.1", "port": rabbitmq.port}},
+        "records": {"url": postgresql.database()},
+        "roots": {root: {"rclone_config": str(tmp_path / "slow" / root)} for root in ("src", "dst")},
+    }
+    for name in ("slow", "fast"):
+        (tmp_path / name).mkdir()
+    slow, fast = (World(tmp_path / name, "", shared | {"server": {"name": name}}) for name in ("slow", "fast"))
+    slow.write_config(server={"name": "slow", "max_in_flight": 1}, rclone={"flags": {"bwlimit": "100k"}})
+    (slow.src / "large").write_bytes(b"x" * 30_000_000)
+    (slow.src / "small").write_bytes(b"x")
+    database = Database(shared["records"]["url"], tmp_path)
+    records = Records(database)
+
+    def count(state: str) -> int:
+        return records.counts([state])[state]
+
+    with slow.service() as killed:
+        asyncio.run(_submit(slow, [copyto("src:large", "dst:large")]))
+        eventually(lambda: count("running"), SOON_S)
+        killed.kill()
+        killed.wait()
+    asyncio.run(_submit(slow, [copyto("src:small", f"dst:{n}", {"ticket": 7}) for n in range(3)]))
+    assert slow.command("cancel", "--label", "ticket=7").returncode == 0
+    with fast.service():
+        eventually(lambda: count("cancelled") == 3, SOON_S)
+        eventually(lambda: count("succeeded"), SOON_S)
+    database.close()
+    rows = _rows(slow)
+    assert rows == _rows(fast)
+    assert [(row["service"], row["state"]) for row in rows] == [("fast", "cancelled")] * 3 + [("fast", "succeeded")]
+    assert rows[3]["attempts"] == 2
+    assert [path.name for path in slow.dst.iterdir()] == ["large"]
+
+
+def _rows(world: World, *filters: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in world.command("history", *filters).stdout.splitlines()]
