@@ -10,7 +10,7 @@ from typing import Any, Final
 import click
 
 from medusa_copier.client import CopyClient
-from medusa_copier.commands.recorded import opened_records
+from medusa_copier.commands.recorded import Opened, opened_records
 from medusa_copier.settings import CopierSettings, for_client
 from simple_queue_server import SettingsError, load_settings, logs
 from simple_queue_server.brokers import queues_of
@@ -22,10 +22,11 @@ from simple_queue_server.records.labels import parse_label
 from simple_queue_server.records.marks import Mark
 from simple_queue_server.records.query import Records
 
+OPEN: Final = ("waiting", "running")
 PATIENCE_S: Final = 10.0
 REACH: Final = (
-    "It holds for services that share these records, and for requests that were sent before now: what runs ends within "
-    "a second or two, what is still queued is answered as cancelled when a service takes it."
+    "Those that run stop within two seconds; those still queued are answered as cancelled when a service takes them.\n"
+    "Requests sent from now on are not affected, nor are services that don't share these records."
 )
 
 
@@ -33,19 +34,23 @@ def cancel_ids(config: Path, ids: Sequence[str]) -> bool:
     """Cancel the requests with these ids; False when one had ended already."""
     sent_ms = now_ms()
     try:
-        with opened_records(config, is_caught_up=False) as (settings, records):
-            ended = {request_id: state for request_id in ids if (state := _ended(records, request_id))}
-            left = [request_id for request_id in dict.fromkeys(ids) if request_id not in ended]
-            queue = queues_of(for_client(settings, config))
+        with opened_records(config, is_caught_up=False) as opened:
+            states = {request_id: _state(opened.records, request_id) for request_id in ids}
+            ended = {request_id: state for request_id, state in states.items() if state not in {*OPEN, None}}
+            left = [request_id for request_id in states if request_id not in ended]
+            queue = queues_of(for_client(opened.settings, config))
             new = [Mark("request_id", "", legible_id(request_id), sent_ms, queue) for request_id in left]
             if new:
-                marks_table.add(records.database, new)
+                marks_table.add(opened.records.database, new)
+            unknown = _unknown(opened, [request_id for request_id in left if states[request_id] is None])
     except (RecordsError, SettingsError) as error:
         return _by_message(config, ids, error)
     for request_id, state in ended.items():
         click.echo(f"{escaped(request_id)} had ended already: {state}", err=True)
+    for request_id in unknown:
+        click.echo(f"{escaped(request_id)} is not known here: cancelled in case it is queued", err=True)
     if left:
-        click.echo(f"cancelled: {len(left)} request{'s' * (len(left) != 1)}. {REACH}")
+        click.echo(f"Cancelled: {len(left)} request{'s' * (len(left) != 1)}. {REACH}")
     return not ended
 
 
@@ -56,20 +61,27 @@ def cancel_labelled(config: Path, labels: Sequence[str]) -> bool:
     except ValueError as error:
         raise click.UsageError(str(error)) from None
     sent_ms = now_ms()
-    with opened_records(config, is_caught_up=False) as (settings, records):
-        queue = queues_of(for_client(settings, config))
-        marks_table.add(records.database, [Mark("label", path, value, sent_ms, queue) for path, value in pairs])
-        known = sum(records.count_open(path, value) for path, value in pairs)
-    click.echo(
-        f"cancelled: {' and '.join(map(escaped, labels))}; {known} such requests are known to wait or run. {REACH}"
-    )
+    with opened_records(config, is_caught_up=False) as opened:
+        queue = queues_of(for_client(opened.settings, config))
+        marks_table.add(opened.records.database, [Mark("label", path, value, sent_ms, queue) for path, value in pairs])
+        opened.catch_up()
+        known = sum(opened.records.count_open(path, value) for path, value in pairs)
+    plural = "" if known == 1 else "s"
+    click.echo(f"Cancelled: {' and '.join(map(escaped, labels))}, {known} known request{plural}. {REACH}")
     return True
 
 
-def _ended(records: Records, request_id: str) -> str | None:
-    """The state in which a request ended; None when it waits, runs, or isn't known: it may be on the queue."""
+def _state(records: Records, request_id: str) -> str | None:
+    """The state of the newest request with this id; None when it isn't known: it may be on the queue."""
     found = records.by_request_id(request_id, limit=1)
-    return found[0].state if found and found[0].state not in {"waiting", "running"} else None
+    return found[0].state if found else None
+
+
+def _unknown(opened: Opened, ids: Sequence[str]) -> list[str]:
+    """Those of these ids that aren't known either when all is read that clients have written."""
+    if ids:
+        opened.catch_up()
+    return [request_id for request_id in ids if _state(opened.records, request_id) is None]
 
 
 def _by_message(config: Path, ids: Sequence[str], error: Exception) -> bool:

@@ -23,13 +23,11 @@ LABEL: Final = 40
 COLUMNS: Final = [
     Column("TIME", lambda row: local(row["record"].created_ms)),
     Column("STATE", lambda row: row["record"].state),
-    Column("ACTION", lambda row: row["record"].action or ""),
-    Column("ID", lambda row: row["record"].request_id),
     Column("COPIED", lambda row: amount(row["record"]), is_number=True),
     Column("TOOK", lambda row: took(row["record"]), is_number=True),
-    Column("LABEL", lambda row: _label(row["record"])),
+    Column("ID", lambda row: row["record"].request_id),
 ]
-DETAILS: Final[list[Detail]] = [lambda row: _places(row["record"]), lambda row: _message(row["record"])]
+DETAILS: Final[list[Detail]] = [lambda row: _what(row["record"]), lambda row: _message(row["record"])]
 
 
 def filter_of(
@@ -60,7 +58,7 @@ def filter_of(
 
 def history(config: Path, wanted: Filter, *, limit: int | None, as_json: bool, as_csv: bool) -> None:
     """Print them. ``limit`` None: all."""
-    with opened_records(config) as (_, records):
+    with opened_records(config) as (_, records, _):
         found = itertools.islice(records.each(wanted), limit)
         if as_csv:
             _show_csv(found)
@@ -90,9 +88,10 @@ def _label(record: Record) -> str:
     return text if len(text) <= LABEL else f"{text[:LABEL]}…"
 
 
-def _places(record: Record) -> str:
+def _what(record: Record) -> str:
     source, target = place(record.source_root, record.source_key), place(record.target_root, record.target_key)
-    return masked(" → ".join(filter(None, (source, target))))
+    places = masked(" → ".join(filter(None, (source, target))))
+    return "  ".join(filter(None, (record.action, places, _label(record))))
 
 
 def _message(record: Record) -> str:

@@ -6,17 +6,17 @@ import asyncio
 from pathlib import Path
 from typing import Any, Final
 
-from medusa_copier.commands.output import Column, readable_size, show
+from medusa_copier.commands.output import Column, show
 from medusa_copier.rclone.errors import NotFound, RcloneError, WrongKind
 from medusa_copier.rclone.facade import Rclone
 from medusa_copier.rclone.location import Item, Location
 from medusa_copier.roots.locate import is_empty, locate, shown
 from medusa_copier.service import open_rclone
 from medusa_copier.settings import CopierSettings
-from simple_queue_server import Failure, SettingsError, load_settings, logs
+from simple_queue_server import Failure, SettingsError, load_settings, logs, readable
 
 COLUMNS: Final = [
-    Column("SIZE", lambda row: "" if row["size_bytes"] is None else readable_size(row["size_bytes"]), is_number=True),
+    Column("SIZE", lambda row: "" if row["size_bytes"] is None else readable.size(row["size_bytes"]), is_number=True),
     Column("MODIFIED", lambda row: (row["modified"] or "")[:16].replace("T", " ")),
     Column("NAME", lambda row: row["name"] + "/" * row["is_directory"]),
 ]

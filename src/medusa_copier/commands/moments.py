@@ -29,16 +29,3 @@ def iso(ms: int | None) -> str | None:
 def local(ms: int | None) -> str:
     """A time for a person, where the command runs; "" for none."""
     return "" if ms is None else datetime.fromtimestamp(ms / 1000, UTC).astimezone().strftime("%Y-%m-%d %H:%M:%S")
-
-
-def duration(ms: int) -> str:
-    """``2 d 3 h``, ``5 min 20 s``, ``0.3 s``."""
-    seconds = ms / 1000
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    minutes, hours, days = int(seconds // 60), int(seconds // 3600), int(seconds // 86400)
-    if days:
-        return f"{days} d {hours % 24} h"
-    if hours:
-        return f"{hours} h {minutes % 60} min"
-    return f"{minutes} min {int(seconds) % 60} s" if minutes else f"{int(seconds)} s"

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, TypeAlias
 import click
 import msgspec
 
+from simple_queue_server import readable
 from simple_queue_server.printable import escaped, escaped_json
 
 
@@ -83,23 +84,13 @@ def confirmed(question: str, *, yes: bool) -> None:
     click.confirm(question, abort=True)
 
 
-def readable_size(size_bytes: int) -> str:
-    """``1.5 GiB``."""
-    size = float(size_bytes)
-    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
-        if size < 1024 or unit == "TiB":
-            break
-        size /= 1024
-    return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-
-
 def progress_text(progress: Mapping[str, Any] | None) -> str:
     """A copy's progress, from its events; "" if unknown."""
     if progress is None:
         return ""
-    parts = [readable_size(progress.get("bytes") or 0)]
+    parts = [readable.size(progress.get("bytes") or 0)]
     if total := progress.get("total_bytes"):
-        parts = [f"{100 * (progress.get('bytes') or 0) / total:.0f} %", f"of {readable_size(total)}"]
+        parts = [f"{100 * (progress.get('bytes') or 0) / total:.0f} %", f"of {readable.size(total)}"]
     if speed := progress.get("bytes_per_s"):
-        parts.append(f"at {readable_size(int(speed))}/s")
+        parts.append(f"at {readable.size(speed)}/s")
     return " ".join(parts)

@@ -7,11 +7,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from medusa_copier.commands.moments import duration, iso
-from medusa_copier.commands.output import readable_size
+from medusa_copier.commands.moments import iso
 from medusa_copier.describe import CopyDescriber
 from medusa_copier.settings import CopierSettings, in_run_directory
-from simple_queue_server import SettingsError, load_settings, logs
+from simple_queue_server import SettingsError, load_settings, logs, readable
 from simple_queue_server.records.database import Database, RecordsError
 from simple_queue_server.records.ingest import Ingest
 from simple_queue_server.records.query import Record, Records
@@ -31,15 +30,18 @@ class Opened(NamedTuple):
 
     settings: CopierSettings
     records: Records
+    directory: Path
+    """Where services and clients write what isn't in the database yet."""
+
+    def catch_up(self) -> None:
+        """Move what dead services and clients have written so far into the database, which may take its time."""
+        with contextlib.suppress(RecordsError, OSError):  # of another user: what is in the database can be read
+            Ingest(self.records.database, self.directory, CopyDescriber()).run()
 
 
 @contextlib.contextmanager
 def opened_records(config: Path, *, is_caught_up: bool = True) -> Iterator[Opened]:
-    """The records of the service of the file ``config``.
-
-    ``is_caught_up``: with all that dead services and clients have written so far, which may take its time. Raises
-    SettingsError and RecordsError.
-    """
+    """The records of the service of the file ``config``. Raises SettingsError and RecordsError."""
     logs.configure_for_command(quiet=True)
     settings = load_settings(config, CopierSettings)
     if not settings.records.enabled:
@@ -52,10 +54,10 @@ def opened_records(config: Path, *, is_caught_up: bool = True) -> Iterator[Opene
             raise SettingsError(
                 f"there are no records at {path}: start the service, or go to the directory that it runs in"
             )
+        opened = Opened(settings, Records(database), directory)
         if is_caught_up:
-            with contextlib.suppress(RecordsError, OSError):  # of another user: what is in the database can be read
-                Ingest(database, directory, CopyDescriber()).run()
-        yield Opened(settings, Records(database))
+            opened.catch_up()
+        yield opened
     finally:
         database.close()
 
@@ -95,11 +97,11 @@ def took(record: Record) -> str:
     """How long it ran; "" where it didn't."""
     if record.started_ms is None or record.finished_ms is None:
         return ""
-    return duration(record.finished_ms - record.started_ms)
+    return readable.duration((record.finished_ms - record.started_ms) / 1000)
 
 
 def amount(record: Record) -> str:
     """What was copied."""
-    size = "" if record.bytes is None else readable_size(record.bytes)
-    files = "" if record.files in {None, 1} else f"{record.files} files"
+    size = "" if record.bytes is None else readable.size(record.bytes)
+    files = "" if record.files in {None, 1} else f"{readable.number(record.files)} files"
     return ", ".join(filter(None, (files, size)))

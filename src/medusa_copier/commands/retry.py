@@ -31,7 +31,7 @@ class Retry(NamedTuple):
 
 def retry_ids(config: Path, ids: Sequence[str], *, yes: bool, as_json: bool) -> bool:
     """Send those with these ids again; False when one could not be. One that has not ended is not sent."""
-    with opened_records(config) as (_, records):
+    with opened_records(config) as (_, records, _):
         chosen, refused = _by_ids(records, ids)
     for request_id, why in refused:
         click.echo(f"{escaped(request_id)} is not sent again: {why}", err=True)
@@ -41,7 +41,7 @@ def retry_ids(config: Path, ids: Sequence[str], *, yes: bool, as_json: bool) -> 
 
 def retry_failed(config: Path, wanted: Filter, *, yes: bool, as_json: bool) -> bool:
     """Send all of a filter that failed, and whose last retry failed too, again."""
-    with opened_records(config) as (_, records):
+    with opened_records(config) as (_, records, _):
         chosen = list(_failed(records, wanted))
     if not chosen:
         click.echo("nothing failed that was not sent again already", err=True)

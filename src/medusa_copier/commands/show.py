@@ -9,10 +9,10 @@ from typing import Any, Final
 import click
 import msgspec
 
-from medusa_copier.commands.moments import duration, local
+from medusa_copier.commands.moments import local
 from medusa_copier.commands.output import is_for_script, show_json
 from medusa_copier.commands.recorded import COLOURS, ENDED_BADLY, amount, opened_records, place, row_of, took
-from simple_queue_server import SettingsError
+from simple_queue_server import SettingsError, readable
 from simple_queue_server.printable import escaped, escaped_lines
 from simple_queue_server.records.entries import now_ms
 from simple_queue_server.records.query import Record, Records
@@ -26,7 +26,7 @@ UNKNOWN: Final = 5
 
 def status_of(config: Path, request_id: str, *, as_json: bool) -> int:
     """Print the state of a request; returns the exit status."""
-    with opened_records(config) as (_, records):
+    with opened_records(config) as (_, records, _):
         found = records.by_request_id(request_id, limit=1)
     if not found:
         click.echo(f"no request {escaped(request_id)} is known", err=True)
@@ -43,7 +43,7 @@ def status_of(config: Path, request_id: str, *, as_json: bool) -> int:
 
 def show_one(config: Path, request_id: str, *, as_json: bool) -> None:
     """Print all that is known of the requests with an id, the newest first. Raises SettingsError when there is none."""
-    with opened_records(config) as (_, records):
+    with opened_records(config) as (_, records, _):
         found = records.by_request_id(request_id)
         if not found:
             raise SettingsError(
@@ -61,7 +61,7 @@ def show_one(config: Path, request_id: str, *, as_json: bool) -> None:
 def _summary(record: Record) -> str:
     if record.state in OPEN:
         since = record.started_ms or record.received_ms or record.created_ms
-        return f"since {local(since)} ({duration(now_ms() - since)})"
+        return f"since {local(since)} ({readable.duration((now_ms() - since) / 1000)})"
     if record.state in ENDED_BADLY:
         return record.message or ""
     return ", ".join(filter(None, (local(record.finished_ms), took(record), amount(record))))

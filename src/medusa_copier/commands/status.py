@@ -14,7 +14,7 @@ import msgspec
 from medusa_copier.commands.output import is_for_script, progress_text, show_json
 from medusa_copier.commands.service import FRESH_S, Service
 from medusa_copier.settings import for_client
-from simple_queue_server import BrokerError, SettingsError
+from simple_queue_server import BrokerError, SettingsError, readable
 from simple_queue_server.brokers import inspect_queue
 from simple_queue_server.printable import escaped
 from simple_queue_server.secrets import masked
@@ -53,11 +53,11 @@ def _lines(service: Service, seen: Seen, reported: Status | None, queue: dict[st
     yield service.name, f"{MEANINGS[summary]}{process}"
     if reported is not None and seen.state is State.RUNNING:
         started = datetime.fromisoformat(reported.started).astimezone()
-        yield "since", f"{started:%Y-%m-%d %H:%M} ({_duration(_age_s(reported.started))})"
+        yield "since", f"{started:%Y-%m-%d %H:%M} ({readable.duration(_age_s(reported.started))})"
         yield "in flight", str(reported.in_flight)
         for each in reported.requests[:LISTED]:
             how = progress_text(each.progress) if each.is_working else "waits for its turn"
-            taken = _duration(_age_s(each.since))
+            taken = readable.duration(_age_s(each.since))
             yield "", f"  {each.request_id}  {each.action or 'no request'}  {taken}  {how}".rstrip()
         if reported.in_flight > LISTED:
             yield "", f"  and {reported.in_flight - LISTED} more"
@@ -121,13 +121,3 @@ def _queue_text(queue: dict[str, Any]) -> str:
 
 def _age_s(moment: str) -> float:
     return (datetime.now(UTC) - datetime.fromisoformat(moment)).total_seconds()
-
-
-def _duration(seconds: float) -> str:
-    """``2 d 3 h``, ``5 min``, ``12 s``."""
-    minutes, hours, days = int(seconds // 60), int(seconds // 3600), int(seconds // 86400)
-    if days:
-        return f"{days} d {hours % 24} h"
-    if hours:
-        return f"{hours} h {minutes % 60} min"
-    return f"{minutes} min" if minutes else f"{max(0, int(seconds))} s"

@@ -7,52 +7,25 @@ from typing import Final
 
 import msgspec
 
+from simple_queue_server import readable
 from simple_queue_server.printable import escaped
 
 UNKNOWN: Final = "\u2013"
-UNITS: Final = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
-MINUTE_S: Final = 60
-HOUR_S: Final = 3600
-DAY_S: Final = 86_400
 
 
 def size(size_bytes: float | None) -> str:
     """``1.5 GiB``; a dash when it isn't known."""
-    if size_bytes is None:
-        return UNKNOWN
-    value, unit = float(size_bytes), 0
-    while value >= 1023.95 and unit < len(UNITS) - 1:
-        value, unit = value / 1024, unit + 1
-    return f"{value:.0f} {UNITS[unit]}" if unit == 0 or value >= 99.95 else f"{value:.1f} {UNITS[unit]}"
+    return UNKNOWN if size_bytes is None else readable.size(size_bytes)
 
 
 def number(value: float | None) -> str:
     """``1,234``; a dash when it isn't known."""
-    if value is None:
-        return UNKNOWN
-    return f"{value:,.0f}" if value == int(value) else f"{value:,.1f}"
+    return UNKNOWN if value is None else readable.number(value)
 
 
 def duration(seconds: float | None) -> str:
     """``0.2 s``, ``3 min 20 s``, ``2 h 5 min``, ``3 d 4 h``; a dash when it isn't known."""
-    if seconds is None:
-        return UNKNOWN
-    seconds = max(seconds, 0.0)
-    if seconds < 9.95:
-        return f"{seconds:.1f} s"
-    whole = round(seconds)
-    if whole < MINUTE_S:
-        return f"{whole} s"
-    if whole < HOUR_S:
-        return _both(whole, MINUTE_S, "min", 1, "s")
-    if whole < DAY_S:
-        return _both(whole, HOUR_S, "h", MINUTE_S, "min")
-    return _both(whole, DAY_S, "d", HOUR_S, "h")
-
-
-def _both(seconds: int, large: int, large_unit: str, small: int, small_unit: str) -> str:
-    rest = seconds % large // small
-    return f"{seconds // large} {large_unit}" + (f" {rest} {small_unit}" if rest else "")
+    return UNKNOWN if seconds is None else readable.duration(seconds)
 
 
 def moment(time_ms: int | None) -> str:
