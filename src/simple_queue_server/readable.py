@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
+import msgspec
+
 UNITS: Final = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 MINUTE_S: Final = 60
 HOUR_S: Final = 3600
@@ -36,6 +38,15 @@ def duration(seconds: float) -> str:
     if whole < DAY_S:
         return _both(whole, HOUR_S, "h", MINUTE_S, "min")
     return _both(whole, DAY_S, "d", HOUR_S, "h")
+
+
+def label(text: str) -> str:
+    """The beginning of a ``pass_through``, ``{"ticket": 7}``, as ``ticket=7``; as it is where it isn't that simple."""
+    try:
+        found = msgspec.json.decode(text, type=dict[str, str | int | float | bool | None])
+    except msgspec.DecodeError:
+        return text
+    return ", ".join(f"{name}={value}" for name, value in found.items())
 
 
 def _both(seconds: int, large: int, large_unit: str, small: int, small_unit: str) -> str:

@@ -28,19 +28,6 @@ def test_what_is_not_known_is_a_dash() -> None:
     assert [show(None) for show in (text.size, text.duration, text.number, text.moment)] == ["–"] * 4
 
 
-@pytest.mark.parametrize(
-    ("given_label", "shown"),
-    [
-        ('{"ticket": 7, "batch": "spring"}', "ticket=7, batch=spring"),
-        ('{"deep": {"x": 1}}', '{"deep": {"x": 1}}'),
-        ('{"cut off": "in mi', '{"cut off": "in mi'),
-        ("7", "7"),
-    ],
-)
-def test_labels(given_label: str, shown: str) -> None:
-    assert text.label(given_label) == shown
-
-
 @given(st.floats(min_value=0, max_value=1e18), st.sampled_from([1, 1024]))
 def test_the_axis_of_a_chart_begins_at_0_and_holds_every_value(most: float, unit: int) -> None:
     ticks = charts.ticks(most, unit)

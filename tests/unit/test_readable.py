@@ -39,3 +39,16 @@ def test_durations(seconds: float, shown: str) -> None:
 
 def test_numbers() -> None:
     assert [readable.number(value) for value in (0, 1234, 1234.5)] == ["0", "1,234", "1,234.5"]
+
+
+@pytest.mark.parametrize(
+    ("given_label", "shown"),
+    [
+        ('{"ticket": 7, "batch": "spring"}', "ticket=7, batch=spring"),
+        ('{"deep": {"x": 1}}', '{"deep": {"x": 1}}'),
+        ('{"cut off": "in mi', '{"cut off": "in mi'),
+        ("7", "7"),
+    ],
+)
+def test_labels(given_label: str, shown: str) -> None:
+    assert readable.label(given_label) == shown

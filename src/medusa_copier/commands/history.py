@@ -13,6 +13,7 @@ import click
 from medusa_copier.commands.moments import local, parse_moment
 from medusa_copier.commands.output import Column, Detail, show
 from medusa_copier.commands.recorded import amount, opened_records, place, row_of, took
+from simple_queue_server import readable
 from simple_queue_server.printable import escaped
 from simple_queue_server.records.labels import parse_label
 from simple_queue_server.records.query import Filter, Record
@@ -84,7 +85,7 @@ def _masked(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _label(record: Record) -> str:
-    text = masked(record.label or "")
+    text = masked(readable.label(record.label or ""))
     return text if len(text) <= LABEL else f"{text[:LABEL]}…"
 
 

@@ -17,6 +17,7 @@ from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
+from simple_queue_server import readable
 from simple_queue_server.http.operations import Call, NoQuery, Operation
 from simple_queue_server.http.problems import Problem
 from simple_queue_server.http.tokens import Token, Tokens
@@ -85,9 +86,9 @@ class Pages:
         )
         self._environment.globals |= {"asset": _asset_path, "site": site}
         self._environment.filters |= {
-            name: getattr(text, name)
-            for name in ("size", "number", "duration", "moment", "machine_moment", "visible", "label")
+            name: getattr(text, name) for name in ("size", "number", "duration", "moment", "machine_moment", "visible")
         }
+        self._environment.filters["label"] = readable.label
 
     def operations(self) -> list[Operation]:
         """Signing in and out, and what all pages refer to."""

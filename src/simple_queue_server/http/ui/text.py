@@ -5,8 +5,6 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Final
 
-import msgspec
-
 from simple_queue_server import readable
 from simple_queue_server.printable import escaped
 
@@ -36,15 +34,6 @@ def moment(time_ms: int | None) -> str:
 def machine_moment(time_ms: int) -> str:
     """The same for ``<time datetime=…>``."""
     return f"{datetime.fromtimestamp(time_ms / 1000, UTC):%Y-%m-%dT%H:%M:%S.%f}"[:-3] + "Z"
-
-
-def label(text: str) -> str:
-    """The beginning of a ``pass_through``, ``{"ticket": 7}``, as ``ticket=7``; as it is where it isn't that simple."""
-    try:
-        found = msgspec.json.decode(text, type=dict[str, str | int | float | bool | None])
-    except msgspec.DecodeError:
-        return text
-    return ", ".join(f"{name}={value}" for name, value in found.items())
 
 
 def visible(text: object) -> str:
