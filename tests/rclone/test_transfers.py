@@ -30,8 +30,10 @@ from tests.support.delay_proxy import delayed
         ("local", "bucket", 4 << 20, 32),
         ("local", "bucket", 1 << 30, 8),
         ("bucket", "bucket", None, 32),
-        ("local", "sftp", 4096, 32),
-        ("webdav", "local", None, 32),
+        ("local", "sftp", 4096, 64),
+        ("sftp", "webdav", None, 32),
+        ("local", "sftp", 4 << 20, 32),
+        ("webdav", "local", None, 64),
         ("local", "other", 4096, None),
     ],
 )

@@ -16,6 +16,7 @@ MOST_MEDIUM_BYTES: Final = 16 << 20
 """Mean sizes of the files of a directory."""
 
 _MANY: Final = {"transfers": 256, "checkers": 64}
+_CONNECTED: Final = {"transfers": 64, "checkers": 32}
 _SOME: Final = {"transfers": 32, "checkers": 32}
 _FEW: Final = {"transfers": 8, "checkers": 32}
 
@@ -24,9 +25,9 @@ def transfers(source: StorageKind, target: StorageKind, mean_bytes: float | None
     """rclone's flags for a copy; empty where its defaults are best. ``mean_bytes`` is the mean size of the files, None
     if unknown.
 
-    Between local disks, more at a time only make them seek. SFTP makes a connection for each transfer, of which servers
-    refuse many at once, and WebDAV servers have few workers. Other storages, such as Google Drive, limit the rate. A
-    storage that copies from another one holds parts of large files in memory.
+    Between local disks, more at a time only make them seek. SFTP makes a connection for each transfer, ten a second, and
+    a transfer waits for its own, so that 256 take longer than 64; and WebDAV servers have few workers. Other storages,
+    such as Google Drive, limit the rate. A storage that copies from another one holds parts of large files in memory.
     """
     kinds = {source, target}
     if kinds == {"local"} or "other" in kinds:
@@ -34,4 +35,6 @@ def transfers(source: StorageKind, target: StorageKind, mean_bytes: float | None
     if mean_bytes is not None and mean_bytes > MOST_MEDIUM_BYTES:
         return _FEW
     is_small = mean_bytes is None or mean_bytes <= MOST_SMALL_BYTES
-    return _MANY if kinds == {"local", "bucket"} and is_small else _SOME
+    if not is_small or "local" not in kinds:
+        return _SOME
+    return _MANY if "bucket" in kinds else _CONNECTED
