@@ -20,7 +20,22 @@ from benchmarks.machine import machine, versions
 from benchmarks.page import hand_written, page
 from benchmarks.plan import QUICK, Plan
 from benchmarks.stage import World, staged
-from benchmarks.subjects import distance, endurance, http, large, latency, mixed, rates, records, scaling, sizes, trees
+from benchmarks.subjects import (
+    bulk,
+    distance,
+    endurance,
+    http,
+    large,
+    latency,
+    mixed,
+    rates,
+    records,
+    refusing,
+    scaling,
+    servers,
+    sizes,
+    trees,
+)
 from benchmarks.targets import misses, rows
 
 PAGE: Final = REPOSITORY / "docs" / "benchmarks.md"
@@ -33,7 +48,10 @@ SUBJECTS: Final[dict[str, Callable[[World], dict[str, Any]]]] = {
     "sizes": sizes.measure,
     "large": large.measure,
     "trees": trees.measure,
+    "bulk": bulk.measure,
     "distance": distance.measure,
+    "servers": servers.measure,
+    "refusing": refusing.measure,
     "scaling": scaling.measure,
     "mixed": mixed.measure,
     "http": http.measure,

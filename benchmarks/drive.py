@@ -13,6 +13,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Final
 
 from benchmarks import queues
@@ -20,11 +21,14 @@ from benchmarks.files import Job, NotTheSame, make_files
 from benchmarks.queues import Sample
 from benchmarks.stage import RunningService, Service, World
 from medusa_copier.client import CopyClient
+from medusa_copier.contract.parameters import Verify
 from medusa_copier.settings import CopierSettings
 from simple_queue_server import load_settings
 from simple_queue_server.brokers import client_for
+from tests.support.waiting import eventually
 
 AT_A_TIME: Final = 500
+STARTED: Final = b'"server_started"'
 FINISHED: Final = b'"request_finished"'
 PARAMETERS: Final = ("source_root", "source_key", "target_root", "target_key")
 
@@ -62,6 +66,24 @@ async def until_it_serves(world: World, client: CopyClient) -> None:
     """Wait until a service that was just started has copied a file, so that its start isn't in what comes next."""
     make_files(world.src / "ready", 1, 1)
     await client.copyto("src:ready/000000.bin", f"dst:{world.unique('ready')}", timeout_s=60)
+
+
+def copy_seconds(world: World, config: Path, source: str, target: str, verify: Verify | None = None) -> float:
+    """How long a running service takes for the action ``copy`` of a directory."""
+
+    async def copy() -> float:
+        async with CopyClient.from_config(config) as client:
+            await until_it_serves(world, client)
+            started = time.monotonic()
+            await client.copy(source, target, timeout_s=600, verify=verify)
+            return time.monotonic() - started
+
+    return asyncio.run(copy())
+
+
+def until_started(service: RunningService) -> None:
+    """Wait until it says that it has started."""
+    eventually(lambda: service.prepared.log.exists() and STARTED in service.prepared.log.read_bytes(), 60)
 
 
 def fill(world: World, service: Service, jobs: Iterable[Job]) -> None:

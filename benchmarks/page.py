@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from benchmarks.figures import Spread, figure, percentile
-from benchmarks.targets import Data, Row, misses, rows, with_best_rc
+from benchmarks.measures import with_best_rc
+from benchmarks.targets import Data, Row, misses, rows
 
 BEGIN: Final = "<!-- by hand: begin -->"
 END: Final = "<!-- by hand: end -->"
@@ -52,7 +53,8 @@ no other copy of that rclone can begin. A disk doesn't.
 - **Latency**: one request at a time through `CopyClient`, from its publication to the decoded response; beside the
   same copy as a bare rc call with aiohttp.
 - **One large file**: through `CopyClient` and a running service; `rclone copyto` with the same configuration and
-  flags, its start included as its user waits for it. The target is removed before each.
+  flags, its start included as its user waits for it. The target is removed before each. The disk is `/var/tmp`, without
+  waiting until it has written what it was given.
 - rclone has Go's own settings beside the service, which starts its own with `GOGC=200`.
 - **Many small files**: the action `copy`; `rclone copy` (and `rclone check`) with the flags that the service gives it,
   which make it write what became of each file, and without.
@@ -63,9 +65,16 @@ no other copy of that rclone can begin. A disk doesn't.
   ones), the median of nine looks.
   The spread of the rate's ratio is from the fastest and the slowest short queue.
 - **At a distance**: a proxy in a process of its own holds back what it passes on by half the round trip, and new
-  connections by a whole one. `copy` through a running service, beside `rclone copy` with 64 and 256 transfers and 64
-  checkers, the best of each round, and s5cmd with its 256 workers; `copyto` on a full queue. The storage that refuses
-  is the same proxy, which answers 503 SlowDown beyond 200 requests a second; it is looked at in the second half.
+  connections by a whole one. `copy` through a running service, beside `rclone copy` with 64 and 256 transfers (at 1 ms
+  with 4 and 16 as well, at 10 ms with 16; farther away these only wait) and at most 64 checkers, the best of each
+  round, and s5cmd with its 256 workers; `copyto` on a full queue, beside bare rc calls on uvloop, 32 to 512 in flight.
+- **SFTP and WebDAV**: the same with 16 and 64 transfers, in ten directories, since rclone looks for the directory
+  before each upload by SFTP, one file after the other. 256 take 25 s by SFTP before the last has its connection.
+- **The storage that refuses** is the same proxy, which answers 503 SlowDown beyond 200 requests a second; it is looked
+  at in the second half of the files.
+- **Many large files**: names of one file, whose content is in memory once. To S3 at a distance there are fewer than a
+  user may have, because each GiB takes 8 s: a quarter of 20 × 200 MiB among 5,000 small ones, and half of 32 × 256 MiB.
+  By hand with 16 and 64, and 4 and 16 transfers. The memory of the service's rclone is the peak of its resident set.
 - **Several copiers**: on one RabbitMQ, storage behind the same proxy, and eight requests at a time for each copier, so
   that neither the cores nor the storage are the limit. They are warm, and held by SIGSTOP while the queue is filled
   with 400 files for each; the time until the last response, with what one still has to do when the others are done.

@@ -17,11 +17,11 @@ class Plan:
     rounds: int = 3
     """How often what is compared is measured, in turn."""
     slow_rounds: int = 2
-    """The same where one takes minutes: the large file to S3, the directory with checksums, beside a large copy."""
+    """The same where one takes minutes: the directory with checksums, over a distance, beside a large copy."""
     small_rounds: int = 5
     """The same for the rates of small files, which differ by a tenth from one moment to the next."""
-    large_rounds: int = 5
-    """The same for the large file between local disks: rclone's own runs differ by a quarter."""
+    large_rounds: int = 3
+    """The same for the large file between local disks."""
     requests: int = 5_000
     """On a full queue, 4 KiB each."""
     sqs_requests: int = 1_000
@@ -48,11 +48,20 @@ class Plan:
     """Of the large file that small ones are copied beside."""
     tree_directories: int = 100
     """Of 1,000 files each."""
-    distance_files: int = 1_000
+    distance_files: int = 2_000
     """Of 4 KiB, to and from a storage that is far away."""
     round_trips_ms: tuple[int, ...] = (1, 10, 40, 100)
     scaling_files: int = 400
     """For each copier."""
+    server_files: int = 1_000
+    """The same, to and from SFTP and WebDAV."""
+    bulk_files: int = 20
+    """Of 200 MiB, between local directories."""
+    mix_files: int = 5
+    """Of 200 MiB, to S3 far away, among the small ones."""
+    bulk_small: int = 1_250
+    queued_files: int = 16
+    """Of 256 MiB, to S3 far away."""
     endurance_copies: int = 100
     """Of the short queue: 200,000 requests."""
     short_queue: int = 2_000
@@ -95,6 +104,11 @@ QUICK: Final = Plan(
     beside_bytes=256 * MIB,
     tree_directories=3,
     distance_files=300,
+    server_files=100,
+    bulk_files=2,
+    mix_files=2,
+    bulk_small=100,
+    queued_files=2,
     round_trips_ms=(1, 40),
     scaling_files=100,
     endurance_copies=10,

@@ -23,6 +23,7 @@ from tests.support.sqs_servers import SqsServer
 from tests.support.storage import StorageServer, section, serving
 
 MEMORY: Final = Path("/dev/shm")  # noqa: S108 - a directory of our own is made in it
+DISK: Final = Path("/var/tmp")  # noqa: S108 - likewise
 LAZY: Final = '{"queue-mode":"lazy"}'
 """The policy that docs/operations.md advises for long queues."""
 
@@ -63,6 +64,12 @@ class RunningService:
         return self.prepared.kind
 
     @property
+    def rclone_pid(self) -> int | None:
+        """The process of its resident rclone; None until there is one."""
+        children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
+        return next((int(one) for one in children if b"\0rcd\0" in Path(f"/proc/{one}/cmdline").read_bytes()), None)
+
+    @property
     def config(self) -> Path:
         """The configuration file."""
         return self.prepared.config
@@ -72,7 +79,15 @@ class World:
     """What every measurement takes place in. ``tell`` says what is being done, for the progress bar."""
 
     def __init__(
-        self, directory: Path, plan: Plan, tell: Tell, *, node: RabbitNode, sqs: SqsServer, s3: StorageServer
+        self,
+        directory: Path,
+        plan: Plan,
+        tell: Tell,
+        *,
+        disk: Path,
+        node: RabbitNode,
+        sqs: SqsServer,
+        s3: StorageServer,
     ) -> None:
         self.directory = directory
         self.plan = plan
@@ -81,6 +96,7 @@ class World:
         self._sqs = sqs
         self.tell = tell
         self.s3 = s3
+        self.disk = disk
         self.src, self.dst, self.bucket = directory / "src", directory / "dst", s3.directory / "bkt"
         for path in (self.src, self.dst, self.bucket):
             path.mkdir(parents=True)
@@ -88,6 +104,7 @@ class World:
         # Memory fills room that is set aside with zeros, and rclone sets it aside for one file at a time.
         memory = section("memory", type="local", no_preallocate="true")
         places = [memory, *(section(path.name, type="alias", remote=f"memory:{path}") for path in (self.src, self.dst))]
+        places.append(section("disk", type="alias", remote=str(disk)))
         buckets = [
             section("bucket", type="alias", remote="storage:bkt"),
             section("no_head", type="alias", remote="storage,no_head:bkt"),
@@ -101,7 +118,7 @@ class World:
 
     def target(self, root: str) -> Path:
         """The directory behind a root to copy to."""
-        return {"dst": self.dst, "bucket": self.bucket, "no_head": self.bucket}[root]
+        return {"dst": self.dst, "disk": self.disk, "bucket": self.bucket, "no_head": self.bucket}[root]
 
     def prepare(self, kind: Kind, *, sections: Mapping[str, Any] | None = None, **server: Any) -> Service:
         """A service's directory, configuration (with further ``sections``) and queues. It doesn't run yet, so that its
@@ -126,7 +143,7 @@ class World:
             "server": {"name": "bench"} | server,
             kind: queues,
             "rclone_config_path": str(self.rclone_config),
-            "roots": {root: {"rclone_config": root} for root in ("src", "dst", "bucket", "no_head")},
+            "roots": {root: {"rclone_config": root} for root in ("src", "dst", "disk", "bucket", "no_head")},
             **(sections or {}),
         }
         service = Service(kind, directory, incoming, outgoing)
@@ -145,7 +162,10 @@ class World:
 def staged(plan: Plan, tell: Tell) -> Iterator[World]:
     """Build the world in memory, and take it down. Raises click.ClickException when it has no room."""
     require_room(plan)
-    with tempfile.TemporaryDirectory(prefix="medusa-bench-", dir=MEMORY) as name:
+    with (
+        tempfile.TemporaryDirectory(prefix="medusa-bench-", dir=MEMORY) as name,
+        tempfile.TemporaryDirectory(prefix="medusa-bench-", dir=DISK) as disk,
+    ):
         directory = Path(name)
         (directory / "rabbitmq").mkdir()
         node = RabbitNode(directory / "rabbitmq")
@@ -154,7 +174,7 @@ def staged(plan: Plan, tell: Tell) -> Iterator[World]:
             node.start()
             node.rabbitmqctl("set_policy", "lazy", ".*", LAZY, "--apply-to", "queues")
             with serving("s3", directory / "s3") as s3, sqs_servers.serving(sqs_servers.fauxqs(directory)) as sqs:
-                yield World(directory, plan, tell, node=node, sqs=sqs, s3=s3)
+                yield World(directory, plan, tell, disk=Path(disk), node=node, sqs=sqs, s3=s3)
         finally:
             node.close()
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, Final
 
 from benchmarks import drive, queues
@@ -40,7 +39,7 @@ class _Endurance:
         self._world = world
         self._service = service
         self._names = make_files(world.src / "many", world.plan.short_queue, SIZE_BYTES)
-        self._memory = _Memory(service.pid)
+        self._memory = _Memory(service)
         self._done = 0
 
     def measure(self) -> dict[str, Any]:
@@ -81,8 +80,8 @@ class _Endurance:
 class _Memory:
     """Looks at the memory of the service and of its rclone, twice a second."""
 
-    def __init__(self, service_pid: int) -> None:
-        self._pids = {"service": service_pid, "rclone": eventually(lambda: _rclone_of(service_pid))}
+    def __init__(self, service: RunningService) -> None:
+        self._pids = {"service": service.pid, "rclone": eventually(lambda: service.rclone_pid)}
         self._next = 0.0
         self._start: float | None = None
         self.samples: dict[str, list[list[float]]] = {"service": [], "rclone": []}
@@ -105,8 +104,3 @@ def windows(samples: list[Sample], width: int) -> Iterator[float]:
         if count - begin >= width:
             yield (count - begin) / (at - begin_s)
             begin_s, begin = at, count
-
-
-def _rclone_of(service_pid: int) -> int | None:
-    children = Path(f"/proc/{service_pid}/task/{service_pid}/children").read_text().split()
-    return next((int(child) for child in children if b"\0rcd\0" in Path(f"/proc/{child}/cmdline").read_bytes()), None)

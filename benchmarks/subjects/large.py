@@ -14,10 +14,11 @@ from benchmarks.alternatives import process
 from benchmarks.files import NotTheSame, make_file, remove, require_same
 from benchmarks.stage import World
 from medusa_copier.client import CopyClient
+from medusa_copier.contract.parameters import Verify
 
 NAME: Final = "large.bin"
 
-Root: TypeAlias = Literal["dst", "bucket"]
+Root: TypeAlias = Literal["dst", "disk", "bucket"]
 Copy: TypeAlias = Callable[[str], float]
 """Copies the large file to that key; returns the seconds."""
 
@@ -35,7 +36,7 @@ def measure(world: World) -> dict[str, Any]:
                 if number >= rounds:
                     continue
                 world.tell(f"one large file by {name} to {root}, round {number + 1}")
-                seconds = _checked(world, root, copy, all_bytes=name == "service")
+                seconds = _checked(world, root, copy, all_bytes=name in {"service", "checksum"})
                 series.setdefault(f"{name} {root}", []).append(size_bytes / seconds)
     remove(world.src / NAME)
     return {"series": series, "bytes": size_bytes}
@@ -45,40 +46,53 @@ def _ways(world: World, config: Path) -> dict[tuple[str, Root], tuple[int, Copy]
     """Name and root → how often, and what copies."""
     plan = world.plan
 
-    def service(root: Root) -> Copy:
-        return lambda key: _service_seconds(world, config, f"{root}:{key}")
+    def service(root: Root, verify: Verify | None = None) -> Copy:
+        return lambda key: _service_seconds(world, config, f"{root}:{key}", verify)
 
-    def rclone(root: Root) -> Copy:
-        return lambda key: process.rclone(world.rclone_config, "copyto", f"src:{NAME}", f"{root}:{key}")
+    def rclone(root: Root, *flags: str) -> Copy:
+        return lambda key: process.rclone(world.rclone_config, "copyto", f"src:{NAME}", f"{root}:{key}", *flags)
+
+    def cp(root: Root) -> Copy:
+        return lambda key: process.run(["cp", world.src / NAME, world.target(root) / key])
 
     return {
         ("service", "dst"): (plan.large_rounds, service("dst")),
         ("rclone", "dst"): (plan.large_rounds, rclone("dst")),
-        ("cp", "dst"): (1, lambda key: process.run(["cp", world.src / NAME, world.dst / key])),
-        ("service", "bucket"): (plan.slow_rounds, service("bucket")),
-        ("rclone", "bucket"): (plan.slow_rounds, rclone("bucket")),
+        ("cp", "dst"): (plan.large_rounds, cp("dst")),
+        ("service", "disk"): (plan.large_rounds, service("disk")),
+        ("cp", "disk"): (plan.large_rounds, cp("disk")),
+        ("checksum", "dst"): (1, service("dst", "checksum")),
+        ("rclone check", "dst"): (1, lambda key: rclone("dst", "--checksum")(key) + _checked_by_rclone(world, key)),
+        ("service", "bucket"): (1, service("bucket")),
+        ("rclone", "bucket"): (1, rclone("bucket")),
     }
 
 
+def _checked_by_rclone(world: World, key: str) -> float:
+    directory = key.removesuffix(f"/{NAME}")
+    return process.rclone(world.rclone_config, "check", "src:", f"dst:{directory}", "--include", f"/{NAME}")
+
+
 def _checked(world: World, root: Root, copy: Copy, *, all_bytes: bool) -> float:
-    """The seconds of a copy to a new name, which is then compared, byte by byte or by its size, and removed."""
-    key = f"{world.unique('large')}.bin"
-    seconds = copy(key)
-    source, target = world.src / NAME, world.target(root) / key
+    """The seconds of a copy to a new directory, which is then compared, byte by byte or by its size, and removed."""
+    directory = world.unique("large")
+    (world.target(root) / directory).mkdir()
+    seconds = copy(f"{directory}/{NAME}")
+    source, target = world.src / NAME, world.target(root) / directory / NAME
     if all_bytes:
         require_same(source, target)
     elif source.stat().st_size != target.stat().st_size:
         raise NotTheSame(f"{target} has not the size of {source}")
-    remove(target)
+    remove(target.parent)
     return seconds
 
 
-def _service_seconds(world: World, config: Path, target: str) -> float:
+def _service_seconds(world: World, config: Path, target: str, verify: Verify | None) -> float:
     async def copy() -> float:
         async with CopyClient.from_config(config) as client:
             await drive.until_it_serves(world, client)
             started = time.monotonic()
-            await client.copyto(f"src:{NAME}", target, timeout_s=600)
+            await client.copyto(f"src:{NAME}", target, timeout_s=600, verify=verify)
             return time.monotonic() - started
 
     return asyncio.run(copy())

@@ -25,7 +25,6 @@ ROUND_TRIP_S: Final = 0.1
 IN_FLIGHT: Final = 8
 WARM: Final = 4 * IN_FLIGHT
 """Requests for each copier before it is measured."""
-STARTED: Final = b'"server_started"'
 
 
 def measure(world: World) -> dict[str, Any]:
@@ -55,7 +54,7 @@ def _rate(world: World, remote: str, copiers: int, files: int) -> float:
     with contextlib.ExitStack() as running:
         pids = [running.enter_context(world.running(service)).pid for service in services]
         for service in services:
-            eventually(lambda service=service: STARTED in service.log.read_bytes(), 60)  # type: ignore[misc]
+            eventually(lambda service=service: drive.STARTED in service.log.read_bytes(), 60)  # type: ignore[misc]
         _seconds(world, first, pids, warm)
         seconds = _seconds(world, first, pids, jobs)
     _require_all(world, prefix, names)

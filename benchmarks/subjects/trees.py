@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
@@ -13,7 +11,6 @@ from benchmarks.alternatives import process
 from benchmarks.files import make_tree, remove, require_same
 from benchmarks.plan import KIB
 from benchmarks.stage import World
-from medusa_copier.client import CopyClient
 from medusa_copier.contract.parameters import Verify
 
 SIZE_BYTES: Final = KIB
@@ -58,15 +55,8 @@ def _ways(world: World, config: Path) -> dict[str, tuple[int, Callable[[], float
 
 
 def _by_service(world: World, config: Path, verify: Verify | None = None) -> float:
-    async def copy(to: str) -> float:
-        async with CopyClient.from_config(config) as client:
-            await drive.until_it_serves(world, client)
-            started = time.monotonic()
-            await client.copy("src:tree", f"dst:{to}", timeout_s=600, verify=verify)
-            return time.monotonic() - started
-
     target = world.dst / world.unique("tree")
-    seconds = asyncio.run(copy(target.name))
+    seconds = drive.copy_seconds(world, config, "src:tree", f"dst:{target.name}", verify)
     require_same(world.src / "tree", target)
     remove(target)
     return seconds

@@ -46,7 +46,8 @@ def data() -> dict[str, Any]:
         "rc 32 dst": [3700.0, 4000.0, 3800.0],
     }
     large = {f"{name} {root}": [1e9, 1.1e9, 1e9] for name in ("service", "rclone") for root in ("dst", "bucket")}
-    large["service dst"] = [4e9, 4.1e9, 4e9]
+    large |= {"service dst": [4e9, 4.1e9, 4e9], "cp dst": [4.5e9] * 3, "service disk": [2e9], "cp disk": [2e9]}
+    large |= {"checksum dst": [1e9], "rclone check dst": [0.3e9]}
     trees = {name: [12e3, 12.5e3] for name in ("copy", "rclone copy", "copy checksum", "rclone copy check")}
     memory = memory_of(50, 51)
     small = {"alone": [[5.0, 6.0], [5.0, 7.0]], "beside": [[7.0, 8.0], [8.0, 9.0]]}
@@ -73,10 +74,29 @@ def data() -> dict[str, Any]:
                 for way in ("up", "down")
                 for ms in (1, 10, 40, 100)
             }
-            | {f"{kind} up 40": [850.0, 900.0] for kind in ("amqp", "embedded")},
-            "files": 1000,
+            | {f"{name} up 40": [850.0, 900.0] for name in ("amqp", "embedded", "rc 32", "rc 128")},
+            "files": 2000,
             "round_trips_ms": [1, 10, 40, 100],
-            "refusing": {"served": 190.0, "refused": 8.0, "most": 200},
+        },
+        "servers": {
+            "series": {
+                f"{kind} {name} {way}": [90.0]
+                for kind in ("sftp", "webdav")
+                for name in ("copy", "rclone 16", "rclone 64")
+                for way in ("up", "down")
+            },
+            "files": 1000,
+        },
+        "refusing": {"served": 190.0, "refused": 8.0, "most": 200},
+        "bulk": {
+            "local": {"copy": [4.0, 4.1], "rclone": [13.0, 13.1]},
+            "mix": {name: [10.0] for name in ("copy", "queued", "rclone 16", "rclone 64")},
+            "queued": {name: [35.0] for name in ("queued", "rclone 4", "rclone 16")},
+            "memory": 300 << 20,
+            "files": 20,
+            "mix_files": 5,
+            "small": 1250,
+            "queued_files": 16,
         },
         "scaling": {
             "series": {"1": [26.0, 25.0], "2": [50.0, 51.0], "3": [76.0, 74.0]},
@@ -137,6 +157,8 @@ def test_the_best_rc_rate_of_each_round_is_the_baseline() -> None:
         ("rates", {"amqp dst": [1400.0, 1400.0, 1400.0]}, "5,000 × 4 KiB, RabbitMQ, local"),
         ("rates", {"echo": [9e9] * 3}, "1/(1/echo + 1/rc)"),
         ("large", {"service bucket": [0.9e9] * 3}, "4 GiB file, to S3"),
+        ("distance", {"rc 128 up 40": [1100.0, 1100.0]}, "2,000 × 4 KiB, embedded queue, to S3"),
+        ("servers", {"sftp copy down": [70.0]}, "from SFTP"),
         ("trees", {"copy checksum": [9e3] * 2}, "100,000 × 1 KiB, `verify: checksum`"),
     ],
 )
@@ -162,6 +184,15 @@ def test_what_was_not_measured_is_a_miss_and_the_page_is_made_all_the_same() -> 
     found = list(misses({"rates": {"error": "NotTheSame: x"}}))
     assert len(found) == len(rows(data()))
     assert "not measured" in page({}, ABOUT, HEADING)
+
+
+def test_what_a_subject_could_not_measure_loses_nothing_else_of_it() -> None:
+    measured = data()
+    del measured["distance"]["series"]["embedded up 40"], measured["bulk"]["memory"]
+    assert [row.work for row in rows(measured) if row.met is None] == [
+        "copyto of 2,000 × 4 KiB, embedded queue, to S3, round trip 40 ms",
+        "the same: the most memory of its rclone",
+    ]
 
 
 def test_the_handwritten_part_stays_when_the_page_is_made_anew() -> None:

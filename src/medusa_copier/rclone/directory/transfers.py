@@ -25,9 +25,10 @@ def transfers(source: StorageKind, target: StorageKind, mean_bytes: float | None
     """rclone's flags for a copy; empty where its defaults are best. ``mean_bytes`` is the mean size of the files, None
     if unknown.
 
-    Between local disks, more at a time only make them seek. SFTP makes a connection for each transfer, ten a second, and
-    a transfer waits for its own, so that 256 take longer than 64; and WebDAV servers have few workers. Other storages,
-    such as Google Drive, limit the rate. A storage that copies from another one holds parts of large files in memory.
+    Between local disks, more at a time only make them seek. SFTP makes a connection for each transfer, ten a second,
+    and a transfer waits for its own, so that 256 take longer than 64; and WebDAV servers have few workers. Other
+    storages, such as Google Drive, limit the rate. A storage that copies from another one holds parts of large files in
+    memory.
     """
     kinds = {source, target}
     if kinds == {"local"} or "other" in kinds:
