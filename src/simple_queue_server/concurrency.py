@@ -37,6 +37,8 @@ LONGEST_PAUSE_S: Final = 640.0
 SHORTEST_PAUSE_S: Final = 5.0
 SETTLE_S: Final = 3.0
 """So much later it shows whether there is still too much for somebody."""
+HALF: Final = 0.5
+LESS: Final = 0.75
 CLIMB: Final = 8
 """A step of the climb is so many times smaller than the limit."""
 
@@ -116,7 +118,7 @@ class AdaptiveLimit:
         self._backed_off_s = -SETTLE_S
         self._too_many, self._too_many_until_s = most + 1, 0.0
         self._too_many_for_s = FIRST_PAUSE_S
-        self._climbed_from: int | None = None
+        self._has_climbed = False
         self._is_warm = False
         self._succeeded = self._failed = self._working = self._most_working = 0
         self._seconds = 0.0
@@ -181,7 +183,7 @@ class AdaptiveLimit:
             change = Change(self._held, self.limit, "more brought more" if way == "up" else "less brought more")
             self._held, self._held_rate = self.limit, rate
             self._ways = [way]  # what is behind is known
-            self._pause_s = FIRST_PAUSE_S / 2
+            self._pause_s, self._has_climbed = FIRST_PAUSE_S / 2, False
         self._try_next(now_s)
         return change
 
@@ -204,7 +206,7 @@ class AdaptiveLimit:
 
     def _climb(self, now_s: float) -> Change:
         """Nothing was too much since the last step: take another."""
-        self._climbed_from = before = self._held
+        self._has_climbed, before = True, self._held
         self._held += self._step
         self._set(self._held)
         self._held_rate, self._held_since_s = 0.0, now_s
@@ -214,11 +216,9 @@ class AdaptiveLimit:
         before = self._held
         self._too_many_for_s = min(2 * self._too_many_for_s, LONGEST_PAUSE_S)
         self._too_many, self._too_many_until_s = self.limit, now_s + self._too_many_for_s
-        if self._climbed_from is not None and self._way is None:
-            self._held = self._climbed_from
-        elif self._way != "up":  # else it was the try
-            self._held = max(min(self._held, self.limit) // 2, self._least)
-        self._climbed_from = None
+        if self._way != "up":  # else it was the try
+            share = LESS if self._has_climbed else HALF  # after a climb, what is right is near
+            self._held = max(int(min(self._held, self.limit) * share), self._least)
         self._set(self._held)
         self._way, self._ways = None, []
         self._held_rate, self._held_since_s, self._backed_off_s = 0.0, now_s, now_s
