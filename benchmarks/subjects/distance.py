@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from benchmarks import drive, far
-from benchmarks.alternatives import rc
+from benchmarks.alternatives import process, rc
 from benchmarks.far import Remote, Seconds
 from benchmarks.files import Job, make_files, remove, require_same
 from benchmarks.measures import QUEUED_MS
@@ -43,7 +43,7 @@ def _copied(world: World, there: Remote, round_trip_ms: int, series: dict[str, l
         ways["copy"] = lambda: far.by_service(world, service.config, there, "far")
         for transfers in (*FEWER.get(round_trip_ms, ()), *BY_HAND):
             ways[f"rclone {transfers}"] = lambda transfers=transfers: far.by_rclone(world, there, "far", transfers)  # type: ignore[misc]
-        if round_trip_ms == QUEUED_MS:
+        if round_trip_ms == QUEUED_MS and process.S5CMD.exists():
             ways["s5cmd"] = lambda: far.by_s5cmd(world, there, "far")
         for number in range(world.plan.slow_rounds):
             for name, seconds in ways.items():

@@ -5,6 +5,7 @@ Inspect, copy, inspect again. Hashes come from the storage if it has them, or el
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
@@ -58,6 +59,11 @@ async def copy_verified(
     if not terms.compares and (there is None or terms.overwrite != "never"):
         await _copy(client, source, target, terms, always=terms.overwrite == "always")
         return Verified("default")
+    if there is None and not terms.expected and (await client.storages.pair(source.fs, target.fs)).local:
+        await _copy(client, source, target, terms, always=True)
+        # what the source is need not be known before: each side is read by a processor of its own
+        both = _content(client, source, plan), _target_content(client, target, plan)
+        return await _compared(client, target, item, terms, *await asyncio.gather(*both))
     wanted = await _content(client, source, plan)
     _require_expected(wanted, terms)
     if there is not None:
@@ -67,10 +73,15 @@ async def copy_verified(
         if terms.overwrite == "never":
             raise RcloneError("other content is at the target, and overwrite is never")
     await _copy(client, source, target, terms, always=True)
-    found = await _target_content(client, target, plan)
+    return await _compared(client, target, item, terms, wanted, await _target_content(client, target, plan))
+
+
+async def _compared(client: Client, target: Location, seen: Item, terms: Terms, *contents: _Content) -> Verified:
+    """What was compared, if source and target, in this order, are the same."""
+    wanted, found = contents
     _require_same(wanted, found, terms)
     if found.read:
-        await _require_size(client, target, item, terms)
+        await _require_size(client, target, seen, terms)
     return _verified(terms, wanted, found)
 
 
