@@ -18,7 +18,7 @@ from simple_queue_server.brokers.amqp.connection import Link
 from simple_queue_server.brokers.amqp.driver import LinkDownError
 from simple_queue_server.brokers.base import ReplyAddress
 from simple_queue_server.errors import BrokerError, BrokerGaveUp
-from simple_queue_server.settings.amqp import target
+from simple_queue_server.settings.amqp import AmqpConnection, target
 from tests.support.amqp_stage import Network, Stage, eventually, receive, soon, staged
 from tests.support.rabbitmq import RabbitNode
 
@@ -499,6 +499,29 @@ async def test_a_flood_of_answers_survives_connections_that_are_cut_again_and_ag
 
 async def reached(answered: set[bytes], number: int) -> bool:
     return len(answered) >= number
+
+
+async def test_a_link_that_is_closed_while_it_connects_ends_also_if_the_cancellation_is_lost(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    connecting = asyncio.Event()
+
+    async def connect(*_: object) -> None:
+        connecting.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            raise ConnectionError("closed by the other side at that moment") from None
+
+    async def nothing(*_: object) -> None:
+        pass
+
+    monkeypatch.setattr(amqp_connection, "connect", connect)
+    link = Link(target(AmqpConnection()), "test", set_up=nothing)
+    opening = asyncio.create_task(link.open())
+    await connecting.wait()
+    opening.cancel()
+    await soon(link.close())
 
 
 async def test_whoever_works_on_a_channel_is_interrupted_when_it_breaks(stage: Stage) -> None:

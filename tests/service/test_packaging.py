@@ -1,4 +1,4 @@
-"""``pip install .`` alone, in an environment of its own: a working command, with its rclone."""
+"""What ``python -m build`` makes, alone in an environment of its own: a working command, with its rclone."""
 
 import re
 import subprocess
@@ -13,15 +13,30 @@ ROOT = Path(__file__).parent.parent.parent
 
 
 @pytest.fixture(scope="module")
-def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel, made of the source distribution."""
+    directory = tmp_path_factory.mktemp("dist")
+    build = [sys.executable, "-m", "build", "--outdir", str(directory), str(ROOT)]
+    done = subprocess.run(build, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (found,) = directory.glob("*.whl")
+    return found
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory, wheel: Path) -> Path:
     """The ``bin`` directory of a new virtual environment with nothing but the package in it."""
     venv = tmp_path_factory.mktemp("installed") / "venv"
     subprocess.run([sys.executable, "-m", "venv", str(venv)], check=True)
-    python = venv / "bin" / "python"
-    install = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-compile", str(ROOT)]
-    done = subprocess.run(install, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    install(venv / "bin", str(wheel))
     return venv / "bin"
+
+
+def install(where: Path, what: str) -> None:
+    options = ["--quiet", "--disable-pip-version-check", "--no-compile"]
+    command = [str(where / "python"), "-m", "pip", "install", *options, what]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.timeout(300)
@@ -58,6 +73,15 @@ def test_both_packages_are_marked_as_typed(installed: Path) -> None:
         [str(installed / "python"), "-I", "-c", code], cwd="/", capture_output=True, text=True, check=True
     )
     assert done.stdout == "[True, True]\n"
+
+
+@pytest.mark.timeout(300)
+def test_the_wheel_runs_the_demo(installed: Path, wheel: Path, tmp_path: Path) -> None:
+    install(installed, f"{wheel}[http]")
+    command = [str(installed / "python"), "-I", str(ROOT / "demo" / "demo.py")]
+    environ = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "TMPDIR": str(tmp_path)}
+    done = subprocess.run(command, cwd=tmp_path, env=environ, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_every_dependency_is_among_the_pinned_ones() -> None:

@@ -64,6 +64,7 @@ class Link:
         self._supervisor: asyncio.Task[None] | None = None
         self._closing: asyncio.Task[None] | None = None
         self._was_up = False
+        self._is_closing = False
 
     @property
     def is_open(self) -> bool:
@@ -76,6 +77,7 @@ class Link:
         Those are a wrong password, an unknown vhost or an untrusted certificate; unless ``patient``, any error.
         """
         self._patient = patient
+        self._is_closing = False
         self._up = asyncio.get_running_loop().create_future()
         self._broken = asyncio.get_running_loop().create_future()
         self._supervisor = asyncio.create_task(self._guard(), name=f"amqp {self._purpose}")
@@ -115,6 +117,7 @@ class Link:
         """Close cleanly: everything sent on the channel has reached the broker. Idempotent."""
         if self._supervisor is None:
             return
+        self._is_closing = True
         self._supervisor.cancel()
         await asyncio.wait({self._supervisor})
         self._supervisor = None
@@ -136,6 +139,8 @@ class Link:
             try:
                 pair = await self._connect()
             except Exception as error:  # noqa: BLE001 - whatever the error, the link is down
+                if self._is_closing:  # the library raises this in place of the cancellation, if both come at once
+                    return
                 failures += 1
                 if self._is_final(error, failures):
                     return
