@@ -24,7 +24,7 @@ from simple_queue_server.unknown_parameters import refuse_unknown
 
 LARGEST_COMPARED_BYTES: Final = 10_000
 """A larger pass_through is not compared: there may be thousands of requests."""
-LONGEST_INTEGER: Final = 1000
+MAX_INTEGER_LENGTH: Final = 1000
 """The maximum number of digits of an integer that is compared by value."""
 
 log = structlog.stdlib.get_logger("simple_queue_server")
@@ -116,7 +116,7 @@ def _comparable(text: bytes) -> Any:
 
 
 def _integer(digits: str) -> tuple[str, int | str]:
-    return "integer", digits if len(digits) > LONGEST_INTEGER else int(digits)
+    return "integer", digits if len(digits) > MAX_INTEGER_LENGTH else int(digits)
 
 
 def _number(digits: str) -> tuple[str, float]:

@@ -17,22 +17,22 @@ from typing import Final, Literal, NamedTuple, Protocol, TypeAlias
 
 FIRST: Final = 32
 """As many as two cores can use for small files on the same machine."""
-LEAST: Final = 4
-MOST: Final = 512
+MIN_LIMIT: Final = 4
+MAX_LIMIT: Final = 512
 
 BETTER: Final = {"up": 1.12, "down": 1.25}
 """What a try must bring, times what there was. Less isn't worth its connections and memory, or is noise; and no storage
 but one that refuses serves more when it is asked for less."""
 OTHER: Final = 1.6
 """At so many times more or less than before, what was found holds no more."""
-FEWEST_SAMPLES: Final = 24
+MIN_SAMPLES: Final = 24
 WAITING_S: Final = 0.05
 """A request that takes so long waits for round trips rather than for its connection, its turn and cold caches."""
-MOST_FAILED: Final = 0.25
+MAX_FAILED: Final = 0.25
 """Failures among the requests, beyond which a storage is asked for less."""
 
 FIRST_PAUSE_S: Final = 20.0
-LONGEST_PAUSE_S: Final = 640.0
+MAX_PAUSE_S: Final = 640.0
 """How long a limit holds before it is tried anew; twice as long after each try that changed nothing."""
 SHORTEST_PAUSE_S: Final = 5.0
 SETTLE_S: Final = 3.0
@@ -106,7 +106,7 @@ class FixedLimit:
 class AdaptiveLimit:
     """Finds its number between ``least`` and ``most``, and begins with ``first``."""
 
-    def __init__(self, first: int = FIRST, *, least: int = LEAST, most: int = MOST) -> None:
+    def __init__(self, first: int = FIRST, *, least: int = MIN_LIMIT, most: int = MAX_LIMIT) -> None:
         self.limit = self._held = first
         self.epoch = 0
         self._least, self._most = least, most
@@ -129,10 +129,10 @@ class AdaptiveLimit:
             return None
         self._count(sample)
         is_trying_more = self.limit >= self._held and bool(self._ways or self._way)
-        if self._succeeded + self._failed < max(FEWEST_SAMPLES, self.limit // 2 if is_trying_more else self.limit):
+        if self._succeeded + self._failed < max(MIN_SAMPLES, self.limit // 2 if is_trying_more else self.limit):
             return None
         reason: Reason | None = strain() if now_s - self._backed_off_s > SETTLE_S else None
-        if self._failed > MOST_FAILED * (self._failed + self._succeeded):
+        if self._failed > MAX_FAILED * (self._failed + self._succeeded):
             reason = "many failed"
         rate = self._working / max(self._seconds, 1e-6)  # Little's law
         was_full = self._most_working >= self.limit
@@ -198,7 +198,7 @@ class AdaptiveLimit:
                 return
         self._set(self._held)
         self._way, self._held_since_s = None, now_s
-        self._pause_s = min(2 * self._pause_s, LONGEST_PAUSE_S)
+        self._pause_s = min(2 * self._pause_s, MAX_PAUSE_S)
 
     @property
     def _step(self) -> int:
@@ -214,7 +214,7 @@ class AdaptiveLimit:
 
     def _back_off(self, reason: Reason, now_s: float) -> Change | None:
         before = self._held
-        self._too_many_for_s = min(2 * self._too_many_for_s, LONGEST_PAUSE_S)
+        self._too_many_for_s = min(2 * self._too_many_for_s, MAX_PAUSE_S)
         self._too_many, self._too_many_until_s = self.limit, now_s + self._too_many_for_s
         if self._way != "up":  # else it was the try
             share = LESS if self._has_climbed else HALF  # after a climb, what is right is near
@@ -222,7 +222,7 @@ class AdaptiveLimit:
         self._set(self._held)
         self._way, self._ways = None, []
         self._held_rate, self._held_since_s, self._backed_off_s = 0.0, now_s, now_s
-        self._pause_s = min(2 * self._pause_s, LONGEST_PAUSE_S)
+        self._pause_s = min(2 * self._pause_s, MAX_PAUSE_S)
         return Change(before, self._held, reason) if self._held != before else None
 
     def _set(self, limit: int) -> None:

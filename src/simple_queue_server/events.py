@@ -46,7 +46,7 @@ class Events:
             fields = msgspec.to_builtins(messages.outcome(request.response))
             self._publish("finished", request, fields)
 
-    def given_back(self, request: InFlight) -> None:
+    def requeued(self, request: InFlight) -> None:
         self._started_s.pop(request, None)
 
     @asynccontextmanager

@@ -46,7 +46,7 @@ class Stage(Enum):
             │           │           │            ▲
             └───────────┴───────────┴─► CANCELLED┘
 
-    When work is stopped, each of them leads to GIVEN_BACK.
+    When work is stopped, each of them leads to REQUEUED.
     """
 
     ACCEPTED = "accepted"
@@ -58,7 +58,7 @@ class Stage(Enum):
     """Cancelled by its client. Work in progress is stopped, then it is answered."""
     ANSWERING = "answering"
     """Its response is decided and being published; see :class:`Holder` for whether it has arrived."""
-    GIVEN_BACK = "given back"
+    REQUEUED = "given back"
     """Its work was stopped; its holder will have it served again."""
 
 
@@ -194,7 +194,7 @@ class InFlight:
         """Cancel it for its client. False if it is already cancelled, or too late: its response is being published. An
         invalid request can't be cancelled, nor can one to cancel others.
         """
-        if self.response is not None or self.stage in {Stage.CANCELLED, Stage.GIVEN_BACK}:
+        if self.response is not None or self.stage in {Stage.CANCELLED, Stage.REQUEUED}:
             return False
         if self.is_cancel or isinstance(self.request, InvalidRequest):
             return False

@@ -6,13 +6,13 @@ import difflib
 from collections.abc import Callable, Iterable
 from typing import Final
 
-LONGEST: Final = 64
+MAX_LENGTH: Final = 64
 """Maximum length of a name that is compared: a longer one is no typo, and comparing it takes time."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
     """The known name that the unknown one may be meant for."""
-    near = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.5) if len(name) <= LONGEST else []
+    near = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.5) if len(name) <= MAX_LENGTH else []
     return near[0] if near else None
 
 

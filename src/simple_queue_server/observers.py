@@ -16,7 +16,7 @@ class Observer(Protocol):
     """Called by the runner, in the event loop, at each step of a request.
 
     The order for one request is ``accepted``, ``started``, ``answering``, and finally either ``finished`` or
-    ``given_back``. Steps that don't happen are not reported: an invalid request, an unknown action, and a request
+    ``requeued``. Steps that don't happen are not reported: an invalid request, an unknown action, and a request
     cancelled early are never started. If the process is killed, the calls just end.
 
     Each call blocks all requests, so it must take microseconds. It may write to a file (one ``os.write``, without
@@ -52,7 +52,7 @@ class Observer(Protocol):
     def finished(self, request: InFlight) -> None:
         """Its response is published and confirmed by the broker, and the request is acked: it is done."""
 
-    def given_back(self, request: InFlight) -> None:
+    def requeued(self, request: InFlight) -> None:
         """Its work was stopped, or its response could not be published. It is not answered: its ``holder`` (broker or
         journal) has it, and this or another service will accept it again.
         """
@@ -81,8 +81,8 @@ class Observers:
     def finished(self, request: InFlight) -> None:
         self._call("finished", request)
 
-    def given_back(self, request: InFlight) -> None:
-        self._call("given_back", request)
+    def requeued(self, request: InFlight) -> None:
+        self._call("requeued", request)
 
     def _call(self, name: str, request: InFlight) -> None:
         for observer, trouble in self._all:

@@ -17,7 +17,7 @@ from simple_queue_server.messages import InvalidRequest, Request
 from simple_queue_server.nearest import nearest
 from simple_queue_server.unknown_parameters import Handler
 
-LONGEST_FIELD: Final = 400
+MAX_FIELD_LENGTH: Final = 400
 """Maximum number of characters of client-supplied text in a field of a log line; longer text is cut in the middle."""
 
 log = structlog.stdlib.get_logger("simple_queue_server")
@@ -71,8 +71,8 @@ def log_fields(request: Request | InvalidRequest) -> dict[str, Any]:
     fields = {"action": bounded(request.action)}
     pass_through = request.pass_through_json
     if pass_through != messages.NO_PASS_THROUGH:
-        cut = "…" if len(pass_through) > LONGEST_FIELD else ""
-        fields["pass_through"] = f"{text(pass_through[:LONGEST_FIELD])}{cut}"
+        cut = "…" if len(pass_through) > MAX_FIELD_LENGTH else ""
+        fields["pass_through"] = f"{text(pass_through[:MAX_FIELD_LENGTH])}{cut}"
     return fields
 
 
@@ -85,7 +85,11 @@ def bounded(value: Any) -> Any:
     if isinstance(value, int):  # as text it may be too long to be made
         return "a large number"
     shown = value if isinstance(value, str) else repr(value)
-    return shown if len(shown) <= LONGEST_FIELD else f"{shown[: LONGEST_FIELD // 2]}…{shown[-LONGEST_FIELD // 2 :]}"
+    return (
+        shown
+        if len(shown) <= MAX_FIELD_LENGTH
+        else f"{shown[: MAX_FIELD_LENGTH // 2]}…{shown[-MAX_FIELD_LENGTH // 2 :]}"
+    )
 
 
 def text(body: bytes) -> str:

@@ -25,7 +25,7 @@ from simple_queue_server.records.work import Job
 from simple_queue_server.records.worker_process import WorkerProcess, reference_of
 from simple_queue_server.settings.sections import RecordsSection
 
-MARKS_PATIENCE_S: Final = 10.0
+MARKS_TIMEOUT_S: Final = 10.0
 """How long a starting service waits for records that can't be read."""
 
 log = structlog.stdlib.get_logger("simple_queue_server")
@@ -57,7 +57,7 @@ class RecordingObserver:
     async def wait_for_marks(self) -> None:
         """Wait until it is known which requests are cancelled, but not for records that can't be read."""
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(MARKS_PATIENCE_S):
+            async with asyncio.timeout(MARKS_TIMEOUT_S):
                 await self._has_looked_for_marks.wait()
         if not self._knows_marks:
             log.warning("marks_unknown", effect="requests that were cancelled on the queue may be begun")
@@ -108,7 +108,7 @@ class RecordingObserver:
     def finished(self, request: InFlight) -> None:
         """Nothing to do: the answer has been recorded."""
 
-    def given_back(self, request: InFlight) -> None:
+    def requeued(self, request: InFlight) -> None:
         key = self._keys.pop(request, None)
         if key is not None:
             self.recorder.returned(key)

@@ -17,7 +17,7 @@ import structlog
 
 from simple_queue_server import messages, pipeline
 from simple_queue_server.brokers.base import Broker
-from simple_queue_server.concurrency import MOST, AdaptiveLimit, Change, Limit, Strain, no_strain
+from simple_queue_server.concurrency import MAX_LIMIT, AdaptiveLimit, Change, Limit, Strain, no_strain
 from simple_queue_server.in_flight import Holder, InFlight, Stage
 from simple_queue_server.journal.poison import PoisonCheck
 from simple_queue_server.journal.store import Entry, Journal, JournalError
@@ -71,7 +71,7 @@ class Runner:
             on_limit=_log_change,
             strain=strain,
         )
-        self._settlement = Settlement(broker, journal, _patience_s(settings, broker))
+        self._settlement = Settlement(broker, journal, _ack_timeout_s(settings, broker))
         self._poison = PoisonCheck(journal, settings.server.max_attempts)
         self._journal_trouble = Trouble(log, "journal_unreadable")
         self._adopted: deque[InFlight] = deque()
@@ -149,7 +149,7 @@ class Runner:
         return request
 
     def _start(self, request: InFlight) -> None:
-        self._settlement.watch_patience(request)
+        self._settlement.watch_ack_timeout(request)
         self.observers.accepted(request)
         request.task = asyncio.create_task(self._run(request), name=f"request {request.request_id}")
         self._running[request.task] = request
@@ -164,7 +164,7 @@ class Runner:
             await self._give_back(request)
         except Exception as error:
             log.exception("response_not_published", remedy="the request stays with its broker; see the error")
-            self.observers.given_back(request)
+            self.observers.requeued(request)
             self._on_fault(error)
         finally:
             request.slot.close()
@@ -227,15 +227,15 @@ class Runner:
         if request.holder is Holder.ANSWERED:  # stopped while its file was removed from the journal
             self.observers.finished(request)
             return
-        request.stage = Stage.GIVEN_BACK
+        request.stage = Stage.REQUEUED
         log.warning("request_requeued")
-        self.observers.given_back(request)
+        self.observers.requeued(request)
         await self._settlement.give_back(request)
 
 
 def _limits(max_in_flight: int | Literal["auto"]) -> tuple[int | Callable[[], Limit], int]:
     """The limit of a lane, or what makes one, and the most in all lanes."""
-    return (AdaptiveLimit, MOST) if max_in_flight == "auto" else (max_in_flight, max_in_flight)
+    return (AdaptiveLimit, MAX_LIMIT) if max_in_flight == "auto" else (max_in_flight, max_in_flight)
 
 
 def _log_change(lane: Hashable, change: Change) -> None:
@@ -243,6 +243,6 @@ def _log_change(lane: Hashable, change: Change) -> None:
     log.info("concurrency_changed", pair=str(lane), **numbers, reason=change.reason)
 
 
-def _patience_s(settings: Settings, broker: Broker) -> float | None:
+def _ack_timeout_s(settings: Settings, broker: Broker) -> float | None:
     """After how many seconds the journal takes a request over from the broker; None for never."""
-    return None if broker.patience_s is None else settings.server.journal_after_s or broker.patience_s
+    return None if broker.ack_timeout_s is None else settings.server.journal_after_s or broker.ack_timeout_s

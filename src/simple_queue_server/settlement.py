@@ -26,22 +26,22 @@ log = structlog.stdlib.get_logger("simple_queue_server")
 
 
 class Settlement:
-    """Settles the requests of one server. The journal takes a request over ``patience_s`` after the broker delivered
+    """Settles the requests of one server. The journal takes a request over ``ack_timeout_s`` after the broker delivered
     it.
 
     None means that the broker has no time limit and stores request and response together; then the journal isn't
     needed.
     """
 
-    def __init__(self, broker: Broker, journal: Journal, patience_s: float | None) -> None:
+    def __init__(self, broker: Broker, journal: Journal, ack_timeout_s: float | None) -> None:
         self._broker = broker
         self._journal = journal
-        self._patience_s = patience_s
+        self._ack_timeout_s = ack_timeout_s
 
-    def watch_patience(self, request: InFlight) -> None:
+    def watch_ack_timeout(self, request: InFlight) -> None:
         """Let the journal take over a request from the broker, unless it is settled in time."""
-        if self._patience_s is not None and request.holder is Holder.BROKER:
-            self._call_later(self._patience_s, self._take_over, request)
+        if self._ack_timeout_s is not None and request.holder is Holder.BROKER:
+            self._call_later(self._ack_timeout_s, self._take_over, request)
 
     async def answer(self, request: InFlight, response: bytes) -> None:
         """Publish the response durably, and only then ack the request.
@@ -70,7 +70,7 @@ class Settlement:
             await request.delivery.requeue()
 
     async def _answer_delivery(self, request: InFlight, delivery: Delivery, response: bytes) -> None:
-        if self._patience_s is not None:
+        if self._ack_timeout_s is not None:
             self._call_later(LATE_S, self._write, request)
         try:
             await delivery.answer(response, give_up=request.is_given_up)

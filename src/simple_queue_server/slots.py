@@ -15,7 +15,7 @@ from simple_queue_server.concurrency import Change, FixedLimit, Limit, Sample, S
 
 AHEAD: Final = 4
 """Requests taken before a slot is free for them, so that a request to cancel among them is served at once."""
-MOST_WAITING: Final = 1000
+MAX_WAITING: Final = 1000
 """Requests that may wait without a slot. Any beyond that don't make room for others."""
 RECENT_S: Final = 60.0
 """How long an idle lane still counts towards the number of requests that may be taken."""
@@ -89,7 +89,7 @@ class Slots:
     @property
     def most_taken(self) -> int:
         """How many requests may currently be taken in total."""
-        return self._limit + AHEAD + min(self._waiting, MOST_WAITING)
+        return self._limit + AHEAD + min(self._waiting, MAX_WAITING)
 
     async def room(self) -> Slot:
         """Wait until another request may be taken. Close its slot when it has ended."""

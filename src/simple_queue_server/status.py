@@ -10,7 +10,7 @@ from typing import Any, Final, Literal, TypeAlias
 
 import msgspec
 
-LONGEST_LIST: Final = 100
+MAX_LISTED: Final = 100
 """The maximum number of requests listed."""
 MODE: Final = 0o640
 
@@ -49,9 +49,9 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     in_flight: int
     """How many requests it has, including those that wait for their turn."""
     requests: list[Activity]
-    """The LONGEST_LIST requests that it has had for the longest time."""
+    """The MAX_LISTED requests that it has had for the longest time."""
     ended: list[Ended]
-    """The last LONGEST_LIST requests that were listed and have ended since."""
+    """The last MAX_LISTED requests that were listed and have ended since."""
     waiting: int | None
     """How many requests wait on the queue; None if unknown."""
     broker: str

@@ -22,7 +22,7 @@ from simple_queue_server.brokers.base import Broker
 from simple_queue_server.errors import QueueServerError
 from simple_queue_server.in_flight import InFlight, Stage
 from simple_queue_server.messages import Request
-from simple_queue_server.status import LONGEST_LIST, Activity, Ended, State, Status
+from simple_queue_server.status import MAX_LISTED, Activity, Ended, State, Status
 from simple_queue_server.system.notify import Notifier
 from simple_queue_server.system.pidfile import PidFile, look
 from simple_queue_server.system.trouble import Trouble
@@ -31,7 +31,7 @@ INTERVAL_S: Final = 2.0
 """How often the status is reported. Requests that take longer are queried for their progress."""
 QUEUE_INTERVAL_S: Final = 15.0
 """How often the broker is asked for the length of the queue."""
-PATIENCE_S: Final = 10.0
+TIMEOUT_S: Final = 10.0
 """How long to wait for the broker, a file, or a request's progress."""
 
 log = structlog.stdlib.get_logger("simple_queue_server")
@@ -76,7 +76,7 @@ class Supervision:
         self._waiting: int | None = None
         self._broker_error: str | None = None
         self._listed: dict[InFlight, dict[str, Any] | None] = {}
-        self._ended: deque[Ended] = deque(maxlen=LONGEST_LIST)
+        self._ended: deque[Ended] = deque(maxlen=MAX_LISTED)
         self._changed = asyncio.Event()
         self._is_up = asyncio.Event()
         self._last_line = ""
@@ -181,7 +181,7 @@ class Supervision:
 
     def _compose(self) -> Status:
         in_flight = self._in_flight()
-        listed = {request: self._listed.get(request) for request in itertools.islice(in_flight, LONGEST_LIST)}
+        listed = {request: self._listed.get(request) for request in itertools.islice(in_flight, MAX_LISTED)}
         gone = self._listed.keys() - listed.keys()
         self._ended.extend(_ended(request) for request in gone if request.response is not None)
         self._listed = listed
@@ -204,10 +204,10 @@ class Supervision:
         await self._is_up.wait()
         while True:
             try:
-                async with asyncio.timeout(PATIENCE_S):
+                async with asyncio.timeout(TIMEOUT_S):
                     self._waiting, self._broker_error = await self._broker.queue_length(), None
             except TimeoutError:
-                self._waiting, self._broker_error = None, f"no answer within {PATIENCE_S:g} s"
+                self._waiting, self._broker_error = None, f"no answer within {TIMEOUT_S:g} s"
             except Exception as error:  # noqa: BLE001 - mostly a BrokerError; nothing of this may end the service
                 self._waiting, self._broker_error = None, str(error)
             await asyncio.sleep(QUEUE_INTERVAL_S)
@@ -223,7 +223,7 @@ class Supervision:
 
     async def _end(self) -> None:
         if self._writing is not None:
-            await asyncio.wait({self._writing}, timeout=PATIENCE_S)
+            await asyncio.wait({self._writing}, timeout=TIMEOUT_S)
         if self._pid_file.is_held:
             with contextlib.suppress(OSError):
                 self._path.unlink(missing_ok=True)
@@ -234,7 +234,7 @@ async def _progress(request: InFlight) -> dict[str, Any] | None:
     if request.progress_source is None:
         return None
     try:
-        async with asyncio.timeout(PATIENCE_S):
+        async with asyncio.timeout(TIMEOUT_S):
             figures = await request.progress_source()
     except Exception as error:  # noqa: BLE001 - a handler's own; its request goes on
         log.warning("progress_unavailable", request_id=request.request_id, error=repr(error))

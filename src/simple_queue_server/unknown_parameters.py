@@ -13,9 +13,9 @@ from simple_queue_server.nearest import hint
 Handler: TypeAlias = Callable[[Request], Awaitable[Success | Mapping[str, Any]]]
 """Serves one action: returns the response's parameters, or raises :class:`Failure`."""
 
-MOST_LISTED: Final = 100
+MAX_LISTED: Final = 100
 """Maximum number of ignored parameters listed in a response."""
-LONGEST_SHOWN: Final = 100
+MAX_SHOWN_LENGTH: Final = 100
 """Maximum number of characters of an unknown name in a message."""
 
 
@@ -23,7 +23,7 @@ def refuse_unknown(parameters: Mapping[str, Any], known: Collection[str]) -> Non
     """Raise Failure for the first parameter that isn't ``known``, suggesting the nearest known one."""
     name = next((name for name in parameters if name not in known), None)
     if name is not None:
-        raise Failure(f"the parameter {_shown(name[:LONGEST_SHOWN])} is unknown{hint(name, known)}")
+        raise Failure(f"the parameter {_shown(name[:MAX_SHOWN_LENGTH])} is unknown{hint(name, known)}")
 
 
 def ignoring_unknown(handler: Handler, known: Collection[str]) -> Handler:
@@ -33,7 +33,7 @@ def ignoring_unknown(handler: Handler, known: Collection[str]) -> Handler:
         kept = {name: value for name, value in request.parameters.items() if name in known}
         if len(kept) == len(request.parameters):
             return await handler(request)
-        ignored = [name for name in request.parameters if name not in known][:MOST_LISTED]
+        ignored = [name for name in request.parameters if name not in known][:MAX_LISTED]
         try:
             result = await handler(dataclasses.replace(request, parameters=kept))
         except Failure as failure:

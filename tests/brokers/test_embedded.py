@@ -333,7 +333,7 @@ async def test_without_a_doorbell_a_request_is_found_all_the_same(
     def no_socket(*_: object) -> str:
         return "/nowhere/at/all"
 
-    monkeypatch.setattr("simple_queue_server.brokers.embedded.presence.OwnersDirectory.bell_address", no_socket)
+    monkeypatch.setattr("simple_queue_server.brokers.embedded.presence.OwnersDirectory.wake_up_address", no_socket)
     client, broker = await stage.client(), await stage.broker()
     receiving = asyncio.ensure_future(broker.receive())
     await asyncio.sleep(0)

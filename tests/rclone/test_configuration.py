@@ -170,7 +170,7 @@ async def test_a_call_during_which_the_file_was_away_is_made_again(places: Path)
 
 
 async def test_a_remote_that_was_taken_out_fails_after_a_while(places: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(configuration, "PATIENCE_S", 1.0)
+    monkeypatch.setattr(configuration, "MAX_WAIT_S", 1.0)
     async with started(places) as rclone:
         leave_a_remote_out(places / "rclone.conf")
         with capture_logs() as logs, pytest.raises(RcloneError, match="didn't find section"):

@@ -1007,7 +1007,7 @@ async def test_a_cancelled_copy_ends_its_rclone_and_another_attempt_sweeps_up(
 async def test_a_cancelled_copy_whose_rclone_had_to_be_killed_leaves_no_partial_file(
     world: storage.Places, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("medusa_copier.rclone.process.commands.STOP_PATIENCE_S", 0.2)
+    monkeypatch.setattr("medusa_copier.rclone.process.commands.STOP_GRACE_S", 0.2)
     (world.src / "big").write_bytes(os.urandom(6_000_000))
     async with started(world, tmp_path, bwlimit="2M") as copier:
         copying = asyncio.create_task(copier.copy("src:", "dst:"))

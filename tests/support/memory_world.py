@@ -108,7 +108,7 @@ class MemoryWorld:
         self.directory = directory
         self.queue = MemoryQueue()
         self.client = MemoryClient(self.queue)
-        self.patience_s: float | None = 60
+        self.ack_timeout_s: float | None = 60
         self.servers: list[tuple[Server, asyncio.Task[None]]] = []
 
     def serve(
@@ -124,7 +124,7 @@ class MemoryWorld:
             log=LogSection(show_requests=True, show_responses=True),
             records=OFF,
         )
-        self.broker = broker(self.queue, max_in_flight=16, patience_s=self.patience_s)
+        self.broker = broker(self.queue, max_in_flight=16, ack_timeout_s=self.ack_timeout_s)
         started = Server(settings, self.broker, run_directory=self.directory, is_configured_for=is_configured_for)
         for name, handler in (handlers if isinstance(handlers, Mapping) else {"work": handlers}).items():
             started.action(name)(handler)

@@ -12,7 +12,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from simple_queue_server.concurrency import FIRST, LEAST, MOST, AdaptiveLimit, Change, FixedLimit, Sample, Strain
+from simple_queue_server.concurrency import (
+    FIRST,
+    MAX_LIMIT,
+    MIN_LIMIT,
+    AdaptiveLimit,
+    Change,
+    FixedLimit,
+    Sample,
+    Strain,
+)
 
 Seconds = Callable[[float, int], float]
 """How long a request takes that begins at this time, when so many are under way, itself included."""
@@ -69,7 +78,7 @@ class World:
         """Work so long; returns the rate."""
         end_s, before = self.now_s + seconds, self.served
         while self.now_s < end_s:
-            while len(self._working) < min(self.limit.limit, self.waiting or MOST):
+            while len(self._working) < min(self.limit.limit, self.waiting or MAX_LIMIT):
                 self._start()
             self.now_s, sample = heapq.heappop(self._working)
             self.served += 1
@@ -95,9 +104,9 @@ def test_a_number_stays_exact() -> None:
 def test_across_an_ocean_it_grows_to_what_the_storage_can_do(round_trip_s: float) -> None:
     world = World(far(round_trip_s, 1500))
     world.serve(20 * round_trip_s)
-    assert world.serve(5) >= 0.9 * min(1500, MOST / (2 * round_trip_s))
+    assert world.serve(5) >= 0.9 * min(1500, MAX_LIMIT / (2 * round_trip_s))
     assert {change.reason for change in world.changes} <= {"more brought more"}
-    assert world.limit.limit >= min(MOST, 1500 * 2 * round_trip_s)
+    assert world.limit.limit >= min(MAX_LIMIT, 1500 * 2 * round_trip_s)
 
 
 def test_two_thousand_small_files_lose_little_to_the_search() -> None:
@@ -158,12 +167,12 @@ def test_where_there_is_little_to_do_nothing_is_tried() -> None:
 def test_many_failures_and_short_memory_halve_it() -> None:
     world = World(near(1000), failing=0.5)
     world.serve(1)
-    assert world.limit.limit == LEAST
+    assert world.limit.limit == MIN_LIMIT
     assert {change.reason for change in world.changes} == {"many failed"}
     for strain in get_args(Strain):
         world = World(near(1000), strain=strain)
         world.serve(20)
-        assert world.limit.limit == LEAST
+        assert world.limit.limit == MIN_LIMIT
         assert {change.reason for change in world.changes} == {strain}
 
 
@@ -189,8 +198,8 @@ def test_whatever_the_storage_is_the_limit_is_in_bounds_and_found_soon(
     world.serve(10)
     changes = len(world.changes)
     rate = world.serve(3)
-    assert LEAST <= world.limit.limit <= MOST
-    assert all(LEAST <= change.after <= MOST and change.before != change.after for change in world.changes)
+    assert MIN_LIMIT <= world.limit.limit <= MAX_LIMIT
+    assert all(MIN_LIMIT <= change.after <= MAX_LIMIT and change.before != change.after for change in world.changes)
     assert len(world.changes) - changes <= 4
-    most_per_s = min(most_per_s, MOST / (2 * round_trip_s))
+    most_per_s = min(most_per_s, MAX_LIMIT / (2 * round_trip_s))
     assert rate >= 0.6 * most_per_s

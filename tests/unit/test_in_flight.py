@@ -166,7 +166,7 @@ async def test_a_request_that_is_stopped_before_its_task_begins_begins_all_the_s
     assert request.stage is Stage.WORKING, "who runs it sees that it is stopped, and can give it back"
 
 
-@pytest.mark.parametrize("stage", [Stage.CANCELLED, Stage.GIVEN_BACK])
+@pytest.mark.parametrize("stage", [Stage.CANCELLED, Stage.REQUEUED])
 def test_what_is_ended_already_is_not_cancelled(stage: Stage) -> None:
     request = made()
     request.stage = stage

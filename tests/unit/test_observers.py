@@ -47,8 +47,8 @@ class Notes:
         self._note("finished", request)
         self.ended.put_nowait(request)
 
-    def given_back(self, request: InFlight) -> None:
-        self._note("given_back", request)
+    def requeued(self, request: InFlight) -> None:
+        self._note("requeued", request)
         self.ended.put_nowait(request)
 
     def _note(self, name: str, request: InFlight) -> None:
@@ -184,8 +184,8 @@ async def test_a_request_whose_work_is_stopped_is_given_back(world: World) -> No
     await soon(world.begun.wait())
     server.abort()
     await soon(world.serving[0])
-    assert world.notes.seen[-1] == ("given_back", Stage.GIVEN_BACK, Holder.BROKER, None)
-    assert world.names() == ["accepted", "started", "given_back"]
+    assert world.notes.seen[-1] == ("requeued", Stage.REQUEUED, Holder.BROKER, None)
+    assert world.names() == ["accepted", "started", "requeued"]
 
 
 async def test_a_request_whose_response_is_not_published_is_given_back(world: World) -> None:
@@ -197,7 +197,7 @@ async def test_a_request_whose_response_is_not_published_is_given_back(world: Wo
     await world.client.send(SENT)
     with pytest.raises(BrokerGaveUp):
         await soon(world.serving[0])
-    assert world.names() == ["accepted", "started", "answering", "given_back"]
+    assert world.names() == ["accepted", "started", "answering", "requeued"]
 
 
 async def test_a_response_from_the_journal_is_only_answered(world: World) -> None:

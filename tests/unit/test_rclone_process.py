@@ -21,7 +21,7 @@ from medusa_copier.rclone.process.environment import (
 )
 from medusa_copier.rclone.process.process import command_line, end, spawn
 from medusa_copier.rclone.rcd import orphans
-from medusa_copier.rclone.rcd.log import LONGEST_LINE, LogLines
+from medusa_copier.rclone.rcd.log import MAX_LINE_LENGTH, LogLines
 from tests.support.waiting import eventually
 
 
@@ -136,11 +136,11 @@ async def test_a_failed_call_is_left_to_whoever_made_it() -> None:
 
 async def test_what_is_no_json_is_logged_too_and_what_is_endless_is_cut() -> None:
     entries, _ = await logged(
-        b"goroutine 1 [running]:\n", b"\xff\n", b"\n", b"x" * (3 * LONGEST_LINE) + b"\n", b'{"level":1}\n'
+        b"goroutine 1 [running]:\n", b"\xff\n", b"\n", b"x" * (3 * MAX_LINE_LENGTH) + b"\n", b'{"level":1}\n'
     )
     assert [entry["log_level"] for entry in entries] == ["warning"] * 4
     assert entries[0]["text"] == "goroutine 1 [running]:"
-    assert len(entries[2]["text"]) <= LONGEST_LINE
+    assert len(entries[2]["text"]) <= MAX_LINE_LENGTH
 
 
 async def test_the_help_text_after_a_wrong_flag_is_no_warning_but_its_error_is_kept() -> None:

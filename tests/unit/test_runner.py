@@ -146,19 +146,19 @@ async def test_a_request_that_was_taken_in_the_moment_of_a_halt_is_given_back_at
             if request.request_id == "second":
                 asyncio.get_running_loop().call_soon(server.toggle_halt)  # before its task begins
 
-        def given_back(self, request: InFlight) -> None:
-            asyncio.get_running_loop().call_soon(given_back.set)
+        def requeued(self, request: InFlight) -> None:
+            asyncio.get_running_loop().call_soon(requeued.set)
 
         def __getattr__(self, name: str) -> Any:
             return lambda request: None
 
-    work, given_back = Work(), asyncio.Event()
+    work, requeued = Work(), asyncio.Event()
     server = world.serve(work, max_in_flight=1)
     server.observe(Halts())
     await world.client.send(REQUEST)
     await asyncio.wait_for(work.begun.wait(), 10)
     await world.client.send(REQUEST, message_id="second")
-    await asyncio.wait_for(given_back.wait(), 10)
+    await asyncio.wait_for(requeued.wait(), 10)
     assert len(world.queue.requests) == 1, "while the first one goes on"
     work.end.set()
     await world.end()

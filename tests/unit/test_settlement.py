@@ -97,7 +97,7 @@ async def test_a_kept_response_is_published_by_the_next_start_without_doing_the_
 
 
 async def test_a_late_answer_to_a_broker_of_endless_patience_is_not_kept(world: MemoryWorld) -> None:
-    world.patience_s = None
+    world.ack_timeout_s = None
     Broker.back.clear()
     world.serve(quick, journal_after_s=0.01)
     await world.client.send(REQUEST)
@@ -164,7 +164,7 @@ async def test_the_journal_takes_a_long_request_over_as_soon_as_it_can_be_writte
         await keep(journal, entry)
 
     monkeypatch.setattr(Journal, "write", refuse_once)
-    world.patience_s = 0.01
+    world.ack_timeout_s = 0.01
     work = Work()
     world.serve(work)
     await world.client.send(REQUEST)
@@ -207,9 +207,9 @@ class Case:
         self.request = InFlight.of_delivery(self.lent, Slot(Slots(1)))
         self.settling: Settlement
 
-    def settle(self, patience_s: float | None) -> None:
-        self.settling = Settlement(MemoryBroker(self.queue, max_in_flight=1), self.journal, patience_s)
-        self.settling.watch_patience(self.request)
+    def settle(self, ack_timeout_s: float | None) -> None:
+        self.settling = Settlement(MemoryBroker(self.queue, max_in_flight=1), self.journal, ack_timeout_s)
+        self.settling.watch_ack_timeout(self.request)
 
     async def answer(self, *, give_up: bool = False) -> None:
         self.request.decide(b"response", give_up=give_up)
@@ -235,7 +235,7 @@ async def case(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator
 
 
 async def test_broker_to_answered(case: Case) -> None:
-    case.settle(patience_s=3600)
+    case.settle(ack_timeout_s=3600)
     await case.answer()
     assert case.request.holder is Holder.ANSWERED
     assert (case.lent.calls, list(case.queue.responses), case.written()) == (["answered"], [], [])
@@ -243,7 +243,7 @@ async def test_broker_to_answered(case: Case) -> None:
 
 async def test_broker_to_both_to_journal_when_the_patience_ends(case: Case) -> None:
     case.lent.let_go.clear()
-    case.settle(patience_s=0)
+    case.settle(ack_timeout_s=0)
     assert case.request.holder is Holder.BROKER
     await until(lambda: case.written() == [None])
     assert (case.request.holder, case.lent.calls) == (Holder.BOTH, []), "it is not acked before it is written"
@@ -258,7 +258,7 @@ async def test_journal_to_answered(case: Case, monkeypatch: pytest.MonkeyPatch) 
         case.queue.put_response(response, reply)
 
     monkeypatch.setattr(MemoryBroker, "publish", publish)
-    case.settle(patience_s=0)
+    case.settle(ack_timeout_s=0)
     await until(lambda: case.request.holder is Holder.JOURNAL)
     await case.answer()
     assert case.request.holder is Holder.ANSWERED
@@ -267,7 +267,7 @@ async def test_journal_to_answered(case: Case, monkeypatch: pytest.MonkeyPatch) 
 
 async def test_broker_to_both_when_the_response_is_late_and_to_answered_when_it_is_taken(case: Case) -> None:
     case.lent.let_go.clear()
-    case.settle(patience_s=3600)
+    case.settle(ack_timeout_s=3600)
     answering = asyncio.create_task(case.answer())
     await until(lambda: case.written() == [b"response"])
     assert (case.request.holder, case.lent.calls) == (Holder.BOTH, [])
@@ -289,7 +289,7 @@ async def test_both_stays_both_when_the_journal_can_not_be_written_and_is_answer
 
     write = Journal.write
     monkeypatch.setattr(Journal, "write", write_without_knowing)
-    case.settle(patience_s=0)
+    case.settle(ack_timeout_s=0)
     await soon(tried.wait())
     await case.answer()
     assert case.request.holder is Holder.ANSWERED
@@ -297,13 +297,13 @@ async def test_both_stays_both_when_the_journal_can_not_be_written_and_is_answer
 
 
 async def test_a_request_that_the_broker_has_is_given_back_to_it(case: Case) -> None:
-    case.settle(patience_s=3600)
+    case.settle(ack_timeout_s=3600)
     await case.settling.give_back(case.request)
     assert (case.request.holder, case.lent.calls) == (Holder.BROKER, ["requeued"])
 
 
 async def test_a_request_that_the_journal_has_stays_there(case: Case) -> None:
-    case.settle(patience_s=0)
+    case.settle(ack_timeout_s=0)
     await until(lambda: case.request.holder is Holder.JOURNAL)
     await case.settling.give_back(case.request)
     assert (case.request.holder, case.lent.calls, case.written()) == (Holder.JOURNAL, ["acked"], [None])
@@ -324,13 +324,13 @@ async def test_nothing_is_written_for_a_broker_that_gave_up(case: Case, monkeypa
 
 
 async def test_a_request_that_is_given_up_becomes_a_dead_letter(case: Case) -> None:
-    case.settle(patience_s=3600)
+    case.settle(ack_timeout_s=3600)
     await case.answer(give_up=True)
     assert (case.request.holder, case.lent.calls, case.dead_letters()) == (Holder.ANSWERED, ["given up"], 1)
 
 
 async def test_a_broker_of_endless_patience_keeps_its_requests(case: Case) -> None:
-    case.settle(patience_s=None)
+    case.settle(ack_timeout_s=None)
     assert case.request.journal_timer is None
     await case.answer()
     assert (case.request.holder, case.written()) == (Holder.ANSWERED, [])

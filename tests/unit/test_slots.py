@@ -11,7 +11,7 @@ from simple_queue_server import Request, Server, Settings
 from simple_queue_server.brokers.memory import MemoryBroker, MemoryClient, MemoryQueue
 from simple_queue_server.concurrency import FIRST, FixedLimit
 from simple_queue_server.settings.sections import ServerSection
-from simple_queue_server.slots import AHEAD, MOST_WAITING, Slots
+from simple_queue_server.slots import AHEAD, MAX_WAITING, Slots
 from tests.support.contract import soon
 from tests.support.records import OFF
 
@@ -71,8 +71,8 @@ async def test_a_slot_is_not_lost_by_who_is_cancelled_while_it_waits_for_one() -
 
 
 async def test_of_very_many_that_wait_some_make_no_room_but_all_give_up_their_slots() -> None:
-    slots = Slots(MOST_WAITING + 1)
-    many = [await slots.room() for _ in range(MOST_WAITING + 1)]
+    slots = Slots(MAX_WAITING + 1)
+    many = [await slots.room() for _ in range(MAX_WAITING + 1)]
     for slot in many:
         await slot.take()
     waiting = [slot.given_up() for slot in many]
@@ -81,10 +81,10 @@ async def test_of_very_many_that_wait_some_make_no_room_but_all_give_up_their_sl
     last = await soon(slots.room())
     await soon(last.take())
     last.close()
-    assert slots.most_taken == MOST_WAITING + 1 + AHEAD + MOST_WAITING
+    assert slots.most_taken == MAX_WAITING + 1 + AHEAD + MAX_WAITING
     for block in waiting:
         await soon(block.__aexit__(None, None, None))
-    assert slots.most_taken == MOST_WAITING + 1 + AHEAD
+    assert slots.most_taken == MAX_WAITING + 1 + AHEAD
 
 
 async def test_requests_that_wait_for_their_turn_hold_up_no_others(tmp_path: Path) -> None:

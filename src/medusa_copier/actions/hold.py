@@ -15,8 +15,8 @@ from simple_queue_server.backoff import delays_s
 from simple_queue_server.system.trouble import Trouble
 
 FIRST_PAUSE_S: Final = 0.5
-LONGEST_PAUSE_S: Final = 15.0
-QUIET_S: Final = LONGEST_PAUSE_S * 1.25 + 5
+MAX_PAUSE_S: Final = 15.0
+QUIET_S: Final = MAX_PAUSE_S * 1.25 + 5
 """The trouble is considered over when no request had to be held for this long."""
 
 log = structlog.stdlib.get_logger("medusa_copier")
@@ -33,7 +33,7 @@ class Hold:
         """Wrap a handler so that it is called again, after a pause, as long as it fails because of this machine."""
 
         async def handle(request: Request) -> Success | Mapping[str, Any]:
-            for pause_s in delays_s(FIRST_PAUSE_S, LONGEST_PAUSE_S):
+            for pause_s in delays_s(FIRST_PAUSE_S, MAX_PAUSE_S):
                 try:
                     return await handler(request)
                 except Exception as error:

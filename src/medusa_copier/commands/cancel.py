@@ -100,5 +100,5 @@ def _by_message(config: Path, ids: Sequence[str], error: Exception) -> bool:
 async def _ask(client: CopyClient, ids: Sequence[str]) -> list[dict[str, Any]]:
     async with client:
         return await asyncio.gather(
-            *(client.request("cancel", {"request_id": request_id}, timeout_s=PATIENCE_S) for request_id in ids)
+            *(client.request("cancel", {"request_id": request_id}, timeout_s=TIMEOUT_S) for request_id in ids)
         )

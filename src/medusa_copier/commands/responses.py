@@ -19,7 +19,7 @@ from simple_queue_server import SettingsError, load_settings, logs
 from simple_queue_server.printable import escaped, escaped_body
 from simple_queue_server.settings.sections import EmbeddedSection
 
-PATIENCE_S: Final = 1.0
+WAIT_S: Final = 1.0
 """A queue from which nothing arrives for this long is considered empty."""
 
 
@@ -68,7 +68,7 @@ async def _take(client: CopyClient, wanted: Wanted, use: Callable[[bytes], None]
         for taken in itertools.count():
             if taken == wanted.most:
                 return taken
-            while (message := await client.take_response(PATIENCE_S)) is None:
+            while (message := await client.take_response(WAIT_S)) is None:
                 if not wanted.follows:
                     return taken
             use(message)

@@ -21,7 +21,7 @@ from simple_queue_server.secrets import masked
 from simple_queue_server.status import Status
 from simple_queue_server.system.pidfile import Seen, State
 
-BROKER_PATIENCE_S: Final = 5.0
+BROKER_TIMEOUT_S: Final = 5.0
 LISTED: Final = 10
 """The maximum number of requests shown to people."""
 
@@ -95,11 +95,11 @@ def state_of(seen: Seen, reported: Status | None) -> str:
 async def _queue(service: Service) -> dict[str, Any]:
     """The incoming queue as seen by this command."""
     try:
-        async with asyncio.timeout(BROKER_PATIENCE_S):
+        async with asyncio.timeout(BROKER_TIMEOUT_S):
             state = await inspect_queue(for_client(service.settings, service.config))
             return {"error": None, **msgspec.to_builtins(state)}
     except TimeoutError:
-        return {"error": f"the broker doesn't answer within {BROKER_PATIENCE_S:g} s"}
+        return {"error": f"the broker doesn't answer within {BROKER_TIMEOUT_S:g} s"}
     except (BrokerError, SettingsError) as error:
         return {"error": str(error)}
 

@@ -22,7 +22,7 @@ from simple_queue_server.http.ui.pages import Pages, Visit
 from simple_queue_server.http.ui.parts import Asking
 
 ON_A_PANE: Final = 300
-MOST_CHOSEN: Final = 1000
+MAX_CHOSEN: Final = 1000
 SHOWN: Final = 20
 UNKNOWN_BYTE: Final = "\ufffd"
 """What a name has where it isn't UTF-8: no JSON can say such a name."""
@@ -193,8 +193,8 @@ def _planned(visit: Visit) -> list[_Planned]:
     if not (query.source_root and query.target_root):
         raise Problem(400, "choose a root to copy from and one to copy to")
     chosen = visit.form.get("file", []) + visit.form.get("directory", [])
-    if len(chosen) > MOST_CHOSEN:
-        raise Problem(400, f"choose at most {MOST_CHOSEN} at a time, or the directory that they are in")
+    if len(chosen) > MAX_CHOSEN:
+        raise Problem(400, f"choose at most {MAX_CHOSEN} at a time, or the directory that they are in")
     files = [_file(query, visit, key) for key in visit.form.get("file", [])]
     directories = [_directory(query, visit, key) for key in visit.form.get("directory", [])]
     return [*directories, *files] or [_directory(query, visit, query.source_key, is_open=True)]

@@ -30,7 +30,7 @@ from simple_queue_server.system import mounts
 
 WHOLE_AFTER_S: Final = 0.3
 """A file that has been unchanged for this long is no longer being written."""
-PATIENCE_S: Final = 5.0
+MAX_WAIT_S: Final = 5.0
 """How long requests wait while the file is missing, empty, broken, or lacks a remote that it had."""
 LOOK_S: Final = 0.05
 NO_SUCH_REMOTE: Final = "didn't find section in config file"
@@ -92,8 +92,8 @@ class Configuration:
         self.state = await self.look()
         self._sections = await self._client().configuration()
         self._has_end = _has_end(await asyncio.to_thread(self._text))
-        if self.state is None or time.time() - self.state.changed_ns / 1e9 < PATIENCE_S:
-            self._unsure_until = time.monotonic() + PATIENCE_S
+        if self.state is None or time.time() - self.state.changed_ns / 1e9 < MAX_WAIT_S:
+            self._unsure_until = time.monotonic() + MAX_WAIT_S
 
     async def look(self) -> Signature | None:
         """The file's current signature; None if there is no file. Immediate on a local disk, else in a thread."""
@@ -158,9 +158,9 @@ class Configuration:
         self.state = signature
 
     async def _settled(self) -> tuple[Signature | None, Sections]:
-        """Wait until the file is complete, at most PATIENCE_S: after that, rclone is left to report what is wrong."""
+        """Wait until the file is complete, at most MAX_WAIT_S: after that, rclone is left to report what is wrong."""
         now = time.monotonic()
-        until, since, last = now + PATIENCE_S, now, await self.look()
+        until, since, last = now + MAX_WAIT_S, now, await self.look()
         while True:
             signature, now = await self.look(), time.monotonic()
             since, last = (since, last) if signature == last else (now, signature)
@@ -171,7 +171,7 @@ class Configuration:
                 return signature, sections
             if now > until:
                 what = f"it lacks what it had of {', '.join(lost)}" if is_readable else "it can't be read"
-                log.warning("rclone_config_invalid", path=str(self._path), waited_s=PATIENCE_S, reason=what)
+                log.warning("rclone_config_invalid", path=str(self._path), waited_s=MAX_WAIT_S, reason=what)
                 return signature, sections
             await asyncio.sleep(LOOK_S)
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
 from typing import Final, NamedTuple
 
-from medusa_copier.rclone.names import all_spelled
+from medusa_copier.rclone.names import all_encoded
 from simple_queue_server.system.mounts import kernel_file_system
 
 _KINDS: Final = {
@@ -81,9 +81,9 @@ def walk(directory: str, take: Callable[[list[str]], object], *, but: Collection
             has_late = has_late or status.st_mtime_ns > _LATEST_NS
             files, size_bytes = files + 1, size_bytes + status.st_size
         if len(names) == NAMES_AT_ONCE:
-            take(all_spelled(names))
+            take(all_encoded(names))
             names = []
-    take(all_spelled(names))
+    take(all_encoded(names))
     return Walked(has_late, files, size_bytes)
 
 

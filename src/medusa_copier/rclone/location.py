@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from medusa_copier.rclone.names import SPELLING
+from medusa_copier.rclone.names import ENCODING
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +23,7 @@ class Location:
     @property
     def remote(self) -> str:
         """``path`` in rclone's encoding."""
-        return self.path.translate(SPELLING)
+        return self.path.translate(ENCODING)
 
     @property
     def joined(self) -> str:

@@ -16,26 +16,26 @@ REPLACEMENT: Final = "\ufffd"
 QUOTE: Final = "\u201b"
 """rclone's escape character: what follows is meant literally."""
 _CONTROLS: Final = {code: chr(0x2400 + code) for code in range(1, 32)} | {0x7F: "\u2421"}
-SPELLING: Final = _CONTROLS | {ord(symbol): QUOTE + symbol for symbol in _CONTROLS.values()}
+ENCODING: Final = _CONTROLS | {ord(symbol): QUOTE + symbol for symbol in _CONTROLS.values()}
 """rclone writes a control character as its symbol (``␊``), and escapes a symbol that occurs literally. Names have to
 be encoded this way, or rclone finds nothing in an S3 prefix with a control character, and the wrong file for a
 symbol.
 """
 
-_SPOKEN: Final = {symbol: chr(code) for code, symbol in _CONTROLS.items()}
-_SPELT: Final = re.compile(f"{QUOTE}?[{''.join(_SPOKEN)}]|{QUOTE}{QUOTE}")
+_DECODED: Final = {symbol: chr(code) for code, symbol in _CONTROLS.items()}
+_ENCODED: Final = re.compile(f"{QUOTE}?[{''.join(_DECODED)}]|{QUOTE}{QUOTE}")
 _NO_UTF8: Final = re.compile("[\udc80-\udcff]")
 
 
-def spoken(remote: str) -> str:
+def decoded(remote: str) -> str:
     """The path as stored, decoded from rclone's encoding."""
-    return _SPELT.sub(lambda match: _SPOKEN.get(match[0], match[0][-1]), remote)
+    return _ENCODED.sub(lambda match: _DECODED.get(match[0], match[0][-1]), remote)
 
 
-def all_spelled(paths: list[str]) -> list[str]:
+def all_encoded(paths: list[str]) -> list[str]:
     """Encode stored paths in rclone's encoding. Cheap if all are ASCII."""
     text = "\0".join(paths)
-    return text.translate(SPELLING).split("\0") if paths and not _is_plain(text) else paths
+    return text.translate(ENCODING).split("\0") if paths and not _is_plain(text) else paths
 
 
 def _is_plain(text: str) -> bool:

@@ -25,7 +25,7 @@ _END: Final = ".partial"
 _PARTIAL: Final = re.compile(rf"(?P<name>.*)\.[0-9a-f]{{8}}(?P<suffix>[0-9a-z]{{{2 * _WIDTH}}}{_END})", re.DOTALL)
 _ADDED_BYTES: Final = len(".01234567") + 2 * _WIDTH + len(_END)
 
-LONGEST_WHOLE_NAME_BYTES: Final = 100
+MAX_WHOLE_NAME_BYTES: Final = 100
 """rclone truncates longer names so that the partial file's name does not exceed this."""
 
 
@@ -93,7 +93,7 @@ def split(path: str) -> tuple[str, str] | None:
 def beginning(name: str) -> str:
     """The beginning of a partial file's name for a file that will be called ``name``."""
     encoded = posixpath.basename(name).encode("utf-8", "surrogatepass")
-    if len(encoded) <= LONGEST_WHOLE_NAME_BYTES:
+    if len(encoded) <= MAX_WHOLE_NAME_BYTES:
         return name
     return name.encode("utf-8", "surrogatepass")[:-_ADDED_BYTES].decode("utf-8", "ignore")
 
@@ -101,7 +101,7 @@ def beginning(name: str) -> str:
 def may_be_cut(path: str) -> bool:
     """Whether ``path``, taken from a partial file, may be the beginning of a longer name."""
     longest_character = 4
-    return len(posixpath.basename(path).encode()) > LONGEST_WHOLE_NAME_BYTES - _ADDED_BYTES - longest_character
+    return len(posixpath.basename(path).encode()) > MAX_WHOLE_NAME_BYTES - _ADDED_BYTES - longest_character
 
 
 def _digits(number: int) -> str:

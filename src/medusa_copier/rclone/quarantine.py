@@ -1,8 +1,8 @@
 """Finds the call that crashes rclone, without harm to other calls.
 
-The death of the resident rclone ends all calls to it, and doesn't show which of them caused it. A call that has seen it
-more than once is suspected, and gets an rclone of its own: one new suspect at a time, each for at least TEST_S; after
-that it continues there while the next one is tested. So if a suspect's rclone dies, the suspect caused it.
+The death of the resident rclone ends all calls to it, and doesn't show which of them caused it. A call during which it
+died more than once is isolated: it gets an rclone of its own. One call at a time is tested like that, for at least
+TEST_S; after that it continues there while the next one is tested. So if a separate rclone dies, its call caused it.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from medusa_copier.rclone.errors import MachineTrouble, RcloneError, RcloneStopp
 from medusa_copier.rclone.rcd.client import Client
 from simple_queue_server.slots import Waiting
 
-SUSPECT_AFTER: Final = 2
-"""After this many deaths of the resident rclone a call is suspected."""
+ISOLATE_AFTER: Final = 2
+"""After this many deaths of the resident rclone during a call, the call is isolated."""
 TEST_S: Final = 10.0
-"""How long a suspect has to survive until another one may be started."""
+"""How long an isolated call has to survive until another one may be started."""
 SETTLE_S: Final = 0.5
 """The maximum time until the death of an rclone is noticed."""
 
@@ -34,23 +34,22 @@ log = structlog.stdlib.get_logger("medusa_copier.rclone")
 
 @dataclass(slots=True)
 class Deaths:
-    """What is known about a call: how many deaths of the resident rclone it ``saw``, and how many happened while it
-    was ``alone``.
-    """
+    """How often rclone died during a call: the ``resident`` one, and one that worked on it ``alone``."""
 
-    saw: int = 0
+    resident: int = 0
     alone: int = 0
-    innocence: int = 0
+    unrelated: int = 0
+    """How many deaths for other reasons were known when rclone first died on it alone."""
 
     @property
-    def is_suspect(self) -> bool:
+    def is_isolated(self) -> bool:
         """Whether the call must no longer use the resident rclone."""
-        return self.saw >= SUSPECT_AFTER
+        return self.resident >= ISOLATE_AFTER
 
 
 class Quarantine:
     """``await quarantine.run(call, deaths)``. ``launch`` starts an rclone for a block and yields its client; a
-    suspect waits for its turn within ``waiting``.
+    call waits for its turn within ``waiting``.
     """
 
     def __init__(
@@ -60,7 +59,7 @@ class Quarantine:
         self._waiting = waiting
         self._testing = asyncio.Lock()
         self._own: ContextVar[Client | None] = ContextVar("own rclone", default=None)
-        self._innocence = 0
+        self._unrelated_deaths = 0
 
     @property
     def client(self) -> Client | None:
@@ -68,19 +67,19 @@ class Quarantine:
         return self._own.get()
 
     def note_death_of_resident(self) -> None:
-        """If no suspect is being tested, rclone dies for other reasons: that clears all suspects."""
+        """If no call is being tested, rclone dies for other reasons: that clears all isolated calls."""
         if not self._testing.locked():
-            self._innocence += 1
+            self._unrelated_deaths += 1
 
     def count(self, deaths: Deaths) -> None:
         """Record a death caused by the call."""
         if deaths.alone == 0:
-            deaths.innocence = self._innocence
+            deaths.unrelated = self._unrelated_deaths
         deaths.alone += 1
 
     def review(self, deaths: Deaths) -> None:
         """Reset the count if rclone has meanwhile died for other reasons."""
-        if deaths.alone and deaths.innocence != self._innocence:
+        if deaths.alone and deaths.unrelated != self._unrelated_deaths:
             deaths.alone = 0
 
     async def run(self, call: Callable[[], Awaitable[T]], deaths: Deaths) -> T:
@@ -114,11 +113,11 @@ class Quarantine:
         try:
             return await stack.enter_async_context(self._launch())
         except RcloneError as error:
-            raise MachineTrouble(f"no rclone can be started for a suspect: {error.reason}") from error
+            raise MachineTrouble(f"no separate rclone can be started: {error.reason}") from error
 
 
 class _Turn:
-    """A suspect's turn, which ends once."""
+    """The turn of a call to be tested, which ends once."""
 
     def __init__(self, testing: asyncio.Lock) -> None:
         self._testing = testing

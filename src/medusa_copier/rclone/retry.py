@@ -43,7 +43,7 @@ class Retries:
     A call is made up to ``attempts`` times while its RcloneError is transient, with pauses of 1 s, 2 s, 4 s, … give or
     take a quarter. A permanent error is raised at once, and so is MachineTrouble; after the last attempt its error is
     raised. The death of the resident rclone doesn't count as an attempt: the call is repeated when ``ready`` returns,
-    or in ``quarantine`` once it is suspected; it fails when rclone has died ``attempts`` times while working on it
+    or in ``quarantine`` once it is isolated; it fails when rclone has died ``attempts`` times while working on it
     alone. Nor does a change of the ``configuration`` during a call that fails.
     """
 
@@ -80,7 +80,7 @@ class Retries:
         while True:
             begun_s = time.monotonic()
             try:
-                if self._quarantine is not None and deaths.is_suspect:
+                if self._quarantine is not None and deaths.is_isolated:
                     return await self._quarantine.run(under_configuration, deaths)
                 return await under_configuration()
             except MachineTrouble:
@@ -124,9 +124,9 @@ class Retries:
         quarantine = self._quarantine
         if isinstance(error, RcloneAway):
             return await asyncio.sleep(AWAY_PAUSE_S)
-        log.warning("rclone_call_retried", reason=error.reason, deaths=deaths.saw, deaths_alone=deaths.alone)
-        if quarantine is None or not (deaths.is_suspect or isinstance(error, ProcessDied)):
-            deaths.saw += 1
+        log.warning("rclone_call_retried", reason=error.reason, deaths=deaths.resident, deaths_alone=deaths.alone)
+        if quarantine is None or not (deaths.is_isolated or isinstance(error, ProcessDied)):
+            deaths.resident += 1
             return None
         if isinstance(error, ProcessDied):
             quarantine.count(deaths)

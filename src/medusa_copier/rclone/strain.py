@@ -15,9 +15,9 @@ from typing import Final, NamedTuple
 from medusa_copier.rclone.errors import RcloneError
 from simple_queue_server.concurrency import Strain
 
-MOST_REFUSED: Final = 0.05
+MAX_REFUSED: Final = 0.05
 """Of a storage's answers."""
-MOST_MEMORY_BYTES: Final = 640 << 20
+MAX_MEMORY_BYTES: Final = 640 << 20
 LOOK_S: Final = 1.0
 """How often to look, while anybody asks."""
 OLD_S: Final = 10.0
@@ -65,9 +65,9 @@ class StrainGauge:
             self._looking = asyncio.create_task(self._look(), name="rclone strain")
         if now_s - self._looked_s > OLD_S:
             return None
-        if self._counters.memory_bytes > MOST_MEMORY_BYTES:
+        if self._counters.memory_bytes > MAX_MEMORY_BYTES:
             return "memory is short"
-        return "many refused" if is_far and self._refused > MOST_REFUSED else None
+        return "many refused" if is_far and self._refused > MAX_REFUSED else None
 
     async def _look(self) -> None:
         with suppress(RcloneError):  # it is being started again

@@ -10,7 +10,7 @@ from medusa_copier.rclone.location import Location
 from medusa_copier.settings import RootSection
 from simple_queue_server import Failure
 
-LONGEST_KEY_BYTES: Final = 32_000
+MAX_KEY_BYTES: Final = 32_000
 """More than any storage supports, and short enough for a command-line argument, which Linux limits to 131072 bytes:
 rclone may encode one byte as three.
 """
@@ -48,8 +48,8 @@ def clean_key(key: str, parameter: str) -> str:
     if dots := _DOTS.search(key):
         raise Failure(f"{parameter} {key!r} contains a {dots[1]!r} segment; write the key from the root down")
     clean = "/".join(segments)
-    if (size := len(clean.encode("utf-8", "surrogatepass"))) > LONGEST_KEY_BYTES:
-        raise Failure(f"{parameter} is {size} bytes long; it can't be longer than {LONGEST_KEY_BYTES}")
+    if (size := len(clean.encode("utf-8", "surrogatepass"))) > MAX_KEY_BYTES:
+        raise Failure(f"{parameter} is {size} bytes long; it can't be longer than {MAX_KEY_BYTES}")
     return clean
 
 

@@ -89,7 +89,7 @@ class Broker(Protocol):
     """
 
     @property
-    def patience_s(self) -> float | None:
+    def ack_timeout_s(self) -> float | None:
         """How long a request can safely stay unsettled, in seconds; None if there is no limit."""
 
     @property

@@ -23,12 +23,12 @@ from simple_queue_server.errors import BrokerError
 
 WAIT_S: Final = 30
 """How long the service is asked to wait for a response, each time."""
-PATIENCE_S: Final = 30.0
+GIVE_UP_AFTER_S: Final = 30.0
 """How long a service that is away, or busy, is asked again."""
-MOST_CONNECTIONS: Final = 64
-LONGEST_KEY: Final = 150
+MAX_CONNECTIONS: Final = 64
+MAX_KEY_LENGTH: Final = 150
 FIRST_DELAY_S: Final = 0.1
-LONGEST_DELAY_S: Final = 5.0
+MAX_DELAY_S: Final = 5.0
 MAY_PASS: Final = frozenset({408, 429, 502, 503, 504})
 LARGEST_HEAD_BYTES: Final = 2**16
 
@@ -80,7 +80,7 @@ class _Pool:
 
     where: Callable[[], Any]
     free: list[_Connection] = field(default_factory=list)
-    turns: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(MOST_CONNECTIONS))
+    turns: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(MAX_CONNECTIONS))
 
     async def ask(self, head: bytes, body: bytes) -> Answer:
         """Raises OSError, EOFError or ValueError when there is no whole answer."""
@@ -175,9 +175,9 @@ class HttpClient:
             raise BrokerError(f"{self._url}: {problem.get('detail')}")
 
     async def _submit(self, request: bytes, key: str, headers: Mapping[str, str]) -> Answer:
-        """Ask until there is an answer that stays as it is, or for PATIENCE_S without one."""
-        delays = delays_s(FIRST_DELAY_S, LONGEST_DELAY_S)
-        deadline = time.monotonic() + PATIENCE_S
+        """Ask until there is an answer that stays as it is, or for GIVE_UP_AFTER_S without one."""
+        delays = delays_s(FIRST_DELAY_S, MAX_DELAY_S)
+        deadline = time.monotonic() + GIVE_UP_AFTER_S
         while True:
             try:
                 answer = await self._once("POST", "/v1/requests", {"Idempotency-Key": key, **headers}, request)
@@ -223,6 +223,6 @@ def _key(message_id: str | None) -> str:
     if message_id is None:
         return uuid.uuid4().hex
     is_plain = message_id.isascii() and message_id.isprintable() and message_id.strip() == message_id
-    if is_plain and 0 < len(message_id) <= LONGEST_KEY:
+    if is_plain and 0 < len(message_id) <= MAX_KEY_LENGTH:
         return message_id
     return hashlib.sha256(message_id.encode("utf-8", "surrogatepass")).hexdigest()

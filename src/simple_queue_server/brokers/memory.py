@@ -108,7 +108,7 @@ class MemoryBroker:
 
     queue: MemoryQueue
     max_in_flight: int = field(kw_only=True)
-    patience_s: float | None = None
+    ack_timeout_s: float | None = None
     connections_lost = 0
     _held: set[_Request] = field(default_factory=set)
     _closed: bool = False

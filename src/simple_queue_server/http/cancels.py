@@ -44,5 +44,5 @@ class Cancels:
         """Forget the id, which may be used again for another request."""
         self._until_s.pop(request.request_id, None)
 
-    def given_back(self, request: InFlight) -> None:
+    def requeued(self, request: InFlight) -> None:
         """Nothing to do: it may be delivered again."""

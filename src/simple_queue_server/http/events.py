@@ -31,7 +31,7 @@ from simple_queue_server.messages import InvalidRequest, Request
 
 RING: Final = 10_000
 """How many events are kept for readers that reconnect."""
-MOST_READERS: Final = 50
+MAX_READERS: Final = 50
 SEND_WITHIN_S: Final = 10.0
 """How long a reader may block sending."""
 HEARTBEAT_S: Final = 15.0
@@ -117,7 +117,7 @@ class EventHub:
         if request.response is not None:
             self._put("finished", request, msgspec.to_builtins(messages.outcome(request.response)))
 
-    def given_back(self, request: InFlight) -> None:
+    def requeued(self, request: InFlight) -> None:
         self._put("given_back", request, {})
 
     def close(self) -> None:
@@ -128,12 +128,12 @@ class EventHub:
     async def events(self, call: Call) -> Response:
         """Stream events of requests, from now on, as server-sent events.
 
-        The events are accepted, started, progress, finished and given_back, for this service's requests made with this
+        The events are accepted, started, progress, finished and requeued, for this service's requests made with this
         token; for an operator, for all requests. With ``Last-Event-ID`` the stream continues after that event. If the
         reader has missed events, because it was disconnected or slow for too long or the service was restarted, an
         event ``missed`` comes first.
         """
-        if self._readers >= MOST_READERS or self._is_closed:
+        if self._readers >= MAX_READERS or self._is_closed:
             raise Problem(503, f"there are {self._readers} readers of events", headers={"Retry-After": "5"})
         seen = call.http.headers.get("last-event-id") or call.query.last_event_id
         return _EventStream(self._stream(call.caller, *self._place(seen)))

@@ -40,22 +40,22 @@ from simple_queue_server.records.labels import parse_label
 from simple_queue_server.records.query import STATES, Filter, Record, Records
 from simple_queue_server.records.reader import RecordsReader
 
-LONGEST_WAIT_S: Final = 60.0
+MAX_WAIT_S: Final = 60.0
 LOOK_EVERY_S: Final = 0.5
 """How often to check the record for a response that another service may publish."""
 LATEST_MS: Final = 2**42 - 1
 """Keys of records have room for so much time, up to the year 2109."""
-LONGEST_KEY: Final = 150
+MAX_KEY_LENGTH: Final = 150
 KEY: Final[Mapping[str, Any]] = {
     "type": "string",
     "minLength": 1,
-    "maxLength": LONGEST_KEY,
+    "maxLength": MAX_KEY_LENGTH,
     "pattern": "^[!-~]([ -~]*[!-~])?$",
     "description": "Names the request: it is submitted once, however often it is asked for.",
 }
 PREFER: Final[Mapping[str, Any]] = {
     "type": "string",
-    "description": f"wait=SECONDS, up to {LONGEST_WAIT_S:g}: answer with the response, if it comes in that time.",
+    "description": f"wait=SECONDS, up to {MAX_WAIT_S:g}: answer with the response, if it comes in that time.",
 }
 INVALID: Final = "urn:simple-queue-server:invalid-request"
 """The problem type of a body that is not a valid request."""
@@ -142,8 +142,8 @@ class RequestOperations:
         status 200, if it arrives within that time.
         """
         key = call.http.headers.get("idempotency-key")
-        if key is not None and not (0 < len(key) <= LONGEST_KEY and key.isascii() and key.isprintable()):
-            raise Problem(400, f"an Idempotency-Key has 1 to {LONGEST_KEY} characters of ASCII")
+        if key is not None and not (0 < len(key) <= MAX_KEY_LENGTH and key.isascii() and key.isprintable()):
+            raise Problem(400, f"an Idempotency-Key has 1 to {MAX_KEY_LENGTH} characters of ASCII")
         request_id = call.caller.full_id(key or uuid.uuid4().hex)
         self._require_allowed(call.caller, messages.parse_request(call.body, request_id))
         may_be_repeated = key is not None and self._submissions.find(request_id) is None
@@ -327,7 +327,7 @@ def _ms(time: str | None) -> int | None:
 def _wait_s(call: Call) -> float:
     """How long the client prefers to wait, in seconds."""
     found = _WAIT.search(call.http.headers.get("prefer", ""))
-    return min(float(found[1]), LONGEST_WAIT_S) if found else 0.0
+    return min(float(found[1]), MAX_WAIT_S) if found else 0.0
 
 
 def _quoted(request_id: str) -> str:

@@ -18,7 +18,7 @@ from simple_queue_server.settings.sections import HttpSection
 from simple_queue_server.system.trouble import Trouble
 
 FIRST_RETRY_S: Final = 0.5
-LONGEST_RETRY_S: Final = 30.0
+MAX_RETRY_S: Final = 30.0
 KEEP_ALIVE_S: Final = 60
 GRACE_S: Final = 3
 """How long responses in progress may take when the service ends."""
@@ -70,7 +70,7 @@ class HttpServer:
 
     async def _run(self) -> None:
         """Serve, and retry after an error. If two services have the same address, the second serves once it is free."""
-        delays = delays_s(FIRST_RETRY_S, LONGEST_RETRY_S)
+        delays = delays_s(FIRST_RETRY_S, MAX_RETRY_S)
         while not self._stopping.is_set():
             try:
                 await self._serve()

@@ -20,7 +20,7 @@ from simple_queue_server.records.submissions import SubmissionLog
 
 SENT_WITHIN_S: Final = 30.0
 """How long the queue may take to accept a request."""
-MOST_UNANSWERED: Final = 20_000
+MAX_UNANSWERED: Final = 20_000
 """The maximum number of this API's requests that wait for their responses."""
 ANSWERED_KEPT: Final = 1_000
 """How many answered calls are remembered, because the client may repeat one with the same key."""
@@ -84,7 +84,7 @@ class Submissions:
             await self._client.__aexit__(None, None, None)
 
     def _new(self, request_id: str, body: bytes, retry_of: int | None) -> Submitted:
-        if len(self._unanswered) >= MOST_UNANSWERED:
+        if len(self._unanswered) >= MAX_UNANSWERED:
             words = f"{len(self._unanswered)} requests of the API are not answered yet"
             raise Problem(503, words, headers={"Retry-After": "10"})
         key = None if self._records is None else self._records.submitted(request_id, body, retry_of)

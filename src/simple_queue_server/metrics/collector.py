@@ -95,7 +95,7 @@ class Metrics(Collector):
         self._bytes: dict[Labels, int] = {}
         self._seconds: dict[str, Histogram] = {}
         self._sizes: dict[str, Histogram] = {}
-        self._given_back = 0
+        self._requeued = 0
         self.gauges: dict[str, float] = {}
         """Those of :data:`GAUGES` that somebody looks at now and then, as far as they are known."""
         self._registry = CollectorRegistry(auto_describe=False)
@@ -120,9 +120,9 @@ class Metrics(Collector):
     def answering(self, request: InFlight) -> None:
         """Nothing to do: it is counted at the end."""
 
-    def given_back(self, request: InFlight) -> None:  # noqa: ARG002 - which one doesn't matter
+    def requeued(self, request: InFlight) -> None:  # noqa: ARG002 - which one doesn't matter
         """Count a request that returned unanswered."""
-        self._given_back += 1
+        self._requeued += 1
 
     def finished(self, request: InFlight) -> None:
         """Count an answered request."""
@@ -158,7 +158,7 @@ class Metrics(Collector):
         yield self._counter("requests", "Requests that were answered.", self._requests)
         yield self._counter("bytes", "Bytes that requests copied, or found copied, where that is known.", self._bytes)
         text = "Requests that went back to their queue unanswered."
-        yield CounterMetricFamily(f"{self._prefix}_requests_given_back", text, value=self._given_back)
+        yield CounterMetricFamily(f"{self._prefix}_requests_given_back", text, value=self._requeued)
         yield self._histogram("request_duration_seconds", "From taking a request to its response.", self._seconds)
         yield self._histogram("request_size_bytes", "Size of what a request copied.", self._sizes)
 

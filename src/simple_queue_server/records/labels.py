@@ -13,11 +13,11 @@ from simple_queue_server.messages import NO_PASS_THROUGH
 
 LARGEST_BYTES: Final = 10_000
 """A larger pass_through has no labels, and is equal to none."""
-MOST: Final = 50
+MAX_LABELS: Final = 50
 """Labels that a request can have; the first count."""
-LONGEST: Final = 200
+MAX_VALUE_LENGTH: Final = 200
 """Characters of a path or value; the first count."""
-LONGEST_NAME: Final = 255
+MAX_NAME_LENGTH: Final = 255
 """Characters of an id, an action or the name of a root; the first count."""
 DEEPEST: Final = 8
 _CONSTANTS: Final[dict[bool | None, str]] = {True: "true", False: "false", None: "null"}
@@ -38,7 +38,7 @@ def labels_of(pass_through: bytes) -> list[tuple[str, str]]:
         return []
     pairs: dict[tuple[str, str], None] = {}
     _collect(value, "", DEEPEST, pairs)
-    return list(pairs)[:MOST]
+    return list(pairs)[:MAX_LABELS]
 
 
 def canonical(pass_through: bytes) -> str | None:
@@ -59,7 +59,7 @@ def parse_label(text: str) -> tuple[str, str]:
     path, equals, value = text.partition("=")
     if not equals or not path:
         raise ValueError(f"{text!r} is no label; write PATH=VALUE, such as ticket=7 or batch.name=x")
-    return clean(path, LONGEST), clean(value, LONGEST)
+    return clean(path, MAX_VALUE_LENGTH), clean(value, MAX_VALUE_LENGTH)
 
 
 def clean(text: str, longest: int) -> str:
@@ -77,7 +77,7 @@ def _collect(value: Any, path: str, levels: int, pairs: dict[tuple[str, str], No
         for item in value if levels else ():
             _collect(item, path, levels - 1, pairs)
     else:
-        pairs[clean(path or WHOLE, LONGEST), clean(_as_text(value), LONGEST)] = None
+        pairs[clean(path or WHOLE, MAX_VALUE_LENGTH), clean(_as_text(value), MAX_VALUE_LENGTH)] = None
 
 
 def _as_text(value: Any) -> str:

@@ -12,7 +12,7 @@ from simple_queue_server.records.database import Database
 from simple_queue_server.records.marks import Mark
 from simple_queue_server.records.schema import marks
 
-MOST_READ: Final = 100_000
+MAX_READ: Final = 100_000
 
 
 def add(database: Database, new: Sequence[Mark]) -> None:
@@ -25,7 +25,7 @@ def load(connection: Connection, queue: str, after: int = 0) -> list[Mark]:
     """The marks of a queue, those with a larger id than ``after``."""
     names = ("kind", "path", "value", "sent_ms", "queue", "drained_ms", "id")
     query = sa.select(*(marks.c[name] for name in names)).where(marks.c.queue.in_(("", queue)), marks.c.id > after)
-    return [Mark(*row) for row in connection.execute(query.order_by(marks.c.id).limit(MOST_READ))]
+    return [Mark(*row) for row in connection.execute(query.order_by(marks.c.id).limit(MAX_READ))]
 
 
 def state(connection: Connection) -> tuple[Any, ...]:

@@ -20,7 +20,7 @@ from sqlalchemy.engine import Connection
 from simple_queue_server.records import keys
 from simple_queue_server.records.database import Database
 from simple_queue_server.records.entries import legible_id
-from simple_queue_server.records.labels import LONGEST, LONGEST_NAME, clean
+from simple_queue_server.records.labels import MAX_NAME_LENGTH, MAX_VALUE_LENGTH, clean
 from simple_queue_server.records.schema import (
     OPEN,
     RUNNING,
@@ -40,7 +40,7 @@ PAGE_S: Final = 0.1
 SMALLEST_STEP: Final = 500
 LARGEST_STEP: Final = 20_000
 """Records that are looked at by one query of a search."""
-MOST_GROUPED: Final = 200_000
+MAX_GROUPED: Final = 200_000
 """Failures that are grouped, the newest."""
 MINUTE_MS: Final = 60_000
 
@@ -258,7 +258,7 @@ class Records:
             sa.select(records.c.key, records.c.reason)
             .where(records.c.state.in_(ENDED_BADLY), records.c.key >= keys.first_key(since_ms), records.c.key < until)
             .order_by(records.c.key.desc())
-            .limit(MOST_GROUPED)
+            .limit(MAX_GROUPED)
             .subquery()
         )
         count = sa.func.count().label("count")
@@ -342,14 +342,14 @@ def _indexed(wanted: Filter) -> list[tuple[Any, Any]]:
     if wanted.request_id is not None:
         conditions = [records.c.request_id == legible_id(wanted.request_id)]
     elif wanted.owner is not None:
-        conditions = [sa.and_(records.c.owner == clean(wanted.owner, LONGEST_NAME), records.c.owner.is_not(None))]
+        conditions = [sa.and_(records.c.owner == clean(wanted.owner, MAX_NAME_LENGTH), records.c.owner.is_not(None))]
     elif wanted.states and "succeeded" not in wanted.states:
         conditions = [records.c.state == state for state in wanted.states]
     elif wanted.root is not None:
-        root = clean(wanted.root, LONGEST_NAME)
+        root = clean(wanted.root, MAX_NAME_LENGTH)
         conditions = [records.c.source_root == root, records.c.target_root == root]
     elif wanted.action is not None:
-        conditions = [records.c.action == clean(wanted.action, LONGEST_NAME)]
+        conditions = [records.c.action == clean(wanted.action, MAX_NAME_LENGTH)]
     return [(records.c.key, condition) for condition in conditions]
 
 
@@ -362,11 +362,13 @@ def _keys(key: Any, conditions: list[Any], wanted: Filter, below: int, step: int
 
 def _conditions(connection: Connection, wanted: Filter) -> list[Any]:
     exact = {name: getattr(wanted, name) for name in ("action", "reason", "service", "owner")}
-    conditions = [records.c[name] == clean(value, LONGEST_NAME) for name, value in exact.items() if value is not None]
+    conditions = [
+        records.c[name] == clean(value, MAX_NAME_LENGTH) for name, value in exact.items() if value is not None
+    ]
     if wanted.states:
         conditions.append(records.c.state.in_(wanted.states))
     if wanted.root is not None:
-        root = clean(wanted.root, LONGEST_NAME)
+        root = clean(wanted.root, MAX_NAME_LENGTH)
         conditions.append(sa.or_(records.c.source_root == root, records.c.target_root == root))
     if wanted.request_id is not None:
         conditions.append(records.c.request_id == legible_id(wanted.request_id))
@@ -379,7 +381,7 @@ def _conditions(connection: Connection, wanted: Filter) -> list[Any]:
 
 
 def _has_text(connection: Connection, text: str) -> Any:
-    escaped = clean(text, LONGEST).replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
+    escaped = clean(text, MAX_VALUE_LENGTH).replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
     is_sqlite = connection.dialect.name == "sqlite"  # whose LIKE is that of others' ILIKE
     pattern = f"%{escaped}%"
     return sa.or_(

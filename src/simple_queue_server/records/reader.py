@@ -16,7 +16,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 THREADS: Final = 4
-MOST_ASKING: Final = 64
+MAX_ASKING: Final = 64
 WITHIN_S: Final = 10.0
 """How long the database may take. A thread that is held up longer is missed until it comes back."""
 
@@ -45,7 +45,7 @@ class RecordsReader:
         """The answer of a method of Records. Raises RecordsError when there is none."""
         if self._records is None:
             raise RecordsError("this service keeps no records; remove records.enabled: false")
-        if self._busy >= MOST_ASKING:
+        if self._busy >= MAX_ASKING:
             raise RecordsError("the records are slow to answer, and too many ask; try again")
         records = self._records
         self._busy += 1

@@ -47,13 +47,13 @@ if TYPE_CHECKING:
 
 INTERVAL_S: Final = 0.5
 """How often what happened is moved into the database."""
-LONGEST_DELAY_S: Final = 15.0
+MAX_DELAY_S: Final = 15.0
 """Between attempts, while the database is away."""
 CLOSE_S: Final = 5.0
 """How long a service that stops waits for its last records; what isn't written is read at the next start."""
 RESERVED_BYTES: Final = 16 << 20
 """What records leave free on the disk of the run directory: the journal and the accounts of copies come first."""
-MOST_REMEMBERED: Final = 100_000
+MAX_REMEMBERED: Final = 100_000
 """Responses that are remembered without bodies while the spool can't be written."""
 
 log = structlog.stdlib.get_logger("simple_queue_server")
@@ -115,7 +115,7 @@ class Recorder:
         self._writing = threading.Lock()
         self._writer: SpoolWriter | None = None
         self._open: dict[int, _Open] = {}
-        self._remembered: deque[Entry] = deque(maxlen=MOST_REMEMBERED)
+        self._remembered: deque[Entry] = deque(maxlen=MAX_REMEMBERED)
         self._dropped = 0
         self._errors = 0
         self._backlog_bytes = 0
@@ -232,12 +232,12 @@ class Recorder:
     def _work(self) -> None:
         with contextlib.suppress(OSError):  # clients look for it; what is wrong is said when it is written to
             self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        delays = delays_s(INTERVAL_S, LONGEST_DELAY_S)
+        delays = delays_s(INTERVAL_S, MAX_DELAY_S)
         while not self._is_closing:
             if (done := self._cycle()) is None:
                 self._wake.wait(next(delays))
                 continue
-            delays = delays_s(INTERVAL_S, LONGEST_DELAY_S)
+            delays = delays_s(INTERVAL_S, MAX_DELAY_S)
             if done.is_all:
                 self._wake.wait(INTERVAL_S)
         self._leave()

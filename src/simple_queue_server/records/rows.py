@@ -27,14 +27,14 @@ from simple_queue_server.records.entries import (
     Submitted,
     Taken,
 )
-from simple_queue_server.records.labels import LONGEST_NAME, clean, labels_of
+from simple_queue_server.records.labels import MAX_NAME_LENGTH, clean, labels_of
 from simple_queue_server.records.schema import OPEN, RUNNING, WAITING, bodies, labels, marks, records, totals, upsert
 
 MINUTE_MS: Final = 60_000
-LONGEST_KEY: Final = 4096
-LONGEST_MESSAGE: Final = 2000
-LONGEST_REASON: Final = 200
-LONGEST_LABEL: Final = 200
+MAX_KEY_LENGTH: Final = 4096
+MAX_MESSAGE_LENGTH: Final = 2000
+MAX_REASON_LENGTH: Final = 200
+MAX_LABEL_LENGTH: Final = 200
 """Characters of a pass_through that a table of records shows."""
 
 NO_LABEL: Final = frozenset({NO_PASS_THROUGH, b"null"})
@@ -93,9 +93,9 @@ class Batch:
         """Apply entries of an owner in their order."""
         self._owner = {
             "instance": owner.instance,
-            "service": clean(owner.name, LONGEST_NAME),
-            "host": clean(owner.host, LONGEST_NAME),
-            "queue": clean(owner.queue, LONGEST_KEY),
+            "service": clean(owner.name, MAX_NAME_LENGTH),
+            "host": clean(owner.host, MAX_NAME_LENGTH),
+            "queue": clean(owner.queue, MAX_KEY_LENGTH),
         }
         self._load(entries)
         for entry in entries:
@@ -231,10 +231,10 @@ class Batch:
             "finished_ms": entry.finished_ms,
             "bytes": amounts.bytes,
             "files": amounts.files,
-            "message": _text(response.get("message"), LONGEST_MESSAGE),
+            "message": _text(response.get("message"), MAX_MESSAGE_LENGTH),
             "verified": _json(response.get("verified")),
             "rclone_status": _status(response),
-            "reason": clean(self._describer.reason(response), LONGEST_REASON) if is_bad else None,
+            "reason": clean(self._describer.reason(response), MAX_REASON_LENGTH) if is_bad else None,
         }
         if entry.started_ms is not None:
             changes["started_ms"] = entry.started_ms
@@ -265,17 +265,17 @@ class Batch:
         except (msgspec.MsgspecError, RecursionError):
             return
         if isinstance(envelope.action, str):
-            values["action"] = clean(envelope.action, LONGEST_NAME)
+            values["action"] = clean(envelope.action, MAX_NAME_LENGTH)
             if isinstance(envelope.parameters, dict):
                 places = self._describer.places(envelope.action, envelope.parameters)
-                values["source_root"] = _text(places.source_root, LONGEST_NAME)
-                values["source_key"] = _text(places.source_key, LONGEST_KEY)
-                values["target_root"] = _text(places.target_root, LONGEST_NAME)
-                values["target_key"] = _text(places.target_key, LONGEST_KEY)
+                values["source_root"] = _text(places.source_root, MAX_NAME_LENGTH)
+                values["source_key"] = _text(places.source_key, MAX_KEY_LENGTH)
+                values["target_root"] = _text(places.target_root, MAX_NAME_LENGTH)
+                values["target_key"] = _text(places.target_key, MAX_KEY_LENGTH)
         pass_through = bytes(envelope.pass_through)
         if pass_through not in NO_LABEL:
-            text = pass_through[: 4 * LONGEST_LABEL].decode("utf-8", "replace")
-            values["label"] = clean(text, LONGEST_LABEL)
+            text = pass_through[: 4 * MAX_LABEL_LENGTH].decode("utf-8", "replace")
+            values["label"] = clean(text, MAX_LABEL_LENGTH)
             self._labels += [{"path": path, "value": value, "key": key} for path, value in labels_of(pass_through)]
 
     def _unknown(self, key: int) -> _Row:
@@ -361,7 +361,7 @@ def _text(value: Any, longest: int) -> str | None:
 
 
 def _json(value: Any) -> str | None:
-    return None if value is None else clean(msgspec.json.encode(value).decode(), LONGEST_MESSAGE)
+    return None if value is None else clean(msgspec.json.encode(value).decode(), MAX_MESSAGE_LENGTH)
 
 
 def _status(response: dict[str, Any]) -> int | None:

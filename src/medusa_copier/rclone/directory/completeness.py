@@ -22,7 +22,7 @@ from medusa_copier.rclone.directory.skipped import at_source
 from medusa_copier.rclone.errors import NotFound
 from medusa_copier.rclone.local_files import NO_SUCH_TIME, TOO_LATE, walk
 from medusa_copier.rclone.location import Location
-from medusa_copier.rclone.names import QUOTE, SPELLING, spoken
+from medusa_copier.rclone.names import ENCODING, QUOTE, decoded
 from simple_queue_server.system.mounts import kernel_file_systems_below
 
 UNNAMEABLE: Final = "its key has an empty, '.' or '..' segment, which rclone can't copy"
@@ -135,7 +135,7 @@ class Completeness:
         """Fail the files that existed before the copy, still exist, and aren't in the account."""
 
         def find() -> list[str]:
-            return [path for path in self._ledger.left_out() if _is_file(f"{top}/{spoken(path)}")]
+            return [path for path in self._ledger.left_out() if _is_file(f"{top}/{decoded(path)}")]
 
         if not (missing := await asyncio.to_thread(find)):
             return
@@ -200,7 +200,7 @@ class Completeness:
         return [path for path, count in counted.items() if count > 1 or not self._ledger.table.has_arrived(path)]
 
     async def _note_made_up(self) -> None:
-        if made_up := [Skipped(path.translate(SPELLING), MADE_UP) for path in self._made_up]:
+        if made_up := [Skipped(path.translate(ENCODING), MADE_UP) for path in self._made_up]:
             await asyncio.to_thread(self._ledger.skipped.note, made_up)
 
     async def _look_at_skipped(self) -> None:
@@ -217,7 +217,7 @@ class Completeness:
 
 def _without(directory: str) -> str:
     """A filter that excludes a ``directory``, with special characters in its name escaped."""
-    return f"--filter=- /{{{{{re.escape(directory.translate(SPELLING))}}}}}/**"
+    return f"--filter=- /{{{{{re.escape(directory.translate(ENCODING))}}}}}/**"
 
 
 def _is_file(path: str) -> bool:

@@ -20,7 +20,7 @@ from medusa_copier.rclone.directory.outcomes import FileOutcome, Row
 from medusa_copier.rclone.directory.sizes import Sizes
 from medusa_copier.rclone.errors import MachineTrouble, RcloneError
 from medusa_copier.rclone.location import Location
-from medusa_copier.rclone.names import escaped, is_utf8, spoken
+from medusa_copier.rclone.names import decoded, escaped, is_utf8
 from medusa_copier.rclone.scratch import in_run_directory, scratch_file
 from medusa_copier.rclone.terms import Terms
 
@@ -153,7 +153,7 @@ def lines(rows: Iterable[Row], layout: Format, kind: str) -> Iterator[bytes]:
 
 
 def _json_line(row: Row, kind: str) -> bytes:
-    name = spoken(row.path)
+    name = decoded(row.path)
     exact = {} if is_utf8(name) else {"path_base64": base64.b64encode(os.fsencode(name)).decode()}
     entry = {
         "path": escaped(name),
@@ -170,4 +170,4 @@ def _bagit_line(row: Row) -> bytes:
 
     The name keeps its bytes, as md5sum expects.
     """
-    return os.fsencode(f"{row.hash}  data/{spoken(row.path).translate(_ENCODED)}")
+    return os.fsencode(f"{row.hash}  data/{decoded(row.path).translate(_ENCODED)}")

@@ -11,7 +11,7 @@ from medusa_copier.rclone.directory.ledger import Ledger
 from medusa_copier.rclone.directory.outcomes import FileOutcome
 from medusa_copier.rclone.error_texts import classify
 from medusa_copier.rclone.errors import OTHER_ERROR, NotFound
-from medusa_copier.rclone.names import spoken
+from medusa_copier.rclone.names import decoded
 
 FIRST: Final = 10
 """How many failed, skipped or repaired files are named."""
@@ -58,13 +58,13 @@ class DirectoryResult:
 
 def result_of(ledger: Ledger, verify: Verify) -> DirectoryResult:
     """The result of a copy whose outcomes are in the ``ledger``. Blocks; raises RcloneError."""
-    skipped = [NamedFile(spoken(path), reason) for path, reason in ledger.skipped.first(FIRST)]
+    skipped = [NamedFile(decoded(path), reason) for path, reason in ledger.skipped.first(FIRST)]
     result = DirectoryResult(
         copied=ledger.count(FileOutcome.COPIED),
         copied_bytes=ledger.count_bytes(FileOutcome.COPIED),
         unchanged=ledger.count(FileOutcome.UNCHANGED),
         failed=ledger.count(FileOutcome.FAILED),
-        first_failed=[NamedFile(spoken(row.path), row.reason) for row in ledger.first_failed(FIRST)],
+        first_failed=[NamedFile(decoded(row.path), row.reason) for row in ledger.first_failed(FIRST)],
         skipped=ledger.skipped.count(),
         first_skipped=skipped,
     )
@@ -73,5 +73,5 @@ def result_of(ledger: Ledger, verify: Verify) -> DirectoryResult:
     result = replace(result, verified=ledger.count_verified(), hash_kind=ledger.hash_kind)
     if verify == "checksum":
         return result
-    repaired = [NamedFile(spoken(row.path)) for row in ledger.first_repaired(FIRST)]
+    repaired = [NamedFile(decoded(row.path)) for row in ledger.first_repaired(FIRST)]
     return replace(result, repaired=ledger.count_repaired(), first_repaired=repaired)

@@ -10,7 +10,7 @@ from typing import Final
 
 from medusa_copier.rclone.directory.database import Database, path_of, stored
 from medusa_copier.rclone.directory.outcomes import Skipped
-from medusa_copier.rclone.names import REPLACEMENT, SPELLING, as_logged, spoken
+from medusa_copier.rclone.names import ENCODING, REPLACEMENT, as_logged, decoded
 
 TABLE: Final = "CREATE TABLE skipped (path BLOB PRIMARY KEY, reason TEXT) WITHOUT ROWID;"
 
@@ -49,8 +49,8 @@ def at_source(directory: str, one: Skipped) -> list[Skipped]:
     """The entries below ``directory`` that ``one``, whose path is as shown in rclone's log, may refer to: those that
     are neither a file nor a directory, by their own names.
     """
-    places = _alike(directory, one.path) if REPLACEMENT in one.path else [spoken(one.path)]
-    return [Skipped(place.translate(SPELLING), one.reason) for place in places if _is_skipped(f"{directory}/{place}")]
+    places = _alike(directory, one.path) if REPLACEMENT in one.path else [decoded(one.path)]
+    return [Skipped(place.translate(ENCODING), one.reason) for place in places if _is_skipped(f"{directory}/{place}")]
 
 
 def _is_skipped(path: str) -> bool:
@@ -75,5 +75,5 @@ def _named(directory: str, top: str, logged: str) -> Iterator[str]:
     except OSError:
         return
     for name in sorted(names):
-        if as_logged(name.translate(SPELLING)) == logged:
+        if as_logged(name.translate(ENCODING)) == logged:
             yield f"{top}/{name}".lstrip("/")

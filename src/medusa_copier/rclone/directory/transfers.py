@@ -11,8 +11,8 @@ from typing import Final
 
 from medusa_copier.rclone.storage_pair import StorageKind
 
-MOST_SMALL_BYTES: Final = 1 << 20
-MOST_MEDIUM_BYTES: Final = 16 << 20
+MAX_SMALL_BYTES: Final = 1 << 20
+MAX_MEDIUM_BYTES: Final = 16 << 20
 """Mean sizes of the files of a directory."""
 
 _MANY: Final = {"transfers": 256, "checkers": 64}
@@ -33,7 +33,7 @@ def transfers(source: StorageKind, target: StorageKind, mean_bytes: float | None
     kinds = {source, target}
     if kinds == {"local"} or "other" in kinds:
         return {}
-    if mean_bytes is not None and mean_bytes > MOST_MEDIUM_BYTES:
+    if mean_bytes is not None and mean_bytes > MAX_MEDIUM_BYTES:
         return _FEW
     is_small = mean_bytes is None or mean_bytes <= MOST_SMALL_BYTES
     if not is_small or "local" not in kinds:

@@ -20,7 +20,7 @@ CAPACITY: Final = 512 * 1024
 """In bytes; requested where possible (Linux). An unprivileged user has 64 MiB for all pipes."""
 _USUAL_CAPACITY: Final = 64 * 1024
 SHORTEST_PAUSE_S: Final = 0.001
-LONGEST_PAUSE_S: Final = 0.05
+MAX_PAUSE_S: Final = 0.05
 
 
 class Pipe:
@@ -91,7 +91,7 @@ class Pipe:
 def _next_pause_s(pause_s: float, filled: float) -> float:
     """The pause that leaves the pipe a quarter to half full: a process that writes to a full pipe has to wait."""
     if filled < 1 / 4:
-        return min(pause_s * 2, LONGEST_PAUSE_S)
+        return min(pause_s * 2, MAX_PAUSE_S)
     return max(pause_s / 4, SHORTEST_PAUSE_S) if filled > 1 / 2 else pause_s
 
 

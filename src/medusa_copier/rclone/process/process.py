@@ -36,7 +36,7 @@ def command_line(binary: Path, socket: Path, config: Path | None, arguments: Seq
     return [str(binary), "rcd", f"--rc-addr=unix://{socket}", *_FIXED, *chosen, *arguments]
 
 
-KILL_PATIENCE_S: Final = 10.0
+KILL_TIMEOUT_S: Final = 10.0
 
 log = structlog.stdlib.get_logger("medusa_copier.rclone")
 
@@ -83,7 +83,7 @@ async def end(process: asyncio.subprocess.Process, *, grace_s: float) -> None:
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal.SIGKILL)
     try:
-        async with asyncio.timeout(KILL_PATIENCE_S):
+        async with asyncio.timeout(KILL_TIMEOUT_S):
             await process.wait()
     except TimeoutError:  # in a system call that never returns, as on a stuck disk
         log.error("rclone_unkillable", pid=process.pid)

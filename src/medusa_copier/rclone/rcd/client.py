@@ -19,7 +19,7 @@ from medusa_copier.rclone.error_texts import classify
 from medusa_copier.rclone.errors import PERMISSION_DENIED, NotFound, RcloneError, WrongKind
 from medusa_copier.rclone.local_hash import FAST, LocalPair
 from medusa_copier.rclone.location import Item, Location
-from medusa_copier.rclone.names import spoken
+from medusa_copier.rclone.names import decoded
 from medusa_copier.rclone.partials import Partials, copy_id
 from medusa_copier.rclone.rcd.http import QUICK_S, Connection
 from medusa_copier.rclone.rcd.storages import Storage, Storages
@@ -267,5 +267,5 @@ class Client:
 
 def _items(body: bytes) -> list[Item]:
     items = msgspec.json.decode(body, type=_Items).items
-    named = (msgspec.structs.replace(item, name=spoken(item.name)) for item in items)
+    named = (msgspec.structs.replace(item, name=decoded(item.name)) for item in items)
     return sorted(named, key=lambda item: item.name)

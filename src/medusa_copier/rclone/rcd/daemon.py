@@ -28,7 +28,7 @@ from simple_queue_server.system.trouble import Trouble
 SOCKET_NAME: Final = "rc.sock"
 AWAY_S: Final = 0.2
 """How long after its socket was found closed rclone's exit may take to be noticed."""
-LONGEST_SOCKET_PATH: Final = 100
+MAX_SOCKET_PATH_BYTES: Final = 100
 """In bytes. The kernel's limit is 107 on Linux and 103 on macOS."""
 
 log = structlog.stdlib.get_logger("medusa_copier.rclone")
@@ -289,7 +289,7 @@ class Daemon:
 def _make_socket_directory() -> Path:
     """Create a private directory whose path is short enough for a Unix socket."""
     directory = Path(tempfile.mkdtemp(prefix=orphans.DIRECTORY_PREFIX))
-    if len(bytes(directory / SOCKET_NAME)) > LONGEST_SOCKET_PATH:
+    if len(bytes(directory / SOCKET_NAME)) > MAX_SOCKET_PATH_BYTES:
         directory.rmdir()
         directory = Path(tempfile.mkdtemp(prefix=orphans.DIRECTORY_PREFIX, dir="/tmp"))
     return directory

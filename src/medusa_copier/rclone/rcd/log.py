@@ -13,7 +13,7 @@ import structlog
 
 from medusa_copier.rclone.error_texts import one_line
 
-LONGEST_LINE: Final = 64 * 1024
+MAX_LINE_LENGTH: Final = 64 * 1024
 """In bytes; longer lines are truncated."""
 
 _COMPLAINT: Final = re.compile(r"(?:Error:|[\d/]+ [\d:]+ (?:CRITICAL|ERROR)\S*) (.*)")
@@ -85,13 +85,13 @@ class LogLines:
 
 
 async def _lines(stream: asyncio.StreamReader) -> AsyncIterator[bytes]:
-    """The lines of ``stream`` without their ends, each truncated to LONGEST_LINE."""
+    """The lines of ``stream`` without their ends, each truncated to MAX_LINE_LENGTH."""
     rest = b""
-    while chunk := await stream.read(LONGEST_LINE):
+    while chunk := await stream.read(MAX_LINE_LENGTH):
         *complete, end = chunk.split(b"\n")
         for line in complete:
-            yield (rest + line)[:LONGEST_LINE]
+            yield (rest + line)[:MAX_LINE_LENGTH]
             rest = b""
-        rest = (rest + end)[:LONGEST_LINE]
+        rest = (rest + end)[:MAX_LINE_LENGTH]
     if rest:
         yield rest

@@ -13,7 +13,7 @@ import msgspec
 
 from medusa_copier.rclone.local_hash import FAST, LocalPair, LocalRoot
 from medusa_copier.rclone.location import Location, Place
-from medusa_copier.rclone.names import SPELLING, spoken
+from medusa_copier.rclone.names import ENCODING, decoded
 from medusa_copier.rclone.storage_pair import NO_TIMES_NS, Pair, StorageKind
 
 LOCAL: Final = "Local file system at "
@@ -188,4 +188,4 @@ def _pair(source: Storage, target: Storage) -> Pair:
 
 async def _real_path(remote: str) -> str:
     """A local path in rclone's encoding with all links resolved, in the same encoding."""
-    return (await asyncio.to_thread(os.path.realpath, spoken(remote))).translate(SPELLING)
+    return (await asyncio.to_thread(os.path.realpath, decoded(remote))).translate(ENCODING)

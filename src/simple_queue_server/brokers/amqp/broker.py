@@ -40,7 +40,7 @@ log = structlog.stdlib.get_logger("simple_queue_server")
 class AmqpBroker:
     """See :class:`simple_queue_server.brokers.base.Broker`."""
 
-    patience_s: float | None = 15 * 60
+    ack_timeout_s: float | None = 15 * 60
     """Half of RabbitMQ's default ``consumer_timeout``, after which it closes the channel."""
 
     def __init__(self, settings: AmqpSection, *, max_in_flight: int) -> None:

@@ -59,7 +59,7 @@ class EmbeddedDelivery:
 class EmbeddedBroker:
     """The server's side of an embedded queue, see :class:`simple_queue_server.brokers.base.Broker`."""
 
-    patience_s: float | None = None
+    ack_timeout_s: float | None = None
     connections_lost = 0
 
     def __init__(self, settings: EmbeddedSection, *, max_in_flight: int) -> None:

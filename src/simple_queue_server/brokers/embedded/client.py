@@ -28,7 +28,7 @@ class EmbeddedClient:
     def __init__(self, settings: EmbeddedSection) -> None:
         self._settings = settings
         self._session = Session(settings, listens=settings.outgoing_queue, on_wake=self._wake)
-        self._ring = asyncio.Event()
+        self._wake_up = asyncio.Event()
         self._calls: dict[str, asyncio.Future[bytes]] = {}
         self._collector: asyncio.Task[None] | None = None
         self._ended: BrokerError | None = None
@@ -72,14 +72,14 @@ class EmbeddedClient:
             raise BrokerError("there is no outgoing queue to take responses from; set embedded.outgoing_queue")
         deadline = asyncio.get_running_loop().time() + timeout_s
         while True:
-            ring = self._ring  # before reading, so that a wake-up from now on counts
+            wake_up = self._wake_up  # before reading, so that a wake-up from now on counts
             response = await self._take(outgoing)
             if response is not None:
                 return response.body
             remaining_s = deadline - asyncio.get_running_loop().time()
             if remaining_s <= 0:
                 return None
-            await is_set_within(ring, remaining_s)
+            await is_set_within(wake_up, remaining_s)
 
     async def _take(self, queue: str) -> ResponseRow | None:
         taken = self._session.submit(lambda tables: tables.take_response(queue))
@@ -99,9 +99,9 @@ class EmbeddedClient:
         """Pass the responses on the private queue to the calls that wait for them."""
         try:
             while True:
-                ring = self._ring
+                wake_up = self._wake_up
                 await self._hand_out()
-                await ring.wait()
+                await wake_up.wait()
         except BrokerGaveUp as error:
             self._end(error)
 
@@ -120,8 +120,8 @@ class EmbeddedClient:
             await self._session.run_with_retry(lambda tables: tables.clear_responses(delivered, unwanted, outgoing))
 
     def _wake(self) -> None:
-        self._ring.set()
-        self._ring = asyncio.Event()
+        self._wake_up.set()
+        self._wake_up = asyncio.Event()
 
     def _end(self, reason: BrokerError) -> None:
         self._ended = reason

@@ -49,7 +49,7 @@ class OwnersDirectory:
         """The file that the owner ``name`` keeps locked while it is alive."""
         return self._path / f"{name}.lock"
 
-    def bell_address(self, name: str) -> str:
+    def wake_up_address(self, name: str) -> str:
         """The address of the owner's socket, as seen from this process."""
         return str(self._addresses / f"{name}.bell")
 
@@ -57,11 +57,11 @@ class OwnersDirectory:
         """The owners that have a lock file, alive or dead."""
         return {path.stem for path in self._path.glob("*.lock")}
 
-    def ring(self, names: Iterable[str], what: bytes = QUEUE) -> None:
+    def wake(self, names: Iterable[str], what: bytes = QUEUE) -> None:
         """Wake owners. One that can't be reached polls every few seconds anyway. Thread-safe."""
         for name in names:
             with contextlib.suppress(OSError):  # it is gone, or has enough wake-ups pending
-                self._sender.sendto(what, self.bell_address(name))
+                self._sender.sendto(what, self.wake_up_address(name))
 
     def remove(self, name: str) -> None:
         """Remove an owner's files, the lock last: while it exists, another owner will clean up."""
@@ -85,20 +85,20 @@ def create_owner(directory: OwnersDirectory) -> tuple[str, Lock]:
             return name, lock
 
 
-class Bell:
-    """The socket by which this owner is woken; ``on_ring`` is called with the set of messages received."""
+class WakeUpSocket:
+    """The socket by which this owner is woken; ``on_wake`` is called with the set of messages received."""
 
-    def __init__(self, directory: OwnersDirectory, name: str, on_ring: Callable[[set[bytes]], None]) -> None:
+    def __init__(self, directory: OwnersDirectory, name: str, on_wake: Callable[[set[bytes]], None]) -> None:
         self._loop = asyncio.get_running_loop()
-        self._on_ring = on_ring
+        self._on_wake = on_wake
         self._socket: socket.socket | None = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._socket.setblocking(False)
         try:
-            self._socket.bind(directory.bell_address(name))
+            self._socket.bind(directory.wake_up_address(name))
         except OSError:  # the path is too long here: rely on the tick
             self.close()
         else:
-            self._loop.add_reader(self._socket, self._rung)
+            self._loop.add_reader(self._socket, self._woken)
 
     def close(self) -> None:
         """Close the socket. Idempotent."""
@@ -107,12 +107,12 @@ class Bell:
             self._socket.close()
             self._socket = None
 
-    def _rung(self) -> None:
-        rung: set[bytes] = set()
+    def _woken(self) -> None:
+        received: set[bytes] = set()
         with contextlib.suppress(BlockingIOError):
             while self._socket is not None:
-                rung.add(self._socket.recv(16))
-        self._on_ring(rung)
+                received.add(self._socket.recv(16))
+        self._on_wake(received)
 
 
 class DeathWatch:

@@ -19,9 +19,9 @@ from simple_queue_server.brokers.embedded.path import prepare
 from simple_queue_server.brokers.embedded.presence import (
     BROADCAST,
     OWNERS,
-    Bell,
     DeathWatch,
     OwnersDirectory,
+    WakeUpSocket,
     create_owner,
 )
 from simple_queue_server.brokers.embedded.tables import OwnerRow, Tables
@@ -113,7 +113,7 @@ class Session:
 
     async def broadcast(self, queue: str, body: bytes) -> None:
         """Send a message to every server of ``queue``. Raises BrokerGaveUp."""
-        self._directory.ring(await self.run_with_retry(lambda tables: tables.broadcast(queue, body)), BROADCAST)
+        self._directory.wake(await self.run_with_retry(lambda tables: tables.broadcast(queue, body)), BROADCAST)
 
     async def close(self) -> None:
         """Requeue everything, and remove this owner. Idempotent."""
@@ -124,14 +124,14 @@ class Session:
         path = prepare(self._settings.path)
         self._directory = OwnersDirectory(path)
         resources.callback(self._directory.close)
-        self._store = Store(path, self._directory.ring)
+        self._store = Store(path, self._directory.wake)
         resources.push_async_callback(self._store.close)
         await self._store.open()
         self._directory.open()
         self.name, self._lock = create_owner(self._directory)
         resources.callback(self._lock.release)
         resources.callback(self._directory.remove, self.name)
-        resources.callback(Bell(self._directory, self.name, self._rung).close)
+        resources.callback(WakeUpSocket(self._directory, self.name, self._woken).close)
         self._watch = DeathWatch(self._sweep_now.set)
         resources.callback(self._watch.close)
         unread_responses_queue = None if self._on_broadcast else self._settings.outgoing_queue
@@ -139,7 +139,7 @@ class Session:
         resources.push_async_callback(self._remove_self)
         await self._store.run(lambda tables: tables.add_owner(me))
         others = await self._sweep()
-        self._directory.ring(others, OWNERS)
+        self._directory.wake(others, OWNERS)
         sweeper = asyncio.create_task(self._maintain(), name="embedded maintenance")
         resources.push_async_callback(self._stop, sweeper)
 
@@ -164,12 +164,12 @@ class Session:
             self._trouble = None
             log.info("queue_unwritable_resolved")
 
-    def _rung(self, rung: set[bytes]) -> None:
-        if OWNERS in rung:
+    def _woken(self, received: set[bytes]) -> None:
+        if OWNERS in received:
             self._sweep_now.set()
-        if BROADCAST in rung and self._on_broadcast is not None:
+        if BROADCAST in received and self._on_broadcast is not None:
             self._on_broadcast()
-        if rung - {OWNERS, BROADCAST}:
+        if received - {OWNERS, BROADCAST}:
             self._on_wake()
 
     async def _maintain(self) -> None:

@@ -89,7 +89,7 @@ class SqsBroker:
 
     def __init__(self, settings: SqsSection, *, max_in_flight: int, hold_limit_s: float = HOLD_LIMIT_S) -> None:
         self.connections_lost = 0
-        self.patience_s: float | None = hold_limit_s * 11 / 12
+        self.ack_timeout_s: float | None = hold_limit_s * 11 / 12
         self._settings = settings
         self._link = SqsLink(settings)
         self.unsettled: Final = Unsettled(max_in_flight, ordered=settings.incoming_queue.endswith(".fifo"))
@@ -134,7 +134,7 @@ class SqsBroker:
     async def receive(self) -> SqsDelivery:
         self._resume_polling()
         while (held := await self.unsettled.next()) is not None:
-            if self.patience_s is None or held.until - time.monotonic() >= self.patience_s:
+            if self.ack_timeout_s is None or held.until - time.monotonic() >= self.ack_timeout_s:
                 return SqsDelivery(self, held)
             # it waited too long; once redelivered, it can be held for the full time again
             await self.requeue(self.unsettled.drop_with_group(held))

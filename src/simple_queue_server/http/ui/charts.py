@@ -15,7 +15,7 @@ LEFT: Final = 64
 RIGHT: Final = 8
 TOP: Final = 10
 BOTTOM: Final = 24
-MOST_TIMES: Final = 7
+MAX_TIMES: Final = 7
 """Times below a chart."""
 STEPS: Final = (1, 2, 5, 10)
 
@@ -112,7 +112,7 @@ class _Scale:
         return _AXIS.format(left=LEFT, right=WIDTH - RIGHT, label=LEFT - 6, y=y, text_y=y + 4, text=text)
 
     def _times(self, times: Sequence[str]) -> Markup:
-        every = max(1, math.ceil(len(times) / MOST_TIMES))
+        every = max(1, math.ceil(len(times) / MAX_TIMES))
         shown = [(number, times[number]) for number in range(0, len(times), every)]
         places = [(LEFT + number * self._step, text) for number, text in shown]
         return Markup().join(

@@ -22,7 +22,7 @@ from simple_queue_server.records.times import parse_time
 
 ON_A_PAGE: Final = 50
 EXAMPLES: Final = 5
-MOST_AT_ONCE: Final = 10_000
+MAX_AT_ONCE: Final = 10_000
 """Requests that one form sends again or cancels."""
 DAY_MS: Final = 86_400_000
 REASONS: Final = 8
@@ -193,14 +193,14 @@ class HistoryPage:
 
     async def _selected(self, visit: Visit) -> list[Record]:
         keys = [int(key) for key in visit.form.get("key", []) if key.isdecimal() and len(key) < 20]
-        found = [await self._records.ask(Records.get, key) for key in keys[:MOST_AT_ONCE]]
+        found = [await self._records.ask(Records.get, key) for key in keys[:MAX_AT_ONCE]]
         return [record for record in found if record is not None and visit.token.may_see(record.request_id)]
 
     async def _all(self, token: Token, query: HistoryQuery, verb: str) -> list[Record]:
         wanted = query.filter(token, round(time.time() * 1000))
         if not wanted.states and verb == "cancel":
             wanted = replace(wanted, states=OPEN)
-        return await self._records.ask(_first, wanted, MOST_AT_ONCE, verb)
+        return await self._records.ask(_first, wanted, MAX_AT_ONCE, verb)
 
     async def _reasons(
         self, visit: Visit, query: HistoryQuery, wanted: Filter, now_ms: int
@@ -240,7 +240,7 @@ def _what(verb: str, count: int) -> str:
             "cancel": "None of these requests waits or runs, so there is none to cancel.",
         }[verb]
     requests = "One request is" if count == 1 else f"{count:,} requests are"
-    most = " That is the most at one time; do it again for the rest." if count == MOST_AT_ONCE else ""
+    most = " That is the most at one time; do it again for the rest." if count == MAX_AT_ONCE else ""
     if verb == "retry":
         return f"{requests} put on the queue once more, as they were, each under a new id.{most}"
     return f"{requests} cancelled: what waits is not begun, and what runs is ended.{most}"

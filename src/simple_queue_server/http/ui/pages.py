@@ -30,7 +30,7 @@ HEADERS: Final = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
     "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
 }
-MOST_FIELDS: Final = 20_000
+MAX_FIELDS: Final = 20_000
 """Of a form."""
 
 
@@ -192,7 +192,7 @@ class Pages:
 
 def _form(body: bytes) -> dict[str, list[str]]:
     try:
-        return parse_qs(body.decode(), keep_blank_values=True, max_num_fields=MOST_FIELDS)
+        return parse_qs(body.decode(), keep_blank_values=True, max_num_fields=MAX_FIELDS)
     except ValueError as error:
         raise Problem(400, f"the form can't be read: {error}") from None
 

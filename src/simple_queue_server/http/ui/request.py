@@ -24,7 +24,7 @@ from simple_queue_server.records.reader import RecordsReader
 
 LOG_TAIL_BYTES: Final = 4 * 2**20
 """So much of the end of the log is searched."""
-MOST_LOG_LINES: Final = 200
+MAX_LOG_LINES: Final = 200
 LARGEST_SHOWN: Final = 40_000
 """Characters of a body."""
 TONES: Final = {"succeeded": "good", "failed": "bad", "given_up": "bad", "cancelled": "warn"}
@@ -198,7 +198,7 @@ def _lines_with(file: Path, request_id: str) -> list[str]:
         return [f"The log can't be read: {error}"]
     wanted = request_id.encode("utf-8", "replace")
     found = [line for line in tail.splitlines() if wanted in line]
-    return [_legible(line) for line in found[-MOST_LOG_LINES:]]
+    return [_legible(line) for line in found[-MAX_LOG_LINES:]]
 
 
 def _legible(line: bytes) -> str:

@@ -18,7 +18,7 @@ from simple_queue_server.records.description import Places
 
 EVERY_S: Final = 2.0
 """How often it is seen whether bytes move."""
-MOST_WATCHED: Final = 500
+MAX_WATCHED: Final = 500
 """Requests: each is asked how far it is."""
 NOTES: Final = {
     Stage.ACCEPTED: "Taken, about to begin",
@@ -85,7 +85,7 @@ class Watch:
         """See how far each request is that has been here for a while."""
         old_s = time.time() - EVERY_S
         due = [each for each in self._in_flight() if each.received_s <= old_s and each.stage is Stage.WORKING]
-        due = due[:MOST_WATCHED]
+        due = due[:MAX_WATCHED]
         figures = await asyncio.gather(*map(progress_of, due))
         now_s = time.monotonic()
         before, self._watched = self._watched, {}
