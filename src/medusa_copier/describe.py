@@ -11,7 +11,7 @@ from simple_queue_server.records.description import Amounts, Places, number
 PLACES: Final = ("source_root", "source_key", "target_root", "target_key")
 _PREFIX: Final = re.compile(r"^Copying .*? failed(?: for \d+ of \d+ files; the first one is .*?)?: ", re.DOTALL)
 _PARTICULAR: Final = re.compile(r"'[^']*'|\"[^\"]*\"|/[^\s:;,()]+|\b[0-9a-f]{12,}\b|\d+")
-"""Names and numbers in the text of an error: what tells one request from another, not one reason from another."""
+"""Names and numbers in an error's text: they differ between requests that failed for the same reason."""
 
 
 class CopyDescriber:

@@ -38,7 +38,7 @@ def check(path: Path, *, timeout_s: float, writes: bool) -> bool:
 
     The broker and each root have ``timeout_s``. ``writes``: write a small file to each writable root, and remove it.
     """
-    logs.configure_for_command(quiet=True)  # the table says it all
+    logs.configure_for_command(quiet=True)  # everything is in the table
     try:
         settings = for_client(load_settings(path, CopierSettings), path)
     except SettingsError as error:

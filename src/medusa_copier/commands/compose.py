@@ -50,7 +50,7 @@ def one_request(
 
 
 def expected_hashes(texts: Sequence[str]) -> dict[str, str] | None:
-    """``md5:…``, ``md5=…``, or the digits alone, whose number tells the kind, as the parameter ``expected`` has them.
+    """``md5:…``, ``md5=…``, or the digits alone, from whose number the type follows; as the parameter ``expected``.
 
     Raises click.UsageError.
     """

@@ -18,7 +18,7 @@ MODE: Final = 0o640
 """It may contain a password, although ``${NAME}`` is preferable."""
 
 HEAD: Final = """\
-# The configuration of medusa-copier. `medusa-copier check` tells whether all that it names can be reached.
+# The configuration of medusa-copier. `medusa-copier check` tests whether everything that it names can be reached.
 # A line that is commented out shows a default. ${NAME} in a text is that environment variable: the place for secrets.
 
 server:
@@ -92,7 +92,7 @@ class _AnyVariable(dict[str, str]):
 def write_configuration(
     path: Path, broker: str, roots: Sequence[str], *, name: str, connection: Sequence[str]
 ) -> CopierSettings:
-    """Write the file ``path``, which must not be there. Returns what it says.
+    """Write the file ``path``, which must not exist. Returns the message to print.
 
     ``roots`` are ``NAME=PLACE``, ``connection`` ``KEY=VALUE``. Raises click.UsageError and SettingsError.
     """

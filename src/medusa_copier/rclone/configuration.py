@@ -34,7 +34,7 @@ MAX_WAIT_S: Final = 5.0
 """How long requests wait while the file is missing, empty, broken, or lacks a remote that it had."""
 LOOK_S: Final = 0.05
 NO_SUCH_REMOTE: Final = "didn't find section in config file"
-"""How rclone words it."""
+"""rclone's message."""
 
 _WRITTEN_BY_RCLONE: Final = frozenset(
     {"authorization", "authorization_expiry", "client_access_token", "client_refresh_token", "client_salted_key_pass"}
@@ -60,7 +60,7 @@ class Signature(NamedTuple):
 
 
 class Behind(NamedTuple):
-    """What is behind a root."""
+    """The remotes that a root refers to."""
 
     parts: list[Part]
     sections: Sections
@@ -82,7 +82,7 @@ class Configuration:
         self._unsure_until = -math.inf
         self._renewing = asyncio.Lock()
         self.generation = 0
-        """Grows with each change: what was learnt under another one may be wrong."""
+        """Grows with each change. What was cached in an earlier generation may be wrong."""
 
     async def begin(self) -> None:
         """Read the file for the first time."""
@@ -112,9 +112,9 @@ class Configuration:
         return self.state
 
     async def is_renewed(self, since: Signature | None, error: RcloneError) -> bool:
-        """Whether the file isn't what it was before a call that ended with this ``error``: then the call is to be made
-        again. One that names a remote that isn't there waits for it, if the file was being written, or was not there,
-        when it was first read.
+        """Whether the file has changed since a call that ended with this ``error`` began, so that the call must be
+        repeated. If the error is that a remote doesn't exist, waits for the remote in case the file was missing or
+        being written when it was first read.
         """
         is_unsure = NO_SUCH_REMOTE in error.reason
         while is_unsure and time.monotonic() < self._unsure_until and await self.look() == since:  # noqa: ASYNC110
@@ -158,7 +158,7 @@ class Configuration:
         self.state = signature
 
     async def _settled(self) -> tuple[Signature | None, Sections]:
-        """Wait until the file is complete, at most MAX_WAIT_S: after that, rclone is left to report what is wrong."""
+        """Wait until the file is complete, for at most MAX_WAIT_S: after that, rclone reports what is wrong."""
         now = time.monotonic()
         until, since, last = now + MAX_WAIT_S, now, await self.look()
         while True:
@@ -176,7 +176,7 @@ class Configuration:
             await asyncio.sleep(LOOK_S)
 
     async def _is_readable(self) -> bool:
-        """Whether the file can be read and no line is cut short. Only rclone knows it of an encrypted one."""
+        """Whether the file can be read and no line is cut short. For an encrypted file, only rclone can tell."""
         text = await asyncio.to_thread(self._text)
         lines = _lines(text or "")
         if _ENCRYPTED not in lines:
@@ -220,7 +220,7 @@ def _as_text(section: Mapping[str, str]) -> str:
 
 
 def _lines(text: str) -> list[str]:
-    """Those of a configuration that mean something."""
+    """The lines of a configuration, without empty ones and comments."""
     lines = [line.strip().lstrip("\ufeff") for line in text.splitlines()]
     return [line for line in lines if line and line[0] not in "#;"]
 
@@ -234,7 +234,7 @@ def _is_header(line: str) -> bool:
 
 
 def _lost(before: Sections, now: Sections) -> list[str]:
-    """The remotes that are missing now, or keys of which are."""
+    """The remotes that are missing now, or that lack keys which they had."""
     kept = _without_renewed(before)
     return [name for name, keys in kept.items() if not (name in now and keys.keys() <= now[name].keys())]
 

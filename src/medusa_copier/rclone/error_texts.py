@@ -35,13 +35,13 @@ _NETWORK: Final = re.compile(
     re.IGNORECASE,
 )
 
-# A server that asks for patience, sometimes in an answer that is a refusal otherwise (400, 403).
+# A server that is busy, sometimes with a status that means a permanent refusal otherwise (400, 403).
 _BUSY: Final = re.compile(
     r"slow ?down|throttl|too ?many ?(requests|write)|rate ?limit|request ?timeout\b|internal ?error|try again",
     re.IGNORECASE,
 )
 
-# What stays as it is until someone changes something. A full disk is here on purpose: seconds don't empty it,
+# Errors that last until someone changes something. A full disk is here on purpose: seconds don't empty it,
 # and the client learns the reason at once instead of after three long copies.
 _PERMANENT: Final = re.compile(
     r"forbidden|access ?denied|permission denied|unauthori[sz]ed|SignatureDoesNotMatch|InvalidAccessKeyId"
@@ -78,7 +78,7 @@ def classify(text: str) -> RcloneError:
         return NotFound(reason)
     if _WRONG_KIND.search(text):
         return WrongKind(reason)
-    text = _LOCAL_PATH.sub("", text)  # the words in a file's name mean nothing
+    text = _LOCAL_PATH.sub("", text)  # words in a file's name must not match
     if _MACHINE.search(text):
         return MachineTrouble(reason)
     if _NETWORK.search(text):

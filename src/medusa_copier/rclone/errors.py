@@ -69,7 +69,7 @@ class BadFilter(RcloneError):
 
 
 class RcloneStopped(RcloneError):
-    """rclone died, hung or isn't running. It is unknown what became of the call."""
+    """rclone died, hung or isn't running. It is unknown whether the call took effect."""
 
     def __init__(self, reason: str = "rclone stopped while it was working on this") -> None:
         super().__init__(reason, exit_status=TEMPORARY_ERROR, transient=True)
@@ -84,9 +84,9 @@ class ProcessDied(RcloneStopped):
 
 
 class MachineTrouble(RcloneError):
-    """This machine can't do it at the moment: the run directory can't be written, file descriptors, processes or
-    memory have run out, or the rclone binary is missing. It says nothing about the request, and never counts as
-    one of its attempts.
+    """This machine can't do it at the moment: the run directory can't be written, file descriptors, processes or memory
+    have run out, or the rclone binary is missing. It isn't caused by the request, and never counts as one of its
+    attempts.
     """
 
     def __init__(self, reason: str) -> None:

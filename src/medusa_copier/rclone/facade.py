@@ -1,4 +1,4 @@
-"""The rclone that the service uses: found, resident, and asked again when a failure may pass."""
+"""rclone as the service uses it: a resident process, commands, and retries."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ class Rclone:
     async def _own(self) -> AsyncIterator[Client]:
         """Calls to a separate rclone, for the duration of the block."""
         async with self._new_daemon() as daemon:
-            daemon.client.partials = self._daemon.client.partials  # what is left is swept by whichever there is
+            daemon.client.partials = self._daemon.client.partials  # so that what it leaves is swept later
             yield daemon.client
 
     async def storage(self, fs: str) -> Storage:
@@ -246,7 +246,7 @@ class Rclone:
             await self._sweep(target, named or copy_id(target.joined), all_attempts=all_attempts)
 
         async def attempt() -> T:
-            if partials.are_left:  # it may fill the disk
+            if partials.are_left:  # they may fill the disk
                 await sweep_target(all_attempts=False)
             return await copy()
 
@@ -270,7 +270,7 @@ class Rclone:
 
     @asynccontextmanager
     async def place_for_directory(self) -> AsyncIterator[None]:
-        """The block may copy a directory, by an rclone of its own; until its turn comes the request is waiting."""
+        """Limits how many directories are copied at the same time: the request waits until the block may run."""
         async with in_turn(self._directories, self._wait):
             yield
 
@@ -283,7 +283,7 @@ class Rclone:
         return str(self._flags.get("bwlimit", ""))
 
     def strain(self, storages: Iterable[str]) -> Strain | None:
-        """What is too much of late, if anything, for these ``storages`` (each an fs) or for this machine's memory."""
+        """The recent strain on these ``storages`` (each an fs) or on this machine's memory; None if there is none."""
         is_local = self._daemon.client.storages.is_known_local
         return self._strain.of_late(is_far=not all(map(is_local, storages)))
 

@@ -1,4 +1,6 @@
-"""Finds SFTP servers whose host key nobody checks: someone in the middle could read and change what is copied."""
+"""Finds SFTP remotes whose host key isn't checked, so that an attacker in the middle could read and change what is
+copied.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,7 @@ class Part(NamedTuple):
     """A text that determines where a root leads: its own, or the section of a remote that it refers to."""
 
     what: str
-    """How to refer to it in a message."""
+    """How a message refers to it."""
     text: str
 
 

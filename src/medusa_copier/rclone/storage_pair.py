@@ -55,7 +55,7 @@ class Pair:
     def hash_guards_some(self) -> bool:
         """Whether a file of the source is protected by its hash if it has one.
 
-        False if the target only stores the hash that it was told, as S3 does for multipart uploads.
+        False if the target only stores the hash that it was given, as S3 does for multipart uploads.
         """
         return bool(self.hashes) and (self.target_hashes_all or self.source_has_ranges)
 

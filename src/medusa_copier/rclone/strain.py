@@ -1,6 +1,6 @@
-"""What the resident rclone does is too much for somebody: a storage that refuses requests, or this machine's memory.
+"""Detects that the resident rclone does too much: a storage refuses requests, or this machine's memory runs short.
 
-rclone repeats by itself what a storage refuses, so that no call tells of it; its counters do.
+rclone itself retries what a storage refuses, so no call reports it; its counters do.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from medusa_copier.rclone.errors import RcloneError
 from simple_queue_server.concurrency import Strain
 
 MAX_REFUSED: Final = 0.05
-"""Of a storage's answers."""
+"""The fraction of a storage's answers."""
 MAX_MEMORY_BYTES: Final = 640 << 20
 LOOK_S: Final = 1.0
-"""How often to look, while anybody asks."""
+"""How often the counters are read, while the result is used."""
 OLD_S: Final = 10.0
 
 _ANSWERS: Final = re.compile(rb'^rclone_http_status_code\{code="(\d+)"[^}]*\} (\S+)$', re.MULTILINE)
@@ -49,7 +49,7 @@ class Counters(NamedTuple):
 
 
 class StrainGauge:
-    """Looks at rclone's counters, by ``ask``, while somebody wants to know."""
+    """Reads rclone's counters, with ``ask``, while the result is used."""
 
     def __init__(self, ask: Callable[[], Awaitable[bytes]]) -> None:
         self._ask = ask
@@ -59,7 +59,7 @@ class StrainGauge:
         self._looking: asyncio.Task[None] | None = None
 
     def of_late(self, *, is_far: bool) -> Strain | None:
-        """What was too much at the last look, a second ago or two; ``is_far``: for a storage behind HTTP."""
+        """The strain when the counters were last read, a second or two ago; ``is_far``: for a storage behind HTTP."""
         now_s = time.monotonic()
         if now_s - self._looked_s > LOOK_S and (self._looking is None or self._looking.done()):
             self._looking = asyncio.create_task(self._look(), name="rclone strain")

@@ -1,4 +1,4 @@
-"""The roots of the configuration in force, for those who outlive a change of it."""
+"""The roots of the current configuration, for components that outlive a reload."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class CurrentRoots:
         return self._access
 
     def replace(self, sections: Mapping[str, RootSection], rclone: Rclone) -> Access:
-        """Let these be the roots from now on. A request that has begun goes on with those that it began with."""
+        """Use these roots from now on. A request that has begun continues with those that it began with."""
         self._access = Access(sections, rclone, self._slots)
         self.sections = sections
         return self._access

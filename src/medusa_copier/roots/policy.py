@@ -45,13 +45,13 @@ class Grant(NamedTuple):
 
 
 class RootSlots:
-    """How many requests may still work on each root. It outlives a change of the configuration, and those who work."""
+    """How many requests may still work on each root. It outlives a reload of the configuration."""
 
     def __init__(self) -> None:
         self._slots: dict[str, tuple[int, asyncio.Semaphore]] = {}
 
     def of(self, roots: Mapping[str, RootSection]) -> dict[str, asyncio.Semaphore]:
-        """The slots of the roots with a limit. A limit that changed is counted from the beginning."""
+        """The slots of the roots with a limit. After a change of a limit, counting starts again at zero."""
         limits = {name: root.max_in_flight for name, root in roots.items() if root.max_in_flight}
         for name, limit in limits.items():
             if self._slots.get(name, (None, None))[0] != limit:
@@ -132,7 +132,7 @@ class Access:
     async def _refuse_unsuitable(self, uses: Iterable[Use]) -> int | None:
         """Raise Failure for a link that leads out of a local root, and for a file in it that rclone must not get.
 
-        Returns the size of the file to be read, as far as it was seen.
+        Returns the size of the file to be read, if it was inspected.
         """
         size_bytes = None
         guarded = [(use, inspector) for use in uses if (inspector := await self._inspector(use))]

@@ -1,4 +1,4 @@
-"""What rclone's log reports of names that it shows alike: those that differ in bytes that are not UTF-8."""
+"""What rclone's log reports about names that look the same in it, as they differ only in bytes that are not UTF-8."""
 
 from __future__ import annotations
 
@@ -19,17 +19,18 @@ TABLES: Final = """
 CREATE TABLE logged (path BLOB NOT NULL, outcome INTEGER NOT NULL, size INTEGER, reason TEXT, hash TEXT);
 CREATE TABLE alike (logged BLOB NOT NULL, path BLOB NOT NULL, PRIMARY KEY (logged, path)) WITHOUT ROWID;
 """
-"""``logged`` has what the log said of names in which it replaced bytes, ``alike`` the files that it may have meant."""
+"""``logged`` has the reports about names in which the log replaced bytes, ``alike`` the files that each may be about.
+"""
 
 
 class AmbiguousNames:
-    """Keeps what the log reports of such names, and finds the files that it means, in the table ``files``."""
+    """Keeps what the log reports about such names, and assigns it to the files of the table ``files``."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
         self._has_any = False
         self.bytes_copied = 0
-        """How many bytes were copied of which it isn't known which file has them."""
+        """How many bytes were copied that can't be assigned to a file."""
         database.define("as_logged", lambda path: stored(as_logged(path_of(path))))
 
     def note(self, rows: Iterable[tuple[str, int, int | None, str | None, str | None]]) -> None:
@@ -85,6 +86,6 @@ class AmbiguousNames:
             self._database.execute_for_each(NOTE, notes)
 
     def _alike(self, name: bytes, which: str) -> list[bytes]:
-        """The files that the log may mean by ``name``."""
+        """The files that a report about ``name`` may be about."""
         query = f"SELECT path FROM alike JOIN files USING (path) WHERE logged = ? AND {which} ORDER BY path"  # noqa: S608 - which is from above
         return [path for (path,) in self._database.execute(query, name)]

@@ -73,8 +73,8 @@ class Completeness:
     async def list_source(self, *, needs_sizes: bool) -> None:
         """Record the objects of a bucket with their sizes, and the files of another source only if it ``needs_sizes``.
 
-        Over a distance it takes the time of many round trips, so the copy doesn't wait for it: an object that appears
-        meanwhile is only a size that nobody asks for.
+        Over a distance it takes the time of many round trips, so the copy doesn't wait for it: the size of an object
+        that appears meanwhile is never compared.
         """
         if self._has_keys:
             await self._list_keys()
@@ -104,7 +104,7 @@ class Completeness:
         walked = await asyncio.to_thread(walk, top, note, but=self._made_up)
         self.mean_bytes = walked.bytes / walked.files if walked.files else None
         filters = (*map(_without, self._made_up), *self._filters)
-        if walked.has_late:  # rclone would replace their times by others
+        if walked.has_late:  # rclone would change their times
             self._late = await self._listed(self._source, f"--max-age={TOO_LATE}", *filters)
             filters = (*filters, f"--min-age={TOO_LATE}")
         if self._filters:  # rclone alone knows which files match them
@@ -114,7 +114,7 @@ class Completeness:
     async def _note_chosen(self, filters: Sequence[str]) -> None:
         listing = ("lsf", self._source.joined, *FILES, *filters)
         outcome = await self._rclone.commands.run(*listing, lines=self._ledger.note_at_source)
-        if outcome.stopped:  # the copy itself comes upon what else is wrong
+        if outcome.stopped:  # other errors are reported by the copy itself
             raise outcome.error()
 
     async def _listed(self, place: Location, *arguments: str) -> list[str]:
@@ -140,7 +140,7 @@ class Completeness:
         if not (missing := await asyncio.to_thread(find)):
             return
         if await asyncio.to_thread(self._ledger.has_more_than_at_source):
-            missing = await self._found(missing)  # options of a remote may give names another spelling
+            missing = await self._found(missing)  # options of a remote may encode names differently
         await self._fail(missing, LEFT_OUT)
 
     async def _fail_merged(self) -> None:

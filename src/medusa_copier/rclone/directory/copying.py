@@ -87,13 +87,13 @@ class Copying:
         if log_parser.SAME_PLACE in outcome.complaint:
             raise SamePlace
         if IS_A_FILE in outcome.complaint:
-            await job.rclone.client.stat(job.target, files_only=True)  # raises what rclone took for that
+            await job.rclone.client.stat(job.target, files_only=True)  # raises the error that rclone took for that
             raise WrongKind(IS_A_FILE)
         if not reasons.are_of_times_only(outcome):
             await asyncio.to_thread(job.raise_for, outcome, of_failed=of_failed)
 
     async def _transfers(self) -> list[str]:
-        """How many files are copied at the same time, as arguments; what the operator set stays."""
+        """How many files to copy at the same time, as arguments; flags that the operator set take precedence."""
         rclone = self._job.rclone
         source, target = [await rclone.storage(place.fs) for place in (self._job.source, self._job.target)]
         chosen = transfers(source.kind, target.kind, self._completeness.mean_bytes)

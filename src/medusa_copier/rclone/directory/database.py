@@ -1,4 +1,4 @@
-"""SQLite in a file without a name."""
+"""An SQLite database in an unnamed file."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Database:
                     raise
 
     def close(self) -> None:
-        """Close the file, also while a thread works for a copy that was cancelled: its statement is interrupted."""
+        """Close the file. If a thread still uses it for a cancelled copy, its statement is interrupted."""
         if self.is_closing:
             return
         self.is_closing = True
@@ -46,7 +46,9 @@ class Database:
 
     @contextmanager
     def kept(self) -> Iterator[None]:
-        """For a block that uses the directory: its errors become RcloneErrors, and end all later uses."""
+        """For a block that uses the directory: translates its errors to RcloneError, and makes all later uses raise
+        them.
+        """
         if self.error:
             raise self.error
         try:
@@ -57,16 +59,16 @@ class Database:
             raise
 
     def define(self, name: str, function: Callable[[Any], Any]) -> None:
-        """Let statements call a ``function`` of one argument."""
+        """Register a ``function`` of one argument for use in statements."""
         self._connection.create_function(name, 1, function)
 
     def execute(self, statement: str, *values: object) -> sqlite3.Cursor:
-        """Run a statement. Its rows are to be read within :meth:`kept`."""
+        """Run a statement. Read its rows within :meth:`kept`."""
         with self.kept(), self.turn:
             return self._connection.execute(statement, values)
 
     def number(self, query: str, *values: object) -> int:
-        """The one number that a query results in."""
+        """Run a query that returns one number."""
         with self.kept():
             return int(self.execute(query, *values).fetchone()[0])
 
@@ -79,10 +81,10 @@ class Database:
 
 
 def stored(path: str) -> bytes:
-    """A path as tables hold it: its own bytes, also where they are not UTF-8."""
+    """A path as stored in tables: its bytes, whether they are UTF-8 or not."""
     return path.encode(errors="surrogateescape")
 
 
 def path_of(value: bytes) -> str:
-    """The path that a table holds."""
+    """The path that is stored in a table as these bytes."""
     return value.decode(errors="surrogateescape")

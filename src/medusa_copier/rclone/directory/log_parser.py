@@ -13,7 +13,7 @@ from medusa_copier.rclone.process.commands import Entry, Known, Outcome
 
 IMMUTABLE: Final = "immutable file modified"
 SAME_PLACE: Final = "source and destination are the same"
-"""How rclone words it."""
+"""rclone's messages."""
 OTHER_CONTENT: Final = "other content is there already"
 DUPLICATE: Final = "another file or directory at the source has the same name for the target; one of them was left out"
 LASTING: Final = re.compile(rf"^{OTHER_CONTENT}|^\w+ differ$|^file not in |^{DUPLICATE}$| - ignoring$")
@@ -25,7 +25,7 @@ _DIRECTORY_TIME_NOT_SET: Final = re.compile(
 )
 """For a directory about which nothing else is reported."""
 _OF_DIRECTORY: Final = "Failed to update directory timestamp or metadata: "
-"""Of a directory, whose files say for themselves whether they are there."""
+"""For a directory: its files are reported individually."""
 _HASH: Final = re.compile(r"(?!size)(\w+) = (\S+) OK")
 _LINE: Final = (
     r'^{"time":"[^"\n]*","level":"%s","msg":"%s,"object":"([^"\\\n]+)",'

@@ -1,4 +1,4 @@
-"""What the ledger is told of files, and what it answers."""
+"""What is recorded about a file in the ledger, and what the ledger returns."""
 
 from __future__ import annotations
 

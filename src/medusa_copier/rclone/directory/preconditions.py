@@ -1,4 +1,4 @@
-"""Refuses directory copies that would go wrong, before anything is copied."""
+"""Checks that refuse a directory copy before anything is copied."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NESTED: Final = "the target is inside the source directory, so that each copy wo
 async def refuse_unsuitable(job: Job) -> None:
     """Raise RcloneError if the source can't be copied to the target and verified as requested.
 
-    Raises WrongKind if the source is a file, and NotFound if it is missing and that had to be found out.
+    Raises WrongKind if the source is a file, and may raise NotFound if it is missing.
     """
     client = job.rclone.client
     if job.selection.verify == "checksum":
@@ -29,7 +29,9 @@ async def refuse_unsuitable(job: Job) -> None:
 
 
 async def require_source(job: Job) -> None:
-    """Raise NotFound if there is no source directory, though rclone copies nothing from it successfully."""
+    """Raise NotFound if there is no source directory: rclone reports success when it copies nothing from a missing
+    prefix.
+    """
     found: list[str] = []
     await job.rclone.commands.run_well(
         "lsf",
@@ -50,7 +52,7 @@ async def _require_common_hash(job: Job) -> None:
 
 
 async def _refuse_nesting(client: Client, source: Location, target: Location) -> None:
-    """Raise WrongKind if the target is inside the source directory, through whatever local links.
+    """Raise WrongKind if the target is inside the source directory, with all local links resolved.
 
     Raises NotFound if there is no such source.
     """

@@ -27,7 +27,7 @@ class Sizes:
             *(self._job.source.joined, *SIZES, *filters),
             lines=lambda lines: self._job.ledger.note_expected(log_parser.sizes(lines)),
         )
-        if outcome.stopped:  # the copy itself comes upon what else is wrong
+        if outcome.stopped:  # other errors are reported by the copy itself
             raise outcome.error()
 
     async def fail_unlike_expected(self) -> None:

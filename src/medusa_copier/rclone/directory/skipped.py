@@ -22,7 +22,7 @@ class SkippedFiles:
         self._database = database
 
     def note(self, skipped: Iterable[Skipped]) -> None:
-        """Add what is no file to copy, by the names that the log has."""
+        """Add entries that are not regular files, by their names in the log."""
         if rows := [(stored(path), reason) for path, reason in skipped]:
             self._database.execute_for_each("INSERT OR IGNORE INTO skipped VALUES (?, ?)", rows)
 
@@ -35,7 +35,7 @@ class SkippedFiles:
             self.note(look(Skipped(path_of(path), reason)))
 
     def count(self) -> int:
-        """How many there are."""
+        """Their number."""
         return self._database.number("SELECT count(*) FROM skipped")
 
     def first(self, limit: int) -> list[Skipped]:
@@ -62,7 +62,7 @@ def _is_skipped(path: str) -> bool:
 
 
 def _alike(directory: str, logged: str) -> list[str]:
-    """The paths that the log shows as ``logged``."""
+    """The paths that the log would show as ``logged``."""
     places = [""]
     for segment in logged.split("/"):
         places = [place for top in places for place in _named(directory, top, segment)]

@@ -61,8 +61,9 @@ class FileTable:
         )
 
     def note_same(self, same: Iterable[tuple[str, str]]) -> None:
-        """Take down (hash, path) of files whose source and target are the same. With a hash it is what the log said;
-        "" is for a hash that isn't known."""
+        """Record (hash, path) of files whose source and target are equal. Paths with a hash are those in the log; the
+        hash is "" if it isn't known.
+        """
         same = list(same)
         unclear = [(value, path) for value, path in same if value and REPLACEMENT in path]
         clear = [(value, path) for value, path in same if not (value and REPLACEMENT in path)] if unclear else same
@@ -88,7 +89,7 @@ class FileTable:
     def fail_unlike_seen(self) -> None:
         """After the target was listed: fail the files that are not there, or have another size than what was copied.
 
-        The sizes are those at the target from then on.
+        From then on, each file's size is that at the target.
         """
         self._execute(
             "UPDATE files SET outcome = 3, reason = 'it is not at the target any more'"
@@ -151,7 +152,7 @@ class FileTable:
         return self._number("count(*)", "outcome = ?", outcome)
 
     def count_all(self) -> int:
-        """How many files there are."""
+        """The number of files."""
         return self._number("count(*)", "TRUE")
 
     def paths(self) -> Iterator[str]:
@@ -239,7 +240,7 @@ class FileTable:
         )
 
     def forget_hashes(self) -> None:
-        """Before hashes of another kind are taken down."""
+        """Before hashes of another type are recorded."""
         self._execute("UPDATE files SET hash = NULL")
 
     def rows(self) -> Iterator[Row]:
@@ -267,6 +268,6 @@ class FileTable:
         return self._database.execute(statement, *values)
 
     def _prepare(self) -> None:
-        """Before rows are read or changed, other than by ``note``: let there be all of them."""
+        """Before rows are read or changed, other than by ``note``: make sure that all of them exist."""
         self._before()
         self._ambiguous.settle()

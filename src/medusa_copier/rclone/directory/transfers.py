@@ -1,7 +1,7 @@
-"""How many files of a directory to transfer at the same time, by what the storages are and how large the files are.
+"""How many files of a directory to transfer at the same time, depending on the storages and on the sizes of the files.
 
-rclone's default, 4, suits a disk. To a storage at a distance a small file is waiting: 4 at a time make 47 files a
-second at a round trip of 40 ms, 256 at a time as many as the processors can do. On a near storage 256 cost nothing.
+rclone's default, 4, suits a disk. Small files to a distant storage mostly wait for round trips: at 40 ms, 4 at a time
+make 47 files a second, and 256 at a time as many as the processors allow. With a near storage, 256 cost nothing.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ from simple_queue_server.system.trouble import Trouble
 
 SOCKET_NAME: Final = "rc.sock"
 AWAY_S: Final = 0.2
-"""How long after its socket was found closed rclone's exit may take to be noticed."""
+"""How long it may take to notice rclone's exit after its socket was found closed."""
 MAX_SOCKET_PATH_BYTES: Final = 100
 """In bytes. The kernel's limit is 107 on Linux and 103 on macOS."""
 
@@ -200,13 +200,13 @@ class Daemon:
         while running.process.returncode is None:
             try:
                 await self.client.list_remotes()
-            except RcloneStopped:  # the socket isn't there yet; nothing but asking again tells when
+            except RcloneStopped:  # the socket isn't there yet: poll
                 await asyncio.sleep(0.01)
             except RcloneError as error:
                 raise RcloneUnusable(error.reason) from error
             else:
                 return
-        await running.reader  # its last words
+        await running.reader  # its last messages
         reason = running.lines.complaint or f"exit status {running.process.returncode}"
         raise RcloneUnusable(f"rclone can't start: {reason}")
 

@@ -1,4 +1,4 @@
-"""Forwards rclone's log lines to our log."""
+"""Forwards rclone's log lines to the service's log."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class LogLines:
             self._take_text(line.decode("utf-8", "replace"))
             return
         level = _LEVELS.get(entry.level, logging.INFO)
-        if entry.msg.startswith(_OF_A_CALL):  # a failed one: whoever made it knows, and says so
+        if entry.msg.startswith(_OF_A_CALL):  # of a failed call, which is reported by its caller
             level = logging.DEBUG
         text = one_line(entry.msg)
         if level >= logging.ERROR:

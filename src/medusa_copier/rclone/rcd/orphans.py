@@ -110,5 +110,5 @@ def _command_line_of(pid: int) -> str:
 async def _gone(pid: int) -> None:
     """Wait for the end of a process that is not our child."""
     async with asyncio.timeout(GONE_TIMEOUT_S):
-        while _command_line_of(pid):  # noqa: ASYNC110 - nothing but looking again tells it
+        while _command_line_of(pid):  # noqa: ASYNC110 - there is no other way than polling
             await asyncio.sleep(0.01)
