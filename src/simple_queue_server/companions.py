@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Companions:
-    """Runs what the settings name. The application adds to it before or in the server's lifespan."""
+    """Runs the components that are configured. The application adds to them before or in the server's lifespan."""
 
     def __init__(self, settings: Settings, run_directory: Path) -> None:
         self._settings = settings

@@ -15,7 +15,7 @@ class Control(Protocol):
 
     @property
     def is_halting(self) -> bool:
-        """Whether it takes no more requests until told otherwise."""
+        """Whether it takes no more requests until halting is toggled off."""
 
     @property
     def max_in_flight(self) -> int:

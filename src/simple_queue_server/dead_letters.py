@@ -15,7 +15,7 @@ from simple_queue_server.journal.dead_letters import DeadEntry, read_dead_letter
 from simple_queue_server.settings.sections import Settings
 
 HASH_DIGITS: Final = 12
-"""Of the name of a request that its client gave no id."""
+"""The beginning of the id of a request that its client gave none."""
 
 
 @dataclass(slots=True)
@@ -29,17 +29,17 @@ class Dead:
 
     @property
     def died(self) -> str | None:
-        """When, ISO 8601; None where that isn't known."""
+        """When it was given up, ISO 8601; None if unknown."""
         return self.letter.died or next((entry.died for entry in self.entries), None)
 
     @property
     def reason(self) -> str | None:
-        """Why, as the broker or the response says."""
+        """Why it was given up, according to the broker or the response."""
         return self.letter.reason or next((entry.reason for entry in self.entries), None)
 
     @property
     def places(self) -> list[str]:
-        """Queue and files."""
+        """The queue and the files that hold it."""
         return [*([self.letter.place] if self.on_queue else []), *(str(entry.path) for entry in self.entries)]
 
 
@@ -49,7 +49,7 @@ async def opened(
 ) -> AsyncIterator[tuple[DeadLetters, list[DeadEntry]]]:
     """The dead letters of the configured broker and of a ``journal``. Raises BrokerError, JournalError.
 
-    ``queue`` is the dead-letter queue where it can't be found otherwise.
+    ``queue`` is the dead-letter queue, if it can't be determined otherwise.
     """
     entries = read_dead_letters(journal, queues_of(settings))
     async with dead_letters_for(settings, queue) as letters:
@@ -83,7 +83,7 @@ async def merged(letters: DeadLetters, entries: list[DeadEntry]) -> AsyncIterato
 
 
 def _match(in_journal: Mapping[bytes, list[Dead]], letter: DeadLetter) -> Dead | None:
-    """The same request in the journal. One without an id of its client got one there."""
+    """The same request in the journal, which gives a request an id if its client gave none."""
     same = (dead for dead in in_journal.get(letter.body, []) if letter.request_id in {"", dead.id})
     return next(same, None)
 

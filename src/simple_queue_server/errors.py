@@ -4,9 +4,9 @@
 
     QueueServerError
     ├── Failure             a handler's way to answer a request with a failure
-    ├── SettingsError       the configuration is wrong; says where and what would be right
+    ├── SettingsError       the configuration is wrong; names the place and the remedy
     └── BrokerError         the broker can't be used
-        ├── BrokerGaveUp    it stayed away for longer than the configuration allows
+        ├── BrokerGaveUp    it was unavailable for longer than the configuration allows
         └── MessageTooLarge it takes no message of this size
 
 Errors of the libraries underneath are translated into these where they enter.

@@ -78,7 +78,7 @@ class InFlight:
     client's message, ``request`` the result of parsing it. ``attempt`` is 1, or more if the request may have been
     started before. ``received_s`` is the Unix time in seconds at which this process took it, ``sent_ms`` the time in
     milliseconds at which its client sent it, None if unknown. ``response`` is None until it is decided; ``is_given_up``
-    then says that it is a failure because the request killed its workers.
+    is then true if it is a failure because the request killed its workers.
     """
 
     def __init__(

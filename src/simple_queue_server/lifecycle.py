@@ -35,7 +35,7 @@ class Lifecycle:
         self.is_stopping = False
         self.is_halting = False
         self.fault: Exception | None = None
-        """Why it was stopped, if that was no one's wish."""
+        """The error that stopped it, if one did."""
 
     @property
     def state(self) -> State:
@@ -52,7 +52,7 @@ class Lifecycle:
         self._pause()
 
     def abort(self) -> None:
-        """Stop immediately: requests in flight are given back to the broker, or stay in the journal."""
+        """Stop immediately: requests in flight are requeued, or stay in the journal."""
         self.is_stopping = True
         self._pause()
         self._runner.abort()

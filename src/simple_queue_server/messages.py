@@ -98,7 +98,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class InvalidRequest:
-    """A body that is not a request. ``raw`` is the body; ``reason`` says what is wrong with it."""
+    """A body that is not a request. ``raw`` is the body; ``reason`` describes what is wrong with it."""
 
     raw: bytes
     reason: str
@@ -119,7 +119,7 @@ class _Envelope(msgspec.Struct):
 
 
 class Outcome(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What a response says of its request: ``status`` is ``success`` or ``failure``."""
+    """The outcome that a response reports: ``status`` is ``success`` or ``failure``."""
 
     status: str
     message: str | None = None
@@ -229,13 +229,13 @@ def event(
     action, pass_through = None, NO_PASS_THROUGH
     if isinstance(request, Request):
         action, pass_through = request.action, request.pass_through_json
-    legal_id = request_id.encode("utf-8", "backslashreplace").decode()  # it may stand for bytes that are no UTF-8
+    legal_id = request_id.encode("utf-8", "backslashreplace").decode()  # it may represent bytes that are not UTF-8
     common = {"event": name, "time": time, "request_id": legal_id, "action": action}
     return _encode(common | dict(fields or {}), pass_through)
 
 
 def outcome(response: bytes) -> Outcome:
-    """What a response says of its request."""
+    """The outcome that a response reports."""
     return _outcome_decoder.decode(response)
 
 

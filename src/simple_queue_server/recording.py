@@ -49,7 +49,7 @@ class RecordingObserver:
 
     recorder: Recorder
     marks: Marks | None = None
-    """None if there are none in effect."""
+    """None if no marks are in effect."""
     _knows_marks: bool = False
     _keys: dict[InFlight, int] = field(default_factory=dict)
     _has_looked_for_marks: asyncio.Event = field(default_factory=asyncio.Event)

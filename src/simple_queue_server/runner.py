@@ -92,7 +92,7 @@ class Runner:
         return [*self._running.values(), *self._adopted]
 
     def hold_as_many_as_slots(self) -> None:
-        """Tell the broker how many requests may be unsettled at a time."""
+        """Set the broker's limit for unsettled requests."""
         self._broker.set_max_unsettled(self._slots.most_taken)
 
     async def receive(self) -> None:
@@ -182,7 +182,7 @@ class Runner:
             log.info("request_finished", **pipeline.log_fields(request.request), state="cancelled")
 
     async def _serve_in_turn(self, request: InFlight) -> None:
-        if not request.is_cancel:  # that would wait for what it is to end
+        if not request.is_cancel:  # it would wait for the tasks that it must end
             lane = self._lane_of(request.request) if isinstance(request.request, Request) else None
             await request.slot.take(lane)
         request.work()
@@ -206,7 +206,7 @@ class Runner:
         if self._show.show_requests:
             log.info("request_body", body=pipeline.text(request.body))
         fields = pipeline.log_fields(request.request)
-        bound = log.bind()  # once for both lines: that is a sixth of what a line costs
+        bound = log.bind()  # once for both lines: it takes a sixth of the time of a line
         bound.info("request_started", **fields)
         response = await pipeline.respond(request.request, self._handlers, lambda: self.observers.started(request))
         if self._show.show_responses:

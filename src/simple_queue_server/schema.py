@@ -1,4 +1,4 @@
-"""JSON Schemas of structs, with the strings that stand below their fields as descriptions."""
+"""JSON Schemas of structs, with the docstrings of their fields as descriptions."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import msgspec
 
 
 def components(types: Iterable[Any], ref_template: str) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """The schema of each type, and of all that they refer to as ``ref_template`` has it, by their names."""
+    """The schema of each type, and of each type that they refer to (by ``ref_template``), by name."""
     types = list(types)
     schemas, found = msgspec.json.schema_components(types, ref_template=ref_template)
     for struct in {inner for one in types for inner in structs_in(one)}:
@@ -23,7 +23,7 @@ def components(types: Iterable[Any], ref_template: str) -> tuple[list[dict[str, 
 
 
 def structs_in(annotation: Any) -> Iterator[type[msgspec.Struct]]:
-    """The structs in a type, those in their fields included."""
+    """The structs in a type, including those in their fields."""
     if isinstance(annotation, type) and issubclass(annotation, msgspec.Struct):
         yield annotation
         for field in msgspec.structs.fields(annotation):
@@ -33,7 +33,7 @@ def structs_in(annotation: Any) -> Iterator[type[msgspec.Struct]]:
 
 
 def describe(component: dict[str, Any], struct: type[msgspec.Struct]) -> None:
-    """Give a struct's properties the strings that stand below its fields, those of its bases included."""
+    """Describe a struct's properties by the docstrings of its fields, including those of its bases."""
     docs = docs_of(struct)
     for field in msgspec.structs.fields(struct):
         if field.name in docs:
@@ -41,7 +41,7 @@ def describe(component: dict[str, Any], struct: type[msgspec.Struct]) -> None:
 
 
 def docs_of(struct: type[msgspec.Struct]) -> dict[str, str]:
-    """The strings that stand below a struct's fields, by the names of these."""
+    """The docstrings of a struct's fields, by field name."""
     return {name: doc for base in reversed(struct.__mro__) for name, doc in _field_docs(base)}
 
 

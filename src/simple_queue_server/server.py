@@ -117,9 +117,9 @@ class Server:
         """Reload the configuration from ``source`` on SIGHUP."""
         self._reloader = Reloader(self._settings, source, self._apply, self._supervision)
 
-    def report(self, part: str, tell: Callable[[], str]) -> None:
-        """Include the state of a part in the service's status: ``tell`` is called periodically, and must not block."""
-        self._supervision.parts[part] = tell
+    def report(self, part: str, describe: Callable[[], str]) -> None:
+        """Include a part's state in the service's status: ``describe`` is called periodically, and must not block."""
+        self._supervision.parts[part] = describe
 
     def observe(self, observer: Observer) -> None:
         """Register an observer."""
@@ -127,7 +127,7 @@ class Server:
 
     @property
     def is_halting(self) -> bool:
-        """Whether it takes no more requests until told otherwise."""
+        """Whether it takes no more requests until halting is toggled off."""
         return self._lifecycle.is_halting
 
     @property

@@ -48,7 +48,7 @@ class Settlement:
 
         Waits while the broker is unavailable. Raises BrokerGaveUp when the connection is given up; the request is then
         not lost but will be redelivered. When cancelled, either both steps have happened, or its holder still has it. A
-        request that is given up becomes a dead letter, and must not be tried again.
+        request that is given up becomes a dead letter, and must not be retried.
         """
         await self._stop_journaling(request)
         if request.is_given_up:
@@ -120,7 +120,7 @@ class Settlement:
         _cancel_timer(request)
         if request.journal_task is not None:
             await asyncio.shield(request.journal_task)
-            _cancel_timer(request)  # that was set anew
+            _cancel_timer(request)  # which was set again
 
 
 Work = Callable[[InFlight], Coroutine[Any, Any, Any]]

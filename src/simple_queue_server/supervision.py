@@ -197,7 +197,7 @@ class Supervision:
             waiting=self._waiting,
             broker=self._described,
             broker_error=self._broker_error,
-            parts={name: tell() for name, tell in self.parts.items()},
+            parts={name: describe() for name, describe in self.parts.items()},
         )
 
     async def _ask_queue_for_ever(self) -> None:

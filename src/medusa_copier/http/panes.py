@@ -25,7 +25,7 @@ ON_A_PANE: Final = 300
 MAX_CHOSEN: Final = 1000
 SHOWN: Final = 20
 UNKNOWN_BYTE: Final = "\ufffd"
-"""What a name has where it isn't UTF-8: no JSON can say such a name."""
+"""What replaces bytes of a name that are not UTF-8: JSON can't represent such a name."""
 
 OVERWRITE: Final = (
     ("if_different", "Replace it if it differs", "What is the same stays as it is. This is what most people want."),
@@ -215,7 +215,7 @@ def _directory(query: PanesQuery, visit: Visit, key: str, *, is_open: bool = Fal
 
 
 def _options(visit: Visit) -> dict[str, Any]:
-    """What the form says beside the places, but for what is the default."""
+    """The form's options other than source and target that are not the defaults."""
     given = {"overwrite": visit.field("overwrite"), "verify": visit.field("verify")}
     return {name: value for name, value in given.items() if value not in {"", "if_different", "default"}}
 

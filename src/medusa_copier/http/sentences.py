@@ -1,4 +1,4 @@
-"""What a response says, in sentences for people."""
+"""Describes a response in sentences, for pages."""
 
 from __future__ import annotations
 

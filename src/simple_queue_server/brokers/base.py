@@ -128,7 +128,7 @@ class Broker(Protocol):
     def notify(self, body: bytes) -> None:
         """Queue an event for the progress queue, if one is configured. Never waits, never raises.
 
-        While the broker is slow or unavailable, events are dropped; the log says how many.
+        While the broker is slow or unavailable, events are dropped; their number is logged.
         """
 
     async def queue_length(self) -> int:
@@ -189,7 +189,7 @@ class DeadLetter:
     died: str | None = None
     """When it came there, ISO 8601; None where that isn't known."""
     reason: str | None = None
-    """Why, as the broker says."""
+    """Why it was given up, according to the broker."""
     token: Any = None
     """What the broker knows it by."""
 

@@ -17,9 +17,10 @@ from simple_queue_server.http.operations import Call, Operation, Reply
 
 
 class Description:
-    """Operations that give the description, which they are in themselves: ``describe`` makes it of all operations.
+    """The operations that return the description, which includes themselves: ``describe`` generates it from all
+    operations.
 
-    It is made when somebody first asks for it, because that takes a good part of a second.
+    It is generated at the first request for it, because that takes a large part of a second.
     """
 
     def __init__(self, describe: Callable[[], Mapping[str, Any]]) -> None:

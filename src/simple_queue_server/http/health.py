@@ -26,7 +26,7 @@ LEAST_FREE_BYTES: Final = 2**24
 """In the run directory."""
 
 Check: TypeAlias = Callable[[], Awaitable[None]]
-"""Checks a component of the service. Raises an exception that says what is wrong with it."""
+"""Checks a component of the service. Raises an exception that describes what is wrong with it."""
 
 
 class Life(msgspec.Struct):

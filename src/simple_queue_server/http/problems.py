@@ -16,7 +16,7 @@ class ProblemDetails(msgspec.Struct, kw_only=True, omit_defaults=True):
     """What went wrong (RFC 9457). Some problems have further members."""
 
     type: str = "about:blank"
-    """Identifies the kind of problem; ``about:blank``: the status says everything."""
+    """Identifies the kind of problem; ``about:blank``: the status is all there is to know."""
     title: str
     """The kind of problem."""
     status: int

@@ -151,7 +151,7 @@ class Journal:
                     (self._directory / former).rename(self._directory / name)
 
     def _restore(self) -> None:
-        """Recreate this service's directory if somebody removed it, so that later entries can be found there."""
+        """Recreate this service's directory if it was removed, so that later entries can be found there."""
         if self._lock is not None and not self._lock.is_at(self._own / LOCK):
             self._lock.release()
             self._lock = None

@@ -97,7 +97,7 @@ class Metrics(Collector):
         self._sizes: dict[str, Histogram] = {}
         self._requeued = 0
         self.gauges: dict[str, float] = {}
-        """Those of :data:`GAUGES` that somebody looks at now and then, as far as they are known."""
+        """Those of :data:`GAUGES` that are sampled periodically, as far as they are known."""
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(self)
         ProcessCollector(registry=self._registry)

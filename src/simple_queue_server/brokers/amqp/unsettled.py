@@ -129,7 +129,7 @@ class Unsettled:
             self._forget_orphan(delivery)
 
     def finish(self, delivery: AmqpDelivery, *, acked: bool) -> None:
-        """Record that a request was answered; ``acked`` says whether its channel was open for the ack."""
+        """Record that a request was answered; ``acked``: whether its channel was open for the ack."""
         self.end(delivery)
         if delivery.message_id is None:
             return  # another request may be identical, so it can't be recognised

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from simple_queue_server.settings.sections import SqsSection
 
 HIDDEN_S: Final = 300
-"""How long a dead letter stays hidden from others after somebody looked at it and ended without a farewell."""
+"""How long a dead letter stays hidden from others if the process that received it is killed."""
 ATTEMPTS: Final = 6
 
 log = structlog.stdlib.get_logger("simple_queue_server")

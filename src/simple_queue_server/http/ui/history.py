@@ -75,7 +75,7 @@ class HistoryQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 @dataclass(frozen=True, slots=True)
 class _Choice:
-    """Records that somebody chose, the first of them, and how to choose them again."""
+    """The records that a user selected: the first of them, and how to select them again."""
 
     verb: str
     records: list[Record]
@@ -133,7 +133,7 @@ class HistoryPage:
         )
 
     async def confirm(self, visit: Visit) -> Response:
-        """Asks whether to do it, and says with how many."""
+        """Asks for confirmation, with the number of requests."""
         choice = await self._chosen(visit)
         count, title = len(choice.records), TITLES[choice.verb]
         return self._pages.render(

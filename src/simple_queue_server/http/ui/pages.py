@@ -48,7 +48,7 @@ class SignInQuery(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class Visit:
-    """A request of somebody who is signed in. ``form`` has what was sent, the values by name."""
+    """A request of a signed-in user. ``form`` has the submitted values by name."""
 
     call: Call
     token: Token
@@ -113,7 +113,7 @@ class Pages:
         return self._open_form(path, self._visited(view))
 
     def render(self, template: str, visit: Visit, *, status: int = 200, **context: Any) -> Response:
-        """A page for somebody who is signed in."""
+        """A page for a signed-in user."""
         known = {"caller": visit.token, "proof": session.proof_of(visit.secret)}
         return self._render(template, status, visit.call.http.url.path, known | context)
 

@@ -30,7 +30,7 @@ LARGEST_SHOWN: Final = 40_000
 TONES: Final = {"succeeded": "good", "failed": "bad", "given_up": "bad", "cancelled": "warn"}
 
 Verified = Callable[[Mapping[str, Any]], str]
-"""Says in a sentence what a response says was verified; empty when it says nothing."""
+"""Describes in a sentence what was verified according to a response; empty if nothing was."""
 
 
 class IdQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -119,7 +119,7 @@ class RequestPage:
 
 
 def sentence(record: Record) -> str:
-    """What became of a request, for its page and for whoever one sends it to."""
+    """The outcome of a request, for its page and for a person to whom a link is sent."""
     took = took_s(record)
     within = "" if took is None else f" in {text.duration(took)}"
     files = f" in {record.files:,} files" if record.files and record.files > 1 else ""
@@ -159,7 +159,7 @@ def _decoded(body: bytes | None) -> Mapping[str, Any]:
 
 
 def _failures(response: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """The files that a response says have failed, with their reasons."""
+    """The files that failed according to a response, with the reasons."""
     failed = response.get("failed")
     first = failed.get("first") if isinstance(failed, dict) else failed
     if not isinstance(first, list):

@@ -38,7 +38,7 @@ def require_own_form(request: Request, proof: str, secret: str) -> None:
 
 
 def require_same_site(request: Request) -> None:
-    """Raise Problem for a request that the browser says comes from another site."""
+    """Raise Problem for a request that comes from another site, according to the browser."""
     site = request.headers.get("sec-fetch-site", "same-origin")
     origin = request.headers.get("origin")
     host = request.headers.get("host", "")
