@@ -16,7 +16,7 @@ from simple_queue_server.settings import loader
 from tests.support.processes import COPIER
 from tests.support.rabbitmq import RabbitNode
 
-MOST_EXPOSED = 3.0
+MAX_EXPOSED = 3.0
 
 
 def copier(directory: Path, *arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
@@ -125,7 +125,7 @@ def test_systemd_takes_the_unit_and_finds_it_safe(odd: Path, tmp_path: Path) -> 
     path.write_text(done.stdout)
     complaints, exposure = verified(path)
     assert complaints == ""
-    assert exposure <= MOST_EXPOSED
+    assert exposure <= MAX_EXPOSED
     assert "\nTimeoutStopSec=130\n" in done.stdout
     lines = set(done.stdout.splitlines())
     assert {"Type=notify", "Restart=on-failure", "WantedBy=multi-user.target", "KillMode=mixed"} <= lines
@@ -144,7 +144,7 @@ def test_systemd_takes_the_template(tmp_path: Path) -> None:
     instance.symlink_to(template.name)
     complaints, exposure = verified(instance)
     assert complaints == ""
-    assert exposure <= MOST_EXPOSED
+    assert exposure <= MAX_EXPOSED
     assert "--config /etc/copier/%i.yaml" in template.read_text()
 
 

@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 
 from simple_queue_server import Failure, Handler, Request, Success, messages, pipeline
 from simple_queue_server.messages import InvalidRequest
-from simple_queue_server.pipeline import LONGEST_FIELD
+from simple_queue_server.pipeline import MAX_FIELD_LENGTH
 from tests.support.memory_world import MemoryWorld, echo, memory_world
 
 
@@ -200,8 +200,8 @@ def test_the_response_to_a_cancelled_request_has_what_its_handler_did() -> None:
         pytest.param(-(10**5000), "a large number", id="of 5000 digits"),
         (msgspec.Raw(b'{"a":1}'), '{"a":1}'),
         ([1], "[1]"),
-        ("x" * LONGEST_FIELD, "x" * LONGEST_FIELD),
-        ("a" * 999 + "b" * 999, "a" * (LONGEST_FIELD // 2) + "…" + "b" * (LONGEST_FIELD // 2)),
+        ("x" * MAX_FIELD_LENGTH, "x" * MAX_FIELD_LENGTH),
+        ("a" * 999 + "b" * 999, "a" * (MAX_FIELD_LENGTH // 2) + "…" + "b" * (MAX_FIELD_LENGTH // 2)),
     ],
 )
 def test_what_clients_sent_is_shown_as_it_is_unless_it_is_long(value: Any, shown: Any) -> None:
@@ -209,8 +209,8 @@ def test_what_clients_sent_is_shown_as_it_is_unless_it_is_long(value: Any, shown
 
 
 def test_a_long_pass_through_is_marked_as_cut() -> None:
-    shown = pipeline.log_fields(Request("work", {}, b'"%s"' % (b"x" * LONGEST_FIELD)))["pass_through"]
-    assert shown == '"' + "x" * (LONGEST_FIELD - 1) + "…"
+    shown = pipeline.log_fields(Request("work", {}, b'"%s"' % (b"x" * MAX_FIELD_LENGTH)))["pass_through"]
+    assert shown == '"' + "x" * (MAX_FIELD_LENGTH - 1) + "…"
 
 
 async def test_parameters_that_are_too_large_to_be_read_are_refused_with_their_size(world: MemoryWorld) -> None:

@@ -314,7 +314,7 @@ async def test_nothing_is_written_for_a_broker_that_gave_up(case: Case, monkeypa
         raise BrokerGaveUp("gone for good")
 
     monkeypatch.setattr(case.lent, "answer", give_up)
-    case.settle(patience_s=3600)
+    case.settle(ack_timeout_s=3600)
     with pytest.raises(BrokerGaveUp):
         await case.answer()
     await asyncio.sleep(0.01)  # LATE_S is 0

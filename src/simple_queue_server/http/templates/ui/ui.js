@@ -2,7 +2,7 @@
 "use strict";
 
 const LEAST_MS = 1000; // between two updates
-const MOST_MS = 5000;
+const MAX_MS = 5000;
 
 // As much of a time as tells it from others: of today its time, of this year no year. Pointing at it shows all.
 const partsOf = (time, isDate) => {
@@ -54,7 +54,7 @@ const keepLive = () => {
       say("The service does not answer; this page tries again.");
     }
     isBusy = false;
-    plan(MOST_MS);
+    plan(MAX_MS);
   };
   const plan = (delay) => {
     const at = Date.now() + delay;
@@ -67,7 +67,7 @@ const keepLive = () => {
     events.addEventListener(name, () => plan(LEAST_MS));
   }
   document.addEventListener("visibilitychange", () => plan(0));
-  plan(MOST_MS);
+  plan(MAX_MS);
 };
 
 showTimes(document);
