@@ -23,7 +23,7 @@ from simple_queue_server.records.marks import Mark
 from simple_queue_server.records.query import Records
 
 OPEN: Final = ("waiting", "running")
-PATIENCE_S: Final = 10.0
+TIMEOUT_S: Final = 10.0
 REACH: Final = (
     "Those that run stop within two seconds; those still queued are answered as cancelled when a service takes them.\n"
     "Requests sent from now on are not affected, nor are services that don't share these records."

@@ -35,7 +35,7 @@ def transfers(source: StorageKind, target: StorageKind, mean_bytes: float | None
         return {}
     if mean_bytes is not None and mean_bytes > MAX_MEDIUM_BYTES:
         return _FEW
-    is_small = mean_bytes is None or mean_bytes <= MOST_SMALL_BYTES
+    is_small = mean_bytes is None or mean_bytes <= MAX_SMALL_BYTES
     if not is_small or "local" not in kinds:
         return _SOME
     return _MANY if "bucket" in kinds else _CONNECTED
