@@ -1,4 +1,4 @@
-"""``python -m chaos``: arguments → runs → the table. Exit status 0 only when all is as it must be."""
+"""``python -m chaos``: arguments → runs → the table. Exit status 0 only if there is no finding."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ DOCUMENT: Final = REPOSITORY / "docs" / "guarantees.md"
 
 @contextlib.asynccontextmanager
 async def amqp(directory: Path) -> AsyncIterator[Side]:
-    """RabbitMQ."""
+    """The RabbitMQ server program."""
     node = RabbitNode(_made(directory / "rabbitmq"))
     try:
         node.start()
@@ -46,7 +46,7 @@ async def amqp(directory: Path) -> AsyncIterator[Side]:
 
 @contextlib.asynccontextmanager
 async def sqs(directory: Path) -> AsyncIterator[Side]:
-    """fauxqs, which keeps its messages."""
+    """The fauxqs server program, which persists its messages."""
     with serving(fauxqs(_made(directory / "sqs"), keep=True)) as server:
         async with SqsSide.opened(server) as side:
             yield side
@@ -63,10 +63,10 @@ BROKERS: Final[dict[str, Opened]] = {"embedded": EmbeddedSide.opened, "amqp": am
 @click.option("--write", "writes", is_flag=True, help=f"Put the table into {DOCUMENT.name}.")
 @click.option("--keep", is_flag=True, help="Leave the directories of the runs, with all logs.")
 def main(*, seed: int | None, broker: str, requests: int, minutes: float, writes: bool, keep: bool) -> None:
-    """Drive requests through the brokers while everything is killed, cut off and filled; count what came of them."""
+    """Send requests through the brokers while everything is killed, cut off and filled; count the outcomes."""
     seed = random.SystemRandom().randrange(1 << 32) if seed is None else seed
     click.echo(f"seed {seed}")
-    logging.disable()  # of the clients here, which are cut off all the time: the services have logs of their own
+    logging.disable()  # of the clients here, which are disconnected all the time; the services have their own logs
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     with_mounts_of_our_own()
     verdicts = []

@@ -1,4 +1,4 @@
-"""What is done to a run, and when: a schedule drawn from the seed, and its deeds."""
+"""The faults of a run: a schedule drawn from the seed, and the implementation of each fault."""
 
 from __future__ import annotations
 
@@ -23,16 +23,18 @@ MEAN_PAUSE_S: Final = 1.0
 LASTS_S: Final = (0.3, 8.0)
 SECOND_SIGNAL_S: Final = 0.3
 WRITING_S: Final = 2.0
-"""Requests wait for five seconds for an rclone.conf that is being written."""
+"""Requests wait up to five seconds for an rclone.conf that is being written."""
 OTHER_REMOTE: Final = "[other]\ntype = memory\n"
 
 Deed: TypeAlias = Callable[[Service, float], Awaitable[bool | None]]
-"""Gets a service and for how long; False says that it couldn't be done just now."""
+"""Called with a service and a duration; returns False if the fault isn't possible at the moment."""
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """At ``at_s`` from the start, ``fault`` is done for ``lasts_s``, to service number ``service`` if to any."""
+    """A ``fault`` that starts ``at_s`` after the beginning and lasts ``lasts_s``; ``service`` is the number of the
+    affected service, if it is one.
+    """
 
     at_s: float
     fault: str
@@ -41,7 +43,7 @@ class Event:
 
 
 class Faults:
-    """All that can be done to this broker and this stage. ``done`` counts what was."""
+    """All faults for this broker and this stage. ``done`` counts those that were applied."""
 
     def __init__(self, side: Side, stage: Stage) -> None:
         self._stage = stage
@@ -74,7 +76,7 @@ class Faults:
         self.done: Counter[str] = Counter()
 
     def schedule(self, rng: random.Random, seconds: float) -> list[Event]:
-        """Every fault once, and as many more as the time allows, at random."""
+        """Every fault once, and as many more random ones as the time allows."""
         weights = {name: weight for name, (weight, _) in self._deeds.items()}
         at_s, events, names = 0.0, [], rng.sample(list(weights), k=len(weights))
         while (at_s := at_s + rng.uniform(0, 2 * MEAN_PAUSE_S)) < seconds:
@@ -83,7 +85,9 @@ class Faults:
         return events
 
     async def do(self, events: list[Event]) -> None:
-        """Do them all, each at its time, and return when all is undone. Nothing is done twice at the same time."""
+        """Apply all faults, each at its time, and return when all have ended. No fault is applied twice at the same
+        time.
+        """
         started = asyncio.get_running_loop().time()
         async with asyncio.TaskGroup() as tasks:
             for event in events:
@@ -131,7 +135,7 @@ class Faults:
         await asyncio.to_thread(move)
 
     def _rewriting(self, spoilt: Callable[[str], str]) -> Deed:
-        """As who writes the file in place, and takes a while for it."""
+        """Like a program that writes the file in place, slowly."""
 
         async def deed(_service: Service, seconds: float) -> None:
             await asyncio.to_thread(_rewrite, self._stage.rclone_config, spoilt, min(seconds, WRITING_S))
@@ -143,7 +147,7 @@ class Faults:
 
 
 def _rewrite(file: Path, spoilt: Callable[[str], str], seconds: float) -> None:
-    """In a thread: a loop that is late would leave it spoilt for longer than a service waits."""
+    """In a thread: a delayed event loop would leave the file broken for longer than a service waits."""
     text = file.read_text()
     file.write_text(spoilt(text))
     time.sleep(seconds)
@@ -164,7 +168,7 @@ async def _fill_run_directory(service: Service, seconds: float) -> None:
 
 
 async def _few_descriptors(service: Service, seconds: float) -> bool:
-    """As many as it has, and one more."""
+    """Limit descriptors to those in use, and one more."""
     pid = service.pid
     if pid is None:
         return False
@@ -193,7 +197,7 @@ async def _log_away(service: Service, seconds: float) -> bool:
 
 
 async def _few_processes(service: Service, seconds: float) -> bool:
-    """As many processes and threads as its user has, and one more. Its rclones can't have more either."""
+    """Limit processes and threads to those of its user, and one more. That also applies to its rclones."""
     before, _ = resource.getrlimit(resource.RLIMIT_NPROC)
     pids = {pid for pid in (service.pid, *service.rclones()) if pid is not None}
     most = _tasks(service.user) + 1
@@ -205,7 +209,7 @@ async def _few_processes(service: Service, seconds: float) -> bool:
 
 
 def _tasks(user: int) -> int:
-    """How many processes and threads a user has."""
+    """The number of processes and threads of a user."""
     count = 0
     for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
@@ -215,7 +219,7 @@ def _tasks(user: int) -> int:
 
 
 async def _no_socket(service: Service, _seconds: float) -> bool:
-    """As what clears /tmp does."""
+    """Like a job that clears /tmp."""
     sockets = service.sockets()
     for socket in sockets:
         shutil.rmtree(socket.parent, ignore_errors=True)
@@ -248,7 +252,7 @@ async def _terminate_twice(service: Service, _seconds: float) -> bool:
 
 
 async def _freeze(service: Service, seconds: float) -> bool:
-    """As a machine does that is paused; its rclone goes on."""
+    """Like a paused machine; its rclone continues."""
     if not service.signal(signal.SIGSTOP):
         return False
     await asyncio.sleep(seconds)

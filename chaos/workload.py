@@ -1,4 +1,4 @@
-"""The requests of a run, drawn from the seed, and what must come of each."""
+"""The requests of a run, drawn from the seed, and the expected outcome of each."""
 
 from __future__ import annotations
 
@@ -20,14 +20,16 @@ BIG_BYTES: Final = (20_000_000, 50_000_000)
 REQUESTS_A_BIG_ONE: Final = 80
 TREE_FILES: Final = 12
 SMALL_DISK_BYTES: Final = 4096
-"""Files for the small disk are no larger than this: it is full when the chaos fills it, and never else."""
+"""Files for the small disk are no larger than this, so that it is full only when a fault fills it."""
 
 WAYS: Final = (("src", "dst"), ("src", "dst"), ("src", "dst"), ("src", "bucket"), ("bucket", "dst"))
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """``id`` is in every sending's body, and comes back. ``source`` and ``target`` are the files on disk."""
+    """``id`` is in the body of each message sent for it, and is returned. ``source`` and ``target`` are the files on
+    disk.
+    """
 
     id: int
     kind: Kind
@@ -36,7 +38,7 @@ class Request:
     target: Path | None = None
 
     def body(self, sending: int) -> bytes:
-        """``sending`` tells apart a request that was put on the queue again because no confirmation came."""
+        """``sending`` distinguishes the messages of a request that was sent again because it wasn't confirmed."""
         mark = json.dumps({"id": self.id, "sending": sending})
         if self.kind == "invalid JSON":
             return f"{mark} is followed by what is no JSON".encode()
@@ -45,7 +47,7 @@ class Request:
 
 
 def mark_of(response: Mapping[str, Any]) -> tuple[int, int]:
-    """The id and the sending of the request that a response answers. Raises ValueError when it doesn't tell."""
+    """The id and the sending of the request that a response answers. Raises ValueError if it has none."""
     mark = response.get("pass_through")
     if not mark:
         mark, _ = json.JSONDecoder().raw_decode(response.get("raw_request", ""))
@@ -57,7 +59,7 @@ def mark_of(response: Mapping[str, Any]) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class Sources:
-    """Files to copy, the same below the roots ``src`` and ``bucket``: by number, small ones and big ones."""
+    """The files to copy, identical below the roots ``src`` and ``bucket``: small and big ones, by number."""
 
     roots: Mapping[str, Path]
     small: list[str]
@@ -66,7 +68,9 @@ class Sources:
 
 
 def make_sources(rng: random.Random, roots: Mapping[str, Path]) -> Sources:
-    """Make the files: of no bytes, of one, of up to a mebibyte with all sizes' orders alike, and big ones."""
+    """Create the files: empty ones, of one byte, of up to a mebibyte with evenly distributed orders of magnitude, and
+    big ones.
+    """
     sizes = [0, 1, *(int(LARGEST_SMALL_BYTES ** rng.random()) for _ in range(SMALL_FILES - 3)), LARGEST_SMALL_BYTES]
     small = {f"from/{number:02d}": size for number, size in enumerate(sizes)}
     big = {f"from/big-{number}": rng.randint(*BIG_BYTES) for number in range(BIG_FILES)}
@@ -89,7 +93,7 @@ def make_sources(rng: random.Random, roots: Mapping[str, Path]) -> Sources:
 def draw(
     rng: random.Random, count: int, sources: Sources, requests_a_big_one: int = REQUESTS_A_BIG_ONE
 ) -> Iterator[Request]:
-    """``count`` requests. About one in ``requests_a_big_one`` is for a big file; the small disk gets some when there
+    """``count`` requests. About one in ``requests_a_big_one`` is for a big file; some are for the small disk, if there
     is one.
     """
     kinds: dict[Kind, int] = {

@@ -1,4 +1,4 @@
-"""``python -m proof``: arguments → run → the table. Exit status 0 only when all is as it must be."""
+"""``python -m proof``: arguments → run → the table. Exit status 0 only if there is no finding."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ DOCUMENT: Final = REPOSITORY / "docs" / "guarantees.md"
 @click.option("--write", "writes", is_flag=True, help=f"Put the table into {DOCUMENT.name}.")
 @click.option("--keep", is_flag=True, help="Leave the directory of the run, with the files and the service's log.")
 def main(*, seed: int | None, cases: int, writes: bool, keep: bool) -> None:
-    """Compare what the service answers with what is on the storages' own disks."""
+    """Compare the service's responses with the contents of the storages' own disks."""
     seed = random.SystemRandom().randrange(1 << 32) if seed is None else seed
     directory = Path(tempfile.mkdtemp(prefix="proof-"))
     click.echo(f"seed {seed}, {cases} cases, in {directory}")

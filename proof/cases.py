@@ -1,4 +1,4 @@
-"""The space that cases are drawn from: what is asked, between which storages, what is in its way, by which names."""
+"""The space of cases: requests, pairs of storages, troubles, and names."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Action: TypeAlias = Literal["copyto", "copyto of a directory", "copy"]
 
 @dataclass(frozen=True, slots=True)
 class Mode:
-    """What a request asks beside the places. ``expects``: its source's own hash, or another."""
+    """The parameters of a request, apart from the locations. ``expects``: the source's hash, or a wrong one."""
 
     action: Action
     parameters: Mapping[str, Any] = field(default_factory=dict)
@@ -24,18 +24,18 @@ class Mode:
 
     @property
     def name(self) -> str:
-        """For people."""
+        """A description for people."""
         words = [self.action, *self.parameters.values(), self.manifest, self.expects and f"expected: {self.expects}"]
         return " ".join(word for word in words if word)
 
     @property
     def compares(self) -> bool:
-        """Whether the content is compared, so that no damage may pass for success."""
+        """Whether the content is compared, so that no damage may be reported as success."""
         return bool(self.expects) or self.parameters.get("verify", "default") != "default"
 
     @property
     def overwrite(self) -> str:
-        """What may become of other content at the target."""
+        """What may happen to different content at the target."""
         return str(self.parameters.get("overwrite", "if_different"))
 
 
@@ -76,9 +76,9 @@ AT_REST: Final = (
     "the source is missing",
     "special files",
 )
-"""What is at the target, and what else is odd at the source."""
+"""The initial state of the target, and oddities of the source."""
 LAID: Final = frozenset(AT_REST) - {"nothing", "the source is missing", "special files"}
-"""Something is at the target before."""
+"""Something is at the target beforehand."""
 
 ON_READING: Final = {
     "flipped on reading": "flip",
@@ -95,12 +95,12 @@ UNDER_WAY: Final = ("the source changes", "the source vanishes", "the source gro
 TROUBLES: Final = (*AT_REST, *ON_READING, *ON_WRITING, *UNDER_WAY)
 HARMLESS: Final = frozenset({"nothing", "the same", "the same, another time"})
 REPAIRABLE: Final = frozenset({"same size, another time", "cut short"})
-"""A request has no reason to fail for these, unless it may not overwrite."""
+"""Requests must not fail because of these, unless they may not overwrite."""
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """``paths`` are the files below the source directory; the first is that of a ``copyto``, and the troubled one."""
+    """``paths`` are the files below the source directory; the first is that of a ``copyto``, and has the trouble."""
 
     number: int
     source: str
@@ -113,12 +113,12 @@ class Case:
 
     @property
     def name(self) -> str:
-        """Of its directories."""
+        """The names of its directories."""
         return f"c{self.number:05d}"
 
     @property
     def shares_hash(self) -> bool:
-        """Whether source and target have a kind of hash in common."""
+        """Whether source and target share a type of hash."""
         return {self.source, self.target} <= SHARE_HASH
 
     def __str__(self) -> str:
@@ -126,7 +126,9 @@ class Case:
 
 
 def draw(rng: random.Random, count: int) -> Iterator[Case]:
-    """``count`` cases, with each pair of storages, each mode and each trouble equally often as far as they fit."""
+    """``count`` cases, with each pair of storages, each mode and each trouble equally often as far as they are
+    compatible.
+    """
     pairs = [(source, target) for source in KINDS for target in KINDS]
     decks = (_Deck(rng, pairs), _Deck(rng, MODES), _Deck(rng, TROUBLES), _Deck(rng, ["plain", *ODD] + ["plain"] * 20))
     number = 0
@@ -139,7 +141,7 @@ def draw(rng: random.Random, count: int) -> Iterator[Case]:
 
 
 class _Deck:
-    """Gives each of its cards once before it gives one again."""
+    """Returns each item once before it returns one again."""
 
     def __init__(self, rng: random.Random, cards: Any) -> None:
         self._rng = rng
@@ -153,16 +155,16 @@ class _Deck:
 
 
 def fits(source: str, target: str, mode: Mode, trouble: str, oddity: str) -> bool:
-    """Whether such a case can be made, and its outcome be read from disk."""
+    """Whether such a case can be set up, and its outcome read from disk."""
     if not _are_text(oddity) and (mode.action == "copyto" or (target == "s3" and trouble in LAID)):
-        return False  # a request can't name it, or its server would have it by another name than rclone
+        return False  # a request can't name it, or its server would give it another name than rclone does
     if not _are_text(oddity) and trouble == "a directory" and KINDS[target].wire:
-        return False  # a limit that docs/guarantees.md names
+        return False  # a limitation listed in docs/guarantees.md
     return _trouble_fits(source, target, mode, trouble)
 
 
 def _where_names_fit(source: str, target: str, oddity: str) -> tuple[str, str]:
-    """Local storage, where a server would have the names otherwise than its disk."""
+    """Local storage instead, if a server would map the names differently to its disk."""
     if oddity in TRANSLATED:
         return "local", "local"
     if oddity in SHOWN_BY_SYMBOLS and target != "crypt":

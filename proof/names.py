@@ -1,4 +1,4 @@
-"""Names that storages, encodings and tools stumble over: paths below a directory, as the bytes on disk."""
+"""Names that are difficult for storages, encodings and tools: paths below a directory, as the bytes on disk."""
 
 from __future__ import annotations
 
@@ -44,14 +44,15 @@ ODD: Final[dict[str, tuple[bytes, ...]]] = {
     "ends like rclone's": (b"x.partial", b"y.rclonelink"),
     "Windows": (b"CON", b"aux.txt", b"a<b>|c"),
 }
-"""By what is odd about them; those of one entry are in one directory together."""
+"""By their oddity; the names of one entry are in the same directory."""
 
 TRANSLATED: Final = frozenset({"fullwidth slash", "fullwidth dots", "quoting mark", "symbols for control"})
-"""What rclone writes in place of characters that a storage lacks: a server that is rclone itself reads it as those."""
+"""What rclone writes instead of characters that a storage doesn't support; a server that is rclone itself decodes it.
+"""
 
 
 SHOWN_BY_SYMBOLS: Final = frozenset({"control characters", "line break", "carriage return", "tab"})
-"""A server that is rclone itself gives these another name than the disk has."""
+"""A server that is rclone itself shows these under other names than the disk."""
 TOO_LONG_ENCRYPTED: Final = frozenset({"very long", "long in two bytes each"})
 
 

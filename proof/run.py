@@ -21,19 +21,19 @@ from tests.support.storage import RCLONE
 
 IN_FLIGHT: Final = 24
 QUIET_S: Final = 120.0
-"""If no response at all came for this long, those that are awaited are missing."""
+"""If no response at all arrives for this long, the outstanding ones are missing."""
 RCLONE_SECTION: Final = {
     "path": RCLONE,
     "flags": {
-        "low-level-retries": 3,  # less would give up what a loaded server refuses for a moment, such as WebDAV's 423
-        "multi-thread-cutoff": "1M",  # so that a file needn't be large to be read in ranges side by side
+        "low-level-retries": 3,  # with fewer, a loaded WebDAV server's temporary 423 would be a failure
+        "multi-thread-cutoff": "1M",  # so that small files are read in parallel ranges, too
         "multi-thread-chunk-size": "1M",
     },
 }
 
 
 async def run(directory: Path, cases: Iterable[Case]) -> Verdict:
-    """Have one service serve the cases, many at a time, and judge each."""
+    """Serve the cases by one service, many at a time, and judge each."""
     started = time.monotonic()
     verdict = Verdict()
     async with storages(directory) as world:
@@ -81,13 +81,13 @@ async def _serve(world: Storages, client: CopyClient, scenes: Iterable[Scene], v
 
 @dataclass
 class Heard:
-    """When a response last came. A machine that is busy with others is slow, which is no fault of the service."""
+    """When the last response arrived. If a machine is busy otherwise, slowness is not the service's fault."""
 
     at_s: float = field(default_factory=time.monotonic)
 
     @property
     def is_quiet(self) -> bool:
-        """Whether nothing came for so long that nothing will."""
+        """Whether nothing has arrived for so long that nothing more will."""
         return time.monotonic() - self.at_s > QUIET_S
 
 

@@ -1,4 +1,6 @@
-"""A case on disk: what is at source and target before, what happens under way, and what may be at the target after."""
+"""A case on disk: the initial source and target, what happens during the copy, and what the target may contain
+afterwards.
+"""
 
 from __future__ import annotations
 
@@ -21,14 +23,14 @@ TIME: Final = 1_600_000_000
 OTHER_TIME: Final = 1_500_000_000
 WIRE_BYTES: Final = 300_000
 RANGES_BYTES: Final = 3_000_000
-"""Enough to be read in ranges side by side, by the service's flags in ``run``."""
+"""Large enough to be read in parallel ranges, with the service's flags in ``run``."""
 LARGEST_BYTES: Final = 70_000
 HASHES: Final = ("md5", "sha1", "sha256")
 
 
 @dataclass
 class Entry:
-    """A file at the source: any of ``versions`` is true of it. ``optional``: it was not there all the time."""
+    """A file at the source, which had each of ``versions`` at some time. ``optional``: it didn't exist all the time."""
 
     versions: list[bytes]
     optional: bool = False
@@ -36,8 +38,9 @@ class Entry:
 
 @dataclass
 class Scene:
-    """``entries`` are to arrive, ``before`` was at the target, both by their path below the directory; ``others`` is
-    how many special files and links the source directory has. ``foreign`` is what somebody else wrote under way."""
+    """``entries`` must arrive, ``before`` was at the target, both by path below the directory; ``others`` is the number
+    of special files and links in the source directory. ``foreign`` is what another program wrote during the copy.
+    """
 
     case: Case
     source: Path
@@ -55,7 +58,7 @@ class Scene:
 
     @property
     def listing(self) -> tuple[str, str] | None:
-        """The root and the key of the manifest that is asked for."""
+        """The root and the key of the requested manifest."""
         if self.case.mode.manifest is None:
             return None
         if self.case.mode.manifest == "jsonl":
@@ -69,7 +72,7 @@ class Scene:
         return f"{name}-wire" if is_on_wire or (case.trouble in UNDER_WAY and KINDS[name].wire) else name
 
     def parameters(self) -> dict[str, Any]:
-        """Those of the request."""
+        """The parameters of the request."""
         case, name = self.case, self.case.name
         target = f"{name}/t/data" if (case.mode.manifest or "").startswith("bagit") else f"{name}/t"
         below = f"/{case.paths[0].decode()}" if case.mode.action == "copyto" else ""
@@ -90,13 +93,13 @@ class Scene:
         return parameters | dict(case.mode.parameters)
 
     def lay_directories(self) -> None:
-        """Make the directories of source and target; before a server has looked at what they are in."""
+        """Create the directories of source and target, before a server has listed their parents."""
         self.target.mkdir(parents=True)
         if not self.is_missing:
             self.source.mkdir(parents=True)
 
     def lay(self) -> None:
-        """Make all that is there before."""
+        """Create the initial contents."""
         if self.is_missing:
             return
         for number, path in enumerate(self.case.paths):
@@ -109,14 +112,14 @@ class Scene:
             self._lay_others()
 
     def deed(self) -> Deed:
-        """What the wire does."""
+        """The faults of the network."""
         trouble = self.case.trouble
         half_way = self.happen if trouble in UNDER_WAY else None
         to_target = trouble == "the target is replaced"
         return Deed(self.rng, ON_READING.get(trouble, ""), ON_WRITING.get(trouble, ""), half_way, to_target)
 
     def happen(self) -> None:
-        """What happens under way, once."""
+        """What happens during the copy, once."""
         path = self.rng.choice(list(self.entries))
         entry = self.entries[path]
         if self.case.trouble == "the source vanishes":
@@ -184,7 +187,7 @@ def at(directory: Path, path: bytes) -> Path:
 
 
 def put(directory: Path, path: bytes, content: bytes, mtime: int) -> None:
-    """Write a file, with what it needs around it."""
+    """Write a file, and its directories."""
     file = at(directory, path)
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_bytes(content)
@@ -192,7 +195,7 @@ def put(directory: Path, path: bytes, content: bytes, mtime: int) -> None:
 
 
 def files(directory: Path) -> dict[bytes, bytes]:
-    """What is in the directory and below: the path of each file and its content."""
+    """The contents of the directory, recursively: path and content of each file."""
     found = {}
     for parent, _, names in os.walk(os.fsencode(directory)):
         for name in names:
@@ -204,7 +207,7 @@ def files(directory: Path) -> dict[bytes, bytes]:
 
 
 def _spelled_otherwise(path: bytes) -> bytes:
-    """The same letters in another normal form, else in other cases, else with a dot."""
+    """The same letters in another normal form, or else in another case, or else with a dot."""
     text = os.fsdecode(path)
     for other in (unicodedata.normalize("NFD", text), unicodedata.normalize("NFC", text), text.swapcase()):
         if other != text:

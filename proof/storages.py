@@ -1,4 +1,4 @@
-"""The storages, each with the directory of this machine that is behind it."""
+"""The storages, each with its directory on this machine."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from proof.wire import Wire
 from tests.support.storage import obscured, rclone, section, serving
 
 CACHED_S: Final = 0.1
-"""How long a server believes what it saw of a directory. (With 0 rclone's locks itself out under load.)"""
+"""How long a server caches a directory. (With 0 rclone's locks itself out under load.)"""
 FRESH: Final = ("--dir-cache-time", f"{CACHED_S}s", "--no-unicode-normalization")
-"""A server that holds every name that its disk holds."""
+"""A server that supports every name that its disk supports."""
 
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """``hashes``: it can tell one of a file. ``wire``: it speaks HTTP, so that the proof can stand in between."""
+    """``hashes``: it provides a hash of each file. ``wire``: it uses HTTP, so that a proxy can interfere."""
 
     hashes: bool = True
     wire: bool = False
@@ -55,11 +55,11 @@ class Storages:
         return {name: {"rclone_config": places.get(name, f"{name}:{_place(name)}")} for name in names}
 
     def encrypt(self) -> None:
-        """Put what was laid into the plain directory of ``crypt`` into the remote."""
+        """Upload the plain directory of ``crypt`` to the remote."""
         self._copy(str(self.directories["crypt"]), "crypt:")
 
     def decrypt(self) -> Path:
-        """Put what is in the remote ``crypt`` into a directory, and return it."""
+        """Download the remote ``crypt`` to a directory, and return that."""
         plain = self.directory / "decrypted"
         self._copy("crypt:", str(plain))
         return plain
@@ -72,7 +72,7 @@ class Storages:
 
 @contextlib.asynccontextmanager
 async def storages(directory: Path) -> AsyncIterator[Storages]:
-    """Serve them in ``directory`` until the block ends."""
+    """Serve them in ``directory`` during the block."""
     async with contextlib.AsyncExitStack() as stack:
         s3 = stack.enter_context(serving("s3", directory / "s3", *FRESH))
         sftp = stack.enter_context(serving("sftp", directory / "sftp", *FRESH))

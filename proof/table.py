@@ -7,7 +7,7 @@ from proof.verdict import FLAWS, Verdict
 
 
 def table(verdict: Verdict) -> str:
-    """A line for each trouble, and one for all."""
+    """A row for each trouble, and one for all."""
     shown = ["cases", "successes", "honest failures", "damage missed as documented"]
     flaws = [flaw for flaw in FLAWS if flaw in FLAWS[:5] or verdict.flaws[flaw]]
     lines = [["", *shown, *flaws]]

@@ -30,7 +30,7 @@ Response: TypeAlias = Mapping[str, Any]
 
 
 MANIFEST_FAILED: Final = "could not be written"
-"""A response that says so doesn't vouch for the manifest that is there."""
+"""After such a response the manifest needn't be right."""
 
 
 class Finding(NamedTuple):
@@ -42,7 +42,7 @@ class Finding(NamedTuple):
 
 @dataclass
 class Verdict:
-    """The numbers of a run, in all and by trouble."""
+    """The numbers of a run, in total and by trouble."""
 
     cases: int = 0
     flaws: Counter[Flaw] = field(default_factory=Counter)
@@ -69,7 +69,7 @@ class Verdict:
 
 
 def judge(scene: Scene, response: Response | None, there: Files, listing: bytes | None) -> tuple[Note, list[Finding]]:
-    """``there`` is what is at the target now, ``listing`` the manifest if there is one."""
+    """``there`` is the content of the target, ``listing`` the manifest if there is one."""
     if response is None:
         return "honest failures", [Finding("responses missing", "")]
     is_success = response["status"] == "success"
@@ -92,7 +92,7 @@ def judge(scene: Scene, response: Response | None, there: Files, listing: bytes 
 
 
 def is_promised(case: Case) -> bool:
-    """Whether a success must be true; else docs/guarantees.md has the limit."""
+    """Whether a success must be true; otherwise it is a limitation listed in docs/guarantees.md."""
     if case.mode.compares:
         return True
     if case.trouble == "rotted: same size, same time":
@@ -108,7 +108,7 @@ def _must_fail(scene: Scene) -> bool:
 
 
 def _wrong(scene: Scene, there: Files) -> list[bytes]:
-    """The entries that aren't at the target as they were at the source."""
+    """The entries whose content at the target isn't that of the source."""
     return [
         path
         for path, entry in scene.entries.items()
