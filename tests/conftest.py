@@ -5,9 +5,20 @@ from hypothesis import HealthCheck, settings
 from tests.support.postgresql import postgresql
 from tests.support.rabbitmq import rabbitmq, rabbitmq_node
 from tests.support.sqs_servers import moto_server, sqs_server
-from tests.support.storage_fixtures import client, daemon, world
+from tests.support.storage_fixtures import buckets, client, daemon, rclone_binary, world
 
-__all__ = ["client", "daemon", "moto_server", "postgresql", "rabbitmq", "rabbitmq_node", "sqs_server", "world"]
+__all__ = [
+    "buckets",
+    "client",
+    "daemon",
+    "moto_server",
+    "postgresql",
+    "rabbitmq",
+    "rabbitmq_node",
+    "rclone_binary",
+    "sqs_server",
+    "world",
+]
 
 # How fast a machine is says nothing about what is tested. A run draws the same examples each time, so that a failure is
 # of the change that it came with; `pytest --hypothesis-profile=search` looks for new ones.

@@ -510,7 +510,7 @@ async def test_checksum_names_the_hash_or_says_that_there_is_none(
 async def test_an_object_without_a_hash_is_not_called_verified(copier: Copier) -> None:
     (copier.world.src / "big").write_bytes(os.urandom(6_000_000))
     copier.world.add(copier.world.s3.section("parts", upload_cutoff="1k", chunk_size="5M", disable_checksum="true"))
-    copier.roots["parts"] = RootSection("parts:bkt")
+    copier.roots["parts"] = RootSection(f"parts:{copier.world.bucket.name}")
     answer = await copier.copy("src:", "parts:", verify="checksum")
     if "message" in answer:
         assert "no hash of this file" in answer["message"]
@@ -1227,7 +1227,7 @@ async def test_a_target_that_may_not_be_written_fails_each_file_and_counts_no_di
 async def test_a_bucket_that_refuses_is_named_as_the_cause(copier: Copier) -> None:
     fill(copier.world.src)
     copier.world.add(copier.world.s3.section("refusing", secret_access_key="wrong"))
-    copier.roots["refusing"] = RootSection("refusing:bkt")
+    copier.roots["refusing"] = RootSection(f"refusing:{copier.world.bucket.name}")
     assert (await copier.copy("src:", "refusing:dir"))["message"] == (
         "Copying src: to refusing:dir failed: S3 HeadObject: 403 Forbidden"
     )
@@ -1452,7 +1452,7 @@ async def test_a_login_page_in_place_of_an_object_of_a_directory_is_a_failure(co
     fill(copier.world.bucket / "c00001/s")
     async with Wire(copier.world.s3.port) as wire:
         copier.world.add(copier.world.s3.section("wired", endpoint=wire.url))
-        copier.roots["wired"] = RootSection("wired:bkt")
+        copier.roots["wired"] = RootSection(f"wired:{copier.world.bucket.name}")
         wire.deeds["c00001"] = Deed(random.Random(1), read="log in")
         answer = await copier.copy("wired:c00001/s", "dst:", verify=verify)
         assert (sum(counts(answer)[:2]), counts(answer)[2]) == (0, 4)

@@ -277,19 +277,19 @@ async def test_without_a_look_afterwards_the_checksum_of_the_storage_is_compared
     etag = re.compile(rb'"[0-9a-f]{32}"')
 
     def note(chunk: bytes) -> bytes:
-        asked.extend(re.findall(r"^[A-Z]+(?= /bkt/\S* HTTP/1.1\r\n)", chunk.decode("latin-1"), flags=re.MULTILINE))
+        asked.extend(re.findall(r"^[A-Z]+(?= /[\w-]+/\S* HTTP/1.1\r\n)", chunk.decode("latin-1"), flags=re.MULTILINE))
         return chunk
 
     (world.src / "a.txt").write_text("hello")
     async with TcpProxy(world.s3.port, there=note) as proxy:
         world.add(world.s3.section("whole", endpoint=f"http://127.0.0.1:{proxy.port}", no_head=no_head))
-        await copy_file(client, at("src:a.txt"), at("whole:bkt/whole.txt"))
+        await copy_file(client, at("src:a.txt"), at(f"whole:{world.bucket.name}/whole.txt"))
     assert (world.bucket / "whole.txt").read_text() == "hello"
     assert asked == methods
     async with TcpProxy(world.s3.port, back=lambda chunk: etag.sub(b'"%s"' % (b"0" * 32), chunk)) as proxy:
         world.add(world.s3.section("other", endpoint=f"http://127.0.0.1:{proxy.port}", no_head=no_head))
         with pytest.raises(RcloneError, match="corrupted on transfer: md5 hashes differ"):
-            await copy_file(client, at("src:a.txt"), at("other:bkt/other.txt"))
+            await copy_file(client, at("src:a.txt"), at(f"other:{world.bucket.name}/other.txt"))
 
 
 async def test_a_directory_copy_leaves_what_is_at_the_target_already(world: storage.Places, copyto: Copyto) -> None:
@@ -345,7 +345,7 @@ async def test_stat_tells_files_directories_and_nothing_apart(world: storage.Pla
 
 async def test_roots_are_checked_with_one_listing(world: storage.Places, client: Client) -> None:
     fill(world)
-    for root in ("src:", "bucket:", "storage:bkt/pre", str(world.src)):
+    for root in ("src:", "bucket:", f"storage:{world.bucket.name}/pre", str(world.src)):
         await client.check_root(root)
     for root in ("src:missing", "storage:nobucket"):
         with pytest.raises(NotFound):

@@ -90,7 +90,7 @@ async def test_a_directory_of_small_files_goes_far_by_many_transfers(world: stor
         (world.src / f"{number}").write_text("x")
     with delayed(world.s3.port, 0.1) as far:
         world.add(storage.StorageServer("s3", world.s3.directory, far.port).section("far"))
-        roots = {"src": RootSection("src"), "far": RootSection("far:bkt")}
+        roots = {"src": RootSection("src"), "far": RootSection(f"far:{world.bucket.name}")}
         async with Rclone(config=world.config, run_directory=tmp_path) as rclone:
             request = Request("copy", {"source_root": "src", "target_root": "far"})
             done = await copy(roots, rclone, Access(roots, rclone))(request)

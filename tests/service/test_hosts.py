@@ -22,7 +22,7 @@ from tests.support.postgresql import Postgresql
 from tests.support.processes import COPIER, running
 from tests.support.rabbitmq import RabbitNode
 from tests.support.service import World, copyto
-from tests.support.storage import SECRET, USER, Places, places, section
+from tests.support.storage import SECRET, USER, Places, section
 
 TOKEN = "the token of an operator, on every host"
 BROKER_PORT, DATABASE_PORT, STORAGE_PORT, API_PORT = 5672, 5432, 9000, 8344
@@ -91,11 +91,11 @@ def configuration(host: Host, database: str, queues: dict[str, str], source: Pat
     }
 
 
-def storage_at(host: Host) -> str:
+def storage_at(host: Host, bucket: str) -> str:
     keys = {"access_key_id": USER, "secret_access_key": SECRET}
     endpoint = f"http://{host.gateway}:{STORAGE_PORT}"
     storage = section("storage", type="s3", provider="Rclone", endpoint=endpoint, **keys)
-    return storage + section("bucket", type="alias", remote="storage:bkt")
+    return storage + section("bucket", type="alias", remote=f"storage:{bucket}")
 
 
 @contextlib.asynccontextmanager
@@ -148,7 +148,9 @@ async def copiers_on(hub: Hub, place: Places, queues: dict[str, str], database: 
         for host in hub.hosts:
             directory = place.directory / host.name
             directory.mkdir()
-            world = World(directory, storage_at(host), configuration(host, database, queues, place.src))
+            world = World(
+                directory, storage_at(host, place.bucket.name), configuration(host, database, queues, place.src)
+            )
             services.enter_context(running(host.command(COPIER, "run", "--config", "copier.yaml"), directory))
             found.append(Copier(host, world))
         await asyncio.gather(*(until(each.is_ready) for each in found))
@@ -158,19 +160,19 @@ async def copiers_on(hub: Hub, place: Places, queues: dict[str, str], database: 
 
 
 async def test_of_three_hosts_one_is_cut_off_in_mid_copy_and_comes_back(
-    tmp_path: Path, rabbitmq: RabbitNode, postgresql: Postgresql
+    tmp_path: Path, world: Places, rabbitmq: RabbitNode, postgresql: Postgresql
 ) -> None:
     queues = {"incoming_queue": f"in-{uuid.uuid4().hex}", "outgoing_queue": f"out-{uuid.uuid4().hex}"}
     database = postgresql.database().partition("@/")[2].partition("?")[0]
     client_directory = tmp_path / "client"
     client_directory.mkdir()
     outside = World(client_directory, "", {"amqp": queues | {"connection": {"port": rabbitmq.port}}})
-    with places(tmp_path) as place, network(3) as hub:
+    with network(3) as hub:
         for number in range(FIRST + LATER):
-            (place.src / str(number)).write_bytes(os.urandom(SIZE_BYTES))
+            (world.src / str(number)).write_bytes(os.urandom(SIZE_BYTES))
         async with (
-            served(hub, rabbitmq, postgresql, place),
-            copiers_on(hub, place, queues, database) as copiers,
+            served(hub, rabbitmq, postgresql, world),
+            copiers_on(hub, world, queues, database) as copiers,
             outside.client() as client,
         ):
             cut_off, *others = copiers
@@ -191,4 +193,4 @@ async def test_of_three_hosts_one_is_cut_off_in_mid_copy_and_comes_back(
                 services = await asyncio.to_thread(each.ask, "/v1/services")
                 assert {service["host"] for service in services["services"]} == {"host1", "host2", "host3"}
         for number in range(FIRST + LATER):
-            assert (place.bucket / str(number)).read_bytes() == (place.src / str(number)).read_bytes()
+            assert (world.bucket / str(number)).read_bytes() == (world.src / str(number)).read_bytes()

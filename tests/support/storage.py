@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Literal, TypeAlias
 
@@ -81,35 +82,31 @@ class Places:
     """Directories and an rclone.conf: remotes ``src``, ``dst`` (local), ``storage`` (S3) and ``bucket`` in it."""
 
     directory: Path
-    config: Path
     s3: StorageServer
+    bucket: Path
     src: Path = field(init=False)
     dst: Path = field(init=False)
-    bucket: Path = field(init=False)
 
     def __post_init__(self) -> None:
-        for name, path in {"src": "src", "dst": "dst", "bucket": "s3/bkt"}.items():
-            object.__setattr__(self, name, self.directory / path)
-            (self.directory / path).mkdir(parents=True)
+        for name in ("src", "dst"):
+            object.__setattr__(self, name, self.directory / name)
+            (self.directory / name).mkdir()
+        self.add(
+            section("src", type="alias", remote=str(self.src)),
+            section("dst", type="alias", remote=str(self.dst)),
+            self.s3.section("storage"),
+            section("bucket", type="alias", remote=f"storage:{self.bucket.name}"),
+        )
+
+    @property
+    def config(self) -> Path:
+        """The rclone.conf."""
+        return self.directory / "rclone.conf"
 
     def add(self, *sections: str) -> None:
         """Add sections to the rclone.conf; an rclone that runs reads it anew."""
         with self.config.open("a") as file:
             file.writelines(sections)
-
-
-@contextlib.contextmanager
-def places(directory: Path) -> Iterator[Places]:
-    """The usual world: empty ``src``, ``dst`` and ``bucket``, and an S3 server."""
-    with serving("s3", directory / "s3") as s3:
-        world = Places(directory, directory / "rclone.conf", s3)
-        world.add(
-            section("src", type="alias", remote=str(world.src)),
-            section("dst", type="alias", remote=str(world.dst)),
-            s3.section("storage"),
-            section("bucket", type="alias", remote="storage:bkt"),
-        )
-        yield world
 
 
 def section(name: str, **options: str) -> str:
@@ -134,6 +131,7 @@ def rclone_without_rights(directory: Path) -> Path:
     return script
 
 
+@cache
 def obscured(secret: str) -> str:
     """A password as an rclone.conf has it."""
     return subprocess.run(

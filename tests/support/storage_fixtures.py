@@ -19,18 +19,34 @@ from tests.support import storage
 T = TypeVar("T")
 
 
-@pytest.fixture
-def world(tmp_path: Path) -> Iterator[storage.Places]:
-    """Local directories and an S3 server with their rclone.conf; a new one for each test."""
-    with storage.places(tmp_path) as places:
-        yield places
+@pytest.fixture(scope="session")
+def buckets(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Iterator[tuple[storage.StorageServer, Path]]]:
+    """Empty buckets on an S3 server of the session. They are all there before the server looks, since it looks once."""
+    directory = tmp_path_factory.mktemp("buckets") / "s3"
+    found = [directory / f"bucket-{number}" for number in range(1000)]
+    for bucket in found:
+        bucket.mkdir(parents=True)
+    with storage.serving("s3", directory) as server:
+        yield ((server, bucket) for bucket in found)
 
 
 @pytest.fixture
-async def daemon(world: storage.Places) -> AsyncIterator[Daemon]:
+def world(tmp_path: Path, buckets: Iterator[tuple[storage.StorageServer, Path]]) -> storage.Places:
+    """Local directories and a bucket with their rclone.conf; new ones for each test."""
+    return storage.Places(tmp_path, *next(buckets))
+
+
+@pytest.fixture(scope="session")
+def rclone_binary() -> Path:
+    """The rclone that a service would use; its version is asked for once."""
+    return asyncio.run(find_binary())
+
+
+@pytest.fixture
+async def daemon(world: storage.Places, rclone_binary: Path) -> AsyncIterator[Daemon]:
     """A resident rclone that knows the remotes of ``world``, and tries things that fail once only."""
     flags = {"low_level_retries": 1}
-    async with Daemon(await find_binary(), config=world.config, flags=flags) as running:
+    async with Daemon(rclone_binary, config=world.config, flags=flags) as running:
         yield running
 
 
