@@ -17,7 +17,7 @@ import yaml
 from click.testing import CliRunner, Result
 
 from medusa_copier.cli import main
-from medusa_copier.commands.moments import parse_moment
+from medusa_copier.commands.times import parse_time_option
 from medusa_copier.describe import CopyDescriber
 from simple_queue_server.brokers.embedded.client import EmbeddedClient
 from simple_queue_server.records import marks_table
@@ -198,13 +198,13 @@ def test_where_there_are_no_records_a_line_says_why(world: World) -> None:
 def test_times_are_read_as_people_write_them() -> None:
     now = datetime(2026, 11, 26, 12, tzinfo=UTC)
     now_ms = int(now.timestamp() * 1000)
-    assert parse_moment("2d", now) == now_ms - 2 * 86_400_000
-    assert parse_moment("1.5h", now) == now_ms - 5_400_000
-    assert parse_moment("30min", now) == now_ms - 1_800_000
-    assert parse_moment("2026-11-25T10:00+00:00", now) == now_ms - 26 * 3_600_000
+    assert parse_time_option("2d", now) == now_ms - 2 * 86_400_000
+    assert parse_time_option("1.5h", now) == now_ms - 5_400_000
+    assert parse_time_option("30min", now) == now_ms - 1_800_000
+    assert parse_time_option("2026-11-25T10:00+00:00", now) == now_ms - 26 * 3_600_000
     for wrong in ("", "2 fortnights", "99999999999w", "2026-13-01"):
         with pytest.raises(click.BadParameter, match="is no time"):
-            parse_moment(wrong, now)
+            parse_time_option(wrong, now)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from typing import Any, Final
 import click
 
 from medusa_copier.client import CopyClient
-from medusa_copier.commands.recorded import Opened, opened_records
+from medusa_copier.commands.records import Opened, opened_records
 from medusa_copier.settings import CopierSettings, for_client
 from simple_queue_server import SettingsError, load_settings, logs
 from simple_queue_server.brokers import queues_of

@@ -10,9 +10,9 @@ from typing import Any, Final
 
 import click
 
-from medusa_copier.commands.moments import local, parse_moment
 from medusa_copier.commands.output import Column, Detail, show
-from medusa_copier.commands.recorded import amount, opened_records, place, row_of, took
+from medusa_copier.commands.records import amount, opened_records, place, row_of, took
+from medusa_copier.commands.times import local, parse_time_option
 from simple_queue_server import readable
 from simple_queue_server.printable import escaped
 from simple_queue_server.records.labels import parse_label
@@ -52,8 +52,8 @@ def filter_of(
         action=action,
         labels=pairs,
         text=text,
-        since_ms=None if since is None else parse_moment(since),
-        until_ms=None if until is None else parse_moment(until),
+        since_ms=None if since is None else parse_time_option(since),
+        until_ms=None if until is None else parse_time_option(until),
     )
 
 

@@ -12,7 +12,7 @@ import click
 
 from medusa_copier.client import CopyClient
 from medusa_copier.commands.output import confirmed, is_for_script, show_json
-from medusa_copier.commands.recorded import ENDED_BADLY, opened_records
+from medusa_copier.commands.records import ENDED_BADLY, opened_records
 from simple_queue_server import SettingsError
 from simple_queue_server.printable import escaped
 from simple_queue_server.records.query import Filter, Record, Records

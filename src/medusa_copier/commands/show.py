@@ -9,9 +9,9 @@ from typing import Any, Final
 import click
 import msgspec
 
-from medusa_copier.commands.moments import local
 from medusa_copier.commands.output import is_for_script, show_json
-from medusa_copier.commands.recorded import COLOURS, ENDED_BADLY, amount, opened_records, place, row_of, took
+from medusa_copier.commands.records import COLOURS, ENDED_BADLY, amount, opened_records, place, row_of, took
+from medusa_copier.commands.times import local
 from simple_queue_server import SettingsError, readable
 from simple_queue_server.printable import escaped, escaped_lines
 from simple_queue_server.records.entries import now_ms

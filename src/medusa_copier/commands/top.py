@@ -14,11 +14,11 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from medusa_copier.commands.moments import local
 from medusa_copier.commands.output import progress_text
-from medusa_copier.commands.recorded import COLOURS, Opened, amount, opened_records, place, took
+from medusa_copier.commands.records import COLOURS, Opened, amount, opened_records, place, took
 from medusa_copier.commands.service import Service
 from medusa_copier.commands.status import MEANINGS, state_of
+from medusa_copier.commands.times import local
 from simple_queue_server import SettingsError
 from simple_queue_server.printable import escaped
 from simple_queue_server.records.database import RecordsError

@@ -9,7 +9,7 @@ import msgspec
 
 from medusa_copier.contract.parameters import root_uses
 from medusa_copier.describe import CopyDescriber
-from medusa_copier.http.panes import PanesPage
+from medusa_copier.http.copy_page import CopyPage
 from medusa_copier.http.roots import RootOperations
 from medusa_copier.http.sentences import limit_sentence, verified_sentence
 from medusa_copier.rclone.facade import Rclone
@@ -50,7 +50,7 @@ def _ui(operations: RootOperations, roots: CurrentRoots, rclone: Rclone) -> Ui:
         return limit_sentence(strain, rclone.bandwidth_limit)
 
     def pages(frame: Pages, asking: Asking) -> list[Operation]:
-        return PanesPage(frame, operations, asking).operations()
+        return CopyPage(frame, operations, asking).operations()
 
     return Ui(
         pages=pages,

@@ -9,7 +9,7 @@ import click
 from simple_queue_server.records.times import parse_time
 
 
-def parse_moment(text: str, now: datetime | None = None) -> int:
+def parse_time_option(text: str, now: datetime | None = None) -> int:
     """``2d``, ``12h``, ``30min`` ago, or ``2026-11-25``, ``2026-11-25T10:00`` (local), in milliseconds since 1970.
 
     Raises click.BadParameter.

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from medusa_copier.commands.moments import iso
+from medusa_copier.commands.times import iso
 from medusa_copier.describe import CopyDescriber
 from medusa_copier.settings import CopierSettings, in_run_directory
 from simple_queue_server import SettingsError, load_settings, logs, readable

@@ -86,7 +86,7 @@ class _Planned:
     command: str
 
 
-class PanesPage:
+class CopyPage:
     """The panes, their preview, and what it leads to."""
 
     def __init__(self, pages: Pages, roots: RootOperations, asking: Asking) -> None:
