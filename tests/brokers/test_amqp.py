@@ -95,7 +95,9 @@ async def test_a_request_is_answered_to_its_reply_queue(stage: Stage) -> None:
     assert await stage.bodies() == []
 
 
-async def test_a_request_whose_response_is_out_is_not_given_back(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_request_whose_response_is_published_is_not_requeued(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As where the service is stopped between the two."""
     broker = await stage.broker()
     await stage.send(b"request")
@@ -132,7 +134,7 @@ async def test_without_an_outgoing_queue_a_request_that_names_no_reply_queue_is_
     await eventually(stage.has_no_requests)
 
 
-async def test_a_classic_queue_tells_a_second_attempt_from_a_first(stage: Stage) -> None:
+async def test_a_second_attempt_is_recognised_on_a_classic_queue(stage: Stage) -> None:
     broker = await stage.broker()
     await stage.send(b"request", headers={"x-delivery-count": "forged"})
     for attempt in (1, 2, 2):
@@ -297,7 +299,7 @@ async def test_what_ended_cannot_be_ended_again(stage: Stage) -> None:
     assert await stage.bodies() == [b"response"]
 
 
-async def test_a_request_that_is_given_back_once_its_response_is_out_is_acknowledged(
+async def test_a_request_that_is_requeued_once_its_response_is_published_is_acked(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     broker = await stage.broker()
@@ -439,7 +441,7 @@ async def test_an_acknowledgement_lost_on_the_way_does_not_make_a_second_respons
     assert redelivered(logged, "settled")
 
 
-async def test_a_request_that_was_given_back_is_not_adopted(stage: Stage, logged: Any) -> None:
+async def test_a_requeued_request_is_not_adopted(stage: Stage, logged: Any) -> None:
     network = await stage.network()
     broker = await stage.broker(connection=stage.through(network))
     await stage.send(b"request")
@@ -817,7 +819,7 @@ async def test_a_message_id_that_is_not_utf_8_is_taken_as_it_is(stage: Stage) ->
 # The client
 
 
-async def test_a_client_that_cannot_connect_says_so_at_once(stage: Stage) -> None:
+async def test_a_client_that_cannot_connect_raises_an_error_at_once(stage: Stage) -> None:
     network = await stage.network()
     await network.refuse()
     with pytest.raises(BrokerError, match=f"127.0.0.1:{network.port}"):

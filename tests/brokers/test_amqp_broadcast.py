@@ -48,7 +48,7 @@ async def test_a_user_who_may_not_make_the_control_exchange_is_served_without_it
     await broker.close()
 
 
-async def test_words_are_said_and_heard_again_after_the_connection_was_lost(rabbitmq: RabbitNode) -> None:
+async def test_broadcasts_are_sent_and_received_again_after_the_connection_was_lost(rabbitmq: RabbitNode) -> None:
     heard: asyncio.Queue[bytes] = asyncio.Queue()
     async with Network(rabbitmq.port) as network, AsyncExitStack() as stack:
         broker = AmqpBroker(section(rabbitmq, network.port), max_in_flight=1)

@@ -39,7 +39,7 @@ def test_a_request_that_differs_in_anything_is_not_adopted() -> None:
     assert unsettled.adopt(delivery(**same)) is None
 
 
-def test_an_adopted_request_has_the_new_hand_over() -> None:
+def test_an_adopted_request_has_the_new_delivery() -> None:
     unsettled = Unsettled(10)
     lost, again = orphaned(unsettled), delivery()
     assert lost.handle is None

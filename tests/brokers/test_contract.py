@@ -116,7 +116,7 @@ async def test_the_length_of_the_queue_is_how_many_requests_wait_on_it(stage: St
     assert waiting == 3
 
 
-async def test_a_delivery_says_when_its_request_was_sent(stage: Stage) -> None:
+async def test_a_delivery_has_the_time_when_its_request_was_sent(stage: Stage) -> None:
     client, broker = await stage.client(), await stage.broker()
     before_ms = time.time() * 1000
     await client.send(b"a request")
@@ -447,7 +447,7 @@ async def test_a_broker_that_was_never_opened_can_be_closed(stage: Stage) -> Non
     await stage.kit.broker(1).close()
 
 
-async def test_a_broadcast_is_heard_by_every_open_broker_that_it_can_reach(stage: Stage) -> None:
+async def test_a_broadcast_is_received_by_every_open_broker_that_it_can_reach(stage: Stage) -> None:
     mine: asyncio.Queue[bytes] = asyncio.Queue()
     others: asyncio.Queue[bytes] = asyncio.Queue()
     broker = await stage.broker(on_broadcast=mine.put_nowait)
@@ -489,7 +489,7 @@ async def test_events_that_wait_are_sent_when_the_broker_is_closed(stage: Stage)
     assert await progress.take_response(20) == b"last words"
 
 
-async def test_a_broker_holds_as_many_requests_as_it_was_told_last(stage: Stage) -> None:
+async def test_a_broker_holds_as_many_requests_as_its_latest_limit(stage: Stage) -> None:
     client, broker = await stage.client(), await stage.broker(max_in_flight=2)
     sent = {b"%d" % number for number in range(7)}
     for body in sent:

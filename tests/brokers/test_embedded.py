@@ -353,7 +353,7 @@ async def test_being_taken_ahead_is_no_attempt(stage: Stage) -> None:
     assert [delivery.attempt for delivery in await receive(await stage.broker(), 2)] == [1, 1]
 
 
-async def test_requests_given_back_keep_their_place(stage: Stage) -> None:
+async def test_requeued_requests_keep_their_place(stage: Stage) -> None:
     client, first = await stage.client(), await stage.broker()
     for number in range(5):
         await client.send(b"%d" % number)
@@ -750,7 +750,7 @@ async def test_an_id_that_is_not_utf8_goes_back_as_the_bytes_that_came(stage: St
     assert rows == [("text", b"\xff\xfe")]
 
 
-async def test_a_file_of_an_earlier_version_is_used_on_and_says_when_new_requests_were_sent(tmp_path: Path) -> None:
+async def test_a_file_of_an_earlier_version_is_still_used_and_has_the_times_of_new_requests(tmp_path: Path) -> None:
     section = EmbeddedSection(path=tmp_path / "queue.db")
     with contextlib.closing(sqlite3.connect(section.path)) as old:
         for statement in SCHEMA:

@@ -223,7 +223,7 @@ async def test_a_requeued_request_is_there_for_others_at_once(bench: Bench) -> N
     assert again.attempt > 1
 
 
-async def test_a_request_that_could_not_be_given_back_shows_up_after_its_timeout(bench: Bench) -> None:
+async def test_a_request_that_could_not_be_requeued_reappears_after_its_timeout(bench: Bench) -> None:
     section = bench.section(visibility_s=EXPIRY_S, proxied=True)
     first = await bench.broker(section)
     await bench.send(section.incoming_queue)
@@ -302,7 +302,7 @@ async def test_an_idle_broker_stops_and_closes_within_a_second_though_it_waits_f
     assert poll.request["WaitTimeSeconds"] == 20
 
 
-async def test_messages_on_their_way_when_receiving_stops_are_given_back_at_once(bench: Bench) -> None:
+async def test_messages_in_transit_when_receiving_stops_are_requeued_at_once(bench: Bench) -> None:
     section = bench.section(proxied=True)
     handed_out, let_go = asyncio.Event(), asyncio.Event()
 
@@ -448,7 +448,7 @@ async def test_a_request_that_may_not_be_held_any_longer_is_adopted_when_it_come
     assert min(asked) < SHORT_S
 
 
-async def test_a_request_that_waited_too_long_for_its_turn_is_given_back_to_be_held_for_the_whole_time(
+async def test_a_request_that_waited_too_long_for_a_slot_is_requeued_to_be_held_for_the_whole_time(
     bench: Bench,
 ) -> None:
     section = bench.section()
@@ -812,7 +812,7 @@ def response(**fields: Any) -> bytes:
         ({"action": "a" * 2000, "raw_request": "\x00" * 2000}, {"status": "success"}),
     ],
 )
-async def test_a_response_that_is_too_large_becomes_a_shorter_one_that_says_so(
+async def test_a_response_that_is_too_large_is_replaced_by_a_shorter_one(
     bench: Bench, fields: dict[str, Any], kept: dict[str, Any], known: bool
 ) -> None:
     section = bench.section(proxied=True)
@@ -970,7 +970,7 @@ async def test_a_reply_queue_that_we_may_not_write_to_does_not_hold_the_response
     assert len(await bench.messages(section.outgoing_queue)) == 1
 
 
-async def test_a_client_tells_when_the_server_stays_away(bench: Bench) -> None:
+async def test_a_client_raises_an_error_when_the_server_stays_unavailable(bench: Bench) -> None:
     section = bench.section(proxied=True)
     client = await bench.client(section)
     bench.proxy.rules["SendMessageBatch"] = cut

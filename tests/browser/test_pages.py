@@ -116,7 +116,7 @@ async def expect_after_reloads(page: Page, selector: str, count: int) -> None:
     raise AssertionError(await page.locator("main").inner_text())
 
 
-async def test_a_copy_that_stalls_says_so_with_the_last_error(world: World) -> None:
+async def test_a_stalled_copy_is_shown_as_such_with_the_last_error(world: World) -> None:
     with serving("s3", world.directory / "s3") as s3:
         (world.directory / "s3" / "bkt").mkdir()
         async with TcpProxy(s3.port) as proxy:

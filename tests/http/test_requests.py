@@ -228,7 +228,7 @@ async def test_what_became_of_requests_is_found_by_what_is_asked_page_by_page(in
 @pytest.mark.parametrize(
     "query", ["state=done", "label=x", "since=yesterday", "cursor=abc", "limit=0", "limit=1001", "stat=failed"]
 )
-async def test_what_can_not_be_found_says_why(ingest: Api, query: str) -> None:
+async def test_what_can_not_be_found_is_reported_with_the_reason(ingest: Api, query: str) -> None:
     answer = await ingest.get(f"/v1/requests?{query}")
     assert (answer.status, answer.json["status"]) == (400, 400)
     assert answer.json["detail"]

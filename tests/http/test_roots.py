@@ -107,7 +107,7 @@ async def test_a_large_directory_comes_page_by_page_each_name_once_directories_f
         ("ghost/list", 502, "ghost"),
     ],
 )
-async def test_what_can_not_be_listed_says_why(
+async def test_what_can_not_be_listed_is_reported_with_the_reason(
     served: tuple[World, str], world: World, path: str, status: int, words: str
 ) -> None:
     if not (world.src / "out").is_symlink():

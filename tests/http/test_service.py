@@ -27,7 +27,7 @@ def world(tmp_path: Path) -> World:
     return World(tmp_path, "", {})
 
 
-async def test_it_says_that_it_lives_and_is_ready_part_by_part(world: World) -> None:
+async def test_it_reports_that_it_is_live_and_ready_part_by_part(world: World) -> None:
     with service_with_api(world) as (url, secret):
         async with Api(url, secret) as api:
             assert (await api.as_(None).get("/livez")).json == {"status": "ok"}
@@ -40,7 +40,9 @@ async def test_it_says_that_it_lives_and_is_ready_part_by_part(world: World) -> 
     }
 
 
-async def test_it_lives_while_the_broker_is_away_and_says_what_is_wrong_to_those_with_a_token(world: World) -> None:
+async def test_it_is_live_while_the_broker_is_unavailable_and_reports_the_reason_to_those_with_a_token(
+    world: World,
+) -> None:
     world.write_config(amqp={"incoming_queue": "in", "connection": {"host": "127.0.0.1", "port": 1}})
     with service_with_api(world) as (url, secret):
         async with Api(url, secret) as api:

@@ -493,7 +493,7 @@ async def test_corruption_behind_a_server_is_repaired(
     assert content_of(place) == files
 
 
-async def test_checksum_names_the_hash_or_says_that_there_is_none(
+async def test_checksum_names_the_hash_or_reports_that_there_is_none(
     copier: Copier, remote: Path, request: pytest.FixtureRequest
 ) -> None:
     fill(copier.world.src)
@@ -556,7 +556,7 @@ async def test_a_bag_with_the_manifest_is_valid(copier: Copier, kind: str, verif
 
 
 @pytest.mark.parametrize("layout", ["jsonl", "bagit-md5", "bagit-sha256"])
-async def test_a_manifest_says_what_is_at_the_target(copier: Copier, layout: str) -> None:
+async def test_a_manifest_lists_what_is_at_the_target(copier: Copier, layout: str) -> None:
     """A file that was there counts as unchanged, since its size and time are the source's; its content is another."""
     for path in (copier.world.src / "a", copier.world.dst / "data/a"):
         path.parent.mkdir(exist_ok=True)
@@ -574,7 +574,7 @@ async def test_a_manifest_says_what_is_at_the_target(copier: Copier, layout: str
 
 @pytest.mark.parametrize("change", ["removed", "replaced"])
 @pytest.mark.parametrize("layout", ["jsonl", "bagit-md5"])
-async def test_what_is_not_at_the_target_as_it_was_copied_fails_before_a_manifest_says_otherwise(
+async def test_files_that_are_not_at_the_target_as_copied_fail_before_the_manifest_is_written(
     copier: Copier, monkeypatch: pytest.MonkeyPatch, layout: str, change: str
 ) -> None:
     fill(copier.world.src)
@@ -688,7 +688,7 @@ async def test_a_directory_on_webdav_is_not_lost_to_a_file_of_its_name(
 
 
 @pytest.mark.parametrize("action", [{}, {"overwrite": "never"}, {"verify": "download"}])
-async def test_the_same_size_says_nothing_where_no_times_are_kept(
+async def test_the_same_size_proves_nothing_without_times(
     copier: Copier, timeless: Path, action: dict[str, Any]
 ) -> None:
     for name in ("same", "other"):
@@ -714,7 +714,7 @@ async def test_a_name_that_is_not_utf8_comes_back_from_a_bucket(copier: Copier) 
     assert (copier.world.dst / name).read_text() == "content"
 
 
-async def test_a_manifest_is_read_back_where_no_hash_tells_that_it_arrived(
+async def test_a_manifest_is_read_back_if_no_hash_shows_that_it_arrived(
     copier: Copier, timeless: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fill(copier.world.src)
@@ -1314,7 +1314,7 @@ class CopytoCopier:
         return dict(done.fields)  # type: ignore[union-attr]
 
 
-async def test_copyto_of_a_directory_tells_names_apart_as_they_are_stored(copier: Copier) -> None:
+async def test_copyto_of_a_directory_distinguishes_names_as_they_are_stored(copier: Copier) -> None:
     files = fill_names(copier.world.src / "dir", [*TWINS, *LATIN_1])
     fill_names(copier.world.dst / "other", TWINS[1:])
     assert await CopytoCopier(copier).copyto("src:dir", "dst:other") == {"rclone_status": 0}
@@ -1354,7 +1354,7 @@ async def test_copyto_of_a_directory_names_what_it_skipped(copier: Copier) -> No
         ("src:empty", "dst:x", 0, ""),
     ],
 )
-async def test_copyto_says_what_is_wrong_with_a_directory_as_a_whole(
+async def test_copyto_reports_an_error_of_a_whole_directory(
     copier: Copier, source: str, target: str, status: int, message: str
 ) -> None:
     fill(copier.world.src / "dir")

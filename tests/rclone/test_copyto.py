@@ -195,7 +195,7 @@ async def test_a_failed_copy_leaves_nothing_at_the_target(world: storage.Places,
         ("down:bkt/a", "dst:x", "connect: connection refused"),
     ],
 )
-async def test_the_reason_tells_what_is_wrong(
+async def test_the_reason_names_what_is_wrong(
     world: storage.Places, copyto: Copyto, source: str, target: str, reason: str
 ) -> None:
     fill(world)
@@ -331,7 +331,7 @@ async def test_a_cancelled_copy_stops_at_once_and_leaves_nothing(world: storage.
         await until(nothing_left)
 
 
-async def test_stat_tells_files_directories_and_nothing_apart(world: storage.Places, client: Client) -> None:
+async def test_stat_distinguishes_files_directories_and_nothing(world: storage.Places, client: Client) -> None:
     fill(world)
     file = await client.stat(at("src:a.txt"))
     assert file is not None
@@ -357,7 +357,7 @@ async def test_roots_are_checked_with_one_listing(world: storage.Places, client:
         await client.check_root("src:a.txt")
 
 
-async def test_the_remotes_and_the_version_are_told(world: storage.Places, client: Client) -> None:
+async def test_the_remotes_and_the_version_are_returned(world: storage.Places, client: Client) -> None:
     assert {"src", "dst", "storage", "bucket"} <= set(await client.list_remotes())
     assert (await client.version()).startswith("v1.")
 

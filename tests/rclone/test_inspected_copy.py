@@ -91,7 +91,7 @@ async def test_a_login_page_in_place_of_an_object_with_a_hash_is_a_failure(
             await rclone.copyto(at("false:bkt/a"), at(f"dst:{number}"), terms=terms)
 
 
-async def test_the_sizes_are_told_and_another_attempt_may_find_it_right(rclone: Rclone, web: FalseWeb) -> None:
+async def test_the_sizes_are_in_the_message_and_another_attempt_may_succeed(rclone: Rclone, web: FalseWeb) -> None:
     web.get = SHORT["a login page"]
     with pytest.raises(OtherSize) as raised:
         await copy_file(rclone.client, at("web:a"), at("dst:a"))
@@ -191,9 +191,7 @@ async def test_never_reads_where_nothing_else_can_tell(dav: Path, world: storage
     assert verified.read == ["target"]
 
 
-async def test_a_hash_tells_what_is_unchanged_where_there_are_no_times(
-    dav: Path, world: storage.Places, rclone: Rclone
-) -> None:
+async def test_without_times_a_hash_shows_what_is_unchanged(dav: Path, world: storage.Places, rclone: Rclone) -> None:
     for content in (b"OLD CONTENT.", b"new content!", b"new content!"):
         (world.src / "a").write_bytes(content)
         before = (dav / "a").stat().st_ino if (dav / "a").exists() else None

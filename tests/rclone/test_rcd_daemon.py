@@ -206,7 +206,7 @@ async def test_an_encrypted_config_works_with_a_password_command(encrypted: Path
         assert "src" in await daemon.client.list_remotes()
 
 
-async def test_an_encrypted_config_without_its_password_is_told_and_not_asked_for(
+async def test_an_encrypted_config_without_its_password_is_an_error_and_not_a_prompt(
     encrypted: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("RCLONE_CONFIG_PASS", raising=False)
@@ -255,7 +255,7 @@ async def test_rclone_killed_in_mid_copy_is_replaced_and_the_copy_succeeds(world
     assert [path.name for path in world.dst.iterdir()] == ["big"]
 
 
-async def test_what_is_asked_while_rclone_dies_is_told_that_it_stopped(world: storage.Places) -> None:
+async def test_a_call_during_which_rclone_dies_raises_rclone_stopped(world: storage.Places) -> None:
     (world.src / "big").write_bytes(bytes(20_000_000))
     async with Daemon(RCLONE, config=world.config, flags=SLOW) as daemon:
         copies = [asyncio.create_task(copy_file(daemon.client, at("src:big"), at(f"dst:{n}"))) for n in range(3)]

@@ -152,7 +152,7 @@ async def test_a_connection_that_the_server_ended_after_its_answer_is_not_used_a
 
 
 @pytest.mark.parametrize("data", [b"", b"HTTP/1.1 200", answer(b"{}")[:-1], chunked([b"{}"])[:-2]])
-async def test_an_answer_that_breaks_off_says_that_rclone_stopped(data: bytes) -> None:
+async def test_an_incomplete_answer_means_that_rclone_stopped(data: bytes) -> None:
     async with served(always(data, more=False)) as connection:
         with pytest.raises(RcloneStopped, match="stopped while it was working"):
             await connection.call("operations/copyfile", {})

@@ -153,7 +153,7 @@ async def test_links_that_lead_out_of_a_local_root_are_refused(world: storage.Pl
     assert (outside / "secret").read_text() == "secret"
 
 
-async def test_links_are_followed_where_the_root_says_so(world: storage.Places, outside: Path) -> None:
+async def test_links_are_followed_if_the_root_permits_it(world: storage.Places, outside: Path) -> None:
     link(world.src, outside)
     async with action(world, src={"symlinks": "follow"}) as handler:
         await ask(handler, "src:dir/secret", "dst:secret")
@@ -457,7 +457,7 @@ def test_links_below_a_directory_are_found_and_those_that_stay_are_not(tmp_path:
     assert inspect_below(str(tmp_path / "root"), "").way_out == "a/b/leaves"
 
 
-async def test_a_request_says_that_it_waits_only_while_a_root_has_no_free_place(world: storage.Places) -> None:
+async def test_a_request_is_shown_as_waiting_only_while_a_root_has_no_free_slot(world: storage.Places) -> None:
     limited = RootSection(rclone_config="src", max_in_flight=1)
     begun, steps = asyncio.Event(), list[str]()
 

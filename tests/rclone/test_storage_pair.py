@@ -55,7 +55,7 @@ async def test_what_guards_a_transfer(
     ("target_hashes_all", "source_has_ranges", "guards"),
     [(True, True, True), (True, False, True), (False, True, True), (False, False, False)],
 )
-def test_a_hash_that_the_target_was_only_told_guards_nothing(
+def test_a_hash_that_the_target_was_only_given_protects_nothing(
     target_hashes_all: bool, source_has_ranges: bool, guards: bool
 ) -> None:
     pair = Pair(

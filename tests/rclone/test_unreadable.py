@@ -52,7 +52,7 @@ async def test_what_is_in_a_directory_that_can_not_be_listed_is_not_taken_for_mi
     assert await rclone.client.stat(at("src:missing")) is None
 
 
-async def test_the_response_for_a_key_behind_such_a_directory_says_what_is_wrong(
+async def test_the_response_for_a_key_below_such_a_directory_names_the_reason(
     world: storage.Places, closed: Path, rclone: Rclone
 ) -> None:
     roots = {name: RootSection(rclone_config=name) for name in ("src", "dst")}

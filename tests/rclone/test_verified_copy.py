@@ -102,14 +102,14 @@ async def test_never_with_download_finds_a_rotted_source_and_replaces_nothing(
 
 
 @pytest.mark.parametrize("terms", [CHECKSUM, Terms(verify="checksum", overwrite="always")])
-async def test_checksums_are_told(client: Client, terms: Terms) -> None:
+async def test_checksums_are_returned(client: Client, terms: Terms) -> None:
     for target, hash_type in [("dst:a", "sha256"), ("bucket:a", "md5")]:
         expected = Verified("checksum", {hash_type: digest(hash_type)})
         assert await copy(client, terms, target) == expected
         assert await copy(client, terms, target) == expected
 
 
-async def test_what_was_read_is_told(client: Client) -> None:
+async def test_what_was_read_is_reported(client: Client) -> None:
     read = Verified("download", {"sha256": digest("sha256")}, ["source", "target"])
     assert await copy(client, DOWNLOAD) == read
     assert await copy(client, DOWNLOAD) == read

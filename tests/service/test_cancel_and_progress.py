@@ -90,7 +90,7 @@ def files(world: World) -> list[Path]:
 
 
 @pytest.mark.parametrize("name", ["big", "dir"])
-async def test_a_long_copy_tells_its_progress_with_growing_bytes(world: World, name: str) -> None:
+async def test_a_long_copy_reports_its_progress_with_growing_bytes(world: World, name: str) -> None:
     async with world.client() as client, progress_client(world) as progress:
         with world.service() as service:
             await client.send(copyto(f"src:{name}", f"dst:{name}", {"ticket": 7}), message_id="one")
@@ -114,7 +114,7 @@ def copy(pass_through: Any) -> bytes:
     return json.dumps({"action": "copy", "parameters": parameters, "pass_through": pass_through}).encode()
 
 
-async def test_the_action_copy_tells_its_progress_with_growing_bytes(world: World) -> None:
+async def test_the_action_copy_reports_its_progress_with_growing_bytes(world: World) -> None:
     async with world.client() as client, progress_client(world) as progress:
         with world.service() as service:
             await client.send(copy({"ticket": 8}), message_id="one")

@@ -75,7 +75,7 @@ def test_a_missing_configuration_is_named() -> None:
     assert done.stderr == "Error: nowhere.yaml: can't be read: No such file or directory\n"
 
 
-def test_submit_waits_for_the_response_and_its_exit_status_says_all(served: World) -> None:
+def test_submit_waits_for_the_response_and_has_the_right_exit_status(served: World) -> None:
     (served.src / "a.txt").write_text("hello")
     done = served.command("submit", "src:a.txt", "dst:b.txt", "--wait", "--pass-through", '{"id": 7}')
     assert (done.returncode, done.stderr) == (0, "")
@@ -126,7 +126,7 @@ def test_submit_names_the_requests_without_a_response_when_the_time_is_over(worl
     assert all((world.dst / str(i)).exists() for i in range(2))
 
 
-def test_submit_says_that_what_it_had_no_time_for_was_not_submitted(world: World) -> None:
+def test_submit_reports_what_it_had_no_time_to_submit(world: World) -> None:
     (world.directory / "requests.jsonl").write_bytes(b"\n".join(copyto("src:a", f"dst:{i}") for i in range(300)))
     done = world.command("submit", "--from", "requests.jsonl", "--wait", "--timeout", "1")
     assert done.returncode == 124
@@ -182,13 +182,13 @@ def test_submit_from_a_file_of_many(served: World, tmp_path: Path) -> None:
         (("src:a", "dst:b", "--wait", "--timeout", "0"), "--timeout"),
     ],
 )
-def test_submit_says_what_is_wrong_with_its_arguments(world: World, arguments: tuple[str, ...], words: str) -> None:
+def test_submit_reports_what_is_wrong_with_its_arguments(world: World, arguments: tuple[str, ...], words: str) -> None:
     done = world.command("submit", *arguments)
     assert done.returncode == 2
     assert words in done.stderr
 
 
-def test_check_prints_a_line_for_everything_and_its_exit_status_says_all(world: World) -> None:
+def test_check_prints_a_line_for_everything_and_has_the_right_exit_status(world: World) -> None:
     done = world.command("check")
     assert done.returncode == 1
     lines = {line[:20].strip(): line[21:] for line in done.stdout.splitlines()}
@@ -229,7 +229,7 @@ def test_check_leaves_nothing_behind(world: World, tmp_path: Path) -> None:
     assert "written" not in world.command("check", "--no-write").stdout
 
 
-def test_check_says_that_a_root_can_not_be_written(world: World, tmp_path: Path) -> None:
+def test_check_reports_a_root_that_can_not_be_written(world: World, tmp_path: Path) -> None:
     """``ro`` is a web server: it can be read, and rclone can't write it."""
     with serving("http", tmp_path / "web") as web:
         with (tmp_path / "rclone.conf").open("a") as config:
@@ -244,7 +244,7 @@ def test_check_says_that_a_root_can_not_be_written(world: World, tmp_path: Path)
 
 
 @pytest.mark.parametrize("access", ["read", "read-write"])
-def test_check_says_that_a_root_can_not_be_listed(world: World, tmp_path: Path, access: str) -> None:
+def test_check_reports_a_root_that_can_not_be_listed(world: World, tmp_path: Path, access: str) -> None:
     world.src.chmod(0o333)
     world.write_config(
         roots={"src": {"rclone_config": "src", "access": access}, "dst": {"rclone_config": "dst"}},
@@ -303,7 +303,7 @@ def test_check_waits_for_all_roots_at_once_and_no_longer_than_the_timeout(world:
     assert "(read-write, written)" in done.stdout
 
 
-def test_check_tells_whether_a_service_runs(served: World) -> None:
+def test_check_reports_whether_a_service_runs(served: World) -> None:
     eventually(lambda: "server_started" in [entry["event"] for entry in served.log()])
     assert "1 service runs" in served.command("check").stdout
 
@@ -464,7 +464,7 @@ def test_a_remote_that_would_compare_less_fails_the_start_and_check(world: World
     assert re.search(rf"the root sloppy can't be used: {reason}", started.stderr)
 
 
-def test_submit_says_all_that_a_message_can(served: World) -> None:
+def test_submit_has_an_option_for_everything_in_a_message(served: World) -> None:
     (served.src / "films").mkdir()
     for name in ("1.mov", "2.tmp"):
         (served.src / "films" / name).write_text("hello")

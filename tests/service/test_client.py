@@ -167,7 +167,7 @@ async def test_a_failed_copy_raises_with_what_the_response_says(client: CopyClie
     assert caught.value.rclone_status is None
 
 
-async def test_a_body_that_is_no_request_says_why(client: CopyClient) -> None:
+async def test_a_body_that_is_no_request_is_answered_with_the_reason(client: CopyClient) -> None:
     with pytest.raises(CopyFailed, match=r"^Invalid Request: ."):
         await soon(client.copyto("src:half a pair \ud800", "dst:b"))
 
@@ -324,7 +324,7 @@ def test_errors_come_out_of_a_pickle_as_they_went_in(error: Exception) -> None:
     assert (type(back), str(back), vars(back)) == (type(error), str(error), vars(error))
 
 
-async def test_a_client_that_is_not_entered_says_so() -> None:
+async def test_a_client_that_is_not_entered_raises_an_error() -> None:
     client = CopyClient(MemoryClient(MemoryQueue()))
     with pytest.raises(RuntimeError, match="use it within `async with"):
         await client.submit("copyto")

@@ -81,7 +81,7 @@ async def test_a_bad_file_is_refused_and_the_former_configuration_stays_in_force
             assert json.loads(await client.call(copyto("src:small", "dst:small")))["status"] == "success"
 
 
-def test_a_service_manager_hears_of_the_reload(world: World) -> None:
+def test_a_service_manager_is_notified_of_a_reload(world: World) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(str(world.directory / "notify"))
         manager.settimeout(30)

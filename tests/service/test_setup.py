@@ -79,7 +79,7 @@ def test_what_is_commented_out_is_right_too(broker: str) -> None:
         (("--broker", "amqp", "--root", "a=/b", "--connection", "hots=x"), "did you mean 'hosts'"),
     ],
 )
-def test_init_says_what_is_wrong_and_writes_nothing(tmp_path: Path, arguments: tuple[str, ...], words: str) -> None:
+def test_init_reports_an_error_and_writes_nothing(tmp_path: Path, arguments: tuple[str, ...], words: str) -> None:
     done = copier(tmp_path, "init", *arguments)
     assert done.returncode != 0
     assert words in done.stderr
@@ -156,7 +156,7 @@ def test_systemd_takes_the_template(tmp_path: Path) -> None:
         (("--config", "bare.yaml", "--user", "nobody-has-this-name"), "no such user"),
     ],
 )
-def test_systemd_says_what_is_missing(odd: Path, arguments: tuple[str, ...], words: str) -> None:
+def test_systemd_reports_what_is_missing(odd: Path, arguments: tuple[str, ...], words: str) -> None:
     done = copier(odd, "systemd", *arguments)
     assert done.returncode == 2
     assert words in done.stderr

@@ -124,7 +124,7 @@ def test_why_it_did_not_start_is_said(world: World) -> None:
     assert "name a file, or let systemd start it" in world.command("start").stderr
 
 
-def test_a_stop_says_what_is_in_flight_and_does_not_wait_when_told(world: World) -> None:
+def test_stop_prints_what_is_in_flight_and_does_not_wait_if_asked(world: World) -> None:
     world.write_config(rclone=SLOWLY)
     world.command("start")
     in_mid_copy(world)
@@ -169,7 +169,7 @@ def test_a_second_service_of_the_name_serves_too_and_has_the_pid_file_after_the_
             assert any(entry["event"] == "pid_file_taken" for entry in world.log())
 
 
-def test_a_service_manager_hears_that_it_is_ready_alive_and_stopping(world: World) -> None:
+def test_a_service_manager_is_notified_of_ready_alive_and_stopping(world: World) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(str(world.directory / "notify"))
         manager.settimeout(30)

@@ -28,6 +28,6 @@ async def test_top_shows_what_runs_how_far_it_is_and_what_ended(tmp_path: Path) 
     assert "\x1b[31m" not in text
 
 
-def test_top_says_that_nothing_runs(tmp_path: Path) -> None:
+def test_top_shows_that_nothing_runs(tmp_path: Path) -> None:
     shown = World(tmp_path, "", {}).command("top")
     assert (shown.returncode, shown.stdout.splitlines()[0]) == (0, "copier not running")

@@ -83,7 +83,7 @@ async def test_a_request_is_cancelled_by_its_id_and_answered_as_cancelled(world:
     assert (await soon(other))["status"] == "success"
 
 
-async def test_what_a_handler_says_of_its_cancelled_work_is_in_the_response(world: World) -> None:
+async def test_fields_that_a_handler_adds_for_cancelled_work_are_in_the_response(world: World) -> None:
     async def count(request: Request) -> dict[str, Any]:
         try:
             return await world.hang(request)
@@ -118,7 +118,7 @@ async def test_a_request_that_runs_in_another_service_is_cancelled(world: World)
     assert (await soon(one))["cancelled"] is True
 
 
-async def test_a_cancel_that_means_no_running_request_succeeds_and_says_so(world: World) -> None:
+async def test_a_cancel_that_selects_no_running_request_succeeds_and_reports_that(world: World) -> None:
     world.serve()
     answer = await world.cancel(request_id="nobody")
     assert (answer["status"], answer["parameters"]["cancelled"]) == ("success", 0)

@@ -49,7 +49,7 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
     await soon(serving)
 
 
-async def test_a_request_tells_that_it_is_accepted_started_and_finished(world: World) -> None:
+async def test_a_request_has_the_events_accepted_started_and_finished(world: World) -> None:
     @world.server.action("fail")
     async def fail(request: Request) -> dict[str, Any]:
         raise Failure("no", code=1)
@@ -70,7 +70,7 @@ async def test_an_events_pass_through_is_the_requests_own_to_the_byte(world: Wor
     assert b'"pass_through":{"b": 1.00,  "a": 1e2}' in event
 
 
-async def test_what_is_no_request_is_told_without_an_action(world: World) -> None:
+async def test_an_invalid_request_has_events_without_an_action(world: World) -> None:
     await world.ask(b"no JSON")
     events = [await world.event() for _ in range(2)]
     assert [(event["event"], event["action"], event["pass_through"]) for event in events] == [
@@ -98,7 +98,7 @@ async def test_a_request_that_is_cancelled_is_finished_as_cancelled(world: World
     assert finished["two"]["status"] == "success"
 
 
-async def test_a_handler_that_runs_for_long_tells_its_progress_again_and_again(world: World) -> None:
+async def test_the_progress_of_a_long_handler_is_reported_periodically(world: World) -> None:
     done = 0
     asked = asyncio.Event()
 

@@ -131,7 +131,7 @@ async def test_cancelled_before_its_task_begins_it_is_not_interrupted() -> None:
     assert not task.cancelled()
 
 
-async def test_working_to_cancelled_ends_the_work_and_is_told_from_a_stop() -> None:
+async def test_working_to_cancelled_ends_the_work_and_is_distinguished_from_a_stop() -> None:
     request = made()
     task = await started(request)
     assert request.cancel()

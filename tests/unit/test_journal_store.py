@@ -243,7 +243,7 @@ async def test_a_journal_that_can_not_be_made_is_an_error(tmp_path: Path) -> Non
         await opened(tmp_path / "j")
 
 
-async def test_deaths_of_a_suspect_are_counted_until_it_is_acquitted(tmp_path: Path) -> None:
+async def test_deaths_are_counted_for_each_request_until_they_are_cleared(tmp_path: Path) -> None:
     journal = await opened(tmp_path / "j")
     suspect, other = entry(1).fingerprint, entry(2).fingerprint
     assert suspect != other

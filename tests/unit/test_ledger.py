@@ -422,7 +422,7 @@ def test_a_spool_gives_back_what_was_put_in_order(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("names_a_pass", [1, 7, 1000])
-def test_distinct_names_are_told_from_those_that_are_not(monkeypatch: pytest.MonkeyPatch, names_a_pass: int) -> None:
+def test_distinct_names_are_recognised(monkeypatch: pytest.MonkeyPatch, names_a_pass: int) -> None:
     monkeypatch.setattr(spool, "NAMES_A_PASS", names_a_pass)
     names = [f"{number}" for number in range(30)]
 
@@ -434,7 +434,7 @@ def test_distinct_names_are_told_from_those_that_are_not(monkeypatch: pytest.Mon
     assert not are_distinct(31, batches([*names, "7"]))
 
 
-def test_a_tally_tells_lots_of_names_apart() -> None:
+def test_a_tally_distinguishes_many_names() -> None:
     names = ["a", "b", "c"]
     assert Tally().plus(names) == Tally().plus(["c"]).plus_all(Tally().plus(["b", "a"]))
     for others in (["a", "b"], ["a", "b", "b"], ["a", "b", "c", "c"], ["a", "b", "d"]):

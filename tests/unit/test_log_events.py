@@ -61,7 +61,7 @@ def test_every_event_is_documented_with_its_levels_and_no_other_is() -> None:
     assert documented() == logged()
 
 
-def test_every_documented_event_says_when_it_is_logged() -> None:
+def test_every_documented_event_has_a_description() -> None:
     page = (ROOT / "docs" / "operations.md").read_text()
     rows = re.findall(r"^\| `[^|]+` \| [a-z, ]+ \| ([^|]*) \|[^|]*\|$", page, flags=re.MULTILINE)
     assert len(rows) > len(documented()) / 2

@@ -24,7 +24,7 @@ def manager(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[so
         yield listener, name
 
 
-def test_a_manager_hears_each_state_in_a_datagram_of_its_own(manager: tuple[socket.socket, str]) -> None:
+def test_a_service_manager_gets_each_state_in_a_separate_datagram(manager: tuple[socket.socket, str]) -> None:
     listener, address = manager
     notifier = Notifier.of_environment({"NOTIFY_SOCKET": address, "WATCHDOG_USEC": "3000000"})
     assert (notifier.is_heard, notifier.watchdog_s) == (True, 3.0)

@@ -178,7 +178,7 @@ async def test_a_body_that_is_no_request_is_answered_whatever_an_observer_does(w
     assert (await world.ask(b"no JSON"))["message"] == "Invalid Request"
 
 
-async def test_a_request_whose_work_is_stopped_is_given_back(world: World) -> None:
+async def test_a_request_whose_work_is_stopped_is_requeued(world: World) -> None:
     server = world.serve()
     await world.client.send(b'{"action":"hang"}')
     await soon(world.begun.wait())
@@ -188,7 +188,7 @@ async def test_a_request_whose_work_is_stopped_is_given_back(world: World) -> No
     assert world.names() == ["accepted", "started", "requeued"]
 
 
-async def test_a_request_whose_response_is_not_published_is_given_back(world: World) -> None:
+async def test_a_request_whose_response_is_not_published_is_requeued(world: World) -> None:
     class GivesUp(MemoryBroker):
         async def publish(self, response: bytes, reply: ReplyAddress) -> None:
             raise BrokerGaveUp("gone for good")

@@ -128,7 +128,7 @@ async def finished(world: MemoryWorld, body: bytes, handler: Handler = echo) -> 
     return found[0]
 
 
-async def test_the_log_says_what_a_request_was_and_how_it_ended(world: MemoryWorld) -> None:
+async def test_the_log_has_the_parameters_and_the_outcome_of_a_request(world: MemoryWorld) -> None:
     async def fails(request: Request) -> dict[str, Any]:
         request.log_fields.update({"source": "src:" + "x" * 1000, "bytes": 5})
         raise Failure("no")
@@ -145,7 +145,7 @@ async def test_the_log_says_what_a_request_was_and_how_it_ended(world: MemoryWor
     assert line["seconds"] >= 0
 
 
-async def test_the_log_says_of_a_success_that_it_was_one(world: MemoryWorld) -> None:
+async def test_the_log_line_of_a_success_has_its_status(world: MemoryWorld) -> None:
     line = await finished(world, b'{"action":"echo"}')
     assert (line["state"], line["action"]) == ("success", "echo")
     assert "pass_through" not in line
@@ -167,7 +167,7 @@ async def test_no_client_makes_a_log_line_long(world: MemoryWorld, body: bytes) 
     assert len(str(line)) < 1000
 
 
-def test_the_response_to_a_request_that_is_given_up_says_why() -> None:
+def test_the_response_to_a_request_that_is_given_up_has_the_reason() -> None:
     assert json.loads(pipeline.give_up(Request("work", {}, b"7"), "it died")) == {
         "action": "work",
         "status": "failure",
@@ -223,9 +223,7 @@ async def test_parameters_that_are_too_large_to_be_read_are_refused_with_their_s
 
 
 @pytest.mark.parametrize("outcome", ["success", "failure"])
-async def test_unknown_parameters_are_ignored_where_the_configuration_says_so_and_listed(
-    world: MemoryWorld, outcome: str
-) -> None:
+async def test_unknown_parameters_are_ignored_if_so_configured_and_listed(world: MemoryWorld, outcome: str) -> None:
     async def handle(request: Request) -> dict[str, Any]:
         if outcome == "failure":
             raise Failure("no", code=1)

@@ -105,7 +105,7 @@ async def test_an_rclone_that_is_killed_from_outside_again_and_again_fails_no_ca
     assert machine.launched > 3
 
 
-async def test_a_suspect_waits_for_its_turn_where_others_may_work_meanwhile() -> None:
+async def test_a_call_to_be_tested_waits_while_others_may_work() -> None:
     """And it holds up no other suspect while it waits to have back what it gave up."""
     slot = asyncio.Semaphore(1)
     events: list[str] = []
@@ -143,7 +143,7 @@ async def test_a_suspect_waits_for_its_turn_where_others_may_work_meanwhile() ->
     assert events == ["waits"]
 
 
-async def test_suspects_are_started_one_at_a_time_but_a_long_one_keeps_nobody() -> None:
+async def test_calls_are_tested_one_at_a_time_but_a_long_one_blocks_no_other() -> None:
     machine = Machine()
     calls = [asyncio.create_task(machine.run(lambda: machine.work(1))) for _ in range(3)]
     await asyncio.sleep(0.01)

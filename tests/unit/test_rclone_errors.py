@@ -206,14 +206,14 @@ def test_a_long_reason_keeps_its_cause_and_loses_the_middle_of_its_paths(text: s
         assert "permission denied" in reason
 
 
-def test_an_archived_object_is_no_case_for_another_try_and_says_what_to_do() -> None:
+def test_an_archived_object_is_not_retried_and_the_message_names_the_remedy() -> None:
     error = classify('failed to open source object: Object in GLACIER, restore first: bucket="b", key="film/1.mov"')
     assert not error.transient
     assert "film/1.mov is in an archive class of bucket b" in error.reason
     assert error.reason.endswith("restore it, then ask again")
 
 
-def test_what_is_scarce_on_this_machine_is_told_from_failures() -> None:
+def test_exhausted_resources_of_this_machine_are_distinguished_from_failures() -> None:
     error = classify("failed to open source object: open /srv/a: too many open files")
     assert isinstance(error, MachineTrouble)
     assert not isinstance(classify("open /srv/too many open files: permission denied"), MachineTrouble)
@@ -233,7 +233,7 @@ def test_which_answers_of_a_server_may_be_others_the_next_time(status: int, may_
 
 
 @pytest.mark.parametrize("error", [RcloneStopped(), RcloneAway(), ProcessDied(), MachineTrouble("no descriptors")])
-def test_what_says_nothing_of_the_request_is_temporary(error: RcloneError) -> None:
+def test_errors_that_are_unrelated_to_the_request_are_temporary(error: RcloneError) -> None:
     assert (error.exit_status, error.transient) == (TEMPORARY_ERROR, True)
     assert str(error) == error.reason
 

@@ -27,7 +27,7 @@ class Asked:
         return [GroupStats(transferring=[Transfer(bytes=int(group.partition("-")[2]))]) for group in groups]
 
 
-async def test_why_something_is_tried_again_is_told_also_while_nothing_moves() -> None:
+async def test_the_reason_of_a_retry_is_reported_also_while_nothing_is_transferred() -> None:
     watch, other = Watch(), Watch()
     with watch:
         note_error("http://user:hunter2@there: connection refused")
@@ -59,7 +59,7 @@ async def test_many_that_ask_at_the_same_time_make_one_call_and_get_their_own_fi
     assert len(asked.calls) == 2
 
 
-async def test_nothing_is_told_when_rclone_does_not_answer_and_later_it_is_again() -> None:
+async def test_no_progress_is_reported_while_rclone_does_not_answer() -> None:
     asked = Asked()
     progress, watch = Progress(asked), Watch()
     with watch, Groups().file():
@@ -77,7 +77,7 @@ def test_groups_are_used_again() -> None:
         assert again in {first, second}
 
 
-async def test_two_copies_of_one_file_to_two_targets_are_told_apart(world: storage.Places) -> None:
+async def test_two_copies_of_one_file_to_two_targets_are_distinguished(world: storage.Places) -> None:
     (world.src / "big").write_bytes(os.urandom(4_000_000))
     async with Daemon(RCLONE, config=world.config, flags=SLOW) as daemon:
         client = daemon.client

@@ -159,7 +159,7 @@ def test_cancel_leaves_marks_for_what_has_not_ended(world: World) -> None:
     assert all(before_ms <= mark.sent_ms <= now_ms() for mark in found)
 
 
-def test_cancel_tells_what_is_known_from_what_is_not(world: World) -> None:
+def test_cancel_distinguishes_known_requests_from_unknown_ones(world: World) -> None:
     """Also while no service runs that would read what clients wrote."""
     _fill(world)
     client = world.stage.service("someone", "client")
@@ -187,7 +187,7 @@ def test_wrong_arguments_are_named(world: World, arguments: list[str], says: str
     assert says in result.stderr
 
 
-def test_where_there_are_no_records_a_line_says_why(world: World) -> None:
+def test_without_records_a_line_gives_the_reason(world: World) -> None:
     nothing = world.run("history")
     assert nothing.exit_code == 1
     assert "there are no records at" in nothing.stderr

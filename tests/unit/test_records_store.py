@@ -79,7 +79,7 @@ def test_a_request_goes_from_waiting_to_running_to_its_end_in_one_record(stage: 
     assert stage.records.bodies(first).response is not None
 
 
-def test_what_was_given_back_waits_until_another_service_takes_it(stage: Stage) -> None:
+def test_a_requeued_request_waits_until_another_service_takes_it(stage: Stage) -> None:
     one, other = stage.service("one"), stage.service("other")
     stage.write(one, taken(key := stage.key(), "id-1"), Returned(key))
     assert stage.one("id-1").state == "waiting"

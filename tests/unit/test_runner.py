@@ -51,7 +51,7 @@ async def test_a_service_in_the_same_directory_goes_on_with_a_dead_ones_journal(
     assert (await world.response())["parameters"] == {"by": "quick"}
 
 
-async def test_what_is_cut_short_is_given_back_before_the_broker_is_closed(
+async def test_interrupted_requests_are_requeued_before_the_broker_is_closed(
     world: MemoryWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def leave_all(broker: Broker) -> None:
@@ -140,7 +140,7 @@ async def test_every_log_line_of_a_request_carries_its_id(world: MemoryWorld) ->
         ]
 
 
-async def test_a_request_that_was_taken_in_the_moment_of_a_halt_is_given_back_at_once(world: MemoryWorld) -> None:
+async def test_a_request_that_was_taken_at_the_moment_of_a_halt_is_requeued_at_once(world: MemoryWorld) -> None:
     class Halts:
         def accepted(self, request: InFlight) -> None:
             if request.request_id == "second":

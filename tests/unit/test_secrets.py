@@ -90,7 +90,7 @@ def test_what_is_no_secret_stays(text: str) -> None:
     assert masked(text) == text
 
 
-def test_the_names_of_secrets_are_told_from_others() -> None:
+def test_the_names_of_secrets_are_recognised() -> None:
     assert [name for name in SECRET_OPTIONS.split() if not is_secret_name(name)] == []
     assert [name for name in HARMLESS.split() if is_secret_name(name)] == []
 

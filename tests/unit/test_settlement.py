@@ -96,7 +96,7 @@ async def test_a_kept_response_is_published_by_the_next_start_without_doing_the_
     assert await world.no_more_responses()
 
 
-async def test_a_late_answer_to_a_broker_of_endless_patience_is_not_kept(world: MemoryWorld) -> None:
+async def test_a_late_answer_to_a_broker_without_an_ack_timeout_is_not_kept(world: MemoryWorld) -> None:
     world.ack_timeout_s = None
     Broker.back.clear()
     world.serve(quick, journal_after_s=0.01)
@@ -241,7 +241,7 @@ async def test_broker_to_answered(case: Case) -> None:
     assert (case.lent.calls, list(case.queue.responses), case.written()) == (["answered"], [], [])
 
 
-async def test_broker_to_both_to_journal_when_the_patience_ends(case: Case) -> None:
+async def test_broker_to_both_to_journal_when_the_ack_timeout_comes(case: Case) -> None:
     case.lent.let_go.clear()
     case.settle(ack_timeout_s=0)
     assert case.request.holder is Holder.BROKER
@@ -296,7 +296,7 @@ async def test_both_stays_both_when_the_journal_can_not_be_written_and_is_answer
     assert (case.lent.calls, case.written()) == (["answered"], []), "never acked without its response"
 
 
-async def test_a_request_that_the_broker_has_is_given_back_to_it(case: Case) -> None:
+async def test_a_request_that_the_broker_has_is_requeued(case: Case) -> None:
     case.settle(ack_timeout_s=3600)
     await case.settling.give_back(case.request)
     assert (case.request.holder, case.lent.calls) == (Holder.BROKER, ["requeued"])
@@ -329,7 +329,7 @@ async def test_a_request_that_is_given_up_becomes_a_dead_letter(case: Case) -> N
     assert (case.request.holder, case.lent.calls, case.dead_letters()) == (Holder.ANSWERED, ["given up"], 1)
 
 
-async def test_a_broker_of_endless_patience_keeps_its_requests(case: Case) -> None:
+async def test_a_broker_without_an_ack_timeout_keeps_its_requests(case: Case) -> None:
     case.settle(ack_timeout_s=None)
     assert case.request.journal_timer is None
     await case.answer()

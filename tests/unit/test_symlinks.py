@@ -41,7 +41,7 @@ def test_only_what_is_on_local_file_systems_all_the_way_down_is_local(directory:
     assert is_local(MOUNTINFO, directory) is expected
 
 
-def test_where_mounts_cannot_be_told_nothing_is_local() -> None:
+def test_without_a_list_of_mounts_nothing_counts_as_local() -> None:
     assert is_local(None, "/home") is False
 
 
