@@ -94,6 +94,7 @@ def page(data: Data, about: Mapping[str, Any], by_hand: str) -> str:
         _target_table(rows(data)),
         "## Alternatives compared",
         _alternatives(data),
+        _cores(data),
         _paced(data),
         "## Charts",
         *(f"![{title}](benchmarks/{name}.svg)" for name, title in FIGURES.items() if PLOTTED.get(name, name) in data),
@@ -143,6 +144,20 @@ def _target_table(lines: Sequence[Row]) -> str:
 
 def _alternatives(data: Data) -> str:
     return "\n\n".join(part for part in (each.table(data) for each in ALTERNATIVES) if part) or "Not measured."
+
+
+def _cores(data: Data) -> str:
+    """Whose the cores are while small files go to S3."""
+    found = dict(data.get("rates", {}).get("cores", {}))
+    if not found:
+        return ""
+    whole, idle = found.pop("all"), found.pop("idle")
+    shown = ", ".join(f"{figure(each)} in {name}" for name, each in found.items())
+    rest = max(0.0, whole - idle - sum(found.values()))
+    return (
+        f"Through RabbitMQ to S3, a file takes {figure(whole)} ms of a core: {shown}, {figure(rest)} elsewhere, and for"
+        f" {figure(idle)} ms ({idle / whole:.0%}) a core has nothing to do."
+    )
 
 
 def _paced(data: Data) -> str:

@@ -8,6 +8,7 @@ from typing import Any, Final, Literal
 
 from benchmarks import drive, queues
 from benchmarks.alternatives import celery_team, echo_rate, no_copies, process, rc
+from benchmarks.cores import Cores
 from benchmarks.files import Job, make_files, remove, require_same
 from benchmarks.plan import KIB
 from benchmarks.stage import Kind, World
@@ -22,7 +23,9 @@ Root = Literal["dst", "bucket", "no_head"]
 
 
 def measure(world: World) -> dict[str, Any]:
-    """``series``: name → requests a second, one value a round; ``seconds_each`` of the processes, all of them."""
+    """``series``: name → requests a second, one value a round; ``seconds_each`` of the processes, all of them;
+    ``cores``: see Cores, of the last round through RabbitMQ to S3.
+    """
     return _Rates(world).measure()
 
 
@@ -37,6 +40,7 @@ class _Rates:
         }
         self._seconds_each: list[float] = []
         self._response_bytes = 0
+        self._cores: dict[str, float] = {}
         self._number = 1
 
     def measure(self) -> dict[str, Any]:
@@ -53,6 +57,7 @@ class _Rates:
             "celery_tasks": self._plan.celery_tasks,
             "in_flight": IN_FLIGHT,
             "response_bytes": self._response_bytes,
+            "cores": self._cores,
         }
 
     def _what_is_asked_for(self) -> None:
@@ -91,8 +96,11 @@ class _Rates:
         jobs, target = self._jobs(root, source=source)
         service = self._world.prepare(kind)
         drive.fill(self._world, service, jobs)
-        with self._world.running(service):
-            samples = drive.served(self._world, service, len(jobs))
+        with self._world.running(service) as running:
+            cores = Cores(self._world, running)
+            is_asked = (kind, root) == ("amqp", "bucket")
+            samples = drive.served(self._world, service, len(jobs), cores.look if is_asked else None)
+        self._cores = cores.milliseconds or self._cores
         self._response_bytes = drive.require_successes(self._world, service, jobs)
         require_same(self._world.src / source, target)
         remove(target)

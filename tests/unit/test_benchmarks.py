@@ -53,7 +53,11 @@ def data() -> dict[str, Any]:
     small = {"alone": [[5.0, 6.0], [5.0, 7.0]], "beside": [[7.0, 8.0], [8.0, 9.0]]}
     curve = [[1, 900.0], [16, 1800.0]]
     return {
-        "rates": {"series": series, "requests": 5000},
+        "rates": {
+            "series": series,
+            "requests": 5000,
+            "cores": {"the service": 0.5, "RabbitMQ": 0.2, "idle": 0.5, "all": 2.0},
+        },
         "records": {
             "series": {
                 f"{kind} {way}": [1700.0, 1750.0] for kind in ("amqp", "embedded") for way in ("with", "without")
@@ -135,6 +139,11 @@ def test_what_is_measured_later_replaces_its_subject_only_and_says_when() -> Non
     text = page(data(), later["about"], HEADING)
     assert "on 2026-11-25" in text
     assert "Measured later, by themselves: http on 2026-12-01." in text
+
+
+def test_the_page_tells_whose_the_cores_are() -> None:
+    text = page(data(), ABOUT, HEADING)
+    assert "2.00 ms of a core: 0.500 in the service, 0.200 in RabbitMQ, 0.800 elsewhere, and for 0.500 ms (25%)" in text
 
 
 def test_a_ratio_is_of_one_round_and_shows_its_spread() -> None:
