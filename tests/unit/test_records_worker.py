@@ -13,8 +13,9 @@ import pytest
 import structlog
 from structlog.testing import capture_logs
 
-from simple_queue_server.records import worker_process
+from simple_queue_server.records import spool, worker_process
 from simple_queue_server.records.description import Places, PlainDescriber
+from simple_queue_server.records.entries import Answered, Owner, Taken
 from simple_queue_server.records.recorder import Health, Recorder
 from simple_queue_server.records.work import Job, Work, WorkerFailed
 from simple_queue_server.records.worker_process import WorkerProcess, reference_of
@@ -176,3 +177,17 @@ def test_a_describer_that_a_worker_can_not_import_is_refused() -> None:
 
     with pytest.raises(ValueError, match="importable module"):
         reference_of(Inner())
+
+
+def test_a_request_is_written_as_running_once_it_lasts_and_a_short_one_only_once(world: World) -> None:
+    def entries() -> list[type]:
+        paths = [path for owner in spool.owners(world.stage.directory) for path in spool.segments(owner)]
+        return [type(entry) for path in paths for entry in spool.read(path, 0, path.stat().st_size, 100).entries]
+
+    world.recorder._spool_open()
+    world.serve("short")
+    world.recorder.taken("long", request(), 1)
+    world.recorder._spool_open()
+    assert entries() == [Owner, Answered]
+    world.recorder._spool_open()
+    assert entries() == [Owner, Answered, Taken]

@@ -25,8 +25,9 @@ from simple_queue_server.records.query import Records
 OPEN: Final = ("waiting", "running")
 TIMEOUT_S: Final = 10.0
 REACH: Final = (
-    "Those that run stop within two seconds; those still queued are answered as cancelled when a service takes them.\n"
-    "Requests sent from now on are not affected, nor are services that don't share these records."
+    "Those that run stop within two seconds; those still queued are answered as\n"
+    "cancelled when a service takes them. Requests sent from now on are not affected,\n"
+    "nor are services that don't share these records."
 )
 
 
@@ -50,7 +51,7 @@ def cancel_ids(config: Path, ids: Sequence[str]) -> bool:
     for request_id in unknown:
         click.echo(f"{escaped(request_id)} is not known here: cancelled in case it is queued", err=True)
     if left:
-        click.echo(f"Cancelled: {len(left)} request{'s' * (len(left) != 1)}. {REACH}")
+        click.echo(f"Cancelled: {len(left)} request{'s' * (len(left) != 1)}.\n{REACH}")
     return not ended
 
 
@@ -67,7 +68,7 @@ def cancel_labelled(config: Path, labels: Sequence[str]) -> bool:
         opened.catch_up()
         known = sum(opened.records.count_open(path, value) for path, value in pairs)
     plural = "" if known == 1 else "s"
-    click.echo(f"Cancelled: {' and '.join(map(escaped, labels))}, {known} known request{plural}. {REACH}")
+    click.echo(f"Cancelled: {' and '.join(map(escaped, labels))}, {known} known request{plural}.\n{REACH}")
     return True
 
 

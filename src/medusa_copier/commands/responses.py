@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -37,6 +38,8 @@ def responses(config: Path, wanted: Wanted, *, drain: bool) -> None:
     taken = asyncio.run(_take(client, wanted, (lambda _: None) if drain else _print_body))
     if drain:
         click.echo(f"{taken} response{'' if taken == 1 else 's'} removed")
+    elif not taken and sys.stdout.isatty():
+        click.echo("There are no responses.")
 
 
 def events(config: Path, wanted: Wanted, *, as_json: bool) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
 import operator
 import os
 import time
@@ -189,14 +190,19 @@ class Database:
 def execute_many(connection: Connection, statement: Any, rows: list[dict[str, Any]]) -> None:
     """Execute a statement of named parameters for each of many rows, all with the same names.
 
-    SQLAlchemy's own way takes longer for a row than SQLite does.
+    SQLAlchemy's own way takes longer for a row than SQLite does. Statements that are used again are compiled once.
     """
-    compiled = statement.compile(dialect=connection.dialect, column_keys=list(rows[0]))
+    compiled = _compiled(statement, connection.dialect, tuple(rows[0]))
     if compiled.positional:
         values = operator.itemgetter(*compiled.positiontup)
         connection.exec_driver_sql(str(compiled), list(map(values, rows)))
     else:
         connection.exec_driver_sql(str(compiled), rows)
+
+
+@functools.lru_cache(maxsize=256)
+def _compiled(statement: Any, dialect: sa.Dialect, names: tuple[str, ...]) -> Any:
+    return statement.compile(dialect=dialect, column_keys=list(names))
 
 
 def database_url(url: str) -> URL:

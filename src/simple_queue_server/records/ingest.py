@@ -134,7 +134,7 @@ def _position(connection: Connection, segment: _Segment) -> int:
 
 def _set_position(connection: Connection, segment: _Segment, position: int) -> None:
     owner, file = segment.path.parent.name, segment.path.name
-    statement = upsert(connection, spools).values(owner=owner, file=file, position=position)
+    statement = upsert(connection.dialect.name, spools).values(owner=owner, file=file, position=position)
     connection.execute(statement.on_conflict_do_update(index_elements=["owner", "file"], set_={"position": position}))
     connection.execute(spools.delete().where(spools.c.owner == owner, spools.c.file < file))
 

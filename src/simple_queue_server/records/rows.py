@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -139,7 +140,7 @@ class Batch:
 
     def _insert(self, table: sa.Table, rows: list[dict[str, Any]]) -> None:
         if rows:
-            execute_many(self._connection, upsert(self._connection, table).on_conflict_do_nothing(), rows)
+            execute_many(self._connection, _insertion(self._connection.dialect.name, table), rows)
 
     # what is in the database already
 
@@ -295,9 +296,7 @@ class Batch:
                     {f"to_{name}": row.changed[name] for name in row.changed} | {"of_key": key}
                 )
         for names, values in groups.items():
-            statement = records.update().where(records.c.key == sa.bindparam("of_key"))
-            statement = statement.values({name: sa.bindparam(f"to_{name}") for name in names})
-            execute_many(self._connection, statement, values)
+            execute_many(self._connection, _change(names), values)
 
     def _write_bodies(self) -> None:
         new = [
@@ -306,7 +305,7 @@ class Batch:
         ]
         self._insert(bodies, new)
         if self._responses:
-            statement = upsert(self._connection, bodies)
+            statement = upsert(self._connection.dialect.name, bodies)
             self._connection.execute(
                 statement.on_conflict_do_update(index_elements=["key"], set_={"response": statement.excluded.response}),
                 [{"key": key, "response": response} for key, response in self._responses.items()],
@@ -315,7 +314,7 @@ class Batch:
     def _write_totals(self) -> None:
         if not self._totals:
             return
-        statement = upsert(self._connection, totals)
+        statement = upsert(self._connection.dialect.name, totals)
         sums = {name: totals.c[name] + statement.excluded[name] for name in ("requests", "files", "bytes")}
         self._connection.execute(
             statement.on_conflict_do_update(index_elements=["minute", "state"], set_=sums),
@@ -324,6 +323,17 @@ class Batch:
                 for (minute, state), (requests, files, size) in sorted(self._totals.items())
             ],
         )
+
+
+@functools.lru_cache(maxsize=64)
+def _insertion(dialect: str, table: sa.Table) -> Any:
+    return upsert(dialect, table).on_conflict_do_nothing()
+
+
+@functools.lru_cache(maxsize=64)
+def _change(names: tuple[str, ...]) -> Any:
+    statement = records.update().where(records.c.key == sa.bindparam("of_key"))
+    return statement.values({name: sa.bindparam(f"to_{name}") for name in names})
 
 
 def _taking(entry: Entry) -> Taken | None:

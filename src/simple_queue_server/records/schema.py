@@ -206,9 +206,9 @@ def upgrade(connection: Connection, found: int) -> None:
     connection.execute(version.update().values(version=VERSION))
 
 
-def upsert(connection: Connection, table: sa.Table) -> postgresql.Insert:
+def upsert(dialect: str, table: sa.Table) -> postgresql.Insert:
     """An insert that can have ``on_conflict_do_update``, in the words of both databases."""
-    if connection.dialect.name == "postgresql":
+    if dialect == "postgresql":
         return postgresql.insert(table)
     from sqlalchemy.dialects import sqlite  # noqa: PLC0415 - has the same methods
 

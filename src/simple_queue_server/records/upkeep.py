@@ -111,7 +111,9 @@ class Upkeep:
             "in_flight_limit": status.get("in_flight_limit", 0),
             "queue_length": status.get("queue_length"),
         }
-        statement = upsert(connection, samples).values(minute=minute, service=f"{owner.name}@{owner.host}", **values)
+        statement = upsert(connection.dialect.name, samples).values(
+            minute=minute, service=f"{owner.name}@{owner.host}", **values
+        )
         connection.execute(statement.on_conflict_do_update(index_elements=["minute", "service"], set_=values))
 
     def _release_dead(self, connection: Connection, me: str) -> None:
