@@ -10,10 +10,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 import structlog
 
 from simple_queue_server.journal.store import Entry, Journal, JournalError
+from simple_queue_server.system.locks import Lock
 
 
 def entry(number: int, response: bytes | None = None) -> Entry:
@@ -254,6 +256,84 @@ async def test_deaths_are_counted_for_each_request_until_they_are_cleared(tmp_pa
     await again.clear_deaths(suspect)
     assert await again.deaths(suspect) == 0
     await again.close()
+
+
+async def test_the_journal_is_for_this_user_alone_whatever_the_umask(tmp_path: Path) -> None:
+    former = os.umask(0)
+    try:
+        journal = await opened(tmp_path / "run" / "j")
+    finally:
+        os.umask(former)
+    made = [tmp_path / "run" / "j", *(tmp_path / "run" / "j").iterdir()]
+    assert [oct(path.stat().st_mode & 0o777) for path in made] == ["0o700"] * 4
+    await journal.close()
+
+
+async def test_closing_twice_and_removing_what_is_not_there_is_no_error(tmp_path: Path) -> None:
+    journal = await opened(tmp_path / "j")
+    await journal.remove(entry(1).id)  # as after a write that failed
+    await journal.clear_deaths(entry(1).fingerprint)
+    await journal.close()
+    await journal.close()
+
+
+async def test_a_dead_letter_is_the_whole_entry_with_the_queues_that_it_came_from(tmp_path: Path) -> None:
+    journal = await opened(tmp_path / "j", "amqp://broker/queue")
+    path = await journal.write_dead_letter(entry(1, b"given up"))
+    await journal.close()
+    assert path == tmp_path / "j" / "dead-letters" / f"{entry(1).id}.json"
+    written = msgspec.convert(json.loads(path.read_bytes()), Entry)
+    assert written == msgspec.structs.replace(entry(1, b"given up"), queues="amqp://broker/queue")
+    assert path.read_bytes().count(b"\n") > 1, "it is for people"
+
+
+async def test_neither_the_living_nor_a_file_in_the_way_hide_the_dead(tmp_path: Path) -> None:
+    dead = await opened(tmp_path / "j")
+    await dead.write(entry(1))
+    await dead.close()
+    (tmp_path / "j" / "0-being-made").mkdir()
+    (tmp_path / "j" / "0-living").mkdir()
+    (tmp_path / "j" / "0-note.txt").write_text("of an operator")
+    living = Lock.take(tmp_path / "j" / "0-living" / "lock", create=True)
+    assert living is not None
+    second = await opened(tmp_path / "j")
+    assert await second.adopt(as_it_is) == [entry(1)]
+    assert list((tmp_path / "j" / "0-being-made").iterdir()) == [], "it is left to who makes it"
+    living.release()
+    await second.close()
+
+
+async def test_a_directory_that_is_taken_for_a_dead_services_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    take, refused = Lock.take, list[Path]()
+
+    def remove_the_first(path: Path, *, create: bool) -> Lock | None:
+        if not refused:
+            refused.append(path)
+            path.parent.rmdir()
+        return take(path, create=create)
+
+    monkeypatch.setattr(Lock, "take", remove_the_first)
+    journal = await opened(tmp_path / "j")
+    await journal.write(entry(1))
+    assert refused
+    await journal.close()
+
+
+async def test_a_file_that_can_not_be_opened_is_named_with_the_cause(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = await opened(tmp_path / "j")
+
+    def full(path: Path, mode: str) -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", full)
+        with pytest.raises(JournalError, match="Too many open files"):
+            await journal.write(entry(1))
+    await journal.close()
 
 
 async def test_two_services_never_adopt_the_same_entry(tmp_path: Path) -> None:
