@@ -242,6 +242,80 @@ def test_anything_out_of_the_ordinary_makes_rows(odd: Step) -> None:
         assert rows_made(lazy) == rows_made(eager)
 
 
+CUT_SHORT = [*ORDINARY[:3], listed("+", "d e"), listed("*", "ü")]
+"""Of five files one is unchanged, one was copied, and two are pending."""
+
+
+def test_a_copy_that_is_cut_off_counts_what_it_did_without_a_row() -> None:
+    with Ledger(None) as ledger:
+        noted(ledger, *CUT_SHORT)
+        ledger.cut_off()
+        assert (ledger.count(FileOutcome.COPIED), ledger.count_bytes(FileOutcome.COPIED)) == (1, 3)
+        assert (ledger.count_arrived(), ledger.count(FileOutcome.FAILED), ledger.first_failed(10)) == (2, 0, [])
+        noted(ledger, same("a", "ab"))
+        assert ledger.count_verified() == 1
+        assert rows_made(ledger) == 0
+
+
+def test_of_a_copy_that_is_cut_off_the_files_with_a_reason_have_failed() -> None:
+    with Ledger(None) as ledger:
+        noted(ledger, *CUT_SHORT, problem("d e", "it broke"))
+        ledger.cut_off()
+        assert [(row.path, row.reason) for row in ledger.first_failed(10)] == [("d e", "it broke")]
+        assert ledger.count_arrived() == 2
+
+
+@pytest.mark.parametrize("odd", [copied("b/c"), copied("a"), copied("nobody's")])
+def test_what_is_odd_in_a_copy_that_is_cut_off_makes_rows(odd: Step) -> None:
+    with Eager(None) as eager, Ledger(None) as lazy:
+        for ledger in (lazy, eager):
+            noted(ledger, *CUT_SHORT, odd)
+            ledger.cut_off()
+        assert account(lazy) == account(eager)
+
+
+several = st.lists(st.sampled_from(PATHS), unique=True)
+
+
+@given(several, several, several, st.booleans())
+def test_what_is_at_the_source_and_not_in_the_account_is_left_out(
+    at_source: list[str], unchanged: list[str], to_copy: list[str], by_rows: bool
+) -> None:
+    files = {*unchanged, *to_copy}
+    to_copy = sorted(files - set(unchanged))
+    with Ledger(None) as ledger:
+        ledger.note_listed([*(f"= {path}" for path in unchanged), *(f"+ {path}" for path in to_copy)])
+        ledger.note_copied(["1"] * len(to_copy), [as_logged(path) for path in to_copy])
+        if by_rows:
+            list(ledger.table.rows())
+        for path in at_source:
+            ledger.note_at_source([path])
+        assert sorted(ledger.left_out()) == sorted(set(at_source) - files)
+        assert ledger.has_more_than_at_source() is bool(files - set(at_source))
+
+
+def test_a_complete_account_is_compared_with_the_source_without_a_row() -> None:
+    with Ledger(None) as ledger:
+        noted(ledger, *ORDINARY)
+        ledger.note_at_source(["d e", "a"])
+        ledger.note_at_source(["b/c"])
+        assert list(ledger.left_out()) == []
+        assert rows_made(ledger) == 0
+
+
+@pytest.mark.parametrize("by_rows", [False, True])
+def test_names_that_a_storage_may_take_for_one_are_found_among_all(by_rows: bool) -> None:
+    names = ["Report", "é", "report", "other", "e\u0301", "REPORT", "sub/report"]
+    with Ledger(None) as ledger:
+        ledger.note_listed([f"= {name}" for name in names])
+        if by_rows:
+            list(ledger.table.rows())
+        groups = sorted(sorted(group) for group in ledger.alike())
+        assert groups == [["REPORT", "Report", "report"], ["e\u0301", "é"]]
+        noted(ledger, listed("=", "OTHER"))
+        assert ["OTHER", "other"] in [sorted(group) for group in ledger.alike()]
+
+
 @pytest.mark.parametrize(("size", "unlike"), [(3, []), (5, ["b/c"]), (-1, [])])
 def test_sizes_that_are_as_expected_make_no_row(size: int, unlike: list[str]) -> None:
     with Ledger(None) as ledger:
