@@ -11,9 +11,12 @@ import pytest
 from simple_queue_server import Failure, Request, Server, Settings
 from simple_queue_server.brokers.base import ReplyAddress
 from simple_queue_server.brokers.memory import MemoryBroker, MemoryClient, MemoryQueue
+from simple_queue_server.cancel import Cancellation, Canceller
 from simple_queue_server.concurrency import FIRST
+from simple_queue_server.in_flight import InFlight, Stage
 from simple_queue_server.journal.store import Entry, Journal
 from simple_queue_server.settings.sections import ServerSection
+from simple_queue_server.slots import Slot, Slots
 from tests.support.contract import soon, take
 from tests.support.memory_world import until_the_end
 from tests.support.records import OFF
@@ -324,3 +327,46 @@ async def test_what_waits_for_a_slot_goes_back_at_once_when_the_service_stops(wo
     assert await soon(world.begun.get()) == "two"
     world.let_go.set()
     assert {(await soon(call))["status"] for call in (one, two)} == {"success"}
+
+
+def in_flight(pass_through: str) -> InFlight:
+    body = f'{{"action":"hang","pass_through":{pass_through}}}'.encode()
+    entry = Entry(id="1", request_id="r", body=body, reply_to=None, correlation_id=None)
+    return InFlight.of_entry(entry, Slot(Slots(1)))
+
+
+@pytest.mark.parametrize(
+    ("meant", "has", "is_equal"),
+    [
+        ("1", "1", True),
+        ("1", "1.0", False),
+        ("1", "true", False),
+        ("1.0", "true", False),
+        ("0", "-0", True),
+        ("1.5", "1.50", True),
+        ("1e400", "1e400", True),
+        ('{"a":1,"b":[null]}', '{ "b": [null], "a": 1 }', True),
+        ('"a"', '"A"', False),
+        (f'"{"x" * 9998}"', f'"{"x" * 9998}"', True),
+        ('"a"', f'"{"x" * 9999}"', False),
+    ],
+)
+def test_what_is_cancelled_has_an_equal_pass_through(meant: str, has: str, is_equal: bool) -> None:
+    which = Cancellation.of({"pass_through": json.loads(meant)})
+    assert which.matches(in_flight(has)) is is_equal
+
+
+def test_a_pass_through_that_is_too_large_is_refused_to_whoever_cancels() -> None:
+    with pytest.raises(Failure, match="more than 10000 bytes"):
+        Cancellation.of({"pass_through": "x" * 9999})
+
+
+async def test_the_server_cancels_by_an_id_as_the_action_does() -> None:
+    queue, heard = MemoryQueue(), list[bytes]()
+    broker = MemoryBroker(queue, max_in_flight=1)
+    await broker.open(heard.append)
+    requests = [in_flight("1")]
+    canceller = Canceller(broker, lambda: requests)
+    assert (await canceller.cancel("another"), await canceller.cancel("r")) == (0, 1)
+    assert requests[0].stage is Stage.CANCELLED
+    assert json.loads(heard[-1]) == {"action": "cancel", "parameters": {"request_id": "r"}}
