@@ -1,6 +1,7 @@
 """The way of a request: several at a time, the journal's first, given back when stopped. Over the memory broker."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, cast
@@ -114,6 +115,23 @@ async def test_a_broker_that_does_not_take_the_response_ends_the_server_and_keep
         await world.end()
     world.serve({"echo": echo})
     assert await world.client.take_response(5) is not None
+
+
+async def test_of_a_journal_only_what_this_service_is_configured_for_is_adopted(world: MemoryWorld) -> None:
+    dead = Journal(world.directory / "journal")
+    await dead.open()
+    bodies = {"1": b'{"action":"ours"}', "2": b'{"action":"anothers"}', "3": b"no JSON"}
+    for name, body in bodies.items():
+        await dead.write(Entry(id=name, request_id=name, body=body, reply_to=None, correlation_id=None))
+    await dead.close()
+    world.serve({"ours": echo, "anothers": echo}, is_configured_for=lambda request: request.action == "ours")
+    answered = [json.loads(await world.client.take_response(5) or b"null") for _ in range(2)]
+    assert sorted(response.get("message", response["status"]) for response in answered) == [
+        "Invalid Request",
+        "success",
+    ]
+    assert await world.no_more_responses()
+    await until(lambda: [entry.request_id for entry in world.entries()] == ["2"])
 
 
 async def test_every_log_line_of_a_request_carries_its_id(world: MemoryWorld) -> None:
