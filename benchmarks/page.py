@@ -73,7 +73,7 @@ no other copy of that rclone can begin. A disk doesn't.
 - **The storage that refuses** is the same proxy, which answers 503 SlowDown beyond 200 requests a second; it is looked
   at in the second half of the files.
 - **Many large files**: names of one file, whose content is in memory once. To S3 at a distance there are fewer than a
-  user may have, because each GiB takes 8 s: a quarter of 20 × 200 MiB among 5,000 small ones, and half of 32 × 256 MiB.
+  user may have, because each GiB takes 8 s: a quarter of 20 × 200 MiB among 5,000 small ones, and 12 of 32 × 256 MiB.
   By hand with 16 and 64, and 4 and 16 transfers. The memory of the service's rclone is the peak of its resident set.
 - **Several copiers**: on one RabbitMQ, storage behind the same proxy, and eight requests at a time for each copier, so
   that neither the cores nor the storage are the limit. They are warm, and held by SIGSTOP while the queue is filled

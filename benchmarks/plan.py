@@ -18,7 +18,7 @@ class Plan:
     """How often what is compared is measured, in turn."""
     slow_rounds: int = 2
     """The same where one takes minutes: the directory with checksums, over a distance, beside a large copy."""
-    small_rounds: int = 5
+    small_rounds: int = 4
     """The same for the rates of small files, which differ by a tenth from one moment to the next."""
     large_rounds: int = 3
     """The same for the large file between local disks."""
@@ -53,17 +53,17 @@ class Plan:
     round_trips_ms: tuple[int, ...] = (1, 10, 40, 100)
     scaling_files: int = 400
     """For each copier."""
-    server_files: int = 1_000
+    server_files: int = 500
     """The same, to and from SFTP and WebDAV."""
     bulk_files: int = 20
     """Of 200 MiB, between local directories."""
     mix_files: int = 5
     """Of 200 MiB, to S3 far away, among the small ones."""
     bulk_small: int = 1_250
-    queued_files: int = 16
+    queued_files: int = 12
     """Of 256 MiB, to S3 far away."""
-    endurance_copies: int = 100
-    """Of the short queue: 200,000 requests."""
+    endurance_copies: int = 60
+    """Of the short queue: 120,000 requests."""
     short_queue: int = 2_000
     short_queues: int = 3
     """How often the short queue is served before the long one, and again after it."""
