@@ -12,7 +12,7 @@ import pytest
 
 from simple_queue_server.http.tokens import hash_of
 from tests.support.contract import soon
-from tests.support.http import Api, service_with_api
+from tests.support.http import ANYWHERE, Api, service_with_api, url_in_log
 from tests.support.service import World, copyto
 
 SECRET = "the token of an operator, long enough"
@@ -88,3 +88,23 @@ async def test_clients_that_are_gone_before_their_response_hold_up_no_copy(serve
     with connections(url, 50, sent):
         pass
     await copies_go_on(world, url)
+
+
+async def test_after_kill_9_the_same_key_finds_the_request_that_was_submitted(tmp_path: Path) -> None:
+    world = World(tmp_path, "", {})
+    (world.src / "late").write_text("content")
+    world.write_config(http={"listen": ANYWHERE, "tokens": TOKENS}, rclone={"flags": {"bwlimit": "1B"}})
+    body = copyto("src:late", "dst:late", {"n": 1})
+    with world.service() as service:
+        async with Api(url_in_log(world), SECRET) as api:
+            assert (await soon(api.post("/v1/requests", body, Idempotency_Key="once"))).status == 202
+        service.kill()
+        service.wait()
+    world.write_config(rclone={})
+    with world.service():
+        async with Api(url_in_log(world, after=1), SECRET) as api:
+            done = await soon(api.post("/v1/requests", body, Idempotency_Key="once", Prefer="wait=30"))
+            assert (done.status, done.json["status"], done.json["pass_through"]) == (200, "success", {"n": 1})
+            found = (await soon(api.get("/v1/requests"))).json["requests"]
+    assert [each["id"] for each in found] == ["boss:once"]
+    assert (world.dst / "late").read_text() == "content"
