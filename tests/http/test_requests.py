@@ -153,15 +153,14 @@ async def test_all_that_a_filter_finds_is_sent_again_or_cancelled(ingest: Api, w
         (world.src / f"later-{number}.txt").write_text("here now")
     while len((await ingest.get("/v1/requests?label=batch%3Dlate&state=failed")).json["requests"]) < 5:
         await asyncio.sleep(0.05)
-    for query in ("", "?limit=5"):
-        answer = await ingest.post(f"/v1/requests/retry{query}")
-        assert (answer.status, "at least one filter" in answer.json["detail"]) == (400, True)
-    other = await ingest.as_(SECRETS["other"]).post("/v1/requests/retry?label=batch%3Dlate")
+    unsaid = await ingest.post("/v1/retry?label=batch%3Dlate")
+    assert (unsaid.status, unsaid.json["detail"]) == (400, "the parameter state is missing")
+    other = await ingest.as_(SECRETS["other"]).post("/v1/retry?state=failed")
     assert other.json == {"requests": [], "problems": [], "cursor": None}, "another token has none of these"
-    query = again = "?label=batch%3Dlate&limit=3"
+    query = again = "?state=failed&label=batch%3Dlate&limit=3"
     retried: list[str] = []
     while again:
-        done = (await ingest.post(f"/v1/requests/retry{again}")).json
+        done = (await ingest.post(f"/v1/retry{again}")).json
         assert (len(done["requests"]) <= 3, done["problems"]) == (True, [])
         retried += done["requests"]
         again = f"{query}&cursor={done['cursor']}" if done["cursor"] else ""
@@ -169,7 +168,7 @@ async def test_all_that_a_filter_finds_is_sent_again_or_cancelled(ingest: Api, w
     for each in retried:
         record = await soon(recorded(ingest, f"/v1/requests/{each}", "succeeded"))
         assert json.loads(record["label"])["batch"] == "late"
-    ended = (await ingest.post("/v1/requests/cancel?label=batch%3Dlate&state=failed")).json
+    ended = (await ingest.post("/v1/cancel?label=batch%3Dlate&state=failed")).json
     assert (ended["requests"], {each["detail"] for each in ended["problems"]}) == ([], {"it has ended: failed"})
 
 

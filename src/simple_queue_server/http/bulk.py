@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
 from typing import Final
 
 import msgspec
 
 from simple_queue_server.http.operations import Call, Operation, Reply
 from simple_queue_server.http.problems import Problem
-from simple_queue_server.http.requests import FindQuery, RequestOperations, filter_of
-from simple_queue_server.records.query import ENDED_BADLY, Page, Record, Records
+from simple_queue_server.http.requests import AllQuery, RequestOperations, filter_of
+from simple_queue_server.records.query import Page, Record, Records
 from simple_queue_server.records.reader import RecordsReader
 
 OPEN: Final = ("waiting", "running")
@@ -44,27 +43,27 @@ class BulkOperations:
     def operations(self) -> list[Operation]:
         """All operations of this class."""
         return [
-            Operation("POST", f"/v1/requests/{path}", handler, {200: Done}, query=FindQuery, problems=(503,))
+            Operation("POST", f"/v1/{path}", handler, {200: Done}, query=AllQuery, problems=(503,))
             for path, handler in (("retry", self.retry_all), ("cancel", self.cancel_all))
         ]
 
     async def retry_all(self, call: Call) -> Reply:
         """Submit again all requests that match, each under a new id.
 
-        The parameters are those of ``find``; at least one is needed. Without ``state``, they are those that failed or
-        were given up. It is done with a page of ``limit``; ``cursor`` in the answer continues.
+        The parameters are those of ``find``, with ``state`` required: ``failed,given_up``. It is done with a page of
+        ``limit``; ``cursor`` in the answer continues.
         """
 
         async def retry(record: Record) -> str:
             return await self._requests.send_again(call.caller, record)
 
-        return await self._with_all(call, ENDED_BADLY, retry)
+        return await self._with_all(call, retry)
 
     async def cancel_all(self, call: Call) -> Reply:
         """Cancel all requests that match and have not ended, wherever they are.
 
-        The parameters are those of ``find``; at least one is needed. It is done with a page of ``limit``; ``cursor`` in
-        the answer continues.
+        The parameters are those of ``find``, with ``state`` required: ``waiting,running``. It is done with a page of
+        ``limit``; ``cursor`` in the answer continues.
         """
 
         async def cancel(record: Record) -> str:
@@ -73,10 +72,10 @@ class BulkOperations:
             await self._requests.cancel_record(record)
             return record.request_id
 
-        return await self._with_all(call, OPEN, cancel)
+        return await self._with_all(call, cancel)
 
-    async def _with_all(self, call: Call, states: tuple[str, ...], do: Callable[[Record], Awaitable[str]]) -> Reply:
-        page = await self._page(call, states)
+    async def _with_all(self, call: Call, do: Callable[[Record], Awaitable[str]]) -> Reply:
+        page = await self._page(call)
         done = Done(requests=[], problems=[], cursor=page.cursor)
         for record in page.records:
             try:
@@ -85,13 +84,10 @@ class BulkOperations:
                 done.problems.append(NotDone(record.request_id, problem.detail or ""))
         return Reply(done)
 
-    async def _page(self, call: Call, states: tuple[str, ...]) -> Page:
-        query: FindQuery = call.query
-        if query == FindQuery(limit=query.limit, cursor=query.cursor):
-            raise Problem(400, "name at least one filter; state=failed means all that failed")
+    async def _page(self, call: Call) -> Page:
+        query: AllQuery = call.query
         try:
             wanted = filter_of(query, call.caller)
-            wanted = replace(wanted, states=wanted.states or states)
             return await self._records.ask(Records.find, wanted, limit=query.limit, cursor=query.cursor)
         except ValueError as error:
             raise Problem(400, str(error)) from None

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias, TypeVar
+from typing import Any, Final, Literal, TypeAlias, TypeVar
 
 import msgspec
 from starlette.requests import Request
@@ -17,6 +18,7 @@ from simple_queue_server.nearest import hint
 
 Access: TypeAlias = Literal["open", "token", "operator"]
 Handler: TypeAlias = Callable[["Call"], Awaitable["Reply | Response"]]
+_MISSING: Final = re.compile(r"Object missing required field `(\w+)`")
 Q = TypeVar("Q", bound=msgspec.Struct)
 
 
@@ -115,6 +117,8 @@ def query_of(request: Request, wanted: type[Q]) -> Q:
     try:
         query = msgspec.convert(given, wanted, strict=False)
     except msgspec.ValidationError as error:
+        if missing := _MISSING.match(str(error)):
+            raise Problem(400, f"the parameter {missing[1]} is missing") from None
         what, _, where = str(error).partition(" - at `$.")
         raise Problem(400, f"the parameter {where.rstrip('`')}: {what.replace('`', '')}") from None
     for name in given:

@@ -101,6 +101,12 @@ class FindQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """The cursor of the previous page."""
 
 
+class AllQuery(FindQuery, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Parameters of ``retry_all`` and ``cancel_all``: those of ``find``, and which states are meant must be said."""
+
+    state: Annotated[str, Meta(pattern=_SEVERAL_STATES)]
+
+
 class RequestOperations:
     """Operations on requests. ``uses`` returns the roots that a request names."""
 
