@@ -151,7 +151,7 @@ async def test_an_archivist_copies_a_folder_and_reads_that_it_is_proved(on_each_
             await page.get_by_role("button", name="Open").last.click()
             await page.get_by_label("Choose films").check()
             await page.get_by_label("Prove it by checksum").check()
-            await page.get_by_label("Put a list of the files").check()
+            await page.get_by_label("Write a list of the files").check()
             await page.get_by_role("button", name="Show what will be asked").click()
             command = await page.locator("pre").first.inner_text()
             assert command == (

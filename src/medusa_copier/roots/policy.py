@@ -175,9 +175,9 @@ class Access:
 
 @asynccontextmanager
 async def _in_all(limits: Sequence[asyncio.Semaphore], waiting: Waiting) -> AsyncIterator[Waiting]:
-    """The block is one of those that all ``limits`` let run, in which a request is ``waiting`` until then.
+    """Run the block when all ``limits`` allow it; until then the request is ``waiting``.
 
-    Yields in what it waits for something else: none of the limits counts it until it goes on.
+    Yields a context manager for waiting inside the block: meanwhile, none of the limits counts it.
     """
     async with AsyncExitStack() as held:
 

@@ -88,7 +88,7 @@ class OverviewPage:
         troubles += _stalls(running)
         counts = _counts(known.lately)
         return self._pages.render(
-            "ui/now.html",
+            "ui/overview.html",
             visit,
             troubles=troubles,
             unrecorded=self._backend.unrecorded,
