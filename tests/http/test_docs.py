@@ -12,7 +12,8 @@ import pytest
 from tests.support.http import service_with_api
 from tests.support.service import World
 
-PAGE = (Path(__file__).parent.parent.parent / "docs" / "http.md").read_text()
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "http.md").read_text()
 
 
 def blocks(language: str) -> list[str]:
@@ -48,11 +49,6 @@ def test_the_examples_of_the_page_run(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("path", sorted(set(re.findall(r"`(?:GET |POST )?(/(?:v1/)?\w+)[`/]", PAGE))))
 def test_the_page_names_paths_that_there_are(path: str) -> None:
-    from simple_queue_server.http import dead_letters, health, metrics, requests, services
-
-    modules = (dead_letters, health, metrics, requests, services)
-    texts = "".join(Path(module.__file__ or "").read_text() for module in modules)
-    texts += (Path(__file__).parent.parent.parent / "src/medusa_copier/http/roots.py").read_text()
-    texts += (Path(health.__file__ or "").parent / "events.py").read_text()
-    texts += (Path(health.__file__ or "").parent / "pages.py").read_text()
+    packages = [ROOT / "src" / package / "http" for package in ("simple_queue_server", "medusa_copier")]
+    texts = "".join(file.read_text() for package in packages for file in package.glob("*.py"))
     assert f'"{path}' in texts

@@ -43,8 +43,8 @@ class BulkOperations:
     def operations(self) -> list[Operation]:
         """All operations of this class."""
         return [
-            Operation("POST", f"/v1/{path}", handler, {200: Done}, query=AllQuery, problems=(503,))
-            for path, handler in (("retry", self.retry_all), ("cancel", self.cancel_all))
+            Operation("POST", "/v1/retry", self.retry_all, {200: Done}, query=AllQuery, problems=(503,)),
+            Operation("POST", "/v1/cancel", self.cancel_all, {200: Done}, query=AllQuery, problems=(503,)),
         ]
 
     async def retry_all(self, call: Call) -> Reply:
