@@ -1,5 +1,6 @@
 """The fixtures that any test may ask for."""
 
+import structlog
 from hypothesis import HealthCheck, settings
 
 from tests.support.postgresql import postgresql
@@ -30,3 +31,7 @@ settings.register_profile(
 )
 settings.register_profile("search", settings.get_profile("repeatable"), derandomize=False, max_examples=10_000)
 settings.load_profile("repeatable")
+
+# A traceback with all local values takes up to a second to draw.
+*processors, _ = structlog.get_config()["processors"]
+structlog.configure([*processors, structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)])

@@ -15,7 +15,7 @@ import pytest
 
 from simple_queue_server.brokers.base import Client
 from tests.support.rabbitmq import RabbitNode
-from tests.support.service import World, copyto
+from tests.support.service import NO_RECORDS, World, copyto
 from tests.support.waiting import eventually
 
 SIZE = 12_000_000
@@ -60,7 +60,7 @@ async def test_the_journal_takes_a_long_request_over_in_time_and_it_is_answered_
 ) -> None:
     amqp = await make_queues(impatient, kind, f"journal.{kind}")
     server = {"name": "copier", "journal_after_s": 0.5}
-    world = World(tmp_path, "", {"server": server, "rclone": SLOWLY, "amqp": amqp})
+    world = World(tmp_path, "", NO_RECORDS | {"server": server, "rclone": SLOWLY, "amqp": amqp})
     (world.src / "big").write_bytes(os.urandom(SIZE))
     async with world.client() as client:
         with world.service():
@@ -77,7 +77,11 @@ async def test_a_service_with_another_configuration_leaves_the_journal_of_a_kill
     tmp_path: Path, impatient: RabbitNode
 ) -> None:
     amqp = await make_queues(impatient, "classic", "bound")
-    world = World(tmp_path, "", {"server": {"name": "copier", "journal_after_s": 0.5}, "rclone": SLOWLY, "amqp": amqp})
+    world = World(
+        tmp_path,
+        "",
+        NO_RECORDS | {"server": {"name": "copier", "journal_after_s": 0.5}, "rclone": SLOWLY, "amqp": amqp},
+    )
     (world.src / "big").write_bytes(os.urandom(SIZE))
     async with world.client() as client:
         with world.service() as process:
@@ -108,7 +112,7 @@ async def test_a_request_that_the_broker_hands_out_again_is_joined_with_its_runn
     tmp_path: Path, impatient: RabbitNode, kind: str
 ) -> None:
     amqp = await make_queues(impatient, kind, f"adopted.{kind}")
-    world = World(tmp_path, "", {"rclone": SLOWLY, "amqp": amqp})
+    world = World(tmp_path, "", NO_RECORDS | {"rclone": SLOWLY, "amqp": amqp})
     (world.src / "big").write_bytes(os.urandom(SIZE))
     async with world.client() as client:
         with world.service():
@@ -125,7 +129,7 @@ async def test_a_request_that_the_broker_hands_out_again_is_joined_with_its_runn
 async def test_a_long_request_is_resumed_from_the_journal_after_a_kill(tmp_path: Path, impatient: RabbitNode) -> None:
     amqp = await make_queues(impatient, "classic", "resumed")
     server = {"name": "copier", "journal_after_s": 0.5}
-    world = World(tmp_path, "", {"server": server, "rclone": SLOWLY, "amqp": amqp})
+    world = World(tmp_path, "", NO_RECORDS | {"server": server, "rclone": SLOWLY, "amqp": amqp})
     (world.src / "big").write_bytes(os.urandom(SIZE))
     async with world.client() as client:
         with world.service() as process:

@@ -18,7 +18,7 @@ from simple_queue_server.brokers.base import Client
 from simple_queue_server.brokers.embedded.broker import EmbeddedClient
 from tests.support.contract import soon
 from tests.support.rabbitmq import RabbitNode
-from tests.support.service import World, copyto
+from tests.support.service import NO_RECORDS, World, copyto
 from tests.support.waiting import eventually
 
 SIZE = 20_000_000
@@ -40,7 +40,7 @@ def world(request: pytest.FixtureRequest, tmp_path: Path) -> World:
     if request.param == "amqp":
         section |= amqp(request.getfixturevalue("rabbitmq"))
     server = {"name": "copier", "max_in_flight": 1, "progress_interval_s": 0.2}
-    world = World(tmp_path, "", {"server": server, "rclone": SLOWLY, request.param: section})
+    world = World(tmp_path, "", NO_RECORDS | {"server": server, "rclone": SLOWLY, request.param: section})
     (world.src / "big").write_bytes(os.urandom(SIZE))
     (world.src / "dir").mkdir()
     (world.src / "dir" / "big").write_bytes(os.urandom(SIZE))

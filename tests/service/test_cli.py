@@ -18,14 +18,14 @@ from simple_queue_server.brokers.base import ReplyAddress
 from simple_queue_server.brokers.embedded.broker import EmbeddedBroker
 from simple_queue_server.settings.sections import EmbeddedSection
 from tests.support.processes import COPIER, output
-from tests.support.service import World, copyto
+from tests.support.service import NO_RECORDS, World, copyto
 from tests.support.storage import SECRET, USER, obscured, rclone_without_rights, section, serving
 from tests.support.waiting import eventually
 
 
 @pytest.fixture
 def world(tmp_path: Path) -> World:
-    return World(tmp_path, "", {})
+    return World(tmp_path, "", NO_RECORDS)
 
 
 @pytest.fixture

@@ -35,7 +35,7 @@ from simple_queue_server.errors import MessageTooLarge
 from simple_queue_server.http.tokens import hash_of
 from tests.support.contract import soon
 from tests.support.http import url_in_log
-from tests.support.service import World
+from tests.support.service import NO_RECORDS, World
 from tests.support.waiting import eventually
 
 BROKERS = ["embedded", "amqp", "sqs"]
@@ -62,7 +62,7 @@ def side(broker: str, request: pytest.FixtureRequest, directory: Path) -> Side:
     name = uuid.uuid4().hex
     queues = {"incoming_queue": f"{name}-in", "outgoing_queue": f"{name}-out"}
     if broker == "embedded":
-        return Side(World(directory, "", {}), CopyClient.embedded(directory / "run" / "queue.db"))
+        return Side(World(directory, "", NO_RECORDS), CopyClient.embedded(directory / "run" / "queue.db"))
     if broker == "http":
         with socket.create_server(("127.0.0.1", 0)) as free:
             listen = f"127.0.0.1:{free.getsockname()[1]}"
@@ -70,10 +70,12 @@ def side(broker: str, request: pytest.FixtureRequest, directory: Path) -> Side:
         return Side(World(directory, "", {"http": section}), CopyClient.http(f"http://{listen}", TOKEN))
     if broker == "amqp":
         url = f"amqp://guest:guest@127.0.0.1:{request.getfixturevalue('rabbitmq').port}"
-        return Side(World(directory, "", {"amqp": {**queues, "connection": url}}), CopyClient.amqp(url, **queues))
+        return Side(
+            World(directory, "", NO_RECORDS | {"amqp": {**queues, "connection": url}}), CopyClient.amqp(url, **queues)
+        )
     connection = msgspec.to_builtins(request.getfixturevalue("sqs_server").connection())
     given = {key: value for key, value in connection.items() if value is not None}
-    world = World(directory, "", {"sqs": {**queues, "connection": given}})
+    world = World(directory, "", NO_RECORDS | {"sqs": {**queues, "connection": given}})
     return Side(world, CopyClient.sqs(**queues, **given))
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.support.processes import output
-from tests.support.service import World
+from tests.support.service import NO_RECORDS, World
 from tests.support.waiting import eventually
 
 SIZE = 6_000_000
@@ -23,7 +23,7 @@ MAX_KB = 11_000
 
 @pytest.fixture
 def world(tmp_path: Path) -> World:
-    world = World(tmp_path, "", {"rclone": SLOWLY})
+    world = World(tmp_path, "", NO_RECORDS | {"rclone": SLOWLY})
     (world.src / "dir").mkdir()
     (world.src / "dir/big").write_bytes(os.urandom(SIZE))
     (world.src / "dir/small").write_bytes(b"small")

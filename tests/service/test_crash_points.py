@@ -19,7 +19,7 @@ import pytest
 from tests.support import crashing_service
 from tests.support.crashing_service import COMMIT, JOURNAL_STEPS, STEPS
 from tests.support.processes import running
-from tests.support.service import World, copyto, rclones
+from tests.support.service import NO_RECORDS, World, copyto, rclones
 from tests.support.waiting import eventually
 
 LAUNCHER: Final = crashing_service.__file__
@@ -51,7 +51,7 @@ def make_world(tmp_path: Path, request: pytest.FixtureRequest) -> Callable[..., 
             keys = ("access_key_id", "secret_access_key", "region", "endpoint")
             plain = {key: getattr(connection, key) for key in keys}
             sections["sqs"] = queues | {"connection": plain, "visibility_timeout_s": 2}
-        world = World(tmp_path, "", sections)
+        world = World(tmp_path, "", NO_RECORDS | sections)
         (world.src / "file").write_bytes(os.urandom(100_000))
         return world
 

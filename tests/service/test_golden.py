@@ -13,7 +13,7 @@ import aio_pika
 import pytest
 
 from tests.support.rabbitmq import RabbitNode
-from tests.support.service import World
+from tests.support.service import NO_RECORDS, World
 from tests.support.storage import StorageServer, section, serving
 
 CASES = json.loads((Path(__file__).parent.parent / "golden" / "copyto.json").read_text())
@@ -35,7 +35,7 @@ def world(tmp_path_factory: pytest.TempPathFactory, rabbitmq: RabbitNode, s3: St
     }
     (s3.directory / "golden").mkdir()
     conf = s3.section("s3") + section("bucket", type="alias", remote="s3:golden")
-    world = World(tmp_path_factory.mktemp("golden"), conf, {"amqp": amqp})
+    world = World(tmp_path_factory.mktemp("golden"), conf, NO_RECORDS | {"amqp": amqp})
     for name, content in {"a.txt": A, "dir/sub/2": TWO, "zero.bin": b""}.items():
         (world.src / name).parent.mkdir(parents=True, exist_ok=True)
         (world.src / name).write_bytes(content)

@@ -8,7 +8,7 @@ import os
 import subprocess
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 import yaml
@@ -20,6 +20,9 @@ from simple_queue_server.brokers.base import Client
 from simple_queue_server.settings.sections import EmbeddedSection
 from tests.support.processes import COPIER, running
 from tests.support.storage import section
+
+NO_RECORDS: Final[dict[str, Any]] = {"records": {"enabled": False}}
+"""For tests that start many services: the process that writes records takes half a second of a core each time."""
 
 
 class World:
