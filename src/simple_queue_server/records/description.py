@@ -28,7 +28,9 @@ class Amounts:
 
 
 class Describer(Protocol):
-    """Implemented by the application. Called in the background, never while a request is processed; must not raise."""
+    """Implemented by the application, as a class at the top of an importable module: another process makes it, without
+    arguments, and calls it, never while a request is processed. It must not raise.
+    """
 
     def places(self, action: str, parameters: Mapping[str, Any]) -> Places:
         """A request's source and target. The values of its parameters may be anything."""
