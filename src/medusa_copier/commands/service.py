@@ -104,8 +104,8 @@ def toggle_halt(config: Path) -> bool:
         return False
     _wait(lambda: service.seen() != seen or _state(service) != (before and before.state), FRESH_S)
     reported = service.reported()
-    is_idle = reported is not None and reported.state == "halting" and reported.in_flight == 0
-    if pidfile.wait_until_gone(service.pid_file, seen, FRESH_S if is_idle else 0):
+    is_ending = reported is not None and reported.state in {"halting", "stopping"} and reported.in_flight == 0
+    if pidfile.wait_until_gone(service.pid_file, seen, FRESH_S if is_ending else 0):
         click.echo(f"{service.name} has halted: nothing was in flight, so it has ended")
     elif _state(service) == "halting":
         click.echo(
