@@ -17,12 +17,11 @@ from simple_queue_server.brokers import queues_of
 from simple_queue_server.printable import escaped
 from simple_queue_server.records import marks_table
 from simple_queue_server.records.database import RecordsError
-from simple_queue_server.records.entries import legible_id, now_ms
+from simple_queue_server.records.entries import OPEN_STATES, legible_id, now_ms
 from simple_queue_server.records.labels import parse_label
 from simple_queue_server.records.marks import Mark
 from simple_queue_server.records.query import Records
 
-OPEN: Final = ("waiting", "running")
 TIMEOUT_S: Final = 10.0
 REACH: Final = (
     "Those that run stop within two seconds; those still queued are answered as\n"
@@ -37,7 +36,7 @@ def cancel_ids(config: Path, ids: Sequence[str]) -> bool:
     try:
         with opened_records(config, is_caught_up=False) as opened:
             states = {request_id: _state(opened.records, request_id) for request_id in ids}
-            ended = {request_id: state for request_id, state in states.items() if state not in {*OPEN, None}}
+            ended = {request_id: state for request_id, state in states.items() if state not in {*OPEN_STATES, None}}
             left = [request_id for request_id in states if request_id not in ended]
             queue = queues_of(for_client(opened.settings, config))
             new = [Mark("request_id", "", legible_id(request_id), sent_ms, queue) for request_id in left]

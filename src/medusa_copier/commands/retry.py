@@ -15,6 +15,7 @@ from medusa_copier.commands.output import confirmed, is_for_script, show_json
 from medusa_copier.commands.records import ENDED_BADLY, opened_records
 from simple_queue_server import SettingsError
 from simple_queue_server.printable import escaped
+from simple_queue_server.records.entries import OPEN_STATES
 from simple_queue_server.records.query import Filter, Record, Records
 
 MANY: Final = 10
@@ -56,7 +57,7 @@ def _by_ids(records: Records, ids: Sequence[str]) -> tuple[list[Retry], list[tup
         if not found:
             raise SettingsError(f"no request {request_id} is known; `history` lists those that are")
         body = records.bodies(found[0].key).request
-        if found[0].state in {"waiting", "running"}:
+        if found[0].state in OPEN_STATES:
             refused.append((request_id, f"it is {found[0].state}"))
         elif not body:
             refused.append((request_id, "it was too large to be kept"))

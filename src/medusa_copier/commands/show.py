@@ -14,11 +14,10 @@ from medusa_copier.commands.records import COLOURS, ENDED_BADLY, amount, opened_
 from medusa_copier.commands.times import local
 from simple_queue_server import SettingsError, readable
 from simple_queue_server.printable import escaped, escaped_lines
-from simple_queue_server.records.entries import now_ms
+from simple_queue_server.records.entries import OPEN_STATES, now_ms
 from simple_queue_server.records.query import Record, Records
 from simple_queue_server.secrets import masked
 
-OPEN: Final = frozenset({"waiting", "running"})
 UNFINISHED: Final = 4
 UNKNOWN: Final = 5
 """Exit statuses of ``status ID``, beside 0 for succeeded and 1 for failed, cancelled or given up."""
@@ -36,7 +35,7 @@ def status_of(config: Path, request_id: str, *, as_json: bool) -> int:
         show_json(row_of(record))
     else:
         click.echo(f"{click.style(record.state, fg=COLOURS.get(record.state))}  {escaped(masked(_summary(record)))}")
-    if record.state in OPEN:
+    if record.state in OPEN_STATES:
         return UNFINISHED
     return 0 if record.state == "succeeded" else 1
 
@@ -59,7 +58,7 @@ def show_one(config: Path, request_id: str, *, as_json: bool) -> None:
 
 
 def _summary(record: Record) -> str:
-    if record.state in OPEN:
+    if record.state in OPEN_STATES:
         since = record.started_ms or record.received_ms or record.created_ms
         return f"since {local(since)} ({readable.duration((now_ms() - since) / 1000)})"
     if record.state in ENDED_BADLY:

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Final
 
 import msgspec
 
 from simple_queue_server.http.operations import Call, Operation, Reply
 from simple_queue_server.http.problems import Problem
-from simple_queue_server.http.requests import AllQuery, RequestOperations, filter_of
-from simple_queue_server.records.query import Page, Record, Records
-from simple_queue_server.records.reader import RecordsReader
-
-OPEN: Final = ("waiting", "running")
+from simple_queue_server.http.requests import AllQuery, RequestOperations
+from simple_queue_server.records.entries import OPEN_STATES
+from simple_queue_server.records.query import Record
 
 
 class NotDone(msgspec.Struct):
@@ -36,9 +33,8 @@ class Done(msgspec.Struct, kw_only=True):
 class BulkOperations:
     """Operations on many requests."""
 
-    def __init__(self, requests: RequestOperations, records: RecordsReader) -> None:
+    def __init__(self, requests: RequestOperations) -> None:
         self._requests = requests
-        self._records = records
 
     def operations(self) -> list[Operation]:
         """All operations of this class."""
@@ -67,7 +63,7 @@ class BulkOperations:
         """
 
         async def cancel(record: Record) -> str:
-            if record.state not in OPEN:
+            if record.state not in OPEN_STATES:
                 raise Problem(409, f"it has ended: {record.state}")
             await self._requests.cancel_record(record)
             return record.request_id
@@ -75,7 +71,7 @@ class BulkOperations:
         return await self._with_all(call, cancel)
 
     async def _with_all(self, call: Call, do: Callable[[Record], Awaitable[str]]) -> Reply:
-        page = await self._page(call)
+        page = await self._requests.page(call)
         done = Done(requests=[], problems=[], cursor=page.cursor)
         for record in page.records:
             try:
@@ -83,11 +79,3 @@ class BulkOperations:
             except Problem as problem:
                 done.problems.append(NotDone(record.request_id, problem.detail or ""))
         return Reply(done)
-
-    async def _page(self, call: Call) -> Page:
-        query: AllQuery = call.query
-        try:
-            wanted = filter_of(query, call.caller)
-            return await self._records.ask(Records.find, wanted, limit=query.limit, cursor=query.cursor)
-        except ValueError as error:
-            raise Problem(400, str(error)) from None

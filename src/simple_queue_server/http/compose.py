@@ -80,7 +80,7 @@ async def serving(
         tokens = Tokens.of(section, secret)
         operations: list[Operation] = [
             *requests.operations(),
-            *BulkOperations(requests, records).operations(),
+            *BulkOperations(requests).operations(),
             *extension.operations,
             *services.operations(),
             *DeadLetterOperations(settings, run_directory / "journal").operations(),

@@ -36,8 +36,9 @@ from simple_queue_server.http.views import (
 )
 from simple_queue_server.in_flight import InFlight
 from simple_queue_server.messages import CANCEL, InvalidRequest, Request
+from simple_queue_server.records.entries import OPEN_STATES
 from simple_queue_server.records.labels import parse_label
-from simple_queue_server.records.query import STATES, Filter, Record, Records
+from simple_queue_server.records.query import STATES, Filter, Page, Record, Records
 from simple_queue_server.records.reader import RecordsReader
 
 MAX_WAIT_S: Final = 60.0
@@ -160,14 +161,18 @@ class RequestOperations:
 
     async def find(self, call: Call) -> Reply:
         """Find the requests that match all given parameters, the newest first: this token's, or for an operator all."""
-        query: FindQuery = call.query
-        try:
-            wanted = filter_of(query, call.caller)
-            page = await self._records.ask(Records.find, wanted, limit=query.limit, cursor=query.cursor)
-        except ValueError as error:
-            raise Problem(400, str(error)) from None
+        page = await self.page(call)
         requests = [RequestSummary(**fields_of(record)) for record in page.records]
         return Reply(RequestPage(requests=requests, cursor=page.cursor, searched_to=moment(page.searched_to_ms)))
+
+    async def page(self, call: Call) -> Page:
+        """The page of records that the parameters of ``call``, a FindQuery, ask for. Raises Problem."""
+        query: FindQuery = call.query
+        try:
+            wanted = _filter_of(query, call.caller)
+            return await self._records.ask(Records.find, wanted, limit=query.limit, cursor=query.cursor)
+        except ValueError as error:
+            raise Problem(400, str(error)) from None
 
     async def look(self, call: Call) -> Reply:
         """Get everything known about a request: its state, its progress, its body and its response."""
@@ -212,7 +217,7 @@ class RequestOperations:
         """Submit the request of a record under a new id."""
         body = (await self._records.ask(Records.bodies, record.key)).request
         state = (await self._now(record.request_id, record.state)).get("state", record.state)
-        if state in {"waiting", "running"} or not body:
+        if state in OPEN_STATES or not body:
             why = f"it is {state}" if body else "its body is not kept"
             raise Problem(409, f"{record.request_id} can't be sent again: {why}")
         new_id = token.full_id(uuid.uuid4().hex)
@@ -295,7 +300,7 @@ class RequestOperations:
                 "received": moment_s(running.received_s),
             }
         submitted = self._submissions.find(request_id)
-        if submitted is None or recorded not in {None, "waiting", "running"}:
+        if submitted is None or recorded not in {None, *OPEN_STATES}:
             return {}
         response = submitted.response
         if response.done() and not response.cancelled() and response.exception() is None:
@@ -309,7 +314,7 @@ def moment_s(seconds: float) -> datetime | None:
     return moment(round(seconds * 1000))
 
 
-def filter_of(query: FindQuery, token: Token) -> Filter:
+def _filter_of(query: FindQuery, token: Token) -> Filter:
     """What to look for in the records. Raises ValueError."""
     return Filter(
         states=tuple(query.state.split(",")) if query.state else (),

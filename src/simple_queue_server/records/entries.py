@@ -16,6 +16,9 @@ LARGEST_BODY_BYTES: Final = 1 << 20
 
 Outcome: TypeAlias = Literal["succeeded", "failed", "cancelled", "given_up"]
 
+OPEN_STATES: Final = ("waiting", "running")
+"""The states of a request that has no outcome yet."""
+
 
 Kind: TypeAlias = Literal["request_id", "label", "pass_through"]
 """Of a mark: what it names its requests by."""

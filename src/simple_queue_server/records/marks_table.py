@@ -21,10 +21,10 @@ def add(database: Database, new: Sequence[Mark]) -> None:
         connection.execute(marks.insert(), [_values(mark) for mark in new])
 
 
-def load(connection: Connection, queue: str, after: int = 0) -> list[Mark]:
-    """The marks of a queue, those with a larger id than ``after``."""
+def load(connection: Connection, queue: str) -> list[Mark]:
+    """The marks of a queue."""
     names = ("kind", "path", "value", "sent_ms", "queue", "drained_ms", "id")
-    query = sa.select(*(marks.c[name] for name in names)).where(marks.c.queue.in_(("", queue)), marks.c.id > after)
+    query = sa.select(*(marks.c[name] for name in names)).where(marks.c.queue.in_(("", queue)))
     return [Mark(*row) for row in connection.execute(query.order_by(marks.c.id).limit(MAX_READ))]
 
 

@@ -61,8 +61,8 @@ class WorkerProcess:
         _channel(self._process).send(self._job)
         return self._process
 
-    def _end(self, ack_timeout_s: float) -> str:
-        """End it, by force after ``ack_timeout_s``; returns how it ended."""
+    def _end(self, timeout_s: float) -> str:
+        """End it, by force after ``timeout_s``; returns how it ended."""
         process, self._process = self._process, None
         if process is None:
             return ""
@@ -70,7 +70,7 @@ class WorkerProcess:
             if pipe is not None:
                 pipe.close()
         try:
-            status = process.wait(ack_timeout_s)
+            status = process.wait(timeout_s)
         except subprocess.TimeoutExpired:
             process.kill()
             status = process.wait()

@@ -16,6 +16,7 @@ from simple_queue_server.http.problems import Problem
 from simple_queue_server.http.tokens import Token
 from simple_queue_server.http.ui.backend import Backend
 from simple_queue_server.http.ui.pages import Pages, Visit
+from simple_queue_server.records.entries import OPEN_STATES
 from simple_queue_server.records.labels import parse_label
 from simple_queue_server.records.query import ENDED_BADLY, STATES, Filter, Record, Records
 from simple_queue_server.records.times import parse_time
@@ -26,7 +27,6 @@ MAX_AT_ONCE: Final = 10_000
 """Requests that one form sends again or cancels."""
 DAY_MS: Final = 86_400_000
 REASONS: Final = 8
-OPEN: Final = ("waiting", "running")
 TITLES: Final = {"retry": "Send again", "cancel": "Cancel"}
 
 
@@ -199,7 +199,7 @@ class HistoryPage:
     async def _all(self, token: Token, query: HistoryQuery, verb: str) -> list[Record]:
         wanted = query.filter(token, round(time.time() * 1000))
         if not wanted.states and verb == "cancel":
-            wanted = replace(wanted, states=OPEN)
+            wanted = replace(wanted, states=OPEN_STATES)
         return await self._records.ask(_first, wanted, MAX_AT_ONCE, verb)
 
     async def _reasons(
@@ -230,7 +230,7 @@ def took_s(record: Record) -> float | None:
 
 
 def _suits(verb: str, record: Record) -> bool:
-    return (record.state in OPEN) == (verb == "cancel")
+    return (record.state in OPEN_STATES) == (verb == "cancel")
 
 
 def _what(verb: str, count: int) -> str:

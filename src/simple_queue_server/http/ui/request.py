@@ -15,10 +15,11 @@ from simple_queue_server.http.operations import Operation
 from simple_queue_server.http.problems import Problem
 from simple_queue_server.http.tokens import Token
 from simple_queue_server.http.ui import text
-from simple_queue_server.http.ui.history import OPEN, took_s
+from simple_queue_server.http.ui.history import took_s
 from simple_queue_server.http.ui.pages import Pages, Visit
 from simple_queue_server.http.ui.running import Watch
 from simple_queue_server.printable import escaped_lines
+from simple_queue_server.records.entries import OPEN_STATES
 from simple_queue_server.records.query import Record, Records
 from simple_queue_server.records.reader import RecordsReader
 
@@ -89,9 +90,9 @@ class RequestPage:
             tone=TONES.get(record.state, "plain"),
             sentence=sentence(record),
             verified=self._verified(response),
-            running=self._watch.find(record.request_id) if record.state in OPEN else None,
-            can_retry=record.state not in OPEN and bool(bodies.request),
-            can_cancel=record.state in OPEN,
+            running=self._watch.find(record.request_id) if record.state in OPEN_STATES else None,
+            can_retry=record.state not in OPEN_STATES and bool(bodies.request),
+            can_cancel=record.state in OPEN_STATES,
             failures=failures,
             failures_total=_total_failed(response, failures),
             failure_groups=Counter(reason for _, reason in failures).most_common(),
