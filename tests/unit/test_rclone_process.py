@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -261,3 +262,36 @@ def _runs(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
+
+
+SPAWN_WITH_FEW_DESCRIPTORS = """
+import asyncio, os, resource, sys, uvloop
+from medusa_copier.rclone.errors import MachineTrouble
+from medusa_copier.rclone.process.process import spawn
+
+async def main():
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    for spare in range(12):
+        used = max(map(int, os.listdir("/proc/self/fd")))  # one of these is the listing itself
+        resource.setrlimit(resource.RLIMIT_NOFILE, (used + spare, hard))
+        try:
+            process = await spawn(["/bin/true"])
+        except MachineTrouble as trouble:
+            print(trouble.reason)
+        else:
+            sys.exit(await process.wait())
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+uvloop.run(main())
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="descriptors are counted in /proc")
+def test_without_descriptors_for_a_process_the_reason_says_so_whichever_of_them_is_missing() -> None:
+    command = [sys.executable, "-c", SPAWN_WITH_FEW_DESCRIPTORS]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    reasons = done.stdout.splitlines()
+    assert done.returncode == 0, done.stderr
+    assert len(reasons) > 2
+    assert [reason for reason in reasons if "can't be run: Too many open files" not in reason] == []

@@ -11,6 +11,7 @@ from typing import Final
 
 from medusa_copier.rclone.errors import RcloneUnusable
 from medusa_copier.rclone.process.environment import for_rclone
+from medusa_copier.rclone.process.process import why_not_run
 
 MINIMUM_VERSION: Final = (1, 70)
 """The first version with ``listed`` in core/stats, which reveals an empty S3 prefix, and with the log levels that we
@@ -66,7 +67,7 @@ async def _version(binary: Path) -> tuple[int, ...]:
             start_new_session=True,  # Ctrl-C in the terminal is for the service
         )
     except OSError as error:
-        raise RcloneUnusable(f"{binary} can't be run: {error.strerror}; {_REMEDY}") from error
+        raise RcloneUnusable(f"{binary} can't be run: {why_not_run(error)}; {_REMEDY}") from error
     try:
         async with asyncio.timeout(VERSION_TIMEOUT_S):
             output, _ = await process.communicate()

@@ -67,8 +67,15 @@ async def spawn(
             start_new_session=True,
         )
     except OSError as error:
-        reason = f"{command[0]} can't be run: {error.strerror}"
+        reason = f"{command[0]} can't be run: {why_not_run(error)}"
         raise (RcloneError if error.errno == errno.E2BIG else MachineTrouble)(reason) from error
+
+
+def why_not_run(error: OSError) -> str:
+    """The reason that asyncio raised ``error`` instead of starting a process."""
+    if error.errno is not None and error.errno < 0:  # uvloop drops the kernel's reason for refusing a socket pair
+        return "Too many open files, or no memory, for a pipe to it"
+    return error.strerror or str(error)
 
 
 async def end(process: asyncio.subprocess.Process, *, grace_s: float) -> None:
