@@ -149,7 +149,9 @@ class Service:
         return sum(log.read_text(errors="replace").count(STARTED) for log in logs if log.exists())
 
     def _last_words(self) -> str:
-        return (self.directory / "output.txt").read_text(errors="replace").rstrip().rpartition("\n")[2]
+        lines = (self.directory / "output.txt").read_text(errors="replace").rstrip().splitlines()
+        errors = [line for line in lines[-10:] if line.startswith("Error: ")]  # uvloop may complain after it
+        return (errors or lines or [""])[-1]
 
     async def _launch(self) -> asyncio.subprocess.Process:
         with (self.directory / "output.txt").open("ab") as output:

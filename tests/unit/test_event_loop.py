@@ -8,9 +8,9 @@ import sys
 
 import pytest
 
-CODE = """
-import resource
-resource.setrlimit(resource.RLIMIT_NOFILE, (12, 12))
+WITH_DESCRIPTORS = """
+import resource, sys
+resource.setrlimit(resource.RLIMIT_NOFILE, (int(sys.argv[1]), int(sys.argv[1])))
 from simple_queue_server.system import event_loop
 async def main(): print("served")
 event_loop.run(main())
@@ -46,8 +46,11 @@ def test_a_limit_of_threads_is_named_with_the_remedy(ended_by: str) -> None:
     assert "QueueServerError: no thread can be started; raise the limit (TasksMax=" in done.stderr
 
 
-def test_too_few_descriptors_end_a_start_with_the_remedy_and_do_not_abort_the_process() -> None:
-    assert resource.getrlimit(resource.RLIMIT_NOFILE)[1] > 12
-    done = subprocess.run([sys.executable, "-c", CODE], capture_output=True, text=True, check=False)
+@pytest.mark.parametrize("limit", [12, 40])
+def test_too_few_descriptors_for_an_idle_service_end_a_start_with_the_remedy(limit: int) -> None:
+    """libuv would abort the process with the first limit; with the second one, each part would fail in its own way."""
+    assert resource.getrlimit(resource.RLIMIT_NOFILE)[1] > limit
+    command = [sys.executable, "-c", WITH_DESCRIPTORS, str(limit)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (1, "")
     assert "no event loop can be made: Too many open files; raise the limit" in done.stderr

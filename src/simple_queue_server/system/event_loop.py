@@ -17,8 +17,10 @@ for small requests, although nearly all of their objects are freed by reference 
 
 NO_THREAD: Final = "can't start new thread"
 
-DESCRIPTORS: Final = 16
-"""What an event loop opens at its start, and some to spare."""
+DESCRIPTORS: Final = 48
+"""What an idle service opens, and some to spare: with fewer, each part would fail in its own way."""
+
+RAISE_LIMIT: Final = "raise the limit (LimitNOFILE= in the unit, ulimit -n)"
 
 
 def run(main: Coroutine[Any, Any, None]) -> None:
@@ -55,7 +57,7 @@ def _require_descriptors() -> None:
     try:
         opened += [os.dup(2) for _ in range(DESCRIPTORS)]
     except OSError as error:
-        words = f"no event loop can be made: {error.strerror}; raise the limit (LimitNOFILE= in the unit, ulimit -n)"
+        words = f"no event loop can be made: {error.strerror}; {RAISE_LIMIT}"
         raise QueueServerError(words) from None
     finally:
         for descriptor in opened:

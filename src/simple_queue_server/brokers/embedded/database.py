@@ -13,6 +13,7 @@ from typing import Final
 
 from simple_queue_server.brokers.embedded.tables import ADD_SENT_MS, APPLICATION_ID, SCHEMA, SCHEMA_VERSION, read_text
 from simple_queue_server.errors import BrokerError, BrokerGaveUp
+from simple_queue_server.system.event_loop import RAISE_LIMIT
 
 LOCK_TIMEOUT_S: Final = 10.0
 OPENING_STEP_S: Final = 0.2
@@ -140,7 +141,11 @@ _REMEDIES: Final[tuple[tuple[str, type[BrokerError], str], ...]] = (
     ("SQLITE_FULL", BrokerError, "free up space on its disk"),
     ("SQLITE_IOERR", BrokerError, "free up space on its disk, and check the system log for disk errors"),
     ("SQLITE_READONLY", BrokerError, "give this user write permission for the file and its directory"),
-    ("SQLITE_CANTOPEN", BrokerError, "give this user write permission for the file and its directory"),
+    (
+        "SQLITE_CANTOPEN",
+        BrokerError,
+        f"give this user write permission for the file and its directory, or {RAISE_LIMIT}",
+    ),
     ("SQLITE_NOTADB", BrokerGaveUp, "set embedded.path to another file"),
     ("SQLITE_CORRUPT", BrokerGaveUp, "move it away, and recover its contents with `sqlite3 FILE .recover`"),
     (
