@@ -2,7 +2,10 @@
 
 import contextlib
 import json
+import re
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -357,6 +360,25 @@ def test_the_steps_to_the_present_version_are_the_same_in_postgresql(tmp_path: P
     stage.close()
 
 
+def test_partial_indexes_are_partial_in_both(stage: Stage) -> None:
+    where = "sqlite_master WHERE name" if stage.database_url is None else "pg_indexes WHERE indexname"
+    column = "sql" if stage.database_url is None else "indexdef"
+    with stage.database.reading() as connection:
+        found = connection.exec_driver_sql(f"SELECT {column} FROM {where} = 'records_serving'").scalar_one()
+    assert re.search(r"\bWHERE \(?finished_ms IS NULL\)?$", found)
+
+
+def test_records_in_a_file_import_nothing_for_postgresql(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; import simple_queue_server.records.worker\n"
+        "from simple_queue_server.records.database import Database\n"
+        "with Database(None, Path('records.db')).writing(): print(*sys.modules)"
+    )
+    command = [sys.executable, "-P", "-c", code]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert not [name for name in done.stdout.split() if re.search("postgresql|psycopg|mysql|oracle", name)]
+
+
 def _new_database(path: Path) -> Path:
     database = Database(None, path)
     with database.reading():
@@ -366,12 +388,12 @@ def _new_database(path: Path) -> Path:
 
 
 def _columns(path: Path) -> set[tuple[str, str]]:
-    """Every column and index of a database."""
+    """Every column and index of a database, with the indexes' conditions."""
     with contextlib.closing(sqlite3.connect(path)) as connection:
         tables = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
         columns = {(table, row[1]) for (table,) in tables for row in connection.execute(f"PRAGMA table_info({table})")}
-        indexes = connection.execute("SELECT tbl_name, name FROM sqlite_master WHERE type = 'index'").fetchall()
-        return columns | {(table, name) for table, name in indexes}
+        indexes = connection.execute("SELECT name, replace(sql, '\"', '') FROM sqlite_master WHERE type = 'index'")
+        return columns | set(indexes)
 
 
 def test_a_database_of_a_newer_version_is_refused(stage: Stage) -> None:

@@ -7,12 +7,14 @@ order of keys is the order of time.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql
 from sqlalchemy.engine import Connection
 from sqlalchemy.schema import CreateIndex, CreateTable
+
+if TYPE_CHECKING:
+    from sqlalchemy.dialects import postgresql
 
 VERSION: Final = 3
 APPLICATION_ID: Final = 0x53515352
@@ -23,6 +25,11 @@ RUNNING: Final = "running"
 OPEN: Final = "finished_ms IS NULL"
 """The condition of the partial indexes: it waits or runs. A query that is to use them has it in the same words. With a
 condition on the state, SQLite would rather read all records in that state.
+"""
+
+CONDITION: Final = "condition"
+"""Where a partial index has its condition. As ``postgresql_where``, it would let every process import SQLAlchemy's
+modules for PostgreSQL.
 """
 
 metadata: Final = sa.MetaData()
@@ -66,21 +73,10 @@ records: Final = sa.Table(
     sa.Index("records_action", "action", "key"),
     sa.Index("records_source_root", "source_root", "key"),
     sa.Index("records_target_root", "target_root", "key"),
-    sa.Index("records_open_body", "body_hash", sqlite_where=sa.text(OPEN), postgresql_where=sa.text(OPEN)),
-    sa.Index("records_serving", "serving", sqlite_where=sa.text(OPEN), postgresql_where=sa.text(OPEN)),
-    sa.Index(
-        "records_retry_of",
-        "retry_of",
-        sqlite_where=sa.text("retry_of IS NOT NULL"),
-        postgresql_where=sa.text("retry_of IS NOT NULL"),
-    ),
-    sa.Index(
-        "records_owner",
-        "owner",
-        "key",
-        sqlite_where=sa.text("owner IS NOT NULL"),
-        postgresql_where=sa.text("owner IS NOT NULL"),
-    ),
+    sa.Index("records_open_body", "body_hash", info={CONDITION: OPEN}),
+    sa.Index("records_serving", "serving", info={CONDITION: OPEN}),
+    sa.Index("records_retry_of", "retry_of", info={CONDITION: "retry_of IS NOT NULL"}),
+    sa.Index("records_owner", "owner", "key", info={CONDITION: "owner IS NOT NULL"}),
 )
 """One row a request. ``serving`` is the key of the taking by the service that has or had it last. ``owner`` is what
 stands before a colon in its id: the name of the token by which it came over HTTP."""
@@ -174,8 +170,14 @@ def create(connection: Connection) -> None:
     for table in metadata.sorted_tables:
         connection.execute(CreateTable(table))
         for index in sorted(table.indexes, key=lambda index: str(index.name)):
-            connection.execute(CreateIndex(index))
+            connection.exec_driver_sql(_create_index(index, connection.dialect))
     connection.execute(version.insert().values(version=VERSION))
+
+
+def _create_index(index: sa.Index, dialect: sa.Dialect) -> str:
+    """The statement, which is the same in both databases."""
+    statement = str(CreateIndex(index).compile(dialect=dialect))
+    return f"{statement} WHERE {index.info[CONDITION]}" if CONDITION in index.info else statement
 
 
 def _add_owner(connection: Connection) -> None:
@@ -209,6 +211,8 @@ def upgrade(connection: Connection, found: int) -> None:
 def upsert(dialect: str, table: sa.Table) -> postgresql.Insert:
     """An insert that can have ``on_conflict_do_update``, in the words of both databases."""
     if dialect == "postgresql":
+        from sqlalchemy.dialects import postgresql  # noqa: PLC0415 - see CONDITION
+
         return postgresql.insert(table)
     from sqlalchemy.dialects import sqlite  # noqa: PLC0415 - has the same methods
 
