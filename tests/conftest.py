@@ -1,5 +1,8 @@
 """The fixtures that any test may ask for."""
 
+import os
+import sys
+
 import structlog
 from hypothesis import HealthCheck, settings
 
@@ -20,6 +23,10 @@ __all__ = [
     "sqs_server",
     "world",
 ]
+
+# The tests start hundreds of processes from this tree: without bytecode each of them would compile it anew.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 # How fast a machine is says nothing about what is tested. A run draws the same examples each time, so that a failure is
 # of the change that it came with; `pytest --hypothesis-profile=search` looks for new ones.
