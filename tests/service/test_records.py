@@ -67,7 +67,7 @@ def _workers(service: int) -> list[Path]:
     """The processes of a service that write records."""
     children = [task.joinpath("children").read_text().split() for task in Path(f"/proc/{service}/task").iterdir()]
     paths = [Path("/proc", child) for each in children for child in each]
-    return [path for path in paths if b"simple_queue_server.records.worker" in (path / "cmdline").read_bytes()]
+    return [path for path in paths if b"simple_queue_server.records" in (path / "cmdline").read_bytes()]
 
 
 def _sections(broker: str, request: pytest.FixtureRequest) -> dict[str, Any]:

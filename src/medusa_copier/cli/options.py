@@ -51,6 +51,9 @@ def complete_place(context: click.Context, _: click.Parameter, incomplete: str) 
 @contextmanager
 def clear_errors(exit_status: int = 1) -> Iterator[None]:
     """Show errors that name the remedy as one line, with this exit status; other errors keep their traceback."""
+    from simple_queue_server.system.lean_imports import import_structlog  # noqa: PLC0415
+
+    import_structlog()
     from medusa_copier.rclone.errors import RcloneError  # noqa: PLC0415
     from simple_queue_server.errors import QueueServerError  # noqa: PLC0415
     from simple_queue_server.printable import escaped, escaped_lines  # noqa: PLC0415

@@ -1,6 +1,6 @@
 """The worker: a process beside each service that moves its records into the database.
 
-``python -m simple_queue_server.records.worker NAME``, started by the service; its messages come through standard
+``python -m simple_queue_server.records NAME``, started by the service; its messages come through standard
 input, the answers go to standard output. In the service's own process this work would take time from the event loop:
 far more than it takes itself, since only one thread of a Python process can run at a time.
 """
@@ -105,7 +105,3 @@ def _end_with_service() -> None:
     poll.poll()
     time.sleep(GRACE_S)
     os._exit(0)
-
-
-if __name__ == "__main__":
-    main()

@@ -55,7 +55,7 @@ class WorkerProcess:
 
     def _started(self) -> subprocess.Popen[bytes]:
         """Start it, in a group of its own, so that Ctrl-C in the terminal doesn't reach it."""
-        command = [sys.executable, "-P", "-m", "simple_queue_server.records.worker", self._job.owner.name]
+        command = [sys.executable, "-P", "-m", "simple_queue_server.records", self._job.owner.name]
         pipe = subprocess.PIPE
         self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, bufsize=0, process_group=0)
         _channel(self._process).send(self._job)
