@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import re
 from collections.abc import Awaitable, Callable, Mapping
@@ -105,7 +106,7 @@ class Operation:
 def query_of(request: Request, wanted: type[Q]) -> Q:
     """The parameters in the URL. Raises Problem naming the invalid one."""
     given: dict[str, str] = {}
-    names = [each.encode_name for each in msgspec.structs.fields(wanted)]
+    names = _names(wanted)
     for name, value in request.query_params.multi_items():
         if name == "token":
             continue
@@ -125,3 +126,8 @@ def query_of(request: Request, wanted: type[Q]) -> Q:
         if getattr(query, name) is None:  # msgspec takes the text null for one
             raise Problem(400, f"the parameter {name} can't be null; leave it out")
     return query
+
+
+@functools.cache
+def _names(wanted: type[msgspec.Struct]) -> tuple[str, ...]:
+    return tuple(each.encode_name for each in msgspec.structs.fields(wanted))

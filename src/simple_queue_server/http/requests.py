@@ -276,10 +276,7 @@ class RequestOperations:
         raise Problem(404, f"there is no request {given[:200]!r} of this token")
 
     async def _record(self, request_id: str) -> Record | None:
-        if not self._records.are_kept:
-            return None
-        found = await self._records.ask(Records.by_request_id, request_id, limit=1)
-        return found[0] if found else None
+        return await self._records.latest(request_id) if self._records.are_kept else None
 
     def _is_here(self, request_id: str) -> bool:
         return self._submissions.find(request_id) is not None or self._in_flight(request_id) is not None

@@ -9,7 +9,7 @@ many records there are.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -212,6 +212,15 @@ class Records:
         with self.database.reading() as connection:
             rows = connection.execute(query.order_by(records.c.key.desc()).limit(limit))
             return [Record(*row) for row in rows]
+
+    def latest(self, request_ids: Collection[str]) -> dict[str, Record]:
+        """The newest record of each id, as far as there is one, by the id as it was given."""
+        legible = {request_id: legible_id(request_id) for request_id in request_ids}
+        keys = sa.select(sa.func.max(records.c.key)).where(records.c.request_id.in_(set(legible.values())))
+        query = sa.select(*_COLUMNS).where(records.c.key.in_(keys.group_by(records.c.request_id)))
+        with self.database.reading() as connection:
+            found = {row.request_id: Record(*row) for row in connection.execute(query)}
+        return {request_id: found[name] for request_id, name in legible.items() if name in found}
 
     def retries(self, key: int) -> list[Record]:
         """The records of requests that were sent again for this one, the oldest first."""

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final, ParamSpec, TypeVar
 
 from simple_queue_server.records.database import Database, RecordsError
-from simple_queue_server.records.query import Records
+from simple_queue_server.records.query import Record, Records
 from simple_queue_server.settings.sections import RecordsSection
 
 P = ParamSpec("P")
@@ -28,6 +28,8 @@ class RecordsReader:
         self._records = records
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="records-reader")
         self._busy = 0
+        self._sought: dict[str, asyncio.Future[Record | None]] = {}
+        self._seeking: asyncio.Task[None] | None = None
 
     @classmethod
     def of(cls, section: RecordsSection, run_directory: Path) -> RecordsReader:
@@ -58,6 +60,41 @@ class RecordsReader:
                 return await asyncio.shield(asking)
         except TimeoutError:
             raise RecordsError(f"the records didn't answer within {WITHIN_S:g} s") from None
+
+    async def latest(self, request_id: str) -> Record | None:
+        """The newest record of an id. Raises RecordsError.
+
+        Those that are sought while one question is under way are the next question, together: a question costs far more
+        than what it finds.
+        """
+        sought = self._sought.get(request_id)
+        if sought is None:
+            sought = self._sought[request_id] = asyncio.get_running_loop().create_future()
+        if self._seeking is None:
+            self._seeking = asyncio.create_task(self._seek(), name="records-latest")
+        return await asyncio.shield(sought)
+
+    async def _seek(self) -> None:
+        try:
+            while self._sought:
+                sought, self._sought = self._sought, {}
+                await self._seek_all(sought)
+        finally:
+            self._seeking = None
+
+    async def _seek_all(self, sought: Mapping[str, asyncio.Future[Record | None]]) -> None:
+        try:
+            found = await self.ask(Records.latest, list(sought))
+        except RecordsError as error:
+            for future in sought.values():
+                future.set_exception(error)
+                future.exception()  # perhaps nobody waits for it any more
+        else:
+            for request_id, future in sought.items():
+                future.set_result(found.get(request_id))
+        finally:
+            for future in sought.values():
+                future.cancel()  # those that have no result: the reader was closed
 
     def close(self) -> None:
         """Ask nothing more."""

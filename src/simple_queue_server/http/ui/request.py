@@ -66,8 +66,8 @@ class RequestPage:
             raise _unknown(request_id)
         for pause_s in (0.0, 0.3, 0.7, 1.0):  # records are written a moment later
             await asyncio.sleep(pause_s)
-            if found := await self._records.ask(Records.by_request_id, request_id, limit=1):
-                return RedirectResponse(f"/requests/{found[0].key}", 303)
+            if found := await self._records.latest(request_id):
+                return RedirectResponse(f"/requests/{found.key}", 303)
         raise _unknown(request_id)
 
     async def request(self, visit: Visit) -> Response:
