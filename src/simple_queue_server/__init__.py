@@ -24,6 +24,7 @@ from simple_queue_server.messages import Request, Success
 from simple_queue_server.settings.sections import Settings
 
 if TYPE_CHECKING:
+    from simple_queue_server.observers import Observer
     from simple_queue_server.server import Server
     from simple_queue_server.unknown_parameters import Handler
 
@@ -32,6 +33,7 @@ __all__ = [
     "BrokerGaveUp",
     "Failure",
     "Handler",
+    "Observer",
     "QueueServerError",
     "Request",
     "Server",
@@ -57,6 +59,10 @@ def __getattr__(name: str) -> Any:
         from simple_queue_server.server import Server  # noqa: PLC0415
 
         return Server
+    if name == "Observer":
+        from simple_queue_server.observers import Observer  # noqa: PLC0415
+
+        return Observer
     if name == "Handler":
         from simple_queue_server.unknown_parameters import Handler  # noqa: PLC0415
 

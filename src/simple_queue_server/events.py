@@ -17,11 +17,12 @@ import structlog
 
 from simple_queue_server import messages
 from simple_queue_server.in_flight import InFlight
+from simple_queue_server.observers import Observer
 
 log = structlog.stdlib.get_logger("simple_queue_server")
 
 
-class Events:
+class Events(Observer):
     """An observer that passes events to ``notify``. While :meth:`reporting_progress`, it queries the progress of long
     requests every ``interval_s``.
     """

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Callable
+from typing import Final
 
 import structlog
 
@@ -12,8 +13,8 @@ from simple_queue_server.system.trouble import Trouble
 log = structlog.stdlib.get_logger("simple_queue_server")
 
 
-class Observer(Protocol):
-    """Called by the runner, in the event loop, at each step of a request.
+class Observer:
+    """Called by the runner, in the event loop, at each step of a request. Subclasses override the steps that they need.
 
     The order for one request is ``accepted``, ``started``, ``answering``, and finally either ``finished`` or
     ``requeued``. Steps that don't happen are not reported: an invalid request, an unknown action, and a request
@@ -58,15 +59,21 @@ class Observer(Protocol):
         """
 
 
+STEPS: Final = ("accepted", "started", "answering", "finished", "requeued")
+
+
 class Observers:
     """Calls all registered observers, in the order in which they were added."""
 
     def __init__(self) -> None:
-        self._all: list[tuple[Observer, Trouble]] = []
+        self._calls: dict[str, list[tuple[Callable[[InFlight], None], Trouble, str]]] = {step: [] for step in STEPS}
 
     def add(self, observer: Observer) -> None:
         """Register another observer."""
-        self._all.append((observer, Trouble(log, "observer_failed")))
+        trouble = Trouble(log, "observer_failed")
+        for step, calls in self._calls.items():
+            if getattr(type(observer), step) is not getattr(Observer, step):
+                calls.append((getattr(observer, step), trouble, type(observer).__name__))
 
     def accepted(self, request: InFlight) -> None:
         """See Observer, as for the other methods."""
@@ -84,9 +91,9 @@ class Observers:
     def requeued(self, request: InFlight) -> None:
         self._call("requeued", request)
 
-    def _call(self, name: str, request: InFlight) -> None:
-        for observer, trouble in self._all:
+    def _call(self, step: str, request: InFlight) -> None:
+        for call, trouble, observer in self._calls[step]:
             try:
-                getattr(observer, name)(request)
+                call(request)
             except Exception:  # noqa: BLE001 - whatever it is, the request goes on
-                trouble.note(observer=type(observer).__name__, call=name, exc_info=True)
+                trouble.note(observer=observer, call=step, exc_info=True)

@@ -16,6 +16,7 @@ import structlog
 from simple_queue_server import messages
 from simple_queue_server.in_flight import InFlight
 from simple_queue_server.messages import Request
+from simple_queue_server.observers import Observer
 from simple_queue_server.records.description import Describer
 from simple_queue_server.records.entries import Outcome, Owner, legible_id, now_ms
 from simple_queue_server.records.labels import canonical
@@ -44,7 +45,7 @@ class Recorded:
 
 
 @dataclass(slots=True, eq=False)
-class RecordingObserver:
+class RecordingObserver(Observer):
     """Passes each request on to the recorder, and cancels those that are marked."""
 
     recorder: Recorder
@@ -104,9 +105,6 @@ class RecordingObserver:
             self.recorder.mark("request_id", legible_id(request_id), sent_ms, is_drained=True)
         elif (value := canonical(json.dumps(parameters["pass_through"]).encode())) is not None:
             self.recorder.mark("pass_through", value, sent_ms, is_drained=True)
-
-    def finished(self, request: InFlight) -> None:
-        """Nothing to do: the answer has been recorded."""
 
     def requeued(self, request: InFlight) -> None:
         key = self._keys.pop(request, None)

@@ -18,6 +18,7 @@ from simple_queue_server.brokers.memory import MemoryBroker, MemoryClient, Memor
 from simple_queue_server.errors import BrokerGaveUp
 from simple_queue_server.in_flight import Holder, InFlight, Stage
 from simple_queue_server.journal.store import Entry, Journal
+from simple_queue_server.observers import Observer
 from simple_queue_server.settings.sections import ServerSection
 from tests.support.contract import soon
 from tests.support.memory_world import until_the_end
@@ -27,7 +28,7 @@ SENT = b'{"action":"work","parameters":{"a":1},"pass_through":7}'
 
 
 @dataclass
-class Notes:
+class Notes(Observer):
     """An observer that notes its calls, each with the request's stage, holder and response."""
 
     calls: list[tuple[str, str]] = field(default_factory=list)
@@ -217,9 +218,11 @@ async def test_a_response_from_the_journal_is_only_answered(world: World) -> Non
 
 
 async def test_an_observer_that_fails_harms_nobody_and_is_reported_once(world: World) -> None:
-    class Fails:
-        def __getattr__(self, name: str) -> Any:
-            raise ZeroDivisionError(name)
+    class Fails(Observer):
+        def accepted(self, request: InFlight) -> None:
+            raise ZeroDivisionError
+
+        started = answering = finished = requeued = accepted
 
     with capture_logs() as logs:
         world.serve(Fails())

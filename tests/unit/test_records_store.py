@@ -133,6 +133,16 @@ def test_an_id_that_is_used_again_has_a_record_for_each_request(stage: Stage) ->
     assert [record.state for record in stage.records.by_request_id("id-1")] == ["succeeded", "succeeded"]
 
 
+def test_the_newest_record_of_each_of_many_ids_is_found_at_once(stage: Stage) -> None:
+    spool = stage.service()
+    for request_id in ("id-1", "id-2", "id-1", "cut \udcff"):
+        stage.write(spool, answered(key := stage.key(), taken=taken(key, request_id)))
+    found = stage.records.latest(["id-1", "cut \udcff", "unknown", "id-2"])
+    newest = {name: stage.records.by_request_id(name)[0] for name in ("id-1", "id-2", "cut \udcff")}
+    assert found == newest
+    assert stage.records.latest([]) == {}
+
+
 def test_a_retry_is_linked_to_the_first(stage: Stage) -> None:
     service, client = stage.service(), stage.service("someone", "client")
     first = stage.key()

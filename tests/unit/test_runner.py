@@ -15,6 +15,7 @@ from simple_queue_server.brokers.base import Delivery
 from simple_queue_server.brokers.memory import MemoryDelivery
 from simple_queue_server.in_flight import InFlight
 from simple_queue_server.journal.store import Entry, Journal
+from simple_queue_server.observers import Observer
 from tests.support.memory_world import REQUEST, Broker, MemoryWorld, Work, echo, memory_world, quick, until
 
 
@@ -159,16 +160,13 @@ async def test_every_log_line_of_a_request_carries_its_id(world: MemoryWorld) ->
 
 
 async def test_a_request_that_was_taken_at_the_moment_of_a_halt_is_requeued_at_once(world: MemoryWorld) -> None:
-    class Halts:
+    class Halts(Observer):
         def accepted(self, request: InFlight) -> None:
             if request.request_id == "second":
                 asyncio.get_running_loop().call_soon(server.toggle_halt)  # before its task begins
 
         def requeued(self, request: InFlight) -> None:
             asyncio.get_running_loop().call_soon(requeued.set)
-
-        def __getattr__(self, name: str) -> Any:
-            return lambda request: None
 
     work, requeued = Work(), asyncio.Event()
     server = world.serve(work, max_in_flight=1)

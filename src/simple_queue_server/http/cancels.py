@@ -7,13 +7,14 @@ from typing import Final
 
 from simple_queue_server.control import Control
 from simple_queue_server.in_flight import InFlight
+from simple_queue_server.observers import Observer
 from simple_queue_server.records.submissions import SubmissionLog
 
 KEPT_S: Final = 60.0
 """After this time the mark in the records is in effect everywhere."""
 
 
-class Cancels:
+class Cancels(Observer):
     """An observer that cancels requests that were cancelled while on the queue."""
 
     def __init__(self, control: Control, records: SubmissionLog | None) -> None:
@@ -34,15 +35,6 @@ class Cancels:
         if self._until_s.get(request.request_id, 0.0) > time.monotonic():
             request.cancel()
 
-    def started(self, request: InFlight) -> None:
-        """Nothing to do: it is too late."""
-
-    def answering(self, request: InFlight) -> None:
-        """Nothing to do: it is too late."""
-
     def finished(self, request: InFlight) -> None:
         """Forget the id, which may be used again for another request."""
         self._until_s.pop(request.request_id, None)
-
-    def requeued(self, request: InFlight) -> None:
-        """Nothing to do: it may be delivered again."""

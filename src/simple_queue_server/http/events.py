@@ -28,6 +28,7 @@ from simple_queue_server.http.problems import Problem
 from simple_queue_server.http.tokens import Token
 from simple_queue_server.in_flight import InFlight
 from simple_queue_server.messages import InvalidRequest, Request
+from simple_queue_server.observers import Observer
 
 RING: Final = 10_000
 """How many events are kept for readers that reconnect."""
@@ -72,7 +73,7 @@ class EventQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Same as the header ``Last-Event-ID``, for clients that can't set it."""
 
 
-class EventHub:
+class EventHub(Observer):
     """An observer that keeps the latest events for readers.
 
     While there are readers, ``running`` requests are queried for their progress every ``interval_s``.
@@ -109,9 +110,6 @@ class EventHub:
 
     def started(self, request: InFlight) -> None:
         self._put("started", request, {})
-
-    def answering(self, request: InFlight) -> None:
-        pass
 
     def finished(self, request: InFlight) -> None:
         if request.response is not None:

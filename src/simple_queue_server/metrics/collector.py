@@ -20,6 +20,7 @@ from prometheus_client.registry import Collector
 from simple_queue_server import messages
 from simple_queue_server.in_flight import InFlight
 from simple_queue_server.messages import Request
+from simple_queue_server.observers import Observer
 
 SECONDS: Final = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000, 3600, 14400, 86400)
 BYTES: Final = (0, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10, 1e11, 1e12)
@@ -77,7 +78,7 @@ class Source:
     more: Callable[[], Iterable[Metric]] = lambda: ()
 
 
-class Metrics(Collector):
+class Metrics(Collector, Observer):
     """An observer that counts requests, and the collector of all metrics.
 
     ``actions`` are the possible values of that label, and ``load`` returns the gauges and counters that are cheap to
@@ -110,15 +111,6 @@ class Metrics(Collector):
     def registry(self) -> CollectorRegistry:
         """For other exporters."""
         return self._registry
-
-    def accepted(self, request: InFlight) -> None:
-        """Nothing to do: it is counted at the end."""
-
-    def started(self, request: InFlight) -> None:
-        """Nothing to do: it is counted at the end."""
-
-    def answering(self, request: InFlight) -> None:
-        """Nothing to do: it is counted at the end."""
 
     def requeued(self, request: InFlight) -> None:  # noqa: ARG002 - which one doesn't matter
         """Count a request that returned unanswered."""
