@@ -42,6 +42,21 @@ def full_queue_rate(world: World, service: Service, jobs: Sequence[Job]) -> floa
     return queues.rate(samples)
 
 
+def warm_rate(world: World, service: Service, warm_up: Sequence[Job], jobs: Sequence[Job]) -> float:
+    """Like :func:`full_queue_rate`, of a service that has served ``warm_up``, so that nothing is done for the first
+    time: after a start, statements are compiled and connections opened.
+    """
+    with world.running(service) as running:
+        fill(world, service, warm_up)
+        served(world, service, len(warm_up))
+        require_successes(world, service, warm_up)
+        with held(running.pid):
+            fill(world, service, jobs)
+        samples = served(world, service, len(jobs), before=len(warm_up))
+    require_successes(world, service, jobs)
+    return queues.rate(samples)
+
+
 def full_queue_seconds(world: World, service: RunningService, jobs: Sequence[Job]) -> float:
     """The same for a service that runs: the seconds until all is answered, when it is let loose on a full queue."""
     with held(service.pid):
@@ -94,14 +109,22 @@ def fill(world: World, service: Service, jobs: Iterable[Job]) -> None:
         asyncio.run(_submit(service, jobs))
 
 
-def served(world: World, service: Service, total: int, on_look: Callable[[Sample], None] | None = None) -> list[Sample]:
+def served(
+    world: World,
+    service: Service,
+    total: int,
+    on_look: Callable[[Sample], None] | None = None,
+    *,
+    before: int = 0,
+) -> list[Sample]:
     """Wait until ``total`` requests are answered: by the length of the outgoing queue, or by the log file.
 
-    The embedded queue tells nobody its length, so the lines of the log that say ``request_finished`` are counted.
+    The embedded queue tells nobody its length, so the lines of the log that say ``request_finished`` are counted, but
+    for those that there were ``before``.
     """
     if service.kind == "amqp":
         return asyncio.run(queues.watch(world.amqp_url, service.outgoing, total, on_look))
-    return _watch_log(service, total)
+    return _watch_log(service, total, before)
 
 
 def require_successes(world: World, service: Service, jobs: Sequence[Job]) -> int:
@@ -141,11 +164,11 @@ async def _submit(service: Service, jobs: Iterable[Job]) -> None:
         await asyncio.gather(*(put() for _ in range(AT_A_TIME)))
 
 
-def _watch_log(service: Service, total: int) -> list[Sample]:
+def _watch_log(service: Service, total: int, before: int) -> list[Sample]:
     samples: list[Sample] = [(time.monotonic(), 0)]
     for count in _counts(service):
-        queues.grow(samples, count)
-        if count >= total:
+        queues.grow(samples, count - before)
+        if count - before >= total:
             break
         time.sleep(queues.LOOK_S)
     return samples
