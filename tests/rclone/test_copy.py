@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import dataclasses
 import hashlib
 import json
 import os
@@ -43,6 +44,7 @@ from proof.wire import LOGIN_PAGE, Deed, Wire
 from simple_queue_server import Failure, Request, Success
 from simple_queue_server.system import mounts
 from tests.support import storage
+from tests.support.delay_proxy import delayed
 from tests.support.sqs_servers import SqsServer
 from tests.support.storage_fixtures import until
 
@@ -276,6 +278,26 @@ async def test_a_source_that_is_a_file_is_a_clear_failure(copier: Copier, remote
     answer = await copier.copy("remote:a.txt", "dst:")
     assert "the source is a file" in answer["message"]
     assert not list(copier.world.dst.iterdir())
+
+
+async def test_an_object_behind_an_alias_or_a_connection_string_is_no_directory(copier: Copier) -> None:
+    fill(copier.world.bucket)
+    copier.roots["given"] = RootSection(f"storage,no_check_bucket:{copier.world.bucket.name}")
+    for root in ("bucket", "given"):
+        answer = await copier.copy(f"{root}:a.txt", "dst:")
+        assert "the source is a file" in answer["message"]
+        assert counts(await copier.copy(f"{root}:sub", f"dst:{root}")) == (2, 0, 0)
+    assert not (copier.world.dst / "a.txt").exists()
+
+
+async def test_from_s3_nothing_is_asked_for_but_the_listings_and_the_objects(copier: Copier) -> None:
+    fill(copier.world.bucket / "in")
+    with delayed(copier.world.s3.port, 0, most_per_s=1e6) as proxy:
+        copier.world.add(dataclasses.replace(copier.world.s3, port=proxy.port).section("counted"))
+        copier.roots["counted"] = RootSection(f"counted:{copier.world.bucket.name}")
+        assert counts(await copier.copy("counted:in/sub", "dst:")) == (2, 0, 0)
+        listings = 2 + 1  # of two directories by the copy, and of all keys
+        assert proxy.counts()["requests"] == listings + 2
 
 
 async def test_a_target_that_is_a_file_is_a_clear_failure(copier: Copier) -> None:

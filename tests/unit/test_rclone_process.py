@@ -242,6 +242,15 @@ async def test_rclone_gets_of_the_environment_only_what_it_needs(monkeypatch: py
     assert set(ignored_variables()) == {name for name in dropped if name.startswith("RCLONE_")}
 
 
+def test_commands_may_leave_more_garbage_than_the_resident_rclone(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert {"GOGC": "400", "GOMEMLIMIT": "2GiB"}.items() <= for_rclone().items()
+    resident = for_rclone(resident=True)
+    assert (resident["GOGC"], resident.get("GOMEMLIMIT")) == ("200", None)
+    monkeypatch.setenv("GOGC", "50")
+    monkeypatch.setenv("GOMEMLIMIT", "1GiB")
+    assert [for_rclone()["GOGC"], for_rclone(resident=True)["GOGC"], for_rclone()["GOMEMLIMIT"]] == ["50", "50", "1GiB"]
+
+
 async def test_a_process_that_ignores_sigterm_is_killed_with_its_children() -> None:
     script = "trap '' TERM; sleep 60 & echo $! >&2; wait; wait"
     process = await spawn(["/bin/sh", "-c", script])

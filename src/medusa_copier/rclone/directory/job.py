@@ -45,9 +45,14 @@ class Job:
 
     async def both(self, local_hash: str) -> tuple[str, str]:
         """Source and target for a command, which compares this type of hash if both are local."""
-        local = (await self.pair()).local
-        source_fs, target_fs = local.hashing(local_hash) if local else (self.source.fs, self.target.fs)
+        if (local := (await self.pair()).local) is None:
+            return await self.source_directory() or self.source.joined, self.target.joined
+        source_fs, target_fs = local.hashing(local_hash)
         return Location(source_fs, self.source.path).joined, Location(target_fs, self.target.path).joined
+
+    async def source_directory(self) -> str | None:
+        """The source for a command that finds nothing there if it is a file; None if it would take the file."""
+        return (await self.rclone.storage(self.source.fs)).as_directory(self.source.remote)
 
     @asynccontextmanager
     async def only(self, paths: Callable[[], Iterable[str]]) -> AsyncIterator[list[str]]:

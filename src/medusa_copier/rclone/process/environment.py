@@ -17,9 +17,11 @@ from simple_queue_server.secrets import is_secret_name
 
 FlagValue: TypeAlias = bool | int | float | str | Sequence[str]
 
-GARBAGE_PERCENT: Final = "200"
-"""GOGC for rclone: how much garbage may accumulate, in percent of live memory. With Go's default of 100, small files
-take a sixth more of its time. GOGC in the environment takes precedence.
+RESIDENT_GARBAGE: Final[Mapping[str, str]] = {"GOGC": "200"}
+COMMAND_GARBAGE: Final[Mapping[str, str]] = {"GOGC": "400", "GOMEMLIMIT": "2GiB"}
+"""How much garbage may accumulate in the resident rclone and in commands, in percent of live memory. With Go's default
+of 100, small files take a sixth more of the time of the one, and a quarter more of the others. From a live memory of
+700 MiB on, about a million files in one directory, the limit lets less accumulate. The environment takes precedence.
 """
 
 DEFAULTS: Final[Mapping[str, FlagValue]] = {"buffer-size": "2Mi", "multi-thread-cutoff": "200Mi"}
@@ -104,7 +106,8 @@ def for_rclone(
         if (_is_for_rclone(name, resident=resident) if name.startswith("RCLONE_") else _matches(name, patterns))
     }
     defaults = {**DEFAULTS, **(RESIDENT_DEFAULTS if resident else {})}
-    return {"GOGC": GARBAGE_PERCENT, **flag_variables(defaults), **inherited, **flag_variables(flags)}
+    garbage = RESIDENT_GARBAGE if resident else COMMAND_GARBAGE
+    return {**garbage, **flag_variables(defaults), **inherited, **flag_variables(flags)}
 
 
 def is_set(flag: str, flags: Mapping[str, FlagValue]) -> bool:

@@ -19,6 +19,7 @@ from medusa_copier.rclone.storage_pair import NO_TIMES_NS, Pair, StorageKind
 LOCAL: Final = "Local file system at "
 SFTP: Final = "sftp://"
 WEBDAV: Final = "webdav root "
+S3: Final = "S3 bucket "
 """The beginning of rclone's descriptions of storages of a kind."""
 
 RCLONES_DOT: Final = "\uff0e"
@@ -83,6 +84,14 @@ class Storage(msgspec.Struct, frozen=True, rename="pascal"):
         if not self.is_local:
             return None
         return _LEADING_DOTS.sub(lambda dots: dots[0].replace(RCLONES_DOT, "."), self.root)
+
+    def as_directory(self, path: str) -> str | None:
+        """``path``, in rclone's encoding, for a command that doesn't ask the storage whether it is a file: on S3,
+        because of the slash at its end. None where rclone asks.
+        """
+        if not self.string.startswith(S3) or "{" in self.name:
+            return None
+        return f"{self.name}:{posixpath.join(self.root, path).rstrip('/')}/"
 
     @property
     def local_root(self) -> LocalRoot | None:
