@@ -10,15 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.async_api import Page, expect
+from playwright.async_api import Browser, Page, expect
 
 from simple_queue_server.http.tokens import hash_of
-from tests.support.browser import browser, tab, violations
+from tests.support.browser import tab, violations
 from tests.support.http import Api, service_with_api, url_in_log
 from tests.support.rabbitmq import RabbitNode
 from tests.support.service import World, copyto
 from tests.support.storage import serving
 from tests.support.tcp_proxy import TcpProxy
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")  # of the browser
 
 SLOW = {"flags": {"bwlimit": "1M"}}
 HOSTILE = "<img src=x onerror=alert(1)>"
@@ -60,13 +62,15 @@ async def width_of_bar(page: Page) -> float:
     return float(await page.locator("#running progress").first.get_attribute("value") or 0)
 
 
-async def test_an_operator_sees_progress_finds_what_failed_and_sends_it_again(on_each_broker: World) -> None:
+async def test_an_operator_sees_progress_finds_what_failed_and_sends_it_again(
+    on_each_broker: World, chromium: Browser
+) -> None:
     world = on_each_broker
     (world.src / "big").write_bytes(os.urandom(40_000_000))
     world.write_config(rclone=SLOW, server={"name": "copier", "shutdown_grace_s": 0})
     with service_with_api(world) as (url, secret):
         await submit(world, copyto("src:late.txt", "dst:late.txt", {"ticket": 9}), copyto("src:big", "dst:big"))
-        async with tab(url, secret) as page:
+        async with tab(chromium, url, secret) as page:
             await expect(page.locator("#running progress[value]")).to_be_visible(timeout=15_000)
             before = await width_of_bar(page)
             while await width_of_bar(page) <= before:  # its page is not loaded again
@@ -85,7 +89,7 @@ async def test_an_operator_sees_progress_finds_what_failed_and_sends_it_again(on
     assert (world.dst / "late.txt").read_text() == "here after all"
 
 
-async def test_requests_that_wait_or_run_are_cancelled(world: World) -> None:
+async def test_requests_that_wait_or_run_are_cancelled(world: World, chromium: Browser) -> None:
     (world.src / "big").write_bytes(os.urandom(60_000_000))
     world.write_config(rclone=SLOW, server={"name": "copier", "max_in_flight": 1})
     with service_with_api(world) as (url, secret):
@@ -93,7 +97,7 @@ async def test_requests_that_wait_or_run_are_cancelled(world: World) -> None:
             await api.post("/v1/requests", copyto("src:big", "dst:big", {"n": "first"}))
             for number in range(3):
                 await api.post("/v1/requests", copyto("src:films/reel-0.mov", f"dst:{number}", {"n": number}))
-        async with tab(url, secret) as page:
+        async with tab(chromium, url, secret) as page:
             for chosen in ("1", "first"):
                 await page.goto(f"{url}/history?label=n%3D{chosen}")
                 await expect(page.locator("tbody tr")).to_have_count(1)
@@ -116,7 +120,7 @@ async def expect_after_reloads(page: Page, selector: str, count: int) -> None:
     raise AssertionError(await page.locator("main").inner_text())
 
 
-async def test_a_stalled_copy_is_shown_as_such_with_the_last_error(world: World) -> None:
+async def test_a_stalled_copy_is_shown_as_such_with_the_last_error(world: World, chromium: Browser) -> None:
     with serving("s3", world.directory / "s3") as s3:
         (world.directory / "s3" / "bkt").mkdir()
         async with TcpProxy(s3.port) as proxy:
@@ -130,7 +134,7 @@ async def test_a_stalled_copy_is_shown_as_such_with_the_last_error(world: World)
             (world.src / "big").write_bytes(os.urandom(30_000_000))
             with service_with_api(world, stalled_after_s=3) as (url, secret):
                 await submit(world, copyto("src:big", "bucket:big"))
-                async with tab(url, secret) as page:
+                async with tab(chromium, url, secret) as page:
                     await expect(page.locator("#running")).to_contain_text("Limited by bwlimit: 1M", timeout=15_000)
                     proxy.stall()
                     await expect(page.locator("#running")).to_contain_text("No byte for", timeout=20_000)
@@ -140,10 +144,12 @@ async def test_a_stalled_copy_is_shown_as_such_with_the_last_error(world: World)
                     await expect(page.locator("#health")).to_contain_text("All is well", timeout=20_000)
 
 
-async def test_an_archivist_copies_a_folder_and_reads_that_it_is_proved(on_each_broker: World) -> None:
+async def test_an_archivist_copies_a_folder_and_reads_that_it_is_proved(
+    on_each_broker: World, chromium: Browser
+) -> None:
     world = on_each_broker
     with service_with_api(world) as (url, secret):
-        async with tab(url, secret) as page:
+        async with tab(chromium, url, secret) as page:
             await page.get_by_role("link", name="Copy", exact=True).click()
             await page.get_by_role("combobox", name="From").select_option("src")
             await page.get_by_role("button", name="Open").first.click()
@@ -169,14 +175,13 @@ async def test_an_archivist_copies_a_folder_and_reads_that_it_is_proved(on_each_
     assert len((world.dst / "films.manifest.jsonl").read_text().splitlines()) == 3
 
 
-async def test_two_tabs_stay_up_to_date_over_a_restart_of_the_service(world: World) -> None:
+async def test_two_tabs_stay_up_to_date_over_a_restart_of_the_service(world: World, chromium: Browser) -> None:
     with service_with_api(world) as (url, secret):
         port = PORT_OF.findall(url)[0]
     world.write_config(http={"listen": f"127.0.0.1:{port}"})
-    async with browser() as chromium:
+    async with await chromium.new_context() as context:
         with world.service():
             url_in_log(world, after=1)
-            context = await chromium.new_context()
             first, second = await context.new_page(), await context.new_page()
             await first.goto(f"{url}/?token={secret}")
             await second.goto(url)
@@ -190,11 +195,11 @@ async def test_two_tabs_stay_up_to_date_over_a_restart_of_the_service(world: Wor
                 await expect(page.locator("#connection")).to_have_text("")
 
 
-async def test_a_token_sees_and_may_do_its_own_only(world: World) -> None:
+async def test_a_token_sees_and_may_do_its_own_only(world: World, chromium: Browser) -> None:
     token = {"name": "curator", "hash": hash_of(SECRET), "roots": {"src": "read"}, "actions": ["copyto"]}
     with service_with_api(world, tokens=[token]) as (url, _):
         await submit(world, copyto("src:films/reel-0.mov", "dst:0"))
-        async with tab(url, SECRET) as page:
+        async with tab(chromium, url, SECRET) as page:
             await expect(page.get_by_role("heading", level=1)).to_have_text("Now")
             await expect(page.get_by_role("button", name="Halt")).to_have_count(0)
             await page.goto(f"{url}/history")
@@ -211,7 +216,7 @@ async def test_a_token_sees_and_may_do_its_own_only(world: World) -> None:
             await expect(page.get_by_role("heading", level=1)).to_have_text("Sign in")
 
 
-async def test_hostile_names_are_shown_and_do_nothing(world: World) -> None:
+async def test_hostile_names_are_shown_and_do_nothing(world: World, chromium: Browser) -> None:
     names = [f"{HOSTILE}.txt", "a\u202egpj.exe", "line\nbreak", "\x1b[31mred", '"><script>alert(2)</script>']
     for name in names:
         (world.src / name.replace("/", "_")).write_text("x")
@@ -220,7 +225,7 @@ async def test_hostile_names_are_shown_and_do_nothing(world: World) -> None:
         for name in names:
             await submit(world, copyto(f"src:{name.replace('/', '_')}", f"dst:{name}", label))
         await submit(world, copyto(f"src:{HOSTILE}/none", f"dst:{HOSTILE}", label))
-        async with tab(url, secret) as page:
+        async with tab(chromium, url, secret) as page:
             alerts: list[str] = []
             page.on("dialog", lambda dialog: alerts.append(dialog.message))
             await expect_after_reloads(page, "#ended tbody tr", len(names) + 1)
@@ -235,9 +240,9 @@ async def test_hostile_names_are_shown_and_do_nothing(world: World) -> None:
             assert alerts == []
 
 
-async def test_all_of_it_works_without_javascript(world: World) -> None:
+async def test_all_of_it_works_without_javascript(world: World, chromium: Browser) -> None:
     with service_with_api(world) as (url, secret):
-        async with tab(url, secret, java_script_enabled=False) as page:
+        async with tab(chromium, url, secret, java_script_enabled=False) as page:
             await page.goto(f"{url}/copy?source_root=src&source_key=films&target_root=dst")
             await page.get_by_label("Choose reel-0.mov").check()
             await page.get_by_role("button", name="Show what will be asked").click()
@@ -258,11 +263,11 @@ async def test_all_of_it_works_without_javascript(world: World) -> None:
             await expect(page.get_by_role("heading", level=1)).to_have_text("Now")
 
 
-async def test_an_operator_halts_a_service_that_is_busy_and_lets_it_go_on(world: World) -> None:
+async def test_an_operator_halts_a_service_that_is_busy_and_lets_it_go_on(world: World, chromium: Browser) -> None:
     (world.src / "big").write_bytes(os.urandom(60_000_000))
     world.write_config(rclone=SLOW, server={"name": "copier", "shutdown_grace_s": 0})
     with service_with_api(world) as (url, secret):
-        async with tab(url, secret) as page:
+        async with tab(chromium, url, secret) as page:
             await submit(world, copyto("src:big", "dst:big"))
             await expect(page.locator("#running progress")).to_be_visible(timeout=15_000)
             await page.get_by_role("button", name="End this service").click()
@@ -273,13 +278,13 @@ async def test_an_operator_halts_a_service_that_is_busy_and_lets_it_go_on(world:
             await expect(page.locator("#services tbody")).to_contain_text("up")
 
 
-async def test_pages_are_accessible_small_and_fit_a_phone(world: World) -> None:
+async def test_pages_are_accessible_small_and_fit_a_phone(world: World, chromium: Browser) -> None:
     for number in range(60):
         (world.src / f"file-{number}").write_text("x")
     with service_with_api(world) as (url, secret):
         await submit(world, *(copyto(f"src:file-{number}", f"dst:{number}") for number in range(60)))
         await submit(world, copyto("src:nowhere", "dst:nowhere", {"ticket": 1}))
-        async with tab(url, secret, viewport={"width": 360, "height": 740}) as page:
+        async with tab(chromium, url, secret, viewport={"width": 360, "height": 740}) as page:
             await page.goto(f"{url}/history?state=failed")
             await expect_after_reloads(page, "tbody tr", 1)
             one = await page.locator("tbody a").first.get_attribute("href")
@@ -298,9 +303,9 @@ async def test_pages_are_accessible_small_and_fit_a_phone(world: World) -> None:
                 assert await violations(page) == [], f"{path}, dark"
 
 
-async def test_the_keyboard_suffices(world: World) -> None:
+async def test_the_keyboard_suffices(world: World, chromium: Browser) -> None:
     with service_with_api(world) as (url, secret):
-        async with tab(url, secret) as page:
+        async with tab(chromium, url, secret) as page:
             await page.goto(f"{url}/copy?source_root=src&source_key=films&target_root=dst")
             await press_until(page, "Tab", "document.activeElement.value === 'films/reel-0.mov'")
             await page.keyboard.press("Space")

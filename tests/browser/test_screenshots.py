@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.async_api import Page, ViewportSize, expect
+from playwright.async_api import Browser, Page, ViewportSize, expect
 
 from tests.browser.test_pages import expect_after_reloads, submit
 from tests.support.browser import tab
@@ -34,7 +34,10 @@ SIZES: dict[str, ViewportSize] = {
 SERVER = {"name": "copier", "shutdown_grace_s": 0}
 TITLES = ("harbour", "market day", "the old mill", "a wedding", "school trip", "flood of 1951")
 
-pytestmark = pytest.mark.skipif(not WHERE, reason="pictures are made on request: SCREENSHOTS=DIRECTORY")
+pytestmark = [
+    pytest.mark.skipif(not WHERE, reason="pictures are made on request: SCREENSHOTS=DIRECTORY"),
+    pytest.mark.asyncio(loop_scope="module"),  # of the browser
+]
 
 
 def request(action: str, source: str, target: str, batch: str, **parameters: Any) -> bytes:
@@ -77,10 +80,10 @@ async def running_work(world: World) -> None:
     )
 
 
-async def test_pictures(world: World) -> None:
+async def test_pictures(world: World, chromium: Browser) -> None:
     with service_with_api(world) as (url, secret):
         await sample_work(world)
-        async with tab(url, secret) as page:
+        async with tab(chromium, url, secret) as page:
             await page.goto(f"{url}/history?state=succeeded")
             await expect_after_reloads(page, "tbody tr", 12)
             await page.goto(f"{url}/history?text=old+mill")
@@ -98,14 +101,14 @@ async def test_pictures(world: World) -> None:
             "sign-in": "/sign-in",
         }
         if WHERE == "docs":
-            await for_docs(url, secret, paths)
+            await for_docs(chromium, url, secret, paths)
         else:
-            await for_review(url, secret, paths)
+            await for_review(chromium, url, secret, paths)
 
 
-async def for_docs(url: str, secret: str | None, paths: dict[str, str]) -> None:
+async def for_docs(chromium: Browser, url: str, secret: str | None, paths: dict[str, str]) -> None:
     DOCS.mkdir(exist_ok=True)
-    async with tab(url, secret) as page:
+    async with tab(chromium, url, secret) as page:
         for name, size in SIZES.items():
             await page.set_viewport_size(size)
             await show(page, url, name, paths[name])
@@ -114,12 +117,14 @@ async def for_docs(url: str, secret: str | None, paths: dict[str, str]) -> None:
             assert path.stat().st_size <= LARGEST_BYTES, f"{name}: {path.stat().st_size}"
 
 
-async def for_review(url: str, secret: str | None, paths: dict[str, str]) -> None:
+async def for_review(chromium: Browser, url: str, secret: str | None, paths: dict[str, str]) -> None:
     directory = Path(WHERE)
     directory.mkdir(parents=True, exist_ok=True)
     for scheme in ("light", "dark"):
         for width in WIDTHS:
-            async with tab(url, secret, viewport={"width": width, "height": 900}, color_scheme=scheme) as page:
+            async with tab(
+                chromium, url, secret, viewport={"width": width, "height": 900}, color_scheme=scheme
+            ) as page:
                 for name, path in paths.items():
                     await show(page, url, name, path)
                     await page.screenshot(path=directory / f"{name}-{width}-{scheme}.png", full_page=True)

@@ -7,19 +7,19 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-from playwright.async_api import Page, async_playwright
+from playwright.async_api import Browser, Page, async_playwright
 
 CHROMIUM = Path("/usr/bin/chromium")
 AXE = Path(__file__).parent.parent / "browser" / "axe" / "node_modules" / "axe-core" / "axe.min.js"
 
 
 @contextlib.asynccontextmanager
-async def browser() -> AsyncIterator[Any]:
+async def browser() -> AsyncIterator[Browser]:
     """Chromium. Fails with the command that installs it where it is missing."""
     assert CHROMIUM.exists(), "the browser is missing: sudo apt-get install chromium"
     async with async_playwright() as playwright:
         chromium = await playwright.chromium.launch(
-            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-lcd-text"]
+            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-lcd-text", "--disable-gpu"]
         )
         try:
             yield chromium
@@ -28,10 +28,9 @@ async def browser() -> AsyncIterator[Any]:
 
 
 @contextlib.asynccontextmanager
-async def tab(url: str, secret: str | None, **options: Any) -> AsyncIterator[Page]:
-    """A page of a browser of its own, signed in at ``url`` if there is a token. Any error in its console fails."""
-    async with browser() as chromium:
-        context = await chromium.new_context(**{"viewport": {"width": 1280, "height": 900}} | options)
+async def tab(chromium: Browser, url: str, secret: str | None, **options: Any) -> AsyncIterator[Page]:
+    """A page with a profile of its own, signed in at ``url`` if there is a token. Any error in its console fails."""
+    async with await chromium.new_context(**{"viewport": {"width": 1280, "height": 900}} | options) as context:
         page = await context.new_page()
         complaints: list[str] = []
         page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
