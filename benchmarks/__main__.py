@@ -28,6 +28,7 @@ from benchmarks.subjects import (
     large,
     latency,
     mixed,
+    pages,
     rates,
     records,
     refusing,
@@ -55,6 +56,7 @@ SUBJECTS: Final[dict[str, Callable[[World], dict[str, Any]]]] = {
     "scaling": scaling.measure,
     "mixed": mixed.measure,
     "http": http.measure,
+    "pages": pages.measure,
     "endurance": endurance.measure,
 }
 

@@ -129,6 +129,14 @@ def paced(found: Any) -> tuple[str, Spread]:
     return _both(http, queue, lambda value: f"{figure(value)} ms"), Spread.of(differences(http, queue))
 
 
+def pages(found: Any) -> tuple[str, Spread]:
+    """The 95th percentile of each filter's pages: of all filters the slowest counts, and the spread is theirs."""
+    of_each = {name: percentile(taken, 95) for name, taken in found["pages"].items()}
+    slowest = max(of_each, key=lambda name: of_each[name])
+    figures = f"slowest: {slowest}, {sum(map(len, found['pages'].values()))} pages"
+    return figures, Spread(of_each[slowest], min(of_each.values()), of_each[slowest])
+
+
 def mixed(found: Any) -> tuple[str, Spread]:
     """The 99th percentile of small files with a large one among them, beside that of small ones alone."""
     alone, beside = ([percentile(each, 99) for each in found["burst"][name]] for name in ("alone", "beside"))

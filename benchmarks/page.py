@@ -78,9 +78,13 @@ no other copy of that rclone can begin. A disk doesn't.
 - **Several copiers**: on one RabbitMQ, storage behind the same proxy, and eight requests at a time for each copier, so
   that neither the cores nor the storage are the limit. They are warm, and held by SIGSTOP while the queue is filled
   with 400 files for each; the time until the last response, with what one still has to do when the others are done.
-- **Records**: the service with and without them on a full queue, in turn, with the order changed each round.
-- **The HTTP API**: the service with and without it on a full queue, while somebody reads its metrics each second; and
+- **Records**: a service with and without them, that has served some requests, on a full queue, in turn, with the order
+  changed each round.
+- **The HTTP API**: a service with and without it, that has served some requests, on a full queue, while somebody reads
+  its metrics each second; and
   `CopyClient.http` beside `CopyClient.embedded`, at the same service, 32 requests at a time and at a fixed rate.
+- **Pages**: one page of the history after another, with each filter in turn, from records that are put into the
+  database beforehand, while a client has files copied at a fixed rate.
 - **Beside a large copy**: small requests through one `CopyClient`, each counted from the moment that it was due,
   while the same service copies a large local file; at a fixed rate, and all at once."""
 

@@ -158,6 +158,15 @@ def _targets(data: Data) -> list[_Target]:
             measures.rates("http", "queue"),
         ),
         _Target("http", "p99 of the same at 500 a second", QUEUE, 100, measures.paced, "ms", at_most=True),
+        _Target(
+            "pages",
+            f"p95 of a filtered page of {data.get('pages', {}).get('records', 1_000_000):,} records",
+            "500 requests a second are served beside it",
+            200,
+            measures.pages,
+            "ms",
+            at_most=True,
+        ),
         _Target("mixed", f"p99 of {few} small ones with a large one among them", ALONE, 2, measures.mixed, "×", True),
     ]
 

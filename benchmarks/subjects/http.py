@@ -46,7 +46,7 @@ def measure(world: World) -> dict[str, Any]:
 
 def _full_queue(world: World, *, scraped: bool) -> float:
     secret = new_secret()
-    service = world.prepare("embedded", sections=_section(secret) if scraped else {})
+    service = world.prepare("embedded", sections=api_section(secret) if scraped else {})
     to = world.unique("http")
     jobs = [Job(f"http/{path.name}", "dst", f"{to}/{path.name}") for path in sorted((world.src / "http").iterdir())]
     warm_up = [Job(job.source_key, "dst", f"{to}-warm/{number}") for number, job in enumerate(jobs[:WARM_UP])]
@@ -66,7 +66,7 @@ def _dashboard(service: Service, secret: str) -> Iterator[None]:
     def scrape() -> None:
         while not ended.wait(SCRAPE_EVERY_S):
             with contextlib.suppress(OSError):
-                if url := _url(service):
+                if url := api_url(service):
                     request = Request(f"{url}/metrics", headers={"Authorization": f"Bearer {secret}"})  # noqa: S310
                     with urlopen(request, timeout=5) as answer:  # noqa: S310 - of our own
                         answer.read()
@@ -82,10 +82,10 @@ def _dashboard(service: Service, secret: str) -> Iterator[None]:
 
 async def _by_clients(world: World) -> list[tuple[str, float, list[float]]]:
     secret = new_secret()
-    service = world.prepare("embedded", sections=_section(secret))
+    service = world.prepare("embedded", sections=api_section(secret))
     found = []
     with world.running(service):
-        url = eventually(lambda: _url(service))
+        url = eventually(lambda: api_url(service))
         async with CopyClient.from_config(service.config) as queue, CopyClient.http(url, secret) as http:
             await drive.until_it_serves(world, queue)
             for number in range(world.plan.rounds):
@@ -134,12 +134,13 @@ async def _copy(client: CopyClient, job: Job) -> None:
     await client.copyto(f"src:{job.source_key}", f"{job.target_root}:{job.target_key}", timeout_s=120)
 
 
-def _section(secret: str) -> dict[str, Any]:
+def api_section(secret: str) -> dict[str, Any]:
+    """The configuration of an API with one token, an operator's."""
     token = {"name": "bench", "hash": hash_of(secret), "operator": True}
     return {"http": {"listen": "127.0.0.1:0", "tokens": [token]}}
 
 
-def _url(service: Service) -> str:
+def api_url(service: Service) -> str:
     """Where the API of a service that runs listens; "" when it doesn't yet."""
     with contextlib.suppress(OSError):
         for line in service.log.read_text().splitlines()[:100]:

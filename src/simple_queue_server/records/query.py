@@ -35,7 +35,7 @@ from simple_queue_server.records.schema import (
 
 STATES: Final = (WAITING, RUNNING, "succeeded", "failed", "cancelled", "given_up")
 ENDED_BADLY: Final = ("failed", "given_up")
-PAGE_S: Final = 0.1
+PAGE_S: Final = 0.06
 """How long a page is searched for before it is returned with what was found."""
 SMALLEST_STEP: Final = 500
 LARGEST_STEP: Final = 20_000
