@@ -121,6 +121,7 @@ def data() -> dict[str, Any]:
             "per_s": 500,
             "requests": 3000,
         },
+        "pages": {"pages": {"none": [9.0, 10.0], "text": [150.0, 160.0]}, "records": 1_000_000, "per_s": 500},
         "mixed": {"steady": small, "burst": small, "small": 1000, "small_per_s": 200},
     }
 
