@@ -152,6 +152,24 @@ async def test_a_service_that_starts_while_the_file_is_written_fails_no_request(
     assert (places / "new/1").exists()
 
 
+async def test_a_file_that_lacks_again_what_no_file_had_that_was_looked_at_fails_no_request(
+    places: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As it is for a service that starts while the file is written, and whose rclone is away when it is whole."""
+    monkeypatch.setattr(configuration, "MAX_WAIT_S", 1.0)
+    leave_a_remote_out(places / "rclone.conf")
+    async with started(places) as rclone:
+        await asyncio.sleep(1.1)
+        write(places, target("old", places))
+        leave_a_remote_out(places / "rclone.conf")
+        waiting = asyncio.create_task(rclone.copyto(Location(str(places / "src"), "a"), at("t:1")))
+        await asyncio.sleep(0.7)  # a new file is believed in after 0.3 s
+        assert not waiting.done()
+        write(places, target("new", places))
+        await waiting
+    assert (places / "new/1").exists()
+
+
 async def test_a_call_during_which_the_file_was_away_is_made_again(places: Path) -> None:
     calls = 0
     config, away = places / "rclone.conf", places / "rclone.conf.away"

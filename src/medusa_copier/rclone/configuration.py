@@ -92,8 +92,7 @@ class Configuration:
         self.state = await self.look()
         self._sections = await self._client().configuration()
         self._has_end = _has_end(await asyncio.to_thread(self._text))
-        if self.state is None or time.time() - self.state.changed_ns / 1e9 < MAX_WAIT_S:
-            self._unsure_until = time.monotonic() + MAX_WAIT_S
+        self._unsure_until = time.monotonic() + (MAX_WAIT_S if self.state is None else _still_new_s(self.state))
 
     async def look(self) -> Signature | None:
         """The file's current signature; None if there is no file. Immediate on a local disk, else in a thread."""
@@ -113,8 +112,8 @@ class Configuration:
 
     async def is_renewed(self, since: Signature | None, error: RcloneError) -> bool:
         """Whether the file has changed since a call that ended with this ``error`` began, so that the call must be
-        repeated. If the error is that a remote doesn't exist, waits for the remote in case the file was missing or
-        being written when it was first read.
+        repeated. If the error is that a remote doesn't exist, waits for the remote while the file is so new that it may
+        not be whole.
         """
         is_unsure = NO_SUCH_REMOTE in error.reason
         while is_unsure and time.monotonic() < self._unsure_until and await self.look() == since:  # noqa: ASYNC110
@@ -156,6 +155,8 @@ class Configuration:
         self._sections = sections
         self._has_end = _has_end(await asyncio.to_thread(self._text))
         self.state = signature
+        if signature is not None:  # it may lack a remote that no file had which was looked at
+            self._unsure_until = time.monotonic() + _still_new_s(signature)
 
     async def _settled(self) -> tuple[Signature | None, Sections]:
         """Wait until the file is complete, for at most MAX_WAIT_S: after that, rclone reports what is wrong."""
@@ -213,6 +214,11 @@ class Configuration:
 def _is_old(signature: Signature, seen_for_s: float) -> bool:
     """Whether a file has been unchanged for long enough; its timestamp may come from another machine's clock."""
     return max(seen_for_s, time.time() - signature.modified_ns / 1e9) > WHOLE_AFTER_S
+
+
+def _still_new_s(signature: Signature) -> float:
+    """For how much longer a file may turn out to be incomplete; at most MAX_WAIT_S, whatever another clock says."""
+    return max(0.0, MAX_WAIT_S - max(0.0, time.time() - signature.changed_ns / 1e9))
 
 
 def _as_text(section: Mapping[str, str]) -> str:
