@@ -21,6 +21,7 @@ from typing import Any, Final, Protocol, TypeAlias
 import aio_pika
 from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractIncomingMessage
 
+from chaos.api_clients import ApiClients
 from simple_queue_server.brokers.embedded.broker import EmbeddedClient
 from simple_queue_server.errors import BrokerError
 from simple_queue_server.settings.sections import EmbeddedSection
@@ -74,7 +75,7 @@ class Side(Protocol):
 
 
 class EmbeddedSide:
-    """The queue in a file, shared by the services."""
+    """The queue in a file, shared by the services, which have an HTTP API as well."""
 
     name = "embedded"
     note = "one file for both services"
@@ -85,18 +86,22 @@ class EmbeddedSide:
             path=directory / "queue" / "queue.db", incoming_queue=INCOMING, outgoing_queue=OUTGOING
         )
         self._client = EmbeddedClient(self._section)
+        self._api = ApiClients()
 
     @classmethod
     @contextlib.asynccontextmanager
     async def opened(cls, directory: Path) -> AsyncIterator[EmbeddedSide]:
         """Open it, with a client."""
         side = cls(directory)
-        async with side._client:
-            yield side
+        try:
+            async with side._client:
+                yield side
+        finally:
+            side._api.close()
 
-    def sections(self, service: int) -> Mapping[str, Any]:  # noqa: ARG002 - one for all
+    def sections(self, service: int) -> Mapping[str, Any]:
         section = {"path": str(self._section.path), "incoming_queue": INCOMING, "outgoing_queue": OUTGOING}
-        return {"embedded": section}
+        return {"embedded": section, **self._api.section(service)}
 
     def version(self) -> str:
         return f"SQLite {sqlite3.sqlite_version}"
@@ -117,7 +122,11 @@ class EmbeddedSide:
         return await asyncio.to_thread(self._count)
 
     def faults(self) -> Mapping[str, tuple[int, Fault]]:
-        return {}
+        return {
+            "1,000 idle HTTP clients": (2, self._api.idle),
+            "slow HTTP clients": (2, self._api.slow),
+            "readers of events that don't read": (2, self._api.not_reading),
+        }
 
     def _count(self) -> tuple[int, int]:
         with contextlib.closing(sqlite3.connect(self._section.path, timeout=CALL_TIMEOUT_S)) as connection:
