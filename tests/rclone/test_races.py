@@ -8,8 +8,9 @@ import os
 import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from hashlib import md5
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -144,6 +145,27 @@ async def test_requests_that_wait_for_a_target_hold_up_no_others(world: storage.
         server.stop()
         await soon(serving)
     assert [json.loads(response)["status"] for response in responses] == ["success"] * 7
+
+
+@pytest.mark.parametrize("overwrite", [None, "never"])
+async def test_of_several_manifests_with_one_key_one_stays_whole(
+    world: storage.Places, overwrite: Literal["never"] | None
+) -> None:
+    """The last one; in a root with overwrite: never the first one, and the other requests fail."""
+    names = [str(number) for number in range(4)]
+    for name in names:
+        (world.src / name).mkdir()
+        (world.src / name / f"file-{name}").write_text(name)
+    sections = {"src": RootSection("src"), "dst": RootSection("dst"), "lists": RootSection("dst", overwrite=overwrite)}
+    async with Rclone(config=world.config, run_directory=world.directory / "run") as rclone:
+        handler = copy(sections, rclone, Access(sections, rclone))
+        manifest = {"root": "lists", "key": "manifest", "format": "bagit-md5"}
+        requests = (ask(handler, f"src:{name}", f"dst:{name}", manifest=manifest) for name in names)
+        answers = await asyncio.gather(*requests)
+    possible = {name: f"{md5(name.encode()).hexdigest()}  data/file-{name}\n" for name in names}
+    successful = [possible[name] for name, is_success in zip(names, answers, strict=True) if is_success]
+    assert (world.dst / "manifest").read_text() in successful
+    assert len(successful) == (1 if overwrite else len(names))
 
 
 class Changing(threading.Thread):

@@ -191,4 +191,4 @@ def _verified(terms: Terms, source: _Content, target: _Content) -> Verified:
         return Verified("expected", source.hashes, sides)
     if source.read or target.read:
         return Verified("download", source.hashes, sides)
-    return Verified("checksum", source.hashes, sides)
+    return Verified("checksum", source.hashes)
