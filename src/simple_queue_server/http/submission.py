@@ -7,7 +7,8 @@ import hashlib
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from functools import partial
+from typing import Any, Final
 
 import structlog
 
@@ -35,7 +36,8 @@ class Submitted:
     key: int | None
     """The key of its record."""
     body_hash: bytes
-    is_sent: asyncio.Event
+    is_sent: asyncio.Future[None]
+    """Done once the queue has it."""
     response: asyncio.Task[bytes]
 
 
@@ -65,12 +67,9 @@ class Submissions:
         submitted = self.find(request_id) or self._new(request_id, body, retry_of)
         if submitted.body_hash != _hash(body):
             raise Problem(409, "another request was submitted with this Idempotency-Key")
-        sent = asyncio.create_task(submitted.is_sent.wait(), name="http-sent")
-        try:
-            await asyncio.wait({sent, submitted.response}, timeout=SENT_WITHIN_S, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            sent.cancel()
-        if not submitted.is_sent.is_set():
+        either: set[asyncio.Future[Any]] = {submitted.is_sent, submitted.response}
+        await asyncio.wait(either, timeout=SENT_WITHIN_S, return_when=asyncio.FIRST_COMPLETED)
+        if not submitted.is_sent.done():
             raise _not_sent(submitted)
         return submitted
 
@@ -88,8 +87,8 @@ class Submissions:
             words = f"{len(self._unanswered)} requests of the API are not answered yet"
             raise Problem(503, words, headers={"Retry-After": "10"})
         key = None if self._records is None else self._records.submitted(request_id, body, retry_of)
-        is_sent = asyncio.Event()
-        task = asyncio.create_task(self._call(request_id, body, is_sent.set), name=f"http-call {request_id}")
+        is_sent: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        task = asyncio.create_task(self._call(request_id, body, partial(_end, is_sent)), name=f"http-call {request_id}")
         submitted = Submitted(key, _hash(body), is_sent, task)
         self._unanswered[request_id] = submitted
         task.add_done_callback(lambda _: self._note_answer(request_id, body))
@@ -118,7 +117,7 @@ class Submissions:
             return
         if (error := submitted.response.exception()) is not None:
             log.warning("http_response_not_received", request_id=request_id, error=str(error))
-        if error is not None and not submitted.is_sent.is_set():
+        if error is not None and not submitted.is_sent.done():
             self._note_not_submitted(submitted, body, error)
         else:
             self._answered[request_id] = submitted
@@ -130,6 +129,11 @@ class Submissions:
         if self._records is not None and submitted.key is not None and isinstance(request, Request):
             words = f"it could not be put on the queue: {error}"
             self._records.not_submitted(submitted.key, messages.failure(request, words))
+
+
+def _end(waiting: asyncio.Future[None]) -> None:
+    if not waiting.done():
+        waiting.set_result(None)
 
 
 def _not_sent(submitted: Submitted) -> Problem:
