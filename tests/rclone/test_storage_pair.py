@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from medusa_copier.rclone.rcd.client import Client
+from medusa_copier.rclone.rcd.storages import Storage
 from medusa_copier.rclone.storage_pair import Pair
 from tests.support import storage
 
@@ -79,3 +81,22 @@ def test_hashes_can_be_compared_only_where_no_file_lacks_one() -> None:
     ):
         pair = Pair(hashes, True, True, source_hashes_all=of_source, target_hashes_all=of_target)
         assert pair.can_compare_hashes is expected
+
+
+@pytest.mark.parametrize(
+    ("name", "root", "string", "path", "directory"),
+    [
+        ("far", "bkt", "S3 bucket bkt", "dir", "far:bkt/dir/"),
+        ("far", "bkt/top", "S3 bucket bkt path top", "", "far:bkt/top/"),
+        ("far", "", "S3 root", "bkt/dir", "far:bkt/dir/"),
+        ("far", "", "S3 root", "", None),
+        ("far{NBTUO}", "bkt", "S3 bucket bkt", "dir", None),
+        ("gcs", "bkt", "GCS bucket bkt", "dir", None),
+        ("enc", "", "Encrypted drive 'enc:'", "dir", None),
+    ],
+)
+def test_a_slash_says_directory_to_s3_alone(
+    name: str, root: str, string: str, path: str, directory: str | None
+) -> None:
+    told = {"Name": name, "Root": root, "String": string, "Features": {"BucketBased": True}}
+    assert msgspec.convert(told, Storage).as_directory(path) == directory

@@ -19,7 +19,7 @@ from medusa_copier.rclone.storage_pair import NO_TIMES_NS, Pair, StorageKind
 LOCAL: Final = "Local file system at "
 SFTP: Final = "sftp://"
 WEBDAV: Final = "webdav root "
-S3: Final = "S3 bucket "
+S3: Final = "S3 "
 """The beginning of rclone's descriptions of storages of a kind."""
 
 RCLONES_DOT: Final = "\uff0e"
@@ -89,9 +89,10 @@ class Storage(msgspec.Struct, frozen=True, rename="pascal"):
         """``path``, in rclone's encoding, for a command that doesn't ask the storage whether it is a file: on S3,
         because of the slash at its end. None where rclone asks.
         """
-        if not self.string.startswith(S3) or "{" in self.name:
+        place = posixpath.join(self.root, path).rstrip("/")
+        if not place or not self.string.startswith(S3) or "{" in self.name:  # a connection string
             return None
-        return f"{self.name}:{posixpath.join(self.root, path).rstrip('/')}/"
+        return f"{self.name}:{place}/"
 
     @property
     def local_root(self) -> LocalRoot | None:
