@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medusa_copier.rclone.directory.database import Database
-from medusa_copier.rclone.directory.ledger import TABLES
+from medusa_copier.rclone.directory.ledger import TABLES, Ledger
 from medusa_copier.rclone.directory.outcomes import FileOutcome, Note, Row
 from medusa_copier.rclone.directory.table import FileTable
 
@@ -290,3 +290,42 @@ def test_whether_anything_was_noted(name: str, path: str | None) -> None:
     with a_table() as table:
         getattr(table, name)([] if path is None else [Note(path, COPIED)])
         assert table.is_used is (path is not None)
+
+
+TWINS: Final = ["caf\udce8", "caf\udce9", "caf\ufffd"]
+"""Names that the log shows alike, as the last one."""
+
+
+def twins(table: FileTable) -> FileTable:
+    table.note([Note(path, COPIED, 1) for path in TWINS])
+    return table
+
+
+@pytest.mark.parametrize(("times", "verified"), [(1, 0), (2, 0), (3, 3)])
+def test_names_that_the_log_shows_alike_are_the_same_only_if_it_says_so_of_each(times: int, verified: int) -> None:
+    with a_table() as table:
+        twins(table).note_same([("ab", TWINS[-1])] * times)
+        assert table.count_verified() == verified
+
+
+def test_without_a_hash_a_name_is_that_of_a_list_and_not_of_the_log() -> None:
+    with a_table() as table:
+        twins(table).note_same([("", TWINS[-1])])
+        assert table.count_verified() == 1
+
+
+def test_of_names_that_the_log_shows_alike_all_differ_if_one_does() -> None:
+    with a_table() as table:
+        twins(table).note_logged([Note(TWINS[-1], PENDING, reason="md5 differ")], comparing=True)
+        assert list(table.differing()) == TWINS
+        table.note_logged([Note(TWINS[-1], PENDING, reason="it broke")])
+        assert [row.reason for row in table.rows()] == ["md5 differ"] * 3, "what is said while copying is of others"
+
+
+def test_sizes_at_the_target_are_of_files_that_have_no_rows_yet() -> None:
+    with Ledger(None) as ledger:
+        ledger.note_listed(["+ a"])
+        ledger.note_copied(["1"], ["a"])
+        ledger.table.note_seen([(1, "a")])
+        ledger.table.fail_unlike_seen()
+        assert ledger.count(COPIED) == 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -326,6 +327,21 @@ def test_sizes_that_are_as_expected_make_no_row(size: int, unlike: list[str]) ->
         assert [row.path for row in ledger.first_failed(10)] == unlike
         assert ledger.count_arrived() == 3 - len(unlike)
         assert rows_made(ledger) == (0 if size == 3 else 3)
+
+
+def test_sizes_are_compared_that_nobody_asked_for_before() -> None:
+    with Ledger(None) as ledger:
+        noted(ledger, expected({"a": 9, "b/c": 5, "d e": 4}), *ORDINARY)
+        ledger.fail_unlike_expected()
+        assert [row.path for row in ledger.first_failed(10)] == ["b/c"]
+
+
+def test_a_ledger_leaves_no_file_open(tmp_path: Path) -> None:
+    with Ledger(tmp_path) as ledger:
+        noted(ledger, *ORDINARY)
+    assert ledger._listed._file.closed
+    with pytest.raises(sqlite3.ProgrammingError):
+        ledger._database._connection.execute("SELECT 1")
 
 
 @pytest.mark.parametrize("verified", [["a", "b/c"], ["a", "b/c", "b/c"], ["a", "b/c", "ü"], []])
