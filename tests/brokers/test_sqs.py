@@ -648,6 +648,24 @@ async def test_a_missing_extra_is_a_clear_error(bench: Bench, monkeypatch: pytes
         await SqsBroker(bench.section(), max_in_flight=1).open()
 
 
+async def test_an_unknown_profile_is_a_clear_error(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_PROFILE", "nobody")
+    with pytest.raises(BrokerError, match="nobody"):
+        await SqsBroker(bench.section(), max_in_flight=1).open()
+
+
+async def test_the_description_of_sqs_is_read_once_for_all_clients(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads: list[object] = []
+    for _ in range(2):
+        link = SqsLink(bench.section())
+        await link.open()
+        await link.close()
+        monkeypatch.setattr("botocore.loaders.JSONFileLoader.load_file", lambda *arguments: reads.append(arguments))
+    assert reads == []
+
+
 async def test_an_unforeseen_failure_ends_receiving_instead_of_waiting_for_ever(bench: Bench) -> None:
     section = bench.section(proxied=True)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import importlib
 import os
 from contextlib import AsyncExitStack
@@ -65,8 +66,15 @@ class SqsLink:
         except ImportError as error:
             raise BrokerError(f"Amazon SQS needs the package {error.name}: pip install 'medusa-copier[sqs]'") from None
         self._foreign = (errors.BotoCoreError, errors.ClientError, http.ClientError, OSError, TimeoutError)
+        try:
+            session.register_component("data_loader", _models(session.get_config_variable("data_path")))
+            self._client = await self._stack.enter_async_context(self._new_client(session, config))
+        except (*self._foreign, ValueError) as error:
+            raise BrokerError(self._setup_problem(error)) from None
+
+    def _new_client(self, session: Any, config: Any) -> Any:
         connection = self._connection
-        client = session.create_client(
+        return session.create_client(
             "sqs",
             region_name=connection.region or os.environ.get("AWS_REGION") or None,
             endpoint_url=connection.endpoint,
@@ -81,10 +89,6 @@ class SqsLink:
                 tcp_keepalive=True,
             ),
         )
-        try:
-            self._client = await self._stack.enter_async_context(client)
-        except (*self._foreign, ValueError) as error:
-            raise BrokerError(self._setup_problem(error)) from None
 
     async def close(self) -> None:
         """Close the client; later calls raise BrokerGaveUp. Idempotent."""
@@ -195,6 +199,14 @@ class SqsLink:
 def backoff() -> Iterator[float]:
     """Seconds to wait before each further attempt at a call to SQS."""
     return delays_s(0.1, 15.0)
+
+
+@functools.cache
+def _models(data_path: str | None) -> Any:
+    """botocore's descriptions of SQS, for all clients of this process: each would hold up the event loop for 50 ms to
+    read them itself.
+    """
+    return importlib.import_module("botocore.loaders").create_loader(data_path)
 
 
 def _secrets(settings: SqsSection) -> list[str]:
