@@ -451,9 +451,12 @@ async def test_lines_may_be_cut_anywhere() -> None:
         expected, hash_kind = (account(slow), rows(slow)), slow.hash_kind
     assert expected[0]["counts"] == [2, 0, 5, 0]
     assert hash_kind == "md5"
+    ways = set()
     for cut in range(len(log) + 1):
         batches = await batches_of(log[:cut], log[cut:])
         assert "".join(batches) == log.decode()
+        ways.add(tuple(batches))
+    for batches in map(list, ways):  # most cuts within a line make the same batches
         with Ledger(None) as ledger:
             ledger.note_listed(lists)
             take_log(ledger, batches, fast=True)
