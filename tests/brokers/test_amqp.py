@@ -747,7 +747,7 @@ async def test_a_request_held_beyond_the_consumer_timeout_is_adopted(own_node: R
 async def set_consumer_timeout(stage: Stage, milliseconds: int) -> None:
     """For channels made from now on; looked at twice a second instead of once a minute."""
     settings = f"consumer_timeout, {milliseconds}), application:set_env(rabbit, channel_tick_interval, 500"
-    await stage.rabbitmqctl("eval", f"application:set_env(rabbit, {settings}).")
+    stage.node.evaluate(f"application:set_env(rabbit, {settings})")
 
 
 async def test_requests_still_come_while_the_broker_takes_no_messages(own_node: RabbitNode) -> None:
@@ -771,7 +771,7 @@ async def test_requests_still_come_while_the_broker_takes_no_messages(own_node: 
 
 
 async def is_blocked(stage: Stage) -> bool:
-    return "blocked" in await stage.rabbitmqctl("list_connections", "state")
+    return "blocked" in stage.node.evaluate("rabbit_networking:connection_info_all([state])")
 
 
 async def test_a_response_that_is_too_large_is_shortened_and_harms_no_other(own_node: RabbitNode) -> None:

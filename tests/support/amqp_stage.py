@@ -178,8 +178,7 @@ class Stage:
 
     async def has_no_requests(self) -> bool:
         """Whether the incoming queue is empty, with nothing handed out."""
-        lines = await self.rabbitmqctl("list_queues", "name", "messages")
-        return f"{self.incoming}\t0" in lines.splitlines()
+        return await asyncio.to_thread(self.node.messages, self.incoming) == 0
 
     async def rabbitmqctl(self, *arguments: str) -> str:
         """Run rabbitmqctl on the node."""

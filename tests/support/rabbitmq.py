@@ -108,8 +108,25 @@ class RabbitNode:
             self._epmd.wait()
             self._epmd = None
 
+    def messages(self, queue: str) -> int:
+        """How many messages are on a queue, those handed out included."""
+        resource = f'rabbit_misc:r(<<"/">>, queue, <<"{queue}">>)'
+        found = self.evaluate(f"{{ok, Q}} = rabbit_amqqueue:lookup({resource}), rabbit_amqqueue:info(Q, [messages])")
+        return int(found.removeprefix("[{messages, ").removesuffix("}]"))
+
+    def evaluate(self, expression: str) -> str:
+        """The value of an Erlang expression on this node, in 2 ms; rabbitmqctl takes 0.6 s of a core."""
+        environment = self._environment()
+        cookie = (self.directory / ".erlang.cookie").read_text()
+        command = ["erl_call", "-c", cookie, "-sname", environment["RABBITMQ_NODENAME"], "-e"]
+        done = subprocess.run(
+            command, env=environment, input=f"{expression}.\n", capture_output=True, text=True, timeout=60, check=False
+        )
+        assert done.stdout.startswith("{ok, "), f"{expression}: {done.stdout}{done.stderr}"
+        return done.stdout.removeprefix("{ok, ").removesuffix("}")
+
     def rabbitmqctl(self, *arguments: str) -> str:
-        """Run rabbitmqctl on this node; returns its output. Takes about 0.3 s."""
+        """Run rabbitmqctl on this node; returns its output."""
         command = [str(BIN / "rabbitmqctl"), "--quiet", *arguments]
         done = subprocess.run(command, env=self._environment(), capture_output=True, text=True, timeout=60, check=False)
         assert done.returncode == 0, f"rabbitmqctl {' '.join(arguments)}: {done.stdout}{done.stderr}"
@@ -204,7 +221,7 @@ def rabbitmq_node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable
 
 
 def _node(tmp_path_factory: pytest.TempPathFactory, **keywords: Any) -> Iterator[RabbitNode]:
-    missing = [tool for tool in ("epmd", "setpriv") if shutil.which(tool) is None]
+    missing = [tool for tool in ("epmd", "erl_call", "setpriv") if shutil.which(tool) is None]
     if missing or not (BIN / "rabbitmq-server").exists():
         pytest.fail("these tests need RabbitMQ: make test-tools, or apt-get install rabbitmq-server", pytrace=False)
     node = RabbitNode(tmp_path_factory.mktemp("rabbitmq"), **keywords)
