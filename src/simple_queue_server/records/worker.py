@@ -8,6 +8,7 @@ far more than it takes itself, since only one thread of a Python process can run
 from __future__ import annotations
 
 import contextlib
+import gc
 import importlib
 import logging
 import os
@@ -28,6 +29,8 @@ from simple_queue_server.records.ingest import Ingest
 from simple_queue_server.records.upkeep import Upkeep
 from simple_queue_server.records.work import Channel, Done, Job, Line, Work
 
+GARBAGE_THRESHOLD: Final = 10_000
+"""How many new objects trigger a garbage collection: as in the service, most are freed without one."""
 NICENESS: Final = 10
 """While there is too little processor time for everything, requests come first."""
 GRACE_S: Final = 2.0
@@ -36,6 +39,7 @@ GRACE_S: Final = 2.0
 
 def main() -> None:
     """Work until the service ends."""
+    gc.set_threshold(GARBAGE_THRESHOLD)
     channel = _channel()
     lines: list[Line] = []
     _collect_lines(lines)
