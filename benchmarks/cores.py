@@ -1,4 +1,4 @@
-"""Whose the cores are while a queue is served: the processor time of each process that takes part, and of none."""
+"""Processor time per process, and idle time, while a queue is served."""
 
 from __future__ import annotations
 

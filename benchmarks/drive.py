@@ -119,7 +119,7 @@ def served(
 ) -> list[Sample]:
     """Wait until ``total`` requests are answered: by the length of the outgoing queue, or by the log file.
 
-    The embedded queue tells nobody its length, so the lines of the log that say ``request_finished`` are counted, but
+    The embedded queue doesn't expose its length, so the lines of the log that say ``request_finished`` are counted, but
     for those that there were ``before``.
     """
     if service.kind == "amqp":

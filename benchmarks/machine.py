@@ -1,4 +1,4 @@
-"""What it was measured on, and with."""
+"""Hardware and software versions of a run."""
 
 from __future__ import annotations
 

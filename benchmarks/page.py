@@ -41,7 +41,7 @@ no other copy of that rclone can begin. A disk doesn't.
 
 - **Full queue**: all requests are on the queue (persistent, confirmed) before the service starts. While it works,
   nothing is done but a look at the length of the outgoing queue every 20 ms, which takes 0.2 ms. The rate is from the
-  first response seen to the last. The embedded queue tells nobody its length: there the lines `request_finished` of
+  first response seen to the last. The embedded queue doesn't expose its length: there the lines `request_finished` of
   the log are counted.
 - **1/(1/echo + 1/rc)**: what is left if queue and rclone did nothing at the same time. *Echo* is a consumer with
   aio-pika that publishes a response of the same size with confirm and then acks, with the service's prefetch. *rc* is

@@ -1,4 +1,4 @@
-"""How much of everything is measured."""
+"""Workload sizes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The world of a run: directories in memory, private RabbitMQ, SQS and S3 servers, and services as a user has them."""
+"""The environment of a run: directories in memory, private RabbitMQ, SQS and S3 servers, and the services."""
 
 from __future__ import annotations
 

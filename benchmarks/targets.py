@@ -1,4 +1,4 @@
-"""The table of what was asked for: data → rows, each with what was measured, what must be, and whether it is."""
+"""Performance targets: data → the rows of the table, each with the measured value, the limit, and whether it is met."""
 
 from __future__ import annotations
 

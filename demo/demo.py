@@ -1,8 +1,8 @@
-"""The main job on real input: local→local, local→S3, S3→local, a directory, and a copy that must fail.
+"""An end-to-end demo with real files: local→local, local→S3, S3→local, a directory, and a copy that must fail.
 
 Starts an S3 server (rclone's own) and the service as a user would, on the embedded queue; submits the requests
 with the command line; prints each with its response; compares the checksum of every copied file with its
-source; and ends with the service's own history. Exit status 0 only if all is as it must be. Everything it makes is in a
+source; and ends with the service's own history. Exit status 0 only if every check passes. Everything it makes is in a
 temporary directory.
 """
 
@@ -92,7 +92,7 @@ def main() -> int:
         copied = sum(1 for path in (here / "access").rglob("*") if path.is_file())
     good = all(results)
     print(
-        f"\n{'All as it must be' if good else 'NOT as it must be'}: {results.count(True)} of {len(results)} checks, "
+        f"\n{'All checks passed' if good else 'CHECKS FAILED'}: {results.count(True)} of {len(results)} checks, "
         f"{copied} files in 'access'."
     )
     return 0 if good else 1
@@ -159,7 +159,7 @@ def process(command: list[str], output: Path) -> Iterator[None]:
 
 
 def ask(source: str, target: str, must_succeed: bool) -> bool:
-    """Submit one copy on the command line, print request and response, and say whether it went as it must."""
+    """Submit one copy on the command line, print request and response, and return whether it went as expected."""
     (source_root, source_key), (target_root, target_key) = source.split(":", 1), target.split(":", 1)
     keys = {
         "source_root": source_root,

@@ -1,1 +1,1 @@
-"""One module a question, with ``measure(world) -> dict``: plain data for ``targets`` and ``plots``."""
+"""One module per question, with ``measure(world) -> dict``: plain data for ``targets`` and ``plots``."""

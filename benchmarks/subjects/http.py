@@ -1,4 +1,4 @@
-"""The HTTP API: does it hold up the queue, and what does it cost to ask by it instead?"""
+"""The HTTP API: does it slow down the queue, and how do its latencies compare?"""
 
 from __future__ import annotations
 

@@ -116,8 +116,8 @@ async def _copying(
             server.reload_from(read)
         version = await rclone.client.version()
         server.report("rclone", lambda: f"{version}, process {rclone.pid}" if rclone.pid else "is being started again")
-        server.companions.metrics_source = lambda: _metrics_source(roots, rclone)
-        server.companions.http_extension = lambda: _http_extension(rclone, roots)
+        server.components.metrics_source = lambda: _metrics_source(roots, rclone)
+        server.components.http_extension = lambda: _http_extension(rclone, roots)
         yield
 
 

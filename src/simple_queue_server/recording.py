@@ -17,13 +17,13 @@ from simple_queue_server import messages
 from simple_queue_server.in_flight import InFlight
 from simple_queue_server.messages import Request
 from simple_queue_server.observers import Observer
+from simple_queue_server.records.cancel_marks import Mark, Marks
 from simple_queue_server.records.description import Describer
 from simple_queue_server.records.entries import Outcome, Owner, legible_id, now_ms
 from simple_queue_server.records.labels import canonical
-from simple_queue_server.records.marks import Mark, Marks
 from simple_queue_server.records.recorder import Recorder
-from simple_queue_server.records.work import Job
-from simple_queue_server.records.worker_process import WorkerProcess, reference_of
+from simple_queue_server.records.worker_client import WorkerClient, reference_of
+from simple_queue_server.records.worker_messages import Job
 from simple_queue_server.settings.sections import RecordsSection
 
 MARKS_TIMEOUT_S: Final = 10.0
@@ -136,7 +136,7 @@ async def recording(
         directory / "records",
         recorded.name,
         recorded.queue,
-        worker=lambda owner: WorkerProcess(_job(owner, settings, directory, describer)),
+        worker=lambda owner: WorkerClient(_job(owner, settings, directory, describer)),
         status=recorded.status,
         on_marks=on_marks,
         on_failure=on_failure,

@@ -16,7 +16,6 @@ from simple_queue_server import logs
 from simple_queue_server.brokers import broker_for, describe, queues_of
 from simple_queue_server.brokers.base import Broker
 from simple_queue_server.cancel import Cancellation, Canceller
-from simple_queue_server.companions import Companions
 from simple_queue_server.concurrency import Strain, no_strain
 from simple_queue_server.events import Events
 from simple_queue_server.in_flight import InFlight
@@ -24,6 +23,7 @@ from simple_queue_server.journal.store import Journal
 from simple_queue_server.lifecycle import Lifecycle
 from simple_queue_server.messages import CANCEL, Request
 from simple_queue_server.observers import Observer
+from simple_queue_server.optional_components import OptionalComponents
 from simple_queue_server.recording import Recorded, RecordingObserver, recording
 from simple_queue_server.records.description import Describer, PlainDescriber
 from simple_queue_server.records.recorder import Health
@@ -67,7 +67,7 @@ class Server:
         self._describer = describer or PlainDescriber()
         self._broker = broker or broker_for(settings)
         self._run_directory = run_directory
-        self.companions = Companions(settings, run_directory)
+        self.components = OptionalComponents(settings, run_directory)
         """The HTTP API and the metrics, if they are configured: where the application adds to them."""
         self._journal = Journal(run_directory / "journal", queues_of(settings))
         self._handlers: dict[str, Handler] = {}
@@ -204,7 +204,7 @@ class Server:
             self.action(CANCEL, Cancellation.NAMES)(self._canceller.handle)
         resources.push_async_callback(self._journal.close)
         await self._journal.open()
-        await resources.enter_async_context(self.companions.running(self))
+        await resources.enter_async_context(self.components.running(self))
         resources.push_async_callback(self._broker.close)
         resources.push_async_callback(self._lifecycle.close)
         self._runner.hold_as_many_as_slots()

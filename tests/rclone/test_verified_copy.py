@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from medusa_copier.contract.responses import Verified
+from medusa_copier.contract.response_types import Verified
 from medusa_copier.rclone.errors import NotFound, RcloneError, WrongKind
 from medusa_copier.rclone.facade import Rclone
 from medusa_copier.rclone.local_hash import LocalPair

@@ -12,7 +12,7 @@ from typing import Any, Final, cast
 import msgspec
 import pytest
 
-from medusa_copier.contract.responses import Verified
+from medusa_copier.contract.response_types import Verified
 from medusa_copier.rclone.directory.job import Job
 from medusa_copier.rclone.directory.ledger import Ledger
 from medusa_copier.rclone.directory.manifest import Format, ManifestTarget, ManifestWriter, lines

@@ -20,7 +20,7 @@ from medusa_copier.cli import main
 from medusa_copier.commands.times import parse_time_option
 from medusa_copier.describe import CopyDescriber
 from simple_queue_server.brokers.embedded.client import EmbeddedClient
-from simple_queue_server.records import marks_table
+from simple_queue_server.records import cancel_marks_table
 from simple_queue_server.records.entries import now_ms
 from simple_queue_server.settings.sections import EmbeddedSection
 from tests.support.records import Stage, answered, request, response, submitted, taken
@@ -150,7 +150,9 @@ def test_cancel_leaves_marks_for_what_has_not_ended(world: World) -> None:
     assert "id-0 had ended already: succeeded" in ended.stderr
     assert world.run("cancel", "--label", "ticket=9", "--label", "a.b=c").exit_code == 0
     with world.stage.database.reading() as connection:
-        found = marks_table.load(connection, f"embedded {world.directory}/run/queue.db queues incoming, outgoing")
+        found = cancel_marks_table.load(
+            connection, f"embedded {world.directory}/run/queue.db queues incoming, outgoing"
+        )
     assert [(mark.kind, mark.path, mark.value) for mark in found] == [
         ("request_id", "", "queued"),
         ("label", "ticket", "9"),

@@ -19,11 +19,11 @@ from simple_queue_server import Failure, Request, Server, Settings
 from simple_queue_server.brokers.memory import MemoryBroker, MemoryClient, MemoryQueue
 from simple_queue_server.messages import Success
 from simple_queue_server.recording import Recorded, recording
-from simple_queue_server.records import marks_table, recorder, retention, schema, spool, worker
+from simple_queue_server.records import cancel_marks_table, recorder, retention, schema, spool, worker
+from simple_queue_server.records.cancel_marks import Mark
 from simple_queue_server.records.database import Database
 from simple_queue_server.records.entries import now_ms
 from simple_queue_server.records.ingest import Ingest
-from simple_queue_server.records.marks import Mark
 from simple_queue_server.records.query import Filter, Record, Records
 from simple_queue_server.settings.sections import RecordsSection, ServerSection
 from tests.support.contract import soon
@@ -267,7 +267,9 @@ async def test_marked_requests_are_answered_as_cancelled_and_begin_nowhere(world
     calls = [asyncio.create_task(world.ask("do", f"id-{number}", {"ticket": number % 2})) for number in range(10)]
     calls.append(asyncio.create_task(world.ask("do", "by-id")))
     await asyncio.sleep(0)  # they are on the queue
-    marks_table.add(world.database, [Mark("label", "ticket", "1", now_ms()), Mark("request_id", "", "by-id", now_ms())])
+    cancel_marks_table.add(
+        world.database, [Mark("label", "ticket", "1", now_ms()), Mark("request_id", "", "by-id", now_ms())]
+    )
     world.serve()
     answers = await asyncio.gather(*calls)
     assert [answer.get("cancelled", False) for answer in answers] == [False, True] * 5 + [True]
@@ -280,7 +282,7 @@ async def test_a_mark_ends_what_runs(world: World) -> None:
     world.serve()
     call = asyncio.create_task(world.ask("hang", "long", {"ticket": 7}))
     await soon(world.begun.get())
-    marks_table.add(world.database, [Mark("label", "ticket", "7", now_ms())])
+    cancel_marks_table.add(world.database, [Mark("label", "ticket", "7", now_ms())])
     assert (await call)["cancelled"] is True
     await world.record("long", "cancelled")
 
@@ -305,7 +307,7 @@ async def test_records_that_are_off_leave_nothing(world: World) -> None:
 
 
 async def test_a_database_that_was_replaced_learns_of_what_runs(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("simple_queue_server.recording.WorkerProcess", worker.upkeep_of)
+    monkeypatch.setattr("simple_queue_server.recording.WorkerClient", worker.upkeep_of)
     monkeypatch.setattr("simple_queue_server.records.upkeep.BEAT_S", 0.1)
     world.serve()
     call = asyncio.create_task(world.ask("hang", "long"))
@@ -324,7 +326,7 @@ async def test_a_database_that_was_replaced_learns_of_what_runs(world: World, mo
 async def test_what_a_service_of_another_machine_had_waits_once_it_shows_no_life(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("simple_queue_server.recording.WorkerProcess", worker.upkeep_of)
+    monkeypatch.setattr("simple_queue_server.recording.WorkerClient", worker.upkeep_of)
     monkeypatch.setattr("simple_queue_server.records.upkeep.BEAT_S", 0.1)
     monkeypatch.setattr("simple_queue_server.records.upkeep.DEAD_AFTER_S", 0.3)
     elsewhere = Stage(world.directory / "elsewhere")

@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from simple_queue_server.records import marks_table, retention, schema
+from simple_queue_server.records import cancel_marks_table, retention, schema
+from simple_queue_server.records.cancel_marks import Mark, Marks
 from simple_queue_server.records.database import Database, RecordsError
 from simple_queue_server.records.entries import LARGEST_BODY_BYTES, Returned, Started, now_ms
 from simple_queue_server.records.labels import labels_of, parse_label
-from simple_queue_server.records.marks import Mark, Marks
 from simple_queue_server.records.query import STATES, Filter
 from tests.support.postgresql import Postgresql
 from tests.support.records import Stage, answered, ids, request, response, submitted, taken
@@ -286,16 +286,18 @@ def test_old_records_and_those_beyond_the_number_are_removed_with_all_that_belon
 
 
 def test_marks_are_there_for_whoever_opens_the_records(stage: Stage) -> None:
-    marks_table.add(stage.database, [Mark("label", "ticket", "7", 1000), Mark("request_id", "", "id-1", 1000, "other")])
+    cancel_marks_table.add(
+        stage.database, [Mark("label", "ticket", "7", 1000), Mark("request_id", "", "id-1", 1000, "other")]
+    )
     with stage.database.reading() as connection:
-        loaded = marks_table.load(connection, "queue")
+        loaded = cancel_marks_table.load(connection, "queue")
         assert [(mark.kind, mark.path, mark.value) for mark in loaded] == [("label", "ticket", "7")]
-        before = marks_table.state(connection)
+        before = cancel_marks_table.state(connection)
     with stage.database.writing() as connection:
-        marks_table.set_drained(connection, "queue", 2000, 3000)
+        cancel_marks_table.set_drained(connection, "queue", 2000, 3000)
     with stage.database.reading() as connection:
-        assert marks_table.load(connection, "queue")[0].drained_ms == 3000
-        assert marks_table.state(connection) != before
+        assert cancel_marks_table.load(connection, "queue")[0].drained_ms == 3000
+        assert cancel_marks_table.state(connection) != before
 
 
 @pytest.mark.parametrize(

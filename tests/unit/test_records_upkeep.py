@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from simple_queue_server.records import marks_table
+from simple_queue_server.records import cancel_marks_table
+from simple_queue_server.records.cancel_marks import Mark
 from simple_queue_server.records.entries import now_ms
-from simple_queue_server.records.marks import Mark
 from simple_queue_server.records.upkeep import DRAINED_S, Upkeep
-from simple_queue_server.records.work import Job, Work
+from simple_queue_server.records.worker_messages import Job, Work
 from tests.support.records import Stage
 
 LONG_MS = round(DRAINED_S * 1000) + 5000
@@ -31,10 +31,10 @@ def drained_after(stage: Stage, *, age_ms: int, idle_s: float, status: dict[str,
     owner = stage.service().owner
     job = Job(owner, None, str(stage.directory), 30, 1000, "")
     mark = Mark("request_id", "", "id-1", now_ms() - age_ms, queue=queue)
-    marks_table.add(stage.database, [mark])
+    cancel_marks_table.add(stage.database, [mark])
     Upkeep(stage.database, stage.ingest, job).run(Work(None, idle_s, EMPTY | status))
     with stage.database.reading() as connection:
-        (found,) = marks_table.load(connection, queue)
+        (found,) = cancel_marks_table.load(connection, queue)
     assert found.covers(mark.sent_ms), "a request that is known to be older stays cancelled"
     assert not found.covers(mark.sent_ms + 1)
     return not found.covers(None)

@@ -13,12 +13,12 @@ import pytest
 import structlog
 from structlog.testing import capture_logs
 
-from simple_queue_server.records import spool, worker_process
+from simple_queue_server.records import spool, worker_client
 from simple_queue_server.records.description import Places, PlainDescriber
 from simple_queue_server.records.entries import Answered, Owner, Taken
 from simple_queue_server.records.recorder import Health, Recorder
-from simple_queue_server.records.work import Job, Work, WorkerFailed
-from simple_queue_server.records.worker_process import WorkerProcess, reference_of
+from simple_queue_server.records.worker_client import WorkerClient, reference_of
+from simple_queue_server.records.worker_messages import Job, Work, WorkerFailed
 from tests.support.records import Stage, answered, request, response, taken
 from tests.support.waiting import eventually
 
@@ -38,7 +38,7 @@ class World:
 
     def __init__(self, directory: Path) -> None:
         self.stage = Stage(directory)
-        self.workers: list[WorkerProcess] = []
+        self.workers: list[WorkerClient] = []
         self.recorder = Recorder(
             self.stage.directory,
             "copier",
@@ -49,10 +49,10 @@ class World:
             on_failure=lambda: None,
         )
 
-    def _worker(self, owner: Any) -> WorkerProcess:
+    def _worker(self, owner: Any) -> WorkerClient:
         run_directory = str(self.stage.directory.parent)
         describer = reference_of(PlainDescriber())
-        self.workers.append(WorkerProcess(Job(owner, None, run_directory, 30, 1000, describer)))
+        self.workers.append(WorkerClient(Job(owner, None, run_directory, 30, 1000, describer)))
         return self.workers[-1]
 
     def serve(self, request_id: str) -> None:
@@ -72,7 +72,7 @@ class World:
         return self.recorder.health
 
 
-def _pid(worker: WorkerProcess) -> int:
+def _pid(worker: WorkerClient) -> int:
     process = worker._process
     return 0 if process is None else process.pid
 
@@ -135,11 +135,11 @@ def test_what_waits_for_a_dead_worker_is_in_the_metric(world: World, monkeypatch
 
 
 def test_a_worker_that_gives_no_answer_is_replaced(job: Callable[..., Job], monkeypatch: pytest.MonkeyPatch) -> None:
-    worker = WorkerProcess(job())
+    worker = WorkerClient(job())
     worker.run(WORK)
     hung = _pid(worker)
     os.kill(hung, signal.SIGSTOP)
-    monkeypatch.setattr(worker_process, "ANSWER_S", 0.1)
+    monkeypatch.setattr(worker_client, "ANSWER_S", 0.1)
     with pytest.raises(WorkerFailed, match=r"no answer for 0\.1 s"):
         worker.run(WORK)
     assert _is_gone(hung)
@@ -149,7 +149,7 @@ def test_a_worker_that_gives_no_answer_is_replaced(job: Callable[..., Job], monk
 
 
 def test_a_worker_has_the_lowest_claim_to_the_processor_and_ends_when_it_is_closed(job: Callable[..., Job]) -> None:
-    worker = WorkerProcess(job())
+    worker = WorkerClient(job())
     worker.run(WORK)
     worker.run(WORK)
     pid = _pid(worker)
@@ -159,7 +159,7 @@ def test_a_worker_has_the_lowest_claim_to_the_processor_and_ends_when_it_is_clos
 
 
 def test_what_a_worker_logs_is_in_the_log_of_the_service(tmp_path: Path, job: Callable[..., Job]) -> None:
-    worker = WorkerProcess(job(f"{__name__}:Chatty"))
+    worker = WorkerClient(job(f"{__name__}:Chatty"))
     stage = Stage(tmp_path)
     spool = stage.service()
     key = stage.key()

@@ -10,7 +10,7 @@ from typing import Any, Final
 import pytest
 
 from medusa_copier.contract.parameters import Overwrite, Verify
-from medusa_copier.contract.responses import Verified
+from medusa_copier.contract.response_types import Verified
 from medusa_copier.rclone.errors import NotFound, RcloneError, WrongKind
 from medusa_copier.rclone.location import Location
 from medusa_copier.rclone.terms import Terms

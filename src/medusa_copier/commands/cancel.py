@@ -15,11 +15,11 @@ from medusa_copier.settings import CopierSettings, for_client
 from simple_queue_server import SettingsError, load_settings, logs
 from simple_queue_server.brokers import queues_of
 from simple_queue_server.printable import escaped
-from simple_queue_server.records import marks_table
+from simple_queue_server.records import cancel_marks_table
+from simple_queue_server.records.cancel_marks import Mark
 from simple_queue_server.records.database import RecordsError
 from simple_queue_server.records.entries import OPEN_STATES, legible_id, now_ms
 from simple_queue_server.records.labels import parse_label
-from simple_queue_server.records.marks import Mark
 from simple_queue_server.records.query import Records
 
 TIMEOUT_S: Final = 10.0
@@ -41,7 +41,7 @@ def cancel_ids(config: Path, ids: Sequence[str]) -> bool:
             queue = queues_of(for_client(opened.settings, config))
             new = [Mark("request_id", "", legible_id(request_id), sent_ms, queue) for request_id in left]
             if new:
-                marks_table.add(opened.records.database, new)
+                cancel_marks_table.add(opened.records.database, new)
             unknown = _unknown(opened, [request_id for request_id in left if states[request_id] is None])
     except (RecordsError, SettingsError) as error:
         return _by_message(config, ids, error)
@@ -63,7 +63,9 @@ def cancel_labelled(config: Path, labels: Sequence[str]) -> bool:
     sent_ms = now_ms()
     with opened_records(config, is_caught_up=False) as opened:
         queue = queues_of(for_client(opened.settings, config))
-        marks_table.add(opened.records.database, [Mark("label", path, value, sent_ms, queue) for path, value in pairs])
+        cancel_marks_table.add(
+            opened.records.database, [Mark("label", path, value, sent_ms, queue) for path, value in pairs]
+        )
         opened.catch_up()
         known = sum(opened.records.count_open(path, value) for path, value in pairs)
     plural = "" if known == 1 else "s"

@@ -4,7 +4,7 @@ The package ships it as ``schema.json``, which ``medusa-copier schema`` prints. 
 run ``python -m medusa_copier.contract.schema > src/medusa_copier/contract/schema.json``.
 
 A new action needs an entry in :data:`medusa_copier.contract.parameters.ACTIONS`, and one in
-:data:`medusa_copier.contract.responses.FIELDS` if its response has fields of its own.
+:data:`medusa_copier.contract.response_types.FIELDS` if its response has fields of its own.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any, Literal
 import msgspec
 
 from medusa_copier.contract.parameters import ACTIONS
-from medusa_copier.contract.responses import FIELDS, STANDARD_RESPONSES, Success
+from medusa_copier.contract.response_types import FIELDS, STANDARD_RESPONSES, Success
 from simple_queue_server.schema import components
 
 

@@ -12,7 +12,7 @@ from typing import Any, Final, Self, TypeAlias, TypeVar
 
 import structlog
 
-from medusa_copier.contract.responses import Verified
+from medusa_copier.contract.response_types import Verified
 from medusa_copier.rclone.configuration import Configuration, Signature
 from medusa_copier.rclone.errors import NotFound, RcloneError, WrongKind
 from medusa_copier.rclone.local_hash import LocalHash

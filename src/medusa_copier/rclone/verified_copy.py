@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
 
-from medusa_copier.contract.responses import Verified
+from medusa_copier.contract.response_types import Verified
 from medusa_copier.rclone.errors import NotFound, RcloneError, WrongKind
 from medusa_copier.rclone.local_hash import LocalHash
 from medusa_copier.rclone.location import Item, Location

@@ -85,7 +85,7 @@ class Application:
             return _finished(problem.response())
         status = error.status_code if isinstance(error, HTTPException) else 500
         headers = error.headers if isinstance(error, HTTPException) else None
-        words = {404: "there is nothing at this path; /openapi.json has all that there is"}
+        words = {404: "there is nothing at this path; see /openapi.json for all paths"}
         return _finished(Problem(status, words.get(status), headers=headers).response())
 
 

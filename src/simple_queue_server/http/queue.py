@@ -11,7 +11,7 @@ from simple_queue_server.brokers.base import QueueState
 from simple_queue_server.settings.sections import Settings
 
 FRESH_S: Final = 2.0
-"""How long its length is believed, however many pages are open."""
+"""How long the queue's length is cached, however many pages are open."""
 
 
 class IncomingQueue:

@@ -15,11 +15,11 @@ from msgspec import Meta
 
 from simple_queue_server import messages
 from simple_queue_server.control import Control
-from simple_queue_server.http.cancels import Cancels
 from simple_queue_server.http.events import progress_of
 from simple_queue_server.http.extension import Uses
 from simple_queue_server.http.operations import Call, Operation, Reply
 from simple_queue_server.http.problems import Problem
+from simple_queue_server.http.queued_cancels import Cancels
 from simple_queue_server.http.submission import Submissions, Submitted
 from simple_queue_server.http.tokens import Token
 from simple_queue_server.http.views import (

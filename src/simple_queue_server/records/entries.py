@@ -65,7 +65,7 @@ class Answered(msgspec.Struct, array_like=True, frozen=True, tag="answered"):
     response: bytes
     started_ms: int | None = None
     details: dict[str, Any] = {}
-    """What the action said beside its response, as ``log_fields``."""
+    """The action's ``log_fields``."""
     taken: Taken | None = None
 
 
@@ -87,7 +87,7 @@ class Submitted(msgspec.Struct, array_like=True, frozen=True, tag="submitted"):
 
 
 class Marked(msgspec.Struct, array_like=True, frozen=True, tag="marked"):
-    """Requests are to be cancelled: see :class:`simple_queue_server.records.marks.Mark`."""
+    """Requests are to be cancelled: see :class:`simple_queue_server.records.cancel_marks.Mark`."""
 
     key: int
     kind: Kind

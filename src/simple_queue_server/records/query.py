@@ -1,9 +1,9 @@
-"""Asks the records: filters, pages, groups and charts. For commands, the HTTP API and its pages.
+"""Queries the records: filters, pages, groups and charts. For commands, the HTTP API and its pages.
 
 Every method is synchronous and may be called from any thread; it raises RecordsError. A page of a filter that few
 records match is searched for through an index where there is one, the newest first, and for no longer than a time: what
-was found until then is returned with a cursor by which the search goes on. So no page keeps anybody waiting, however
-many records there are.
+was found until then is returned with a cursor by which the search goes on. So every page returns within a bounded
+time, however many records there are.
 """
 
 from __future__ import annotations

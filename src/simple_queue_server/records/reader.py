@@ -1,4 +1,4 @@
-"""Asks the records from an event loop, in threads of its own: a database that is slow or away harms nobody else."""
+"""Queries the records from an event loop, in threads of its own: a slow or unavailable database blocks nothing else."""
 
 from __future__ import annotations
 

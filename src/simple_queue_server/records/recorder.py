@@ -1,8 +1,8 @@
 """The service's side of the records: observes its requests, and moves what happened into the database.
 
-Nothing here waits, and nothing raises, on the way of a request: an answered request costs one append to the spool. A
-background thread has a worker, in a process of its own, do the rest. While the database is away the spool grows; while
-the disk is full, responses are remembered without their bodies.
+Nothing here waits, and nothing raises, on the path of a request: an answered request costs one append to the spool. A
+background thread leaves the rest to a worker process. While the database is unavailable the spool grows; while the disk
+is full, responses are remembered without their bodies.
 """
 
 from __future__ import annotations
@@ -38,17 +38,17 @@ from simple_queue_server.records.entries import (
 )
 from simple_queue_server.records.keys import KeyMaker
 from simple_queue_server.records.spool import SpoolWriter, instance_name, remove
-from simple_queue_server.records.work import Done, Work, Worker
+from simple_queue_server.records.worker_messages import Done, Work, Worker
 from simple_queue_server.system.disk import free_bytes
 from simple_queue_server.system.trouble import Trouble
 
 if TYPE_CHECKING:
-    from simple_queue_server.records.marks import Mark
+    from simple_queue_server.records.cancel_marks import Mark
 
 INTERVAL_S: Final = 0.5
-"""How often what happened is moved into the database."""
+"""Interval at which events are moved into the database."""
 MAX_DELAY_S: Final = 15.0
-"""Between attempts, while the database is away."""
+"""Between attempts, while the database is unavailable."""
 CLOSE_S: Final = 5.0
 """How long a service that stops waits for its last records; what isn't written is read at the next start."""
 RESERVED_BYTES: Final = 16 << 20

@@ -23,7 +23,7 @@ APPLICATION_ID: Final = 0x53515352
 WAITING: Final = "waiting"
 RUNNING: Final = "running"
 OPEN: Final = "finished_ms IS NULL"
-"""The condition of the partial indexes: it waits or runs. A query that is to use them has it in the same words. With a
+"""The condition of the partial indexes: it waits or runs. Queries must repeat it verbatim to use those indexes. With a
 condition on the state, SQLite would rather read all records in that state.
 """
 

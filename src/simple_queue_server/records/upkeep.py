@@ -14,33 +14,33 @@ import sqlalchemy as sa
 import structlog
 from sqlalchemy.engine import Connection
 
-from simple_queue_server.records import marks_table
+from simple_queue_server.records import cancel_marks_table
+from simple_queue_server.records.cancel_marks import Mark
 from simple_queue_server.records.database import Database
 from simple_queue_server.records.entries import Owner, now_ms
 from simple_queue_server.records.ingest import Ingest, release_requests
-from simple_queue_server.records.marks import Mark
 from simple_queue_server.records.retention import prune
 from simple_queue_server.records.schema import samples, services, spools, upsert
-from simple_queue_server.records.work import Done, Job, Work
+from simple_queue_server.records.worker_messages import Done, Job, Work
 
 CYCLE_S: Final = 1.0
 """For how long spools are moved before the service gets an answer."""
 BEAT_S: Final = 5.0
 DEAD_AFTER_S: Final = 60.0
-"""A service of another machine that hasn't shown for so long that it lives is dead."""
+"""A service of another machine is considered dead after this long without a heartbeat."""
 MARKS_S: Final = 1.0
 PRUNE_S: Final = 600.0
 PRUNE_ROWS: Final = 10_000
 MINUTE_MS: Final = 60_000
 DRAINED_S: Final = 20.0
-"""A queue that was empty when its length was asked for, and gave nothing for so long to a service that had room, had
-given all that was on it before."""
+"""After this long with an empty queue and a service that had room for requests, everything that was queued before has
+been delivered."""
 
 log = structlog.stdlib.get_logger("simple_queue_server")
 
 
 class Upkeep:
-    """The work of a worker, see :class:`simple_queue_server.records.work.Worker`."""
+    """The work of a worker, see :class:`simple_queue_server.records.worker_messages.Worker`."""
 
     def __init__(self, database: Database, ingest: Ingest, job: Job) -> None:
         self._database = database
@@ -134,10 +134,10 @@ class Upkeep:
         self._marks_due_s = time.monotonic() + MARKS_S
         changed: list[Mark] | None = None
         with self._database.reading() as connection:
-            state = marks_table.state(connection)
+            state = cancel_marks_table.state(connection)
             if state != self._marks_state:
                 self._marks_state = state
-                changed = self._marks = marks_table.load(connection, self._job.owner.queue)
+                changed = self._marks = cancel_marks_table.load(connection, self._job.owner.queue)
         if work.idle_s > DRAINED_S and any(mark.drained_ms is None for mark in self._marks):
             self._set_drained(work.status)
         return changed
@@ -149,4 +149,4 @@ class Upkeep:
         before_ms = now_ms() - int(DRAINED_S * 1000)
         if any(mark.drained_ms is None and mark.sent_ms < before_ms for mark in self._marks):
             with self._database.writing() as connection:
-                marks_table.set_drained(connection, self._job.owner.queue, before_ms, now_ms())
+                cancel_marks_table.set_drained(connection, self._job.owner.queue, before_ms, now_ms())

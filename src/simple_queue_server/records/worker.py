@@ -27,7 +27,7 @@ from simple_queue_server.records.database import Database
 from simple_queue_server.records.description import Describer
 from simple_queue_server.records.ingest import Ingest
 from simple_queue_server.records.upkeep import Upkeep
-from simple_queue_server.records.work import Channel, Done, Job, Line, Work
+from simple_queue_server.records.worker_messages import Channel, Done, Job, Line, Work
 
 GARBAGE_THRESHOLD: Final = 10_000
 """How many new objects trigger a garbage collection: as in the service, most are freed without one."""

@@ -1,4 +1,4 @@
-"""What the pages stand on: the same as the API."""
+"""What all pages depend on: the same components as the API."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from simple_queue_server.settings.sections import Settings
 BYTES_A_REQUEST: Final = 1000
 """Of a spool, about."""
 LAGS_BYTES: Final = 256 << 10
-"""So much that isn't moved into the records yet is worth saying."""
+"""The backlog of the records above which the pages show a warning."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -143,7 +143,7 @@ class OverviewPage:
             return [self._services.own_status()]
 
     async def _looked(self) -> tuple[Mapping[str, str | None], int | None]:
-        """The health of each part, and how many requests wait: looking at the broker has told that as well."""
+        """The health of each part, and how many requests wait, which comes from the same check of the broker."""
         health = await self._health.look()
         try:
             return health, await self._queue.waiting()

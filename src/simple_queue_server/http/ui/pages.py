@@ -1,4 +1,4 @@
-"""What all pages share: who asks, the frame around the content, and errors as pages."""
+"""What all pages share: the signed-in user, the frame around the content, and errors as pages."""
 
 from __future__ import annotations
 

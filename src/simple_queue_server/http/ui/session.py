@@ -26,7 +26,7 @@ def secret_of(request: Request) -> str:
 
 
 def proof_of(secret: str) -> str:
-    """What a form of one of our pages has in it: nobody else can tell it from anything that they see."""
+    """The CSRF token of forms: it can't be derived from anything that others can see."""
     return hmac.new(secret.encode("utf-8", "surrogatepass"), b"form", hashlib.sha256).hexdigest()
 
 

@@ -10,7 +10,7 @@ from typing import Final
 import structlog
 
 from simple_queue_server.records.description import Describer
-from simple_queue_server.records.work import Channel, Done, Job, Work, WorkerFailed
+from simple_queue_server.records.worker_messages import Channel, Done, Job, Work, WorkerFailed
 
 ANSWER_S: Final = 150.0
 """How long an answer may take. The worker itself gives up a database sooner."""
@@ -20,7 +20,7 @@ NAME: Final = "the process that writes records"
 log = structlog.stdlib.get_logger("simple_queue_server")
 
 
-class WorkerProcess:
+class WorkerClient:
     """A worker in a process of its own. If that ends or hangs, :meth:`run` raises, and starts another one next time.
 
     It ends when this process does, however that happens.
@@ -31,7 +31,7 @@ class WorkerProcess:
         self._process: subprocess.Popen[bytes] | None = None
 
     def run(self, work: Work) -> Done:
-        """See :class:`simple_queue_server.records.work.Worker`. Raises WorkerFailed and OSError."""
+        """See :class:`simple_queue_server.records.worker_messages.Worker`. Raises WorkerFailed and OSError."""
         try:
             channel = _channel(self._process or self._started())
             channel.send(work)

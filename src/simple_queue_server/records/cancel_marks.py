@@ -1,9 +1,9 @@
-"""Marks: requests that a client has cancelled, wherever they are, and that no service may begin.
+"""Cancellation marks: requests that a client has cancelled, wherever they are, and that no service may start.
 
-A mark stands in the database, so it reaches requests that are still on the queue, and survives restarts. It means a
-request by its id, by a label (``ticket=7``) or by its whole ``pass_through``; and only one that was sent before the
-mark was made. Where a message doesn't say when it was sent (AMQP, clients that set no timestamp), the mark counts until
-the queue was seen empty.
+A mark is stored in the database, so it reaches requests that are still on the queue, and survives restarts. It selects
+requests by id, by a label (``ticket=7``) or by the whole ``pass_through``; and only those that were sent before the
+mark was made. Where a message has no timestamp (AMQP clients that set none), the mark is active until the queue was
+seen empty.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Mark:
 
 
 class Marks:
-    """The marks that count, in memory. False when there are none: then there is nothing to ask."""
+    """The active marks, in memory. False when there are none."""
 
     def __init__(self, marks: Iterable[Mark] = ()) -> None:
         self._by_id: dict[str, list[Mark]] = defaultdict(list)

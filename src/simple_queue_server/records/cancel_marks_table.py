@@ -8,8 +8,8 @@ from typing import Any, Final
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from simple_queue_server.records.cancel_marks import Mark
 from simple_queue_server.records.database import Database
-from simple_queue_server.records.marks import Mark
 from simple_queue_server.records.schema import marks
 
 MAX_READ: Final = 100_000

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from simple_queue_server.metrics.collector import Metrics, Source
 
 
-class Companions:
+class OptionalComponents:
     """Runs the components that are configured. The application adds to them before or in the server's lifespan."""
 
     def __init__(self, settings: Settings, run_directory: Path) -> None:
@@ -59,7 +59,7 @@ class Companions:
 
     def _http_api(self, control: Control, section: HttpSection, metrics: Metrics) -> AbstractAsyncContextManager[None]:
         try:
-            from simple_queue_server.http.compose import serving  # noqa: PLC0415 - its libraries are an extra
+            from simple_queue_server.http.assembly import serving  # noqa: PLC0415 - its libraries are an extra
         except ImportError as error:
             raise SettingsError(
                 f"the HTTP API needs {error.name}: pip install 'medusa-copier[http]', or remove http"

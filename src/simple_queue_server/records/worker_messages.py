@@ -13,8 +13,8 @@ from typing import Any, Final, Protocol, TypeVar
 import msgspec
 
 from simple_queue_server.errors import QueueServerError
+from simple_queue_server.records.cancel_marks import Mark
 from simple_queue_server.records.entries import Owner
-from simple_queue_server.records.marks import Mark
 
 M = TypeVar("M")
 

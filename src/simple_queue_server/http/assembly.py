@@ -15,7 +15,6 @@ from simple_queue_server.control import Control
 from simple_queue_server.http import openapi
 from simple_queue_server.http.application import Application
 from simple_queue_server.http.bulk import BulkOperations
-from simple_queue_server.http.cancels import Cancels
 from simple_queue_server.http.dead_letters import DeadLetterOperations
 from simple_queue_server.http.description import Description
 from simple_queue_server.http.events import EventHub
@@ -24,13 +23,14 @@ from simple_queue_server.http.health import Health, broker_check, directory_chec
 from simple_queue_server.http.metrics import MetricsOperations
 from simple_queue_server.http.operations import Operation
 from simple_queue_server.http.queue import IncomingQueue
+from simple_queue_server.http.queued_cancels import Cancels
 from simple_queue_server.http.requests import RequestOperations
 from simple_queue_server.http.server import HttpServer
 from simple_queue_server.http.services import ServiceOperations
 from simple_queue_server.http.submission import Submissions
 from simple_queue_server.http.tokens import Tokens, kept_in
+from simple_queue_server.http.ui.assembly import pages
 from simple_queue_server.http.ui.backend import Backend
-from simple_queue_server.http.ui.compose import pages
 from simple_queue_server.metrics.collector import Metrics
 from simple_queue_server.records.reader import RecordsReader
 from simple_queue_server.records.submissions import SubmissionLog
