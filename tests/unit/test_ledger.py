@@ -336,6 +336,17 @@ def test_sizes_are_compared_that_nobody_asked_for_before() -> None:
         assert [row.path for row in ledger.first_failed(10)] == ["b/c"]
 
 
+def test_files_that_differ_and_are_repaired_are_counted_and_named() -> None:
+    with Ledger(None) as ledger:
+        noted(ledger, *ORDINARY)
+        ledger.forget_reasons()
+        noted(ledger, same("a", "ab"), same("d e", "ab"), differs("b/c", "md5 differ"))
+        assert list(ledger.differing()) == ["b/c"]
+        ledger.table.begin_differing()
+        noted(ledger, listed("*", "b/c"), copied("b/c", 3), same("b/c", "ab"))
+        assert (ledger.count_repaired(), [row.path for row in ledger.first_repaired(10)]) == (1, ["b/c"])
+
+
 def test_a_ledger_leaves_no_file_open(tmp_path: Path) -> None:
     with Ledger(tmp_path) as ledger:
         noted(ledger, *ORDINARY)
