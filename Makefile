@@ -13,12 +13,15 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: demo test chaos soak proof bench check format site lock test-tools clean
+.PHONY: demo test pytest chaos soak proof bench check format site lock test-tools clean
 
 demo: $(VENV)/.runtime
 	$(BIN)/python demo/demo.py $(ARGS)
 
-test: $(VENV)/.dev test-tools check
+test: $(VENV)/.dev test-tools
+	$(MAKE) --no-print-directory --jobs 2 check pytest  # mypy uses one core only
+
+pytest:
 	$(BIN)/pytest -n 4 --dist worksteal
 
 chaos: $(VENV)/.dev test-tools
