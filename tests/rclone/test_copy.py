@@ -27,6 +27,7 @@ import structlog
 from medusa_copier.actions.copy import copy
 from medusa_copier.actions.copyto import copyto
 from medusa_copier.actions.hold import Hold
+from medusa_copier.rclone.directory import copying as directory_copying
 from medusa_copier.rclone.directory import ledger, spool
 from medusa_copier.rclone.directory.completeness import LEFT_OUT, MERGED, QUOTED, UNNAMEABLE, Completeness
 from medusa_copier.rclone.directory.copying import Copying
@@ -290,14 +291,18 @@ async def test_an_object_behind_an_alias_or_a_connection_string_is_no_directory(
     assert not (copier.world.dst / "a.txt").exists()
 
 
-async def test_from_s3_nothing_is_asked_for_but_the_listings_and_the_objects(copier: Copier) -> None:
+async def test_from_s3_nothing_is_asked_for_but_the_listings_and_the_objects(
+    copier: Copier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(directory_copying, "NEAR_S", 60)
     fill(copier.world.bucket / "in")
     with delayed(copier.world.s3.port, 0, most_per_s=1e6) as proxy:
         copier.world.add(dataclasses.replace(copier.world.s3, port=proxy.port).section("counted"))
         copier.roots["counted"] = RootSection(f"counted:{copier.world.bucket.name}")
         assert counts(await copier.copy("counted:in/sub", "dst:")) == (2, 0, 0)
         listings = 2 + 1  # of two directories by the copy, and of all keys
-        assert proxy.counts()["requests"] == listings + 2
+        probe = 1
+        assert proxy.counts()["requests"] == listings + 2 + probe
 
 
 async def test_a_target_that_is_a_file_is_a_clear_failure(copier: Copier) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from medusa_copier.actions.copy import copy
+from medusa_copier.rclone.directory import copying
 from medusa_copier.rclone.directory.transfers import transfers
 from medusa_copier.rclone.facade import Rclone
 from medusa_copier.rclone.process.commands import Commands, Outcome
@@ -43,6 +44,12 @@ def test_transfers_follow_the_storages_and_the_sizes(
     assert transfers(source, target, mean_bytes).get("transfers") == wanted
 
 
+def test_a_bucket_nearby_gets_fewer_and_other_storages_as_many() -> None:
+    assert transfers("bucket", "local", None, is_near=True) == {"transfers": 64, "checkers": 64}
+    for source, target, mean_bytes in [("local", "bucket", 1 << 30), ("local", "sftp", 4096), ("local", "local", 4096)]:
+        assert transfers(source, target, mean_bytes, is_near=True) == transfers(source, target, mean_bytes)  # type: ignore[arg-type]
+
+
 async def test_each_kind_of_storage_is_known(world: storage.Places, client: Client, tmp_path: Path) -> None:
     with (
         storage.serving("webdav", tmp_path / "dav") as dav,
@@ -55,16 +62,24 @@ async def test_each_kind_of_storage_is_known(world: storage.Places, client: Clie
 
 
 @pytest.mark.parametrize(
-    ("flags", "of_environment", "shown"),
+    ("near_s", "flags", "of_environment", "shown"),
     [
-        ({}, "", {"--transfers=256", "--checkers=64"}),
-        ({"transfers": 3}, "", {"--checkers=64"}),
-        ({"--Checkers": 5}, "7", set()),
+        (0, {}, "", {"--transfers=256", "--checkers=64"}),
+        (60, {}, "", {"--transfers=64", "--checkers=64"}),
+        (60, {"transfers": 3}, "", {"--checkers=64"}),
+        (60, {"--Checkers": 5}, "7", set()),
     ],
 )
-async def test_flags_of_the_operator_win(
-    world: storage.Places, monkeypatch: pytest.MonkeyPatch, flags: dict[str, Any], of_environment: str, shown: set[str]
+async def test_transfers_follow_how_soon_a_bucket_answers_and_flags_of_the_operator_win(
+    world: storage.Places,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    near_s: float,
+    flags: dict[str, Any],
+    of_environment: str,
+    shown: set[str],
 ) -> None:
+    monkeypatch.setattr(copying, "NEAR_S", near_s)
     (world.src / "a").write_text("x")
     if of_environment:
         monkeypatch.setenv("RCLONE_TRANSFERS", of_environment)
@@ -95,4 +110,4 @@ async def test_a_directory_of_small_files_goes_far_by_many_transfers(world: stor
             request = Request("copy", {"source_root": "src", "target_root": "far"})
             done = await copy(roots, rclone, Access(roots, rclone))(request)
         assert done.fields["copied"]["files"] == 300  # type: ignore[union-attr]
-        assert far.counts()["connections"] >= 64
+        assert far.counts()["connections"] >= 128, "more than to a bucket nearby"

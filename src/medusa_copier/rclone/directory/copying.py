@@ -10,9 +10,10 @@ from contextlib import suppress
 from medusa_copier.rclone.directory import log_parser
 from medusa_copier.rclone.directory.completeness import Completeness
 from medusa_copier.rclone.directory.job import FilesFailed, Job
-from medusa_copier.rclone.directory.transfers import transfers
-from medusa_copier.rclone.errors import SamePlace, WrongKind
+from medusa_copier.rclone.directory.transfers import NEAR_S, PROBE, transfers
+from medusa_copier.rclone.errors import RcloneError, SamePlace, WrongKind
 from medusa_copier.rclone.local_hash import FAST
+from medusa_copier.rclone.location import Location
 from medusa_copier.rclone.partials import copy_id
 from medusa_copier.rclone.rcd.copyto import IS_A_FILE
 from medusa_copier.rclone.stats import GroupStats
@@ -95,6 +96,21 @@ class Copying:
     async def _transfers(self) -> list[str]:
         """How many files to copy at the same time, as arguments; flags that the operator set take precedence."""
         rclone = self._job.rclone
-        source, target = [await rclone.storage(place.fs) for place in (self._job.source, self._job.target)]
-        chosen = transfers(source.kind, target.kind, self._completeness.mean_bytes)
+        places = (self._job.source, self._job.target)
+        source, target = [await rclone.storage(place.fs) for place in places]
+        buckets = [place for place, there in zip(places, (source, target), strict=True) if there.is_bucket_based]
+        is_near = len(buckets) == 1 and not rclone.is_set("transfers") and await self._is_near(buckets[0])
+        chosen = transfers(source.kind, target.kind, self._completeness.mean_bytes, is_near=is_near)
         return [f"--{flag}={number}" for flag, number in chosen.items() if not rclone.is_set(flag)]
+
+    async def _is_near(self, bucket: Location) -> bool:
+        """Whether the storage answers within NEAR_S, whatever it answers."""
+        probe = f"{bucket.remote}/{PROBE}".strip("/")
+        try:
+            async with asyncio.timeout(NEAR_S):
+                await self._job.rclone.client.is_file(bucket.fs, probe)
+        except TimeoutError:
+            return False
+        except RcloneError:  # the copy itself will say what is wrong
+            return True
+        return True
