@@ -200,7 +200,7 @@ async def test_too_few_file_descriptors_slow_the_service_down_and_lose_nothing(w
     for number in range(100):
         (world.src / f"{number}").write_text(str(number))
     await send(world, *(copyto(f"src:{number}", f"dst:{number}", number) for number in range(100)))
-    command = ["sh", "-c", f"ulimit -n 32; exec {COPIER} run --config copier.yaml"]
+    command = ["sh", "-c", f"ulimit -n 60; exec {COPIER} run --config copier.yaml"]
     with running(command, world.directory):
         answers = await responses(world, 100)
     assert {answer["status"] for answer in answers} == {"success"}
