@@ -322,7 +322,11 @@ def test_of_names_that_the_log_shows_alike_all_differ_if_one_does() -> None:
         assert [row.reason for row in table.rows()] == ["md5 differ"] * 3, "what is said while copying is of others"
 
 
-def test_sizes_at_the_target_are_of_files_that_have_no_rows_yet() -> None:
+def test_hashes_and_sizes_at_the_target_are_of_files_that_have_no_rows_yet() -> None:
+    with Ledger(None) as ledger:
+        ledger.note_listed(["= a"])
+        ledger.table.note_hashes([("ab", "a")])
+        assert [row.hash for row in ledger.table.rows()] == ["ab"]
     with Ledger(None) as ledger:
         ledger.note_listed(["+ a"])
         ledger.note_copied(["1"], ["a"])
