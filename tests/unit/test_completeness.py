@@ -11,7 +11,8 @@ from typing import Any, Final
 import pytest
 
 from medusa_copier.rclone import local_files
-from medusa_copier.rclone.directory.completeness import LEFT_OUT, MERGED, QUOTED, UNNAMEABLE, Completeness
+from medusa_copier.rclone.directory import completeness
+from medusa_copier.rclone.directory.completeness import LEFT_OUT, MADE_UP, MERGED, QUOTED, UNNAMEABLE, Completeness
 from medusa_copier.rclone.directory.job import Job
 from medusa_copier.rclone.directory.ledger import Ledger
 from medusa_copier.rclone.directory.options import Selection
@@ -61,7 +62,9 @@ class OfListings(Rclone):
             raise NotFound
         only = [each.partition("=")[2] for each in arguments if each.startswith("--files-from")]
         chosen = Path(only[0]).read_text().splitlines() if only else None
-        lines([line for line in self.listings[side] if chosen is None or line in chosen])
+        for line in self.listings[side]:
+            if chosen is None or line in chosen:
+                lines([line])
         return self.outcome
 
 
@@ -126,7 +129,7 @@ async def test_a_file_that_rclone_names_in_its_own_way_is_not_left_out(world: Ma
     fill(local.directory, "a", "b:c", "left out")
     await local.completeness.begin()
     local.copied("a", "another name of b:c")
-    local.rclone.listings["src"] = ["left out"]
+    local.rclone.listings["src"] = ["left out", "new"]
     await local.completeness.settle()
     assert local.failed == [("left out", LEFT_OUT)]
 
@@ -160,6 +163,18 @@ async def test_files_with_times_that_are_too_late_fail_by_name_and_are_filtered_
     local.copied("a")
     await local.completeness.settle()
     assert local.failed == [("late", NO_SUCH_TIME)]
+
+
+async def test_what_the_kernel_makes_up_below_a_local_source_is_skipped_by_name(
+    world: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    local = world(LOCAL, BUCKET)
+    fill(local.directory, "a", "proc.1/kmsg")
+    monkeypatch.setattr(completeness, "kernel_file_systems_below", lambda top: ["proc.1"])
+    assert await local.completeness.begin() == (r"--filter=- /{{proc\.1}}/**",)
+    local.copied("a")
+    await local.completeness.settle()
+    assert (local.failed, local.ledger.skipped.first(10)) == ([], [Skipped("proc.1", MADE_UP)])
 
 
 async def test_an_empty_source_has_no_mean_size(world: Make) -> None:
@@ -204,7 +219,7 @@ async def test_of_names_alike_those_that_never_arrived_need_not_be_at_the_target
 
 
 KEYS: Final = [
-    *("1;a", "1;dir/b", "1;/lead", "1;x//y", "1;\uff0e/dot", "1;x/\uff0e\uff0e/y", "1;\uff0e\uff0e\uff0e", "1;end/"),
+    *("1;a", "2;dir/b", "1;/lead", "1;x//y", "1;\uff0e/dot", "1;x/\uff0e\uff0e/y", "1;\uff0e\uff0e\uff0e", "1;end/"),
     *("1;quo\u201bted", "1;arri\u201bved", "1;twi\u201bce", "1;twi\u201bce"),
 ]
 
@@ -223,6 +238,7 @@ async def test_keys_that_rclone_can_not_copy_fail_by_name(world: Make) -> None:
     unnameable = ["/lead", "end/", "x//y", "x/\uff0e\uff0e/y", "\uff0e/dot"]
     expected = [(path, UNNAMEABLE) for path in unnameable] + [("quo\u201bted", QUOTED), ("twi\u201bce", QUOTED)]
     assert sorted(bucket.failed) == sorted(expected)
+    assert list(bucket.ledger.unlike_expected()) == ["dir/b"], "the sizes that were listed are compared"
 
 
 async def test_other_sources_are_listed_only_if_their_sizes_are_needed(world: Make) -> None:
