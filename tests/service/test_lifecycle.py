@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.processes import COPIER, running
-from tests.support.service import World, copyto, rclones
+from tests.support.service import NO_RECORDS, World, copyto, rclones
 from tests.support.waiting import eventually
 
 SIZE = 6_000_000
@@ -19,7 +19,7 @@ SLOWLY = {"flags": {"bwlimit": "2M"}}  # three seconds for SIZE: time to be in m
 
 @pytest.fixture
 def world(tmp_path: Path) -> World:
-    world = World(tmp_path, "", {"rclone": SLOWLY})
+    world = World(tmp_path, "", NO_RECORDS | {"rclone": SLOWLY})
     (world.src / "big").write_bytes(os.urandom(SIZE))
     (world.src / "small").write_bytes(b"small")
     return world
