@@ -6,8 +6,9 @@ Cancelling by a client differs from stopping: a cancelled request is answered, a
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Final, Self
 
@@ -17,11 +18,13 @@ from msgspec import Meta
 
 from simple_queue_server import messages
 from simple_queue_server.brokers.base import Broker
-from simple_queue_server.errors import Failure
+from simple_queue_server.errors import BrokerError, Failure
 from simple_queue_server.in_flight import InFlight
 from simple_queue_server.messages import CANCEL, NO_PASS_THROUGH, Request
 from simple_queue_server.unknown_parameters import refuse_unknown
 
+BROADCAST_WITHIN_S: Final = 3.0
+"""How long the caller of :meth:`Canceller.cancel` waits for the broker."""
 LARGEST_COMPARED_BYTES: Final = 10_000
 """A larger pass_through is not compared: there may be thousands of requests."""
 MAX_INTEGER_LENGTH: Final = 1000
@@ -85,12 +88,24 @@ class Canceller:
     async def handle(self, request: Request) -> dict[str, Any]:
         """Handle the action ``cancel``. Raises Failure if the parameters select no request."""
         cancelled = self._cancel(Cancellation.of(request.parameters))
-        message = {"action": CANCEL, "parameters": request.parameters}
-        return {"cancelled": cancelled, "passed_on": await self._broker.broadcast(json.dumps(message).encode())}
+        return {"cancelled": cancelled, "passed_on": await self._broadcast(request.parameters)}
 
     async def cancel(self, request_id: str) -> int:
-        """Cancel the requests with this id, as the action does; returns how many this server had."""
-        return int((await self.handle(Request(CANCEL, {"request_id": request_id})))["cancelled"])
+        """Cancel the requests with this id, as the action does, but without waiting for a broker that is away; returns
+        how many this server had.
+        """
+        parameters = {"request_id": request_id}
+        cancelled = self._cancel(Cancellation.of(parameters))
+        try:
+            async with asyncio.timeout(BROADCAST_WITHIN_S):
+                await self._broadcast(parameters)
+        except (TimeoutError, BrokerError) as error:
+            reason = str(error) or f"the broker was away for {BROADCAST_WITHIN_S:g} s"
+            log.warning("cancel_not_broadcast", request_id=request_id, reason=reason)
+        return cancelled
+
+    async def _broadcast(self, parameters: Mapping[str, Any]) -> bool:
+        return await self._broker.broadcast(json.dumps({"action": CANCEL, "parameters": parameters}).encode())
 
     def on_broadcast(self, body: bytes) -> None:
         """Handle a request to cancel that was broadcast by a server (including this one) or a client."""

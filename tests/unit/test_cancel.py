@@ -7,15 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from simple_queue_server import Failure, Request, Server, Settings
 from simple_queue_server.brokers.base import ReplyAddress
+from simple_queue_server.brokers.embedded.broker import EmbeddedBroker
 from simple_queue_server.brokers.memory import MemoryBroker, MemoryClient, MemoryQueue
 from simple_queue_server.cancel import Cancellation, Canceller
 from simple_queue_server.concurrency import FIRST
+from simple_queue_server.errors import BrokerError
 from simple_queue_server.in_flight import InFlight, Stage
 from simple_queue_server.journal.store import Entry, Journal
-from simple_queue_server.settings.sections import ServerSection
+from simple_queue_server.settings.sections import EmbeddedSection, ServerSection
 from simple_queue_server.slots import Slot, Slots
 from tests.support.contract import soon, take
 from tests.support.memory_world import until_the_end
@@ -370,3 +373,43 @@ async def test_the_server_cancels_by_an_id_as_the_action_does() -> None:
     assert (await canceller.cancel("another"), await canceller.cancel("r")) == (0, 1)
     assert requests[0].stage is Stage.CANCELLED
     assert json.loads(heard[-1]) == {"action": "cancel", "parameters": {"request_id": "r"}}
+
+
+class AwayBroker(MemoryBroker):
+    """Its broadcasts go nowhere: the broker is away, or its user may not send them."""
+
+    error: BrokerError | None = None
+
+    async def broadcast(self, body: bytes) -> bool:
+        if self.error is not None:
+            raise self.error
+        await asyncio.Event().wait()
+        return False
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        pytest.param(None, "the broker was away for 0.05 s", id="away"),
+        pytest.param(BrokerError("the queue q is not open yet"), "the queue q is not open yet", id="not open"),
+    ],
+)
+async def test_the_server_cancels_its_own_requests_at_once_while_the_broker_is_away(
+    world: World, monkeypatch: pytest.MonkeyPatch, error: BrokerError | None, reason: str
+) -> None:
+    monkeypatch.setattr("simple_queue_server.cancel.BROADCAST_WITHIN_S", 0.05)
+    broker = AwayBroker(world.queue, max_in_flight=2)
+    broker.error = error
+    server = world.serve(broker)
+    (call,) = await world.hanging("mine")
+    with capture_logs() as logs:
+        assert await soon(server.cancel("mine")) == 1
+    assert (await call)["cancelled"] is True
+    (warning,) = [line for line in logs if line["event"] == "cancel_not_broadcast"]
+    assert (warning["request_id"], warning["reason"]) == ("mine", reason)
+
+
+async def test_an_embedded_queue_that_is_not_open_yet_says_so_to_whoever_cancels(tmp_path: Path) -> None:
+    broker = EmbeddedBroker(EmbeddedSection(path=tmp_path / "queue.db"), max_in_flight=1)
+    with pytest.raises(BrokerError, match=r"queue\.db is not open yet"):
+        await broker.broadcast(b"{}")

@@ -122,7 +122,7 @@ class Broker(Protocol):
         """Send a message to every server of the incoming queue, including this one, at least once each.
 
         Servers that aren't connected at that moment don't receive it. Returns False if the broker can't reach other
-        servers and only this one received it.
+        servers and only this one received it. While the broker is away it waits, or raises BrokerError.
         """
 
     def notify(self, body: bytes) -> None:

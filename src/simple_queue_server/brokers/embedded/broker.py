@@ -20,7 +20,7 @@ from simple_queue_server.brokers.embedded.session import Session
 from simple_queue_server.brokers.embedded.tables import RequestRow, Tables
 from simple_queue_server.brokers.embedded.writer import Operation
 from simple_queue_server.brokers.event_buffer import EventBuffer
-from simple_queue_server.errors import BrokerGaveUp
+from simple_queue_server.errors import BrokerError, BrokerGaveUp
 from simple_queue_server.settings.sections import EmbeddedSection
 
 __all__ = ["EmbeddedBroker", "EmbeddedClient", "EmbeddedDelivery"]
@@ -79,12 +79,14 @@ class EmbeddedBroker:
         self._tasks: set[asyncio.Task[None]] = set()
         self._feeder: asyncio.Task[None] | None = None
         self._on_broadcast: BroadcastHandler | None = None
+        self._is_open = False
         self._event_buffer = EventBuffer(self._send_events)
         self.has_progress_queue: bool = settings.progress_queue is not None
 
     async def open(self, on_broadcast: BroadcastHandler | None = None) -> None:
         self._on_broadcast = on_broadcast
         await self._session.open()
+        self._is_open = True
 
     def set_max_unsettled(self, count: int) -> None:
         self._max_in_flight = count
@@ -112,6 +114,8 @@ class EmbeddedBroker:
         await self._session.run_with_retry(lambda tables: self.put(tables, response, reply))
 
     async def broadcast(self, body: bytes) -> bool:
+        if not self._is_open:
+            raise BrokerError(f"the queue {self._settings.path} is not open yet")
         await self._session.broadcast(self._settings.incoming_queue, body)
         return True
 
