@@ -18,7 +18,7 @@ import threading
 import time
 from asyncio.subprocess import Process
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -34,7 +34,7 @@ from simple_queue_server.brokers.embedded import path as queue_path
 from simple_queue_server.brokers.embedded.broker import EmbeddedBroker, EmbeddedClient
 from simple_queue_server.brokers.embedded.database import QueueFile
 from simple_queue_server.brokers.embedded.tables import SCHEMA, Tables
-from simple_queue_server.brokers.embedded.writer import Store
+from simple_queue_server.brokers.embedded.writer import MAX_BATCH_SIZE, Store
 from simple_queue_server.errors import BrokerError, BrokerGaveUp
 from simple_queue_server.settings.sections import EmbeddedSection, LogSection, ServerSection, Settings
 from simple_queue_server.system import mounts
@@ -684,6 +684,20 @@ async def test_an_operation_that_fails_does_not_fail_those_committed_with_it(tmp
         assert database.execute("SELECT body FROM requests").fetchall() == [(b"good",), (b"good",)]
     with pytest.raises(BrokerGaveUp, match="closed"):
         await store.run(put)
+
+
+async def test_more_operations_than_a_batch_has_room_for_are_all_executed_in_order(tmp_path: Path) -> None:
+    store = Store(queue_path.prepare(tmp_path / "queue.db"), lambda _names: None)
+    await store.open()
+    order: list[int] = []
+
+    def note(number: int) -> Callable[[Tables], None]:
+        return lambda _: order.append(number)
+
+    operations = [store.submit(note(number)) for number in range(3 * MAX_BATCH_SIZE)]
+    closing = asyncio.create_task(store.close())  # in the same turn
+    await asyncio.gather(*operations, closing)
+    assert order == list(range(3 * MAX_BATCH_SIZE))
 
 
 async def test_the_outgoing_queue_keeps_the_newest_responses_only(

@@ -291,6 +291,31 @@ async def test_an_object_behind_an_alias_or_a_connection_string_is_no_directory(
     assert not (copier.world.dst / "a.txt").exists()
 
 
+@pytest.mark.parametrize("way", ["plain", "string", "alias", "section"])
+async def test_flags_that_a_root_on_s3_sets_for_itself_hold_for_copies(
+    copier: Copier, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    fill(copier.world.bucket)
+    bucket = copier.world.bucket.name
+    copier.world.add(storage.section("far", type="alias", remote=f"storage,override.low_level_retries=2:{bucket}"))
+    copier.world.add(
+        storage.section("own", type="alias", remote=f"storage:{bucket}") + "override.low_level_retries = 2\n"
+    )
+    string = f"storage,override.low_level_retries=2:{bucket}"
+    place = {"plain": f"storage:{bucket}", "string": string, "alias": "far:", "section": "own:"}[way]
+    copier.roots["given"] = RootSection(place)
+    sources = []
+    run = Commands.run
+
+    async def watched(self: Commands, *arguments: Any, **further: Any) -> Any:
+        sources.append(arguments[1])
+        return await run(self, *arguments, **further)
+
+    monkeypatch.setattr(Commands, "run", watched)
+    assert counts(await copier.copy("given:sub", "dst:")) == (2, 0, 0)
+    assert (Location(place, "sub").joined in sources) is (way != "plain"), sources
+
+
 async def test_from_s3_nothing_is_asked_for_but_the_listings_and_the_objects(
     copier: Copier, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from simple_queue_server.records.database import RecordsError
 from simple_queue_server.records.query import Record, Records
-from simple_queue_server.records.reader import RecordsReader
+from simple_queue_server.records.reader import MAX_ASKING, RecordsReader
 from tests.support.records import Stage, answered, taken
 
 
@@ -74,6 +74,36 @@ async def test_records_that_cannot_be_asked_fail_all_that_are_sought_and_not_tho
         with pytest.raises(RecordsError, match="away"):
             await task
     watched.error = None
+    assert (await watched.reader.latest("id-1")) is not None
+
+
+@pytest.mark.parametrize("error", [MemoryError(), ZeroDivisionError()])
+async def test_an_unforeseen_error_is_raised_where_an_id_is_sought_and_the_next_question_is_asked(
+    watched: Watched, error: Exception
+) -> None:
+    watched.error = error
+    first = asyncio.create_task(watched.reader.latest("id-1"))
+    await watched.is_asked()
+    behind = asyncio.create_task(watched.reader.latest("id-2"))
+    await asyncio.sleep(0)
+    watched.may_answer.set()
+    for task in (first, behind):
+        with pytest.raises(type(error)):
+            await asyncio.wait_for(task, 10)
+
+
+async def test_without_a_thread_the_records_cannot_be_read_until_there_is_one(
+    watched: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    watched.may_answer.set()
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", refuse)
+        for _ in range(MAX_ASKING + 1):
+            with pytest.raises(RecordsError, match="can't start new thread"):
+                await watched.reader.latest("id-1")
     assert (await watched.reader.latest("id-1")) is not None
 
 

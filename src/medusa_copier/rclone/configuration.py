@@ -128,6 +128,10 @@ class Configuration:
                     return f"{name} has {key}, which can't be set: {reason}; remove it"
         return None
 
+    def has_flags(self, fs: str) -> bool:
+        """Whether ``fs``, or a remote behind it, sets flags of rclone for itself (``override.…``, ``global.…``)."""
+        return any(_OVERRIDING.search(text) for _, text in self._behind(fs).parts)
+
     def require_usable(self, fs: str) -> None:
         """Raise RcloneUnusable, naming the remote and the remedy, if ``fs`` is refused."""
         if reason := self.refusal(fs):

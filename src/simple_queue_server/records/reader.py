@@ -50,10 +50,13 @@ class RecordsReader:
         if self._busy >= MAX_ASKING:
             raise RecordsError("the records are slow to answer, and too many ask; try again")
         records = self._records
+        try:
+            asking = asyncio.get_running_loop().run_in_executor(
+                self._threads, lambda: method(records, *arguments, **further)
+            )
+        except RuntimeError as error:  # no thread can be started, or the reader is closed
+            raise RecordsError(f"the records can't be read: {error}") from error
         self._busy += 1
-        asking = asyncio.get_running_loop().run_in_executor(
-            self._threads, lambda: method(records, *arguments, **further)
-        )
         asking.add_done_callback(self._note_end)
         try:
             async with asyncio.timeout(WITHIN_S):
@@ -81,11 +84,14 @@ class RecordsReader:
                 await self._seek_all(sought)
         finally:
             self._seeking = None
+            for future in self._sought.values():
+                future.cancel()  # only where this task was cancelled
+            self._sought.clear()
 
     async def _seek_all(self, sought: Mapping[str, asyncio.Future[Record | None]]) -> None:
         try:
             found = await self.ask(Records.latest, list(sought))
-        except RecordsError as error:
+        except Exception as error:  # noqa: BLE001 - raised where they are sought
             for future in sought.values():
                 future.set_exception(error)
                 future.exception()  # perhaps nobody waits for it any more

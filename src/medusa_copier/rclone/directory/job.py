@@ -52,6 +52,8 @@ class Job:
 
     async def source_directory(self) -> str | None:
         """The source for a command that finds nothing there if it is a file; None if it would take the file."""
+        if self.rclone.configuration.has_flags(self.source.fs):  # which the storage's own name doesn't carry
+            return None
         return (await self.rclone.storage(self.source.fs)).as_directory(self.source.remote)
 
     @asynccontextmanager

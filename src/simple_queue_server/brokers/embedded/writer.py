@@ -25,6 +25,7 @@ Operation: TypeAlias = Callable[[Tables], T]
 """Works on the tables within a transaction, without other side effects: it is run again if the batch fails."""
 
 MAX_BATCH_SIZE: Final = 256
+"""A batch may have up to twice as many. If one of them fails, each gets a transaction of its own."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -79,8 +80,8 @@ class Store:
 
     def _hand_over(self) -> None:
         turn, self._turn = self._turn, []
-        if turn:
-            self._jobs.put(turn)
+        for start in range(0, len(turn), MAX_BATCH_SIZE):
+            self._jobs.put(turn[start : start + MAX_BATCH_SIZE])
 
     async def run(self, operation: Operation[T]) -> T:
         """Execute an operation and wait for it. When cancelled, it may or may not have been executed."""
