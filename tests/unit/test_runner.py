@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, cast
 
+import msgspec
 import pytest
 import structlog
 from structlog.testing import capture_logs
@@ -196,3 +197,31 @@ async def test_a_response_in_the_journal_is_published_by_who_is_not_configured_f
     assert await world.response() == {"status": "success"}
     await until(lambda: len(world.entries()) == 1)
     assert world.entries()[0].id == "0"
+
+
+async def test_the_broker_hands_out_as_many_requests_as_a_reloaded_limit_allows(
+    world: MemoryWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limits: list[int] = []
+    monkeypatch.setattr(Broker, "set_max_unsettled", lambda _, count: limits.append(count))
+    server = world.serve(quick, max_in_flight=1)
+    await world.client.send(REQUEST)
+    await world.response()
+    settings = server._settings
+    server._apply(msgspec.structs.replace(settings, server=msgspec.structs.replace(settings.server, max_in_flight=3)))
+    assert max(limits, default=0) >= 3
+
+
+async def test_a_request_that_never_came_takes_no_room_of_others(world: MemoryWorld) -> None:
+    work = Work()
+    server = world.serve({"work": work, "quick": quick}, max_in_flight=2)
+    await world.client.send(REQUEST)
+    await asyncio.wait_for(work.begun.wait(), 10)
+    for _ in range(20):  # the wait for the next one is cancelled each time
+        server.toggle_halt()
+        await asyncio.sleep(0.01)
+        server.toggle_halt()
+        await asyncio.sleep(0.01)
+    await world.client.send(b'{"action":"quick"}')
+    assert (await world.response())["parameters"] == {"by": "quick"}
+    work.end.set()
