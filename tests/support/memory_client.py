@@ -8,13 +8,17 @@ import asyncio
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Final
 
 import msgspec
 
 from medusa_copier.rclone.errors import NotFound, RcloneError
+from medusa_copier.rclone.facade import Rclone
 from medusa_copier.rclone.local_hash import LocalPair
 from medusa_copier.rclone.location import Item, Location
+from medusa_copier.rclone.process.commands import Outcome
 from medusa_copier.rclone.rcd.client import Client
 from medusa_copier.rclone.rcd.storages import Storage, Storages
 from medusa_copier.rclone.storage_pair import NO_TIMES_NS
@@ -127,3 +131,30 @@ def _pascal(answer: Mapping[str, Any]) -> dict[str, Any]:
     named = {"String": "", "Features": {}} | {key.capitalize(): value for key, value in answer.items()}
     features = {"".join(map(str.capitalize, key.split("_"))): value for key, value in named["Features"].items()}
     return named | {"Features": features}
+
+
+class MemoryRclone(Rclone):
+    """An rclone whose calls go to a model of ``storages``, and whose commands go to :meth:`run`."""
+
+    def __init__(self, run_directory: Path, storages: Mapping[str, Any]) -> None:
+        super().__init__(run_directory=run_directory)
+        self.calls = MemoryClient(storages)
+        self.outcome = Outcome(0)
+
+    @property
+    def client(self) -> MemoryClient:
+        return self.calls
+
+    @property
+    def commands(self) -> Any:
+        return SimpleNamespace(run=self.run, run_well=self.run)
+
+    async def storage(self, fs: str) -> Storage:
+        return await self.calls.storages.of(fs)
+
+    async def retried(self, call: Callable[[], Any], *, under: Any = None) -> Any:
+        return await call()
+
+    async def run(self, *arguments: str, lines: Callable[[list[str]], object]) -> Outcome:
+        """A command; ``lines`` gets what it prints."""
+        raise NotImplementedError

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, Final
 
 import pytest
@@ -19,40 +18,22 @@ from medusa_copier.rclone.directory.options import Selection
 from medusa_copier.rclone.directory.outcomes import Skipped
 from medusa_copier.rclone.directory.sizes import Sizes
 from medusa_copier.rclone.errors import NotFound, ProcessDied
-from medusa_copier.rclone.facade import Rclone
 from medusa_copier.rclone.local_files import NO_SUCH_TIME, TOO_LATE
 from medusa_copier.rclone.location import Location
 from medusa_copier.rclone.process.commands import Outcome
-from medusa_copier.rclone.rcd.storages import Storage
-from tests.support.memory_client import BUCKET, LOCAL, SFTP, MemoryClient
+from tests.support.memory_client import BUCKET, LOCAL, SFTP, MemoryRclone
 
 SOURCE, TARGET = Location("src:", "d"), Location("dst:", "d")
 NO_EMPTY: Final = "--filter=- {{(.*/)?/.*}}"
 
 
-class OfListings(Rclone):
+class OfListings(MemoryRclone):
     """An rclone whose listings of the source, ``src``, and the target, ``dst``, are given."""
 
     def __init__(self, run_directory: Path, source: dict[str, Any], target: dict[str, Any]) -> None:
-        super().__init__(run_directory=run_directory)
-        self.calls = MemoryClient({"src:": source, "dst:": target})
+        super().__init__(run_directory, {"src:": source, "dst:": target})
         self.listings: dict[str, list[str]] = {}
         self.run_with: list[tuple[str, ...]] = []
-        self.outcome = Outcome(0)
-
-    @property
-    def client(self) -> MemoryClient:
-        return self.calls
-
-    @property
-    def commands(self) -> Any:
-        return SimpleNamespace(run=self.run, run_well=self.run)
-
-    async def storage(self, fs: str) -> Storage:
-        return await self.calls.storages.of(fs)
-
-    async def retried(self, call: Callable[[], Any], *, under: Any = None) -> Any:
-        return await call()
 
     async def run(self, *arguments: str, lines: Callable[[list[str]], object]) -> Outcome:
         command, place, *others = arguments

@@ -6,7 +6,6 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, Final, cast
 
 import msgspec
@@ -19,12 +18,10 @@ from medusa_copier.rclone.directory.manifest import Format, ManifestTarget, Mani
 from medusa_copier.rclone.directory.options import Selection
 from medusa_copier.rclone.directory.outcomes import FileOutcome, Note, Row
 from medusa_copier.rclone.errors import MachineTrouble, NotFound, RcloneError
-from medusa_copier.rclone.facade import Rclone
 from medusa_copier.rclone.location import Location
 from medusa_copier.rclone.process.commands import Outcome
-from medusa_copier.rclone.rcd.storages import Storage
 from medusa_copier.rclone.terms import Terms
-from tests.support.memory_client import MemoryClient
+from tests.support.memory_client import MemoryRclone
 
 SOURCE, TARGET, PLACE = Location("src:", "d"), Location("dst:", "d"), Location("lists:", "m/manifest")
 ODD: Final = "caf\udce9 %\n\r"
@@ -34,37 +31,22 @@ def digest(kind: str, content: str) -> str:
     return hashlib.new(kind, content.encode(errors="surrogateescape")).hexdigest()
 
 
-class OfDirectories(Rclone):
+class OfDirectories(MemoryRclone):
     """An rclone whose commands list and hash ``at_target``: contents by path."""
 
     def __init__(self, run_directory: Path, hashes: list[str], hashes_of_lists: list[str]) -> None:
-        super().__init__(run_directory=run_directory)
         here: dict[str, Any] = {"hashes": ["md5", "sha256"]}
         storages = {"src:": here, "dst:": {"hashes": hashes}, "lists:": {"hashes": hashes_of_lists}}
-        self.calls = MemoryClient({**storages, str(run_directory): here})
+        super().__init__(run_directory, {**storages, str(run_directory): here})
         self.hashes = hashes
         self.at_target: dict[str, str] = {}
         self.without_hash: set[str] = set()
         self.commands_run: list[tuple[str, ...]] = []
         self.written: list[tuple[str, Terms, bool]] = []
         self.failure: RcloneError | None = None
-        self.outcome = Outcome(0)
 
-    @property
-    def client(self) -> MemoryClient:
-        return self.calls
-
-    @property
-    def commands(self) -> Any:
-        return SimpleNamespace(run=self.run, run_well=self.run)
-
-    async def storage(self, fs: str) -> Storage:
-        return await self.calls.storages.of(fs)
-
-    async def retried(self, call: Callable[[], Any], *, under: Any = None) -> Any:
-        return await call()
-
-    async def run(self, command: str, *arguments: str, lines: Callable[[list[str]], None]) -> Outcome:
+    async def run(self, *call: str, lines: Callable[[list[str]], object]) -> Outcome:
+        command, *arguments = call
         self.commands_run.append((command, *(each for each in arguments if not each.startswith("--files-from"))))
         (listed,) = [each.partition("=")[2] for each in arguments if each.startswith("--files-from")]
         paths = Path(listed).read_text(errors="surrogateescape").split("\n")[:-1]
