@@ -68,7 +68,8 @@ def test_it_is_started_asked_and_stopped(world: World) -> None:
     again = world.command("start")
     assert (again.returncode, again.stdout) == (0, f"copier runs already, as process {pid(world)}\n")
     done = world.command("stop")
-    assert (done.returncode, done.stdout) == (0, "copier has stopped\n")
+    assert done.returncode == 0
+    assert done.stdout.endswith("copier has stopped\n")  # it says what is in flight if that takes more than a second
     assert not rclones(world)
     assert not pid_file(world).exists()
     assert (world.command("status").returncode, world.command("stop").returncode) == (3, 0)
