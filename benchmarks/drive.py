@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from benchmarks import queues
-from benchmarks.files import Job, NotTheSame, make_files
+from benchmarks.files import Job, NotTheSame, make_files, remove
 from benchmarks.queues import Sample
 from benchmarks.stage import RunningService, Service, World
 from medusa_copier.client import CopyClient
@@ -28,6 +28,7 @@ from simple_queue_server.brokers import client_for
 from tests.support.waiting import eventually
 
 AT_A_TIME: Final = 500
+WARM_UP: Final = 500
 STARTED: Final = b'"server_started"'
 FINISHED: Final = b'"request_finished"'
 PARAMETERS: Final = ("source_root", "source_key", "target_root", "target_key")
@@ -42,10 +43,12 @@ def full_queue_rate(world: World, service: Service, jobs: Sequence[Job]) -> floa
     return queues.rate(samples)
 
 
-def warm_rate(world: World, service: Service, warm_up: Sequence[Job], jobs: Sequence[Job]) -> float:
-    """Like :func:`full_queue_rate`, of a service that has served ``warm_up``, so that nothing is done for the first
-    time: after a start, statements are compiled and connections opened.
+def warm_rate(world: World, service: Service, jobs: Sequence[Job]) -> float:
+    """Like :func:`full_queue_rate`, of a service that has served the first of the ``jobs`` before, to another target:
+    after a start, statements are compiled and connections opened.
     """
+    to = world.unique("warm")
+    warm_up = [Job(job.source_key, "dst", f"{to}/{number}") for number, job in enumerate(jobs[:WARM_UP])]
     with world.running(service) as running:
         fill(world, service, warm_up)
         served(world, service, len(warm_up))
@@ -54,6 +57,7 @@ def warm_rate(world: World, service: Service, warm_up: Sequence[Job], jobs: Sequ
             fill(world, service, jobs)
         samples = served(world, service, len(jobs), before=len(warm_up))
     require_successes(world, service, jobs)
+    remove(world.dst / to)
     return queues.rate(samples)
 
 

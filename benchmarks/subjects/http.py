@@ -20,7 +20,6 @@ from simple_queue_server.http.tokens import hash_of, new_secret
 from tests.support.waiting import eventually
 
 SIZE_BYTES: Final = 4 * KIB
-WARM_UP: Final = 500
 AT_A_TIME: Final = 32
 """Requests of the clients whose rates are compared: as many as a service works on."""
 SCRAPE_EVERY_S: Final = 1.0
@@ -49,12 +48,10 @@ def _full_queue(world: World, *, scraped: bool) -> float:
     service = world.prepare("embedded", sections=api_section(secret) if scraped else {})
     to = world.unique("http")
     jobs = [Job(f"http/{path.name}", "dst", f"{to}/{path.name}") for path in sorted((world.src / "http").iterdir())]
-    warm_up = [Job(job.source_key, "dst", f"{to}-warm/{number}") for number, job in enumerate(jobs[:WARM_UP])]
     with _dashboard(service, secret) if scraped else contextlib.nullcontext():
-        rate = drive.warm_rate(world, service, warm_up, jobs)
+        rate = drive.warm_rate(world, service, jobs)
     require_same(world.src / "http", world.dst / to)
     remove(world.dst / to)
-    remove(world.dst / f"{to}-warm")
     return rate
 
 

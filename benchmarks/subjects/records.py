@@ -11,7 +11,6 @@ from benchmarks.plan import KIB
 from benchmarks.stage import Kind, World
 
 SIZE_BYTES: Final = 4 * KIB
-WARM_UP: Final = 500
 KINDS: Final[tuple[Kind, ...]] = ("embedded", "amqp")
 
 
@@ -33,9 +32,7 @@ def _rate(world: World, kind: Kind, names: list[str], *, is_recorded: bool) -> f
     service = world.prepare(kind, sections={} if is_recorded else {"records": {"enabled": False}})
     to = world.unique("recorded")
     jobs = [Job(f"recorded/{name}", "dst", f"{to}/{name}") for name in names]
-    warm_up = [Job(job.source_key, "dst", f"{to}-warm/{number}") for number, job in enumerate(jobs[:WARM_UP])]
-    rate = drive.warm_rate(world, service, warm_up, jobs)
+    rate = drive.warm_rate(world, service, jobs)
     require_same(world.src / "recorded", world.dst / to)
     remove(world.dst / to)
-    remove(world.dst / f"{to}-warm")
     return rate

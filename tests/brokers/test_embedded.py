@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import fcntl
 import itertools
 import json
@@ -32,7 +33,7 @@ from simple_queue_server.brokers.base import Client, ReplyAddress
 from simple_queue_server.brokers.embedded import database
 from simple_queue_server.brokers.embedded import path as queue_path
 from simple_queue_server.brokers.embedded.broker import EmbeddedBroker, EmbeddedClient
-from simple_queue_server.brokers.embedded.database import QueueFile
+from simple_queue_server.brokers.embedded.database import QueueFile, translate
 from simple_queue_server.brokers.embedded.tables import SCHEMA, Tables
 from simple_queue_server.brokers.embedded.writer import MAX_BATCH_SIZE, Store
 from simple_queue_server.errors import BrokerError, BrokerGaveUp
@@ -684,6 +685,19 @@ async def test_an_operation_that_fails_does_not_fail_those_committed_with_it(tmp
         assert database.execute("SELECT body FROM requests").fetchall() == [(b"good",), (b"good",)]
     with pytest.raises(BrokerGaveUp, match="closed"):
         await store.run(put)
+
+
+@pytest.mark.parametrize(
+    ("number", "remedy"),
+    [
+        (errno.EMFILE, "raise the limit (LimitNOFILE="),
+        (errno.ENOSPC, "free up space"),
+        (errno.EACCES, "give this user"),
+    ],
+)
+def test_an_error_of_the_system_is_named_with_its_own_remedy(number: int, remedy: str) -> None:
+    error = translate(OSError(number, os.strerror(number)), Path("queue.db"))
+    assert str(error).startswith(f"the queue queue.db: [Errno {number}] {os.strerror(number)}; {remedy}")
 
 
 async def test_more_operations_than_a_batch_has_room_for_are_all_executed_in_order(tmp_path: Path) -> None:

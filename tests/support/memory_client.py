@@ -34,6 +34,14 @@ WEB: Final = {"string": "http://h/"}
 DAV: Final = {"string": "webdav root 'd'", "precision": NO_TIMES_NS}
 SUMMED: Final = {"string": "hasher:d", "precision": NO_TIMES_NS, "hashes": ["md5"]}
 """Answers of rclone about storages of a kind; the last two have no times."""
+KINDS: Final[dict[str, Mapping[str, Any]]] = {
+    "local": LOCAL,
+    "bucket": BUCKET,
+    "sftp": SFTP,
+    "web": WEB,
+    "dav": DAV,
+    "summed": SUMMED,
+}
 
 TIME: Final = "2026-01-02T03:04:05Z"
 NO_TIMES: Final = ("1970-01-01T00:00:00Z", "0001-01-01T00:00:00.5Z")

@@ -14,17 +14,9 @@ from medusa_copier.rclone.local_files import NO_SUCH_TIME
 from medusa_copier.rclone.location import Location
 from medusa_copier.rclone.rcd.copyto import copy_file
 from medusa_copier.rclone.rcd.inspected_copy import OtherSize, copy_inspected
-from tests.support.memory_client import BUCKET, DAV, LOCAL, NO_TIMES, SFTP, SUMMED, TIME, WEB, File, MemoryClient
+from tests.support.memory_client import BUCKET, DAV, KINDS, LOCAL, NO_TIMES, SUMMED, TIME, WEB, File, MemoryClient
 
 SOURCE, TARGET = Location("src:", "a"), Location("dst:", "a")
-KINDS: Final[dict[str, Mapping[str, Any]]] = {
-    "local": LOCAL,
-    "bucket": BUCKET,
-    "sftp": SFTP,
-    "web": WEB,
-    "dav": DAV,
-    "summed": SUMMED,
-}
 CONTENT, OTHER = b"new content", b"OLD CONTENT"
 TIMES: Final = (TIME, *NO_TIMES)
 THERE: Final = (None, CONTENT, OTHER)

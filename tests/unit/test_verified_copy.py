@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Final
+from collections.abc import Callable, Iterator
+from typing import Final
 
 import pytest
 
@@ -15,17 +15,9 @@ from medusa_copier.rclone.errors import NotFound, RcloneError, WrongKind
 from medusa_copier.rclone.location import Location
 from medusa_copier.rclone.terms import Terms
 from medusa_copier.rclone.verified_copy import copy_verified
-from tests.support.memory_client import BUCKET, DAV, LOCAL, SFTP, SUMMED, TIME, WEB, File, MemoryClient, digest
+from tests.support.memory_client import KINDS, TIME, File, MemoryClient, digest
 
 SOURCE, TARGET = Location("src:", "a"), Location("dst:", "a")
-KINDS: Final[dict[str, Mapping[str, Any]]] = {
-    "local": LOCAL,
-    "bucket": BUCKET,
-    "sftp": SFTP,
-    "web": WEB,
-    "dav": DAV,
-    "summed": SUMMED,
-}
 CONTENT, OTHER = b"new content", b"OLD CONTENT"
 OVERWRITE: Final[tuple[Overwrite, ...]] = ("if_different", "always", "never")
 VERIFY: Final[tuple[Verify, ...]] = ("default", "checksum", "download")

@@ -89,10 +89,9 @@ class Configuration:
         self._path = (self._path or Path(await self._client().configuration_path())).absolute()
         self._name = str(self._path)
         self._is_local = await asyncio.to_thread(_is_on_local_disk, self._path)
-        self.state = await self.look()
-        self._sections = await self._client().configuration()
-        self._has_end = _has_end(await asyncio.to_thread(self._text))
-        self._unsure_until = time.monotonic() + (MAX_WAIT_S if self.state is None else _still_new_s(self.state))
+        await self._keep(await self.look(), await self._client().configuration())
+        if self.state is None:
+            self._unsure_until = time.monotonic() + MAX_WAIT_S
 
     async def look(self) -> Signature | None:
         """The file's current signature; None if there is no file. Immediate on a local disk, else in a thread."""
@@ -156,6 +155,10 @@ class Configuration:
             await self._client().forget()
             self.generation += 1
             log.info("rclone_config_changed", path=str(self._path))
+        await self._keep(signature, sections)
+
+    async def _keep(self, signature: Signature | None, sections: Sections) -> None:
+        """Keep what was read of the file in this state."""
         self._sections = sections
         self._has_end = _has_end(await asyncio.to_thread(self._text))
         self.state = signature

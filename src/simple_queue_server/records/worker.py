@@ -28,9 +28,8 @@ from simple_queue_server.records.description import Describer
 from simple_queue_server.records.ingest import Ingest
 from simple_queue_server.records.upkeep import Upkeep
 from simple_queue_server.records.worker_messages import Channel, Done, Job, Line, Work
+from simple_queue_server.system.event_loop import GARBAGE_THRESHOLDS
 
-GARBAGE_THRESHOLD: Final = 10_000
-"""How many new objects trigger a garbage collection: as in the service, most are freed without one."""
 NICENESS: Final = 10
 """While there is too little processor time for everything, requests come first."""
 GRACE_S: Final = 2.0
@@ -39,7 +38,7 @@ GRACE_S: Final = 2.0
 
 def main() -> None:
     """Work until the service ends."""
-    gc.set_threshold(GARBAGE_THRESHOLD)
+    gc.set_threshold(*GARBAGE_THRESHOLDS)
     channel = _channel()
     lines: list[Line] = []
     _collect_lines(lines)

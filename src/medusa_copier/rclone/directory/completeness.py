@@ -175,8 +175,7 @@ class Completeness:
         A copy lists one prefix at a time, and doesn't report prefixes that it can't list; one listing of all keys
         includes them. And when an object is read, rclone replaces its size by that of the answer.
         """
-        source = await self._job.source_directory() or self._source.joined
-        listing = ("lsf", source, *SIZES, "--fast-list", *self._filters)
+        listing = ("lsf", await self._job.source_argument(), *SIZES, "--fast-list", *self._filters)
 
         def take(lines: list[str]) -> None:
             sizes = log_parser.sizes(lines)

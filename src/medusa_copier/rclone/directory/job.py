@@ -46,7 +46,7 @@ class Job:
     async def both(self, local_hash: str) -> tuple[str, str]:
         """Source and target for a command, which compares this type of hash if both are local."""
         if (local := (await self.pair()).local) is None:
-            return await self.source_directory() or self.source.joined, self.target.joined
+            return await self.source_argument(), self.target.joined
         source_fs, target_fs = local.hashing(local_hash)
         return Location(source_fs, self.source.path).joined, Location(target_fs, self.target.path).joined
 
@@ -55,6 +55,10 @@ class Job:
         if self.rclone.configuration.has_flags(self.source.fs):  # which the storage's own name doesn't carry
             return None
         return (await self.rclone.storage(self.source.fs)).as_directory(self.source.remote)
+
+    async def source_argument(self) -> str:
+        """The source for a command that need not compare hashes of local files."""
+        return await self.source_directory() or self.source.joined
 
     @asynccontextmanager
     async def only(self, paths: Callable[[], Iterable[str]]) -> AsyncIterator[list[str]]:

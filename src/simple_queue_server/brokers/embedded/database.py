@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import sqlite3
@@ -127,12 +128,25 @@ def translate(error: Exception, path: Path) -> BrokerError:
     if isinstance(error, BrokerError):
         return error
     name = getattr(error, "sqlite_errorname", "")
-    kind, remedy = next((kind, remedy) for prefix, kind, remedy in _REMEDIES if name.startswith(prefix))
-    translated = kind(f"the queue {path}: {error}{f' ({name})' if name else ''}; {remedy}")
+    kind, advice = next((kind, advice) for prefix, kind, advice in _REMEDIES if name.startswith(prefix))
+    if isinstance(error, OSError):
+        advice = remedy(error)
+    translated = kind(f"the queue {path}: {error}{f' ({name})' if name else ''}; {advice}")
     if isinstance(error, sqlite3.Error):  # its traceback would keep a statement alive, and that the file open
         error = error.with_traceback(None)
     translated.__cause__ = error
     return translated
+
+
+def remedy(error: OSError) -> str:
+    """What to do about an error of the operating system with the file or its directory."""
+    match error.errno:
+        case errno.EMFILE | errno.ENFILE:
+            return RAISE_LIMIT
+        case errno.ENOSPC | errno.EDQUOT:
+            return "free up space on its disk"
+        case _:
+            return "give this user write permission for the file and its directory"
 
 
 _REMEDIES: Final[tuple[tuple[str, type[BrokerError], str], ...]] = (

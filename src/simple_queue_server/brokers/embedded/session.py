@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import os
 from collections.abc import Callable
 from typing import Final, TypeVar
@@ -16,6 +15,7 @@ from typing import Final, TypeVar
 import structlog
 
 from simple_queue_server.backoff import delays_s
+from simple_queue_server.brokers.embedded.database import remedy
 from simple_queue_server.brokers.embedded.path import prepare
 from simple_queue_server.brokers.embedded.presence import (
     BROADCAST,
@@ -29,7 +29,6 @@ from simple_queue_server.brokers.embedded.tables import OwnerRow, Tables
 from simple_queue_server.brokers.embedded.writer import Operation, Store
 from simple_queue_server.errors import BrokerError, BrokerGaveUp
 from simple_queue_server.settings.sections import EmbeddedSection
-from simple_queue_server.system.event_loop import RAISE_LIMIT
 from simple_queue_server.system.locks import Lock
 from simple_queue_server.system.trouble import Trouble
 
@@ -77,7 +76,7 @@ class Session:
             try:
                 await self._open(resources)
             except OSError as error:
-                words = f"the queue {self._settings.path} can't be opened: {error}; {_remedy(error)}"
+                words = f"the queue {self._settings.path} can't be opened: {error}; {remedy(error)}"
                 raise BrokerError(words) from error
             self._resources = resources.pop_all()
 
@@ -225,13 +224,3 @@ async def is_set_within(event: asyncio.Event, timeout_s: float) -> bool:
         async with asyncio.timeout(timeout_s):
             await event.wait()
     return event.is_set()
-
-
-def _remedy(error: OSError) -> str:
-    match error.errno:
-        case errno.EMFILE | errno.ENFILE:
-            return RAISE_LIMIT
-        case errno.ENOSPC | errno.EDQUOT:
-            return "free up space on its disk"
-        case _:
-            return "give this user write permission for its directory"
