@@ -127,17 +127,20 @@ async def test_a_stalled_copy_is_shown_as_such_with_the_last_error(world: World,
             with (world.directory / "rclone.conf").open("a") as conf:
                 conf.write(s3.section("storage", endpoint=f"http://127.0.0.1:{proxy.port}"))
             roots = {"src": {"rclone_config": "src"}, "bucket": {"rclone_config": "storage:bkt"}}
-            flags = {"bwlimit": "1M", "timeout": "8s", "low-level-retries": 1}
+            # Bytes count as transferred when rclone has read them, and it reads some 20 MiB before it waits for the
+            # storage: at 8 MiB/s these are read in seconds, and the file lasts half a minute.
+            flags = {"bwlimit": "8M", "timeout": "2s", "low-level-retries": 1}
             world.write_config(
                 roots=roots, rclone={"flags": flags, "attempts": 9}, server={"name": "copier", "shutdown_grace_s": 0}
             )
-            (world.src / "big").write_bytes(os.urandom(30_000_000))
-            with service_with_api(world, stalled_after_s=3) as (url, secret):
+            with (world.src / "big").open("wb") as big:
+                big.truncate(240 << 20)
+            with service_with_api(world, stalled_after_s=1) as (url, secret):
                 await submit(world, copyto("src:big", "bucket:big"))
                 async with tab(chromium, url, secret) as page:
-                    await expect(page.locator("#running")).to_contain_text("Limited by bwlimit: 1M", timeout=15_000)
+                    await expect(page.locator("#running")).to_contain_text("Limited by bwlimit: 8M", timeout=15_000)
                     proxy.stall()
-                    await expect(page.locator("#running")).to_contain_text("No byte for", timeout=20_000)
+                    await expect(page.locator("#running")).to_contain_text("No byte for", timeout=30_000)
                     again = re.compile("The last error:|Tried again after:")
                     await expect(page.locator("#running")).to_contain_text(again, timeout=30_000)
                     proxy.resume()
