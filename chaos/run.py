@@ -16,7 +16,7 @@ from chaos.faults import Faults
 from chaos.sides import SERVICES, AwayError, Side
 from chaos.stage import Stage, processes_in, stage
 from chaos.verdict import Responses, Verdict
-from chaos.workload import REQUESTS_A_BIG_ONE, Request, draw, make_sources
+from chaos.workload import EVERYDAY, Mix, Request, draw, make_sources
 from tests.support.processes import pss_bytes
 
 NO_PROGRESS_S: Final = 60.0
@@ -36,7 +36,7 @@ async def run(
     rng: random.Random,
     requests: int,
     seconds: float,
-    requests_a_big_one: int = REQUESTS_A_BIG_ONE,
+    mix: Mix = EVERYDAY,
 ) -> Verdict:
     """Send ``requests`` within ``seconds`` while faults are done, let all settle, and judge.
 
@@ -47,7 +47,7 @@ async def run(
     not_run: list[str] = []
     async with stage(directory, not_run) as world, opened(directory) as side:
         verdict = Verdict(broker=side.name, duplicates_allowed=side.duplicates_allowed, not_run=not_run)
-        drawn = list(draw(rng, requests, make_sources(rng, world.roots), requests_a_big_one))
+        drawn = list(draw(rng, requests, make_sources(rng, world.roots), mix))
         responses = Responses(drawn)
         collecting = asyncio.create_task(side.collect(responses.take))
         await world.start_services(side.sections(number) for number in range(SERVICES))

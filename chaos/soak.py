@@ -31,10 +31,13 @@ from chaos.run import run
 from chaos.stage import with_mounts_of_our_own
 from chaos.table import markdown, write
 from chaos.verdict import SHOWN, Verdict
+from chaos.workload import Mix
 
 STATE: Final = REPOSITORY / "run" / "soak.jsonl"
-REQUESTS_A_BIG_ONE: Final = 500
-"""With this, a round of ten thousand requests needs 2 GB of disk."""
+MIX: Final = Mix(requests_a_big_one=500, directories=1)
+"""With this, a round of fifty thousand requests needs 8 GB of disk, and minutes: a directory takes a quarter of a
+second of a processor.
+"""
 
 
 class Begun(msgspec.Struct, frozen=True):
@@ -103,8 +106,8 @@ def soak(state: State, requests: int, play: Callable[[str, random.Random], Round
 
 @click.command(context_settings={"max_content_width": 100})
 @click.option("--requests", default=1_000_000, show_default=True, help="Of all rounds together.")
-@click.option("--round", "each", default=10_000, show_default=True, help="Requests of a round.")
-@click.option("--minutes", default=4.0, show_default=True, help="How long the faults of a round go on.")
+@click.option("--round", "each", default=50_000, show_default=True, help="Requests of a round.")
+@click.option("--minutes", default=1.0, show_default=True, help="How long the faults of a round go on.")
 @click.option("--seed", type=int, help="Draw the same rounds again; random when not given.")
 @click.option("--state", "path", default=STATE, show_default=True, type=click.Path(path_type=Path))
 @click.option("--write", "writes", is_flag=True, help=f"Put the table into {DOCUMENT.name}.")
@@ -177,7 +180,7 @@ def _play(broker: str, rng: random.Random, begun: Begun) -> Round:
         rng=rng,
         requests=begun.requests,
         seconds=begun.minutes * 60,
-        requests_a_big_one=REQUESTS_A_BIG_ONE,
+        mix=MIX,
     )
     done = _round(broker, asyncio.run(running))
     if done.is_good:

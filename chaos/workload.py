@@ -17,12 +17,24 @@ SMALL_FILES: Final = 40
 LARGEST_SMALL_BYTES: Final = 1 << 20
 BIG_FILES: Final = 3
 BIG_BYTES: Final = (20_000_000, 50_000_000)
-REQUESTS_A_BIG_ONE: Final = 80
 TREE_FILES: Final = 12
 SMALL_DISK_BYTES: Final = 4096
 """Files for the small disk are no larger than this, so that it is full only when a fault fills it."""
 
 WAYS: Final = (("src", "dst"), ("src", "dst"), ("src", "dst"), ("src", "bucket"), ("bucket", "dst"))
+
+
+@dataclass(frozen=True, slots=True)
+class Mix:
+    """How often the costly ones are drawn: about one request in ``requests_a_big_one`` is for a big file, and of 104
+    about ``directories`` copy a directory, which starts several rclones.
+    """
+
+    requests_a_big_one: int
+    directories: int
+
+
+EVERYDAY: Final = Mix(requests_a_big_one=80, directories=8)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,15 +102,11 @@ def make_sources(rng: random.Random, roots: Mapping[str, Path]) -> Sources:
     return Sources(roots, list(small), tiny, list(big))
 
 
-def draw(
-    rng: random.Random, count: int, sources: Sources, requests_a_big_one: int = REQUESTS_A_BIG_ONE
-) -> Iterator[Request]:
-    """``count`` requests. About one in ``requests_a_big_one`` is for a big file; some are for the small disk, if there
-    is one.
-    """
+def draw(rng: random.Random, count: int, sources: Sources, mix: Mix) -> Iterator[Request]:
+    """``count`` requests. Some are for the small disk, if there is one."""
     kinds: dict[Kind, int] = {
-        "copy": 72,
-        "copy a directory": 8,
+        "copy": 80 - mix.directories,
+        "copy a directory": mix.directories,
         "missing source": 8,
         "unknown action": 4,
         "invalid JSON": 4,
@@ -106,7 +114,7 @@ def draw(
     if "full" in sources.roots:
         kinds["copy to the small disk"] = 8
     for number, kind in enumerate(rng.choices(list(kinds), list(kinds.values()), k=count)):
-        keys = sources.big if number % requests_a_big_one == requests_a_big_one // 2 else sources.small
+        keys = sources.big if number % mix.requests_a_big_one == mix.requests_a_big_one // 2 else sources.small
         yield _draw_one(rng, number, kind, sources, keys)
 
 
