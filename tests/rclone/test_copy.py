@@ -993,6 +993,25 @@ async def test_a_run_directory_without_room_for_lists_is_the_machines_trouble(
         await copier.copy("src:", "dst:")
 
 
+async def test_copies_that_wait_for_their_turn_keep_no_files_open(copier: Copier, tmp_path: Path) -> None:
+    """Hundreds may wait: their files would fill a small run directory that the one whose turn it is needs."""
+    fill(copier.world.src)
+
+    def open_files() -> list[str]:
+        links = [os.path.realpath(each) for each in Path("/proc/self/fd").iterdir()]
+        return [link for link in links if link.startswith(f"{tmp_path}/run/")]
+
+    before = open_files()
+    async with contextlib.AsyncExitStack() as turns:
+        for _ in range(32):
+            await turns.enter_async_context(copier.rclone.place_for_directory())
+        waiting = [asyncio.create_task(copier.copy("src:", f"dst:{number}")) for number in range(3)]
+        await asyncio.wait(waiting, timeout=0.5)
+        assert not any(copying.done() for copying in waiting)
+        assert open_files() == before
+    assert [counts(answer) for answer in await asyncio.gather(*waiting)] == [(4, 0, 0)] * 3
+
+
 async def test_what_may_pass_is_tried_again_and_then_given_up(copier: Copier) -> None:
     fill(copier.world.src)
     copier.world.add(copier.world.s3.section("down", endpoint="http://127.0.0.1:1"))

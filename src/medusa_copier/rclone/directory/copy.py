@@ -56,11 +56,22 @@ class DirectoryCopy:
         Raises RcloneError for what ends the copy as a whole: NotFound if there is no source, WrongKind if the source
         is a file, SamePlace, BadFilter. ``result`` has the outcome of the files even then.
         """
+        looks = self._selection.overwrite == "never"
+        alone = self._rclone.alone_below(self._target) if looks else nullcontext()
+        async with alone, self._rclone.place_for_directory():  # a copy that waits for its turn has no files open
+            return await self._run(again=again)
+
+    async def progress(self) -> dict[str, Any] | None:
+        """The copy's progress, in the form of ``Progress.of``; None while nothing is being copied."""
+        return None if self._stats is None else directory_figures(self._stats)
+
+    async def _run(self, *, again: bool) -> DirectoryResult:
         self.result = None
         directory, verify = self._rclone.run_directory, self._selection.verify
         with Ledger(directory) as ledger, self._selection.filters(directory) as filters:
+            job = Job(self._rclone, self._source, self._target, self._selection, ledger, tuple(filters))
             try:
-                await self._run(ledger, filters, again=again)
+                await self._do(job, again=again)
             except MachineTrouble:
                 raise
             except RcloneError:
@@ -75,17 +86,9 @@ class DirectoryCopy:
             self.result = await asyncio.to_thread(result_of, ledger, verify)
         return self.result
 
-    async def progress(self) -> dict[str, Any] | None:
-        """The copy's progress, in the form of ``Progress.of``; None while nothing is being copied."""
-        return None if self._stats is None else directory_figures(self._stats)
-
-    async def _run(self, ledger: Ledger, filters: list[str], *, again: bool) -> None:
-        job = Job(self._rclone, self._source, self._target, self._selection, ledger, tuple(filters))
+    async def _do(self, job: Job, *, again: bool) -> None:
         await self._rclone.retried(lambda: refuse_unsuitable(job))
-        looks = self._selection.overwrite == "never"
-        alone = self._rclone.alone_below(self._target) if looks else nullcontext()
-        async with alone, self._rclone.place_for_directory():
-            await self._copy(job, again=again)
+        await self._copy(job, again=again)
         if self._manifest is not None:
             await ManifestWriter(job, self._manifest).write(again=again)
 
