@@ -94,7 +94,7 @@ async def application(operations: Iterable[Operation], **http: Any) -> AsyncIter
     """An application of these operations alone, and an operator who asks it."""
     section = HttpSection(**{"listen": ANYWHERE} | http)
     known = Tokens([(hash_of(SECRET), Token("operator", is_operator=True, reads_metrics=True))])
-    app = Application(section, known, operations).asgi()
+    app = Application(section, known, operations)
     listening: asyncio.Future[str] = asyncio.get_running_loop().create_future()
     server = HttpServer(app, section, listening.set_result, on_stop=lambda: None)
     async with server.running(), Api(await listening, SECRET) as api:

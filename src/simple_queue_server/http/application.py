@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+import re
+from collections.abc import Iterable
 from typing import Final
 
 import structlog
-from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
+from starlette.routing import compile_path
+from starlette.types import Receive, Scope, Send
 
 from simple_queue_server.http.guards import Hosts, Rate, body_of, require_access, token_of
 from simple_queue_server.http.operations import Call, Operation, Reply, query_of
@@ -19,41 +19,37 @@ from simple_queue_server.http.tokens import Tokens
 from simple_queue_server.records.database import RecordsError
 from simple_queue_server.settings.sections import HttpSection
 
-HEADERS: Final = {
-    "Cache-Control": "no-store",
-    "Content-Security-Policy": "default-src 'none'; style-src 'self'; img-src 'self'; frame-ancestors 'none'",
-    "Referrer-Policy": "no-referrer",
-    "X-Content-Type-Options": "nosniff",
-}
+HEADERS: Final = (
+    (b"cache-control", b"no-store"),
+    (b"content-security-policy", b"default-src 'none'; style-src 'self'; img-src 'self'; frame-ancestors 'none'"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"x-content-type-options", b"nosniff"),
+)
 """Added to every response that doesn't set its own."""
 
 log = structlog.stdlib.get_logger("simple_queue_server")
 
 
 class Application:
-    """Creates the ASGI application that serves ``operations``."""
+    """The ASGI application that serves ``operations``."""
 
     def __init__(self, section: HttpSection, tokens: Tokens, operations: Iterable[Operation]) -> None:
         self._section = section
         self._tokens = tokens
         self._hosts = Hosts(section.hosts)
         self._rate = Rate(section.max_requests_per_s)
-        self._operations = tuple(operations)
+        self._paths = Paths(operations)
 
-    def asgi(self) -> Starlette:
-        """The application."""
-        by_path: dict[str, dict[str, Operation]] = {}
-        for each in self._operations:
-            by_path.setdefault(each.path, {})[each.method] = each
-        routes = [Route(path, self._endpoint(found), methods=list(found)) for path, found in by_path.items()]
-        return Starlette(routes=routes, exception_handlers={HTTPException: self._no_operation})
-
-    def _endpoint(self, by_method: Mapping[str, Operation]) -> Callable[[Request], Awaitable[Response]]:
-        async def endpoint(request: Request) -> Response:
-            operation = by_method["GET" if request.method == "HEAD" else request.method]
-            return _finished(await self._answered(operation, request))
-
-        return endpoint
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one call."""
+        request = Request(scope, receive)
+        method = "GET" if request.method == "HEAD" else request.method
+        operation, scope["path_params"] = self._paths.find(method, scope["path"])
+        if operation is None:
+            response = self._no_operation(request)
+        else:
+            response = await self._answered(operation, request)
+        await _finished(response)(scope, receive, send)
 
     async def _answered(self, operation: Operation, request: Request) -> Response:
         try:
@@ -76,20 +72,48 @@ class Application:
         body = await body_of(request, self._section.max_body_bytes) if operation.method == "POST" else b""
         return Call(request, query, token, body)
 
-    async def _no_operation(self, request: Request, error: Exception) -> Response:
+    def _no_operation(self, request: Request) -> Response:
         """There is no such path, or it doesn't support this method."""
         try:
             self._hosts.require_known(request)
             self._rate.require_room(None)
         except Problem as problem:
-            return _finished(problem.response())
-        status = error.status_code if isinstance(error, HTTPException) else 500
-        headers = error.headers if isinstance(error, HTTPException) else None
-        words = {404: "there is nothing at this path; see /openapi.json for all paths"}
-        return _finished(Problem(status, words.get(status), headers=headers).response())
+            return problem.response()
+        if methods := self._paths.methods(request.scope["path"]):
+            return Problem(405, headers={"Allow": ", ".join(methods)}).response()
+        return Problem(404, "there is nothing at this path; see /openapi.json for all paths").response()
+
+
+class Paths:
+    """Finds the operation for a path: most paths are fixed, and found without trying one pattern after another."""
+
+    def __init__(self, operations: Iterable[Operation]) -> None:
+        self._fixed: dict[str, dict[str, Operation]] = {}
+        self._patterns: dict[str, tuple[re.Pattern[str], dict[str, Operation]]] = {}
+        for each in operations:
+            if "{" in each.path:
+                pattern, _, _ = compile_path(each.path)
+                self._patterns.setdefault(each.path, (pattern, {}))[1][each.method] = each
+            else:
+                self._fixed.setdefault(each.path, {})[each.method] = each
+
+    def find(self, method: str, path: str) -> tuple[Operation | None, dict[str, str]]:
+        """The operation, and the parameters in its path."""
+        if operation := self._fixed.get(path, {}).get(method):
+            return operation, {}
+        for pattern, by_method in self._patterns.values():
+            if method in by_method and (match := pattern.match(path)):
+                return by_method[method], match.groupdict()
+        return None, {}
+
+    def methods(self, path: str) -> list[str]:
+        """The methods that a path supports; none if there is no such path."""
+        patterns = (by_method for pattern, by_method in self._patterns.values() if pattern.match(path))
+        found = set(self._fixed.get(path) or next(patterns, ()))
+        return sorted(found | ({"HEAD"} if "GET" in found else set()))
 
 
 def _finished(response: Response) -> Response:
-    for name, value in HEADERS.items():
-        response.headers.setdefault(name, value)
+    own = {name for name, _ in response.raw_headers}
+    response.raw_headers.extend((name, value) for name, value in HEADERS if name not in own)
     return response

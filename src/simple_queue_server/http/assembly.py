@@ -90,7 +90,7 @@ async def serving(
         ]
         backend = Backend(settings, control, services, requests, records, health, queue)
         shown = await resources.enter_async_context(pages(backend, section, tokens, extension))
-        app = Application(section, tokens, [*_described(operations, extension), *shown]).asgi()
+        app = Application(section, tokens, [*_described(operations, extension), *shown])
         await resources.enter_async_context(HttpServer(app, section, announce, on_stop=hub.close).running())
         yield
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import ipaddress
 import time
 from collections.abc import Iterable
@@ -18,6 +19,8 @@ from simple_queue_server.http.ui.session import secret_of
 
 BODY_WITHIN_S: Final = 30.0
 """How long a client may take to send the body of a request."""
+SEEN_HOSTS: Final = 128
+"""How many host names need not be parsed again."""
 CHALLENGE: Final = {"WWW-Authenticate": "Bearer"}
 
 
@@ -28,6 +31,7 @@ class Hosts:
 
     def __init__(self, names: Iterable[str]) -> None:
         self._names = frozenset({"localhost", *(name.lower() for name in names)})
+        self._is_known = functools.lru_cache(SEEN_HOSTS)(self._parsed_is_known)
 
     def require_known(self, request: Request) -> None:
         """Raise Problem for any other name."""
@@ -37,7 +41,7 @@ class Hosts:
         shown = ", ".join(given)[:200] or "none"
         raise Problem(421, f"the Host is {shown!r}; add the name to http.hosts, if it is one of this service")
 
-    def _is_known(self, host: str) -> bool:
+    def _parsed_is_known(self, host: str) -> bool:
         try:
             name = urlsplit(f"//{host}").hostname or ""
         except ValueError:

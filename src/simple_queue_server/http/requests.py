@@ -156,8 +156,7 @@ class RequestOperations:
         may_be_repeated = key is not None and self._submissions.find(request_id) is None
         if may_be_repeated and (earlier := await self._record(request_id)):
             return await self._submitted_before(call, earlier)
-        submitted = await self._submissions.submit(request_id, call.body)
-        return await self._accepted(call, request_id, submitted)
+        return await self._accepted(call, request_id, self._submissions.submit(request_id, call.body))
 
     async def find(self, call: Call) -> Reply:
         """Find the requests that match all given parameters, the newest first: this token's, or for an operator all."""
@@ -188,7 +187,7 @@ class RequestOperations:
         """Put a request of the token's holder on the queue; returns its id. Raises Problem."""
         request_id = token.full_id(uuid.uuid4().hex)
         self._require_allowed(token, messages.parse_request(body, request_id))
-        await self._submissions.submit(request_id, body)
+        await self._submissions.sent(self._submissions.submit(request_id, body))
         return request_id
 
     async def send_again(self, token: Token, record: Record) -> str:
@@ -222,7 +221,7 @@ class RequestOperations:
             raise Problem(409, f"{record.request_id} can't be sent again: {why}")
         new_id = token.full_id(uuid.uuid4().hex)
         self._require_allowed(token, messages.parse_request(body, new_id))
-        return new_id, await self._submissions.submit(new_id, body, retry_of=record.key)
+        return new_id, await self._submissions.sent(self._submissions.submit(new_id, body, retry_of=record.key))
 
     def _require_allowed(self, token: Token, request: Request | InvalidRequest) -> None:
         """Raise Problem for an invalid request, or one that this token may not make."""
@@ -246,6 +245,7 @@ class RequestOperations:
             await asyncio.wait({submitted.response}, timeout=wait_s)
             if submitted.response.done() and submitted.response.exception() is None:
                 return Reply(submitted.response.result(), 200, headers | {"Preference-Applied": f"wait={wait_s:g}"})
+        await self._submissions.sent(submitted)
         return Reply(Accepted(id=request_id), 202, headers)
 
     async def _submitted_before(self, call: Call, record: Record) -> Reply:

@@ -38,6 +38,8 @@ class Submitted:
     body_hash: bytes
     is_sent: asyncio.Future[None]
     """Done once the queue has it."""
+    sent_by_s: float
+    """When it counts as not taken by the queue, in seconds of the event loop's clock."""
     response: asyncio.Task[bytes]
 
 
@@ -59,16 +61,22 @@ class Submissions:
         """The submission with this id, if it is still remembered."""
         return self._unanswered.get(request_id) or self._answered.get(request_id)
 
-    async def submit(self, request_id: str, body: bytes, retry_of: int | None = None) -> Submitted:
-        """Put a request on the queue, unless that was done before; returns once the queue has it. Raises Problem.
+    def submit(self, request_id: str, body: bytes, retry_of: int | None = None) -> Submitted:
+        """Begin to put a request on the queue, unless that was done before. Raises Problem.
 
         ``retry_of`` is the key of the record whose request is submitted again.
         """
         submitted = self.find(request_id) or self._new(request_id, body, retry_of)
         if submitted.body_hash != _hash(body):
             raise Problem(409, "another request was submitted with this Idempotency-Key")
-        either: set[asyncio.Future[Any]] = {submitted.is_sent, submitted.response}
-        await asyncio.wait(either, timeout=SENT_WITHIN_S, return_when=asyncio.FIRST_COMPLETED)
+        return submitted
+
+    async def sent(self, submitted: Submitted) -> Submitted:
+        """Return once the queue has it. Raises Problem if the queue can't take it, or doesn't in time."""
+        if not submitted.is_sent.done():
+            either: set[asyncio.Future[Any]] = {submitted.is_sent, submitted.response}
+            left_s = max(submitted.sent_by_s - asyncio.get_running_loop().time(), 0)
+            await asyncio.wait(either, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
         if not submitted.is_sent.done():
             raise _not_sent(submitted)
         return submitted
@@ -87,9 +95,10 @@ class Submissions:
             words = f"{len(self._unanswered)} requests of the API are not answered yet"
             raise Problem(503, words, headers={"Retry-After": "10"})
         key = None if self._records is None else self._records.submitted(request_id, body, retry_of)
-        is_sent: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        is_sent: asyncio.Future[None] = loop.create_future()
         task = asyncio.create_task(self._call(request_id, body, partial(_end, is_sent)), name=f"http-call {request_id}")
-        submitted = Submitted(key, _hash(body), is_sent, task)
+        submitted = Submitted(key, _hash(body), is_sent, loop.time() + SENT_WITHIN_S, task)
         self._unanswered[request_id] = submitted
         task.add_done_callback(lambda _: self._note_answer(request_id, body))
         return submitted
