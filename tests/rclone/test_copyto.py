@@ -204,6 +204,18 @@ async def test_the_reason_names_what_is_wrong(
     assert reason in caught.value.reason
 
 
+async def test_a_local_source_that_is_missing_costs_no_process(
+    world: storage.Places, copyto: Copyto, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def spawn(*command: object, **_: object) -> None:
+        raise AssertionError(command)
+
+    monkeypatch.setattr("medusa_copier.rclone.process.commands.spawn", spawn)
+    for missing in ("src:missing", "src:a.txt/below", "src:dir/missing/below"):
+        with pytest.raises(RcloneError, match="the source does not exist"):
+            await copyto(at(missing), at("bucket:x"))
+
+
 @pytest.mark.parametrize("name", ODD_NAMES, ids=ascii)
 async def test_a_file_with_an_odd_name_goes_to_s3_and_back_unchanged(
     world: storage.Places, copyto: Copyto, name: str

@@ -78,6 +78,8 @@ async def _is_same_place(client: Client, source: Location, target: Location) -> 
 async def _copy_directory(
     client: Client, source: Location, no_file: RcloneError, copy_directory: Callable[[], Awaitable[None]]
 ) -> None:
+    if await client.storages.is_known_missing(source):  # which takes rclone several processes to find
+        raise NotFound from None
     try:
         await copy_directory()
     except NotFound:

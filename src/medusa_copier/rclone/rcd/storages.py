@@ -163,6 +163,11 @@ class Storages:
         place = await self.place(location)
         return place if place.storage else Place("", await _real_path(place.path or "/"))
 
+    async def is_known_missing(self, location: Location) -> bool:
+        """Whether nothing is at a local ``location``. Other storage isn't asked: that may cost as much as to copy."""
+        place = await self.place(location)
+        return not place.storage and not await asyncio.to_thread(os.path.lexists, decoded(place.path or "/"))
+
     async def path_below(self, directory: Location, place: Location) -> str | None:
         """The path of ``place`` below ``directory``, in rclone's encoding; None if it is elsewhere."""
         return (await self.place(place)).path_below(await self.place(directory))
