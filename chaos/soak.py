@@ -34,8 +34,8 @@ from chaos.verdict import SHOWN, Verdict
 from chaos.workload import Mix
 
 STATE: Final = REPOSITORY / "run" / "soak.jsonl"
-MIX: Final = Mix(requests_a_big_one=500, directories=1)
-"""With this, a round of fifty thousand requests needs 8 GB of disk, and minutes: a directory takes a quarter of a
+MIX: Final = Mix(requests_a_big_one=2000, directories=1, missing=2)
+"""With this, a round of fifty thousand requests needs 5 GB of disk, and minutes: a directory takes a quarter of a
 second of a processor.
 """
 

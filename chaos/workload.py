@@ -27,14 +27,15 @@ WAYS: Final = (("src", "dst"), ("src", "dst"), ("src", "dst"), ("src", "bucket")
 @dataclass(frozen=True, slots=True)
 class Mix:
     """How often the costly ones are drawn: about one request in ``requests_a_big_one`` is for a big file, and of 104
-    about ``directories`` copy a directory, which starts several rclones.
+    about ``directories`` copy a directory and ``missing`` name no source, which both may start several rclones.
     """
 
     requests_a_big_one: int
     directories: int
+    missing: int
 
 
-EVERYDAY: Final = Mix(requests_a_big_one=80, directories=8)
+EVERYDAY: Final = Mix(requests_a_big_one=80, directories=8, missing=8)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,9 +106,9 @@ def make_sources(rng: random.Random, roots: Mapping[str, Path]) -> Sources:
 def draw(rng: random.Random, count: int, sources: Sources, mix: Mix) -> Iterator[Request]:
     """``count`` requests. Some are for the small disk, if there is one."""
     kinds: dict[Kind, int] = {
-        "copy": 80 - mix.directories,
+        "copy": 88 - mix.directories - mix.missing,
         "copy a directory": mix.directories,
-        "missing source": 8,
+        "missing source": mix.missing,
         "unknown action": 4,
         "invalid JSON": 4,
     }
