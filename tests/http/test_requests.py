@@ -250,7 +250,7 @@ async def test_a_request_is_sent_again_under_a_new_id_linked_to_the_first(ingest
 async def test_a_request_that_waits_on_the_queue_is_cancelled_by_the_service_that_takes_it(tmp_path: Path) -> None:
     world = World(tmp_path, "", {})
     (world.src / "large").write_bytes(bytes(300_000_000))
-    world.write_config(server={"name": "copier", "max_in_flight": 1}, rclone={"flags": {"bwlimit": "60M"}})
+    world.write_config(server={"name": "copier", "max_in_flight": 1}, rclone={"flags": {"bwlimit": "10M"}})
     with service_with_api(world, tokens=TOKENS) as (url, _):
         async with Api(url, SECRETS["ingest"]) as api:
             for number in range(12):  # more than the service takes ahead

@@ -86,11 +86,11 @@ async def crash_and_start_again(world: World, broker: str, way: str, step: str, 
         with running(command, world.directory) as process:
             assert process.wait(SOON_S) == -signal.SIGKILL
         eventually(lambda: not rclones(world))
-        with world.service() as process:
+        with world.service() as second:
             eventually(lambda: starts(world) == 2)
             responses = [await client.take_response(SOON_S)]
             eventually(lambda: not in_journal(world))
-        assert process.returncode == 0
+        assert second.returncode == 0
         while response := await client.take_response(0):
             responses.append(response)
     return [json.loads(response or b"null") for response in responses]

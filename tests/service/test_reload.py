@@ -4,12 +4,12 @@ import json
 import os
 import signal
 import socket
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.support.processes import Process
 from tests.support.service import World, copyto
 from tests.support.waiting import eventually
 
@@ -28,7 +28,7 @@ def events(world: World, name: str) -> list[dict[str, Any]]:
     return [entry for entry in world.log() if entry["event"] == name]
 
 
-def hang_up(world: World, process: subprocess.Popen[bytes], event: str) -> dict[str, Any]:
+def hang_up(world: World, process: Process, event: str) -> dict[str, Any]:
     """Send SIGHUP; the next line of the log that says ``event``."""
     before = len(events(world, event))
     process.send_signal(signal.SIGHUP)

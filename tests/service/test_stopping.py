@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from medusa_copier.rclone.process.binary import find_binary
-from tests.support.processes import COPIER, output
+from tests.support.processes import COPIER, Process, output
 from tests.support.service import World, rclones
 from tests.support.waiting import eventually
 
@@ -54,7 +54,7 @@ def events(world: World) -> list[str]:
     return [entry["event"] for entry in world.log()]
 
 
-def assert_stops(world: World, process: subprocess.Popen[bytes], number: signal.Signals) -> None:
+def assert_stops(world: World, process: Process, number: signal.Signals) -> None:
     started = time.monotonic()
     process.send_signal(number)
     assert process.wait(20) == 0

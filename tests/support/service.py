@@ -18,7 +18,8 @@ from simple_queue_server import load_settings
 from simple_queue_server.brokers import client_for
 from simple_queue_server.brokers.base import Client
 from simple_queue_server.settings.sections import EmbeddedSection
-from tests.support.processes import COPIER, running
+from tests.support import preloaded
+from tests.support.processes import COPIER, Process, running
 from tests.support.storage import section
 
 NO_RECORDS: Final[dict[str, Any]] = {"records": {"enabled": False}}
@@ -55,15 +56,25 @@ class World:
         (self.directory / "copier.yaml").write_text(yaml.safe_dump(self.config, sort_keys=False))
 
     @contextlib.contextmanager
-    def service(self, environ: Mapping[str, str] | None = None) -> Iterator[subprocess.Popen[bytes]]:
-        """``medusa-copier run``; it serves what is on the queue as soon as it is up."""
-        with running([COPIER, "run", "--config", "copier.yaml"], self.directory, environ) as process:
+    def service(self, environ: Mapping[str, str] | None = None) -> Iterator[Process]:
+        """``medusa-copier run``; it serves what is on the queue as soon as it is up. With an ``environ`` of its own it
+        is a new process of the interpreter, otherwise a forked one.
+        """
+        command = ["run", "--config", "copier.yaml"]
+        with (
+            preloaded.running(command, self.directory)
+            if environ is None
+            else running([COPIER, *command], self.directory, environ)
+        ) as process:
             yield process
 
     def command(self, *arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
-        """Run ``medusa-copier ARGUMENTS --config …`` to its end."""
+        """Run ``medusa-copier ARGUMENTS --config …`` to its end; with an ``environ``, in a new process."""
+        command = [*arguments, "--config", "copier.yaml"]
+        if not environ:
+            return preloaded.run(command, self.directory, timeout_s=60)
         return subprocess.run(
-            [COPIER, *arguments, "--config", "copier.yaml"],
+            [COPIER, *command],
             cwd=self.directory,
             env=os.environ | environ,
             stdin=subprocess.DEVNULL,
