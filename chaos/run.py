@@ -23,6 +23,8 @@ NO_PROGRESS_S: Final = 60.0
 """After the faults have ended: if no new response arrives for this long, the remaining ones count as missing."""
 STRAY_S: Final = 10.0
 AGAIN_S: Final = 0.2
+SENT_AT_A_TIME: Final = 100
+"""Each that isn't confirmed is sent again: when a broker is away for a while, these are the duplicates."""
 LOOK_S: Final = 1.0
 WEIGH_S: Final = 2.0
 
@@ -87,11 +89,13 @@ async def _send_under_fire(
     times = sorted(rng.uniform(0, seconds) for _ in requests)
     events = faults.schedule(rng, seconds)
     began = asyncio.get_running_loop().time()
+    turns = asyncio.Semaphore(SENT_AT_A_TIME)
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(faults.do(events))
         for at_s, request in zip(times, requests, strict=True):
             await asyncio.sleep(max(0, began + at_s - asyncio.get_running_loop().time()))
-            tasks.create_task(_send(side, request))
+            await turns.acquire()
+            tasks.create_task(_send(side, request)).add_done_callback(lambda _: turns.release())
 
 
 async def _send(side: Side, request: Request) -> None:
