@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Protocol, cast
@@ -116,6 +116,7 @@ class MemoryWorld:
         handlers: Handler | Mapping[str, Handler],
         broker: type[Broker] = Broker,
         is_configured_for: Callable[[Request], bool] = lambda _: True,
+        lane_of: Callable[[Request], Hashable] = lambda _: None,
         **server: Any,
     ) -> Server:
         """Start a server. A single handler is that of the action ``work``."""
@@ -125,7 +126,13 @@ class MemoryWorld:
             records=OFF,
         )
         self.broker = broker(self.queue, max_in_flight=16, ack_timeout_s=self.ack_timeout_s)
-        started = Server(settings, self.broker, run_directory=self.directory, is_configured_for=is_configured_for)
+        started = Server(
+            settings,
+            self.broker,
+            run_directory=self.directory,
+            is_configured_for=is_configured_for,
+            lane_of=lane_of,
+        )
         for name, handler in (handlers if isinstance(handlers, Mapping) else {"work": handlers}).items():
             started.action(name)(handler)
         self.servers.append((started, asyncio.create_task(started.serve())))

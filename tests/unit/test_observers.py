@@ -217,6 +217,29 @@ async def test_a_response_from_the_journal_is_only_answered(world: World) -> Non
     ]
 
 
+async def test_a_request_that_is_stopped_while_its_file_leaves_the_journal_has_finished(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    removing = asyncio.Event()
+
+    async def remove(*_: object) -> None:
+        removing.set()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(Journal, "remove", remove)
+    journal = Journal(world.directory / "journal")
+    await journal.open()
+    response = messages.success(Request("work", {}), {})
+    await journal.write(Entry(id="1", request_id="r", body=SENT, reply_to=None, correlation_id=None, response=response))
+    await journal.close()
+    server = world.serve()
+    await soon(removing.wait())
+    server.abort()
+    await soon(world.serving[0])
+    assert world.notes.seen[-1] == ("finished", Stage.ANSWERING, Holder.ANSWERED, response)
+    assert world.names() == ["accepted", "answering", "finished"]
+
+
 async def test_an_observer_that_fails_harms_nobody_and_is_reported_once(world: World) -> None:
     class Fails(Observer):
         def accepted(self, request: InFlight) -> None:

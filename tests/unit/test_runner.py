@@ -11,9 +11,10 @@ import pytest
 import structlog
 from structlog.testing import capture_logs
 
-from simple_queue_server import BrokerGaveUp, Request
+from simple_queue_server import BrokerGaveUp, Handler, Request
 from simple_queue_server.brokers.base import Delivery
 from simple_queue_server.brokers.memory import MemoryDelivery
+from simple_queue_server.concurrency import FixedLimit
 from simple_queue_server.in_flight import InFlight
 from simple_queue_server.journal.store import Entry, Journal
 from simple_queue_server.observers import Observer
@@ -104,6 +105,21 @@ async def test_requests_are_served_at_the_same_time_up_to_the_limit(world: Memor
     assert most == 3
 
 
+async def test_requests_of_one_lane_dont_hold_up_those_of_another(
+    world: MemoryWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("simple_queue_server.runner.AdaptiveLimit", lambda: FixedLimit(1))
+    work = Work()
+    handlers: dict[str, Handler] = {"work": work, "quick": quick}
+    world.serve(handlers, max_in_flight="auto", lane_of=lambda request: request.action)
+    asked = [asyncio.create_task(world.ask(REQUEST)) for _ in range(2)]
+    await asyncio.wait_for(work.begun.wait(), 10)
+    assert (await world.ask({"action": "quick"}))["status"] == "success"
+    assert work.times == 1
+    work.end.set()
+    await asyncio.gather(*asked)
+
+
 async def test_a_broker_that_does_not_take_the_response_ends_the_server_and_keeps_the_request(
     world: MemoryWorld,
 ) -> None:
@@ -127,6 +143,19 @@ async def test_a_broker_that_does_not_take_the_response_ends_the_server_and_keep
         await world.end()
     world.serve({"echo": echo})
     assert await world.client.take_response(5) is not None
+
+
+async def test_without_an_ack_timeout_of_the_broker_nothing_is_journaled(world: MemoryWorld) -> None:
+    world.ack_timeout_s = None
+    work = Work()
+    world.serve(work, journal_after_s=0.02)
+    asked = asyncio.create_task(world.ask(REQUEST))
+    await asyncio.wait_for(work.begun.wait(), 10)
+    await asyncio.sleep(0.1)  # five times as long as it would take
+    assert not world.entries()
+    assert world.broker._held
+    work.end.set()
+    assert (await asked)["status"] == "success"
 
 
 async def test_of_a_journal_only_what_this_service_is_configured_for_is_adopted(world: MemoryWorld) -> None:
