@@ -100,7 +100,7 @@ async def test_requests_that_wait_or_run_are_cancelled(world: World, chromium: B
         async with tab(chromium, url, secret) as page:
             for chosen in ("1", "first"):
                 await page.goto(f"{url}/history?label=n%3D{chosen}")
-                await expect(page.locator("tbody tr")).to_have_count(1)
+                await expect_after_reloads(page, "tbody tr", 1)
                 await page.locator("tbody input[type=checkbox]").check()
                 await page.get_by_role("button", name="Cancel the selected").click()
                 await page.get_by_role("button", name="Cancel").click()

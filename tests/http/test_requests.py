@@ -255,6 +255,7 @@ async def test_a_request_that_waits_on_the_queue_is_cancelled_by_the_service_tha
         async with Api(url, SECRETS["ingest"]) as api:
             for number in range(12):  # more than the service takes ahead
                 await api.post("/v1/requests", copyto("src:large", f"dst:{number}"), Idempotency_Key=str(number))
+            await recorded(api, "/v1/requests/0", "running")
             waiting = (await api.get("/v1/requests/11")).json
             assert waiting["state"] == "waiting"
             assert (await api.post("/v1/requests/11/cancel")).json == {"id": "ingest:11", "cancelled": 0}
