@@ -22,7 +22,7 @@ test: $(VENV)/.dev test-tools
 	$(MAKE) --no-print-directory --jobs 2 check pytest  # mypy uses one core only
 
 pytest:
-	$(BIN)/pytest -n 6 --dist worksteal
+	$(BIN)/pytest -n 4 --dist worksteal
 
 chaos: $(VENV)/.dev test-tools
 	$(BIN)/python -m chaos $(ARGS)

@@ -126,8 +126,7 @@ async def test_sigusr2_halts_after_what_is_in_flight_and_a_second_one_goes_on(wo
 
 async def test_ctrl_c_for_the_whole_terminal_does_not_reach_rclone(world: World) -> None:
     with world.service():
-        eventually(lambda: rclones(world))
-        (pid,) = rclones(world)
+        (pid,) = eventually(lambda: rclones(world))
         assert os.getpgid(pid) == pid
 
 
