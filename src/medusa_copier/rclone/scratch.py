@@ -33,10 +33,11 @@ def in_run_directory(what: str) -> Iterator[None]:
 def scratch_file(directory: Path | None, name: str) -> Iterator[IO[str]]:
     """Create a temporary file whose name starts with ``name``, for the duration of the block. Raises OSError.
 
-    It is locked, so that another service starting in the same directory doesn't remove it.
+    It is locked, so that another service starting in the same directory doesn't remove it. Flush what you write: what
+    is still buffered at the end of the block is dropped.
     """
     while True:
-        with tempfile.NamedTemporaryFile(
+        file = tempfile.NamedTemporaryFile(  # noqa: SIM115 - its exit would raise again what couldn't be written
             "w",
             encoding="utf-8",
             errors="surrogateescape",
@@ -45,15 +46,17 @@ def scratch_file(directory: Path | None, name: str) -> Iterator[IO[str]]:
             prefix=f"{name}-",
             suffix=_SUFFIX,
             delete=False,
-        ) as file:
-            try:
-                fcntl.flock(file.fileno(), fcntl.LOCK_EX)
-                if not os.fstat(file.fileno()).st_nlink:  # another service starts and took it for abandoned
-                    continue
-                yield file
-                return
-            finally:
-                Path(file.name).unlink(missing_ok=True)
+        )
+        try:
+            fcntl.flock(file.fileno(), fcntl.LOCK_EX)
+            if not os.fstat(file.fileno()).st_nlink:  # another service starts and took it for abandoned
+                continue
+            yield file
+            return
+        finally:
+            Path(file.name).unlink(missing_ok=True)
+            with suppress(OSError):
+                file.close()
 
 
 def remove_abandoned(directory: Path) -> None:
