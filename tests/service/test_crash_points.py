@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import sys
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -16,13 +15,11 @@ from typing import Any, Final
 
 import pytest
 
-from tests.support import crashing_service
+from tests.support import preloaded
 from tests.support.crashing_service import COMMIT, JOURNAL_STEPS, STEPS
-from tests.support.processes import running
 from tests.support.service import NO_RECORDS, World, copyto, rclones
 from tests.support.waiting import eventually
 
-LAUNCHER: Final = crashing_service.__file__
 SOON_S: Final = 30
 AT_ONCE_S: Final = 0.001
 """When the journal takes a request over here."""
@@ -82,8 +79,8 @@ async def crash_and_start_again(world: World, broker: str, way: str, step: str, 
     """Send a request; returns all its responses after a service was killed and another ran and stopped."""
     async with world.client() as client:
         await client.send(copyto("src:file", "dst:file", {"id": 7}))
-        command = [sys.executable, "-P", LAUNCHER, broker, way, step, side, "run", "--config", "copier.yaml"]
-        with running(command, world.directory) as process:
+        command = [broker, way, step, side, "run", "--config", "copier.yaml"]
+        with preloaded.running(command, world.directory, program=preloaded.CRASHING) as process:
             assert process.wait(SOON_S) == -signal.SIGKILL
         eventually(lambda: not rclones(world))
         with world.service() as second:

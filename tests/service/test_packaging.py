@@ -27,14 +27,14 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def installed(tmp_path_factory: pytest.TempPathFactory, wheel: Path) -> Path:
     """The ``bin`` directory of a new virtual environment with nothing but the package in it."""
     venv = tmp_path_factory.mktemp("installed") / "venv"
-    subprocess.run([sys.executable, "-m", "venv", str(venv)], check=True)
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(venv)], check=True)
     install(venv / "bin", str(wheel))
     return venv / "bin"
 
 
 def install(where: Path, what: str) -> None:
-    options = ["--quiet", "--disable-pip-version-check", "--no-compile"]
-    command = [str(where / "python"), "-m", "pip", "install", *options, what]
+    pip = [sys.executable, "-m", "pip", "--python", str(where / "python")]
+    command = [*pip, "install", "--quiet", "--disable-pip-version-check", "--no-compile", what]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 

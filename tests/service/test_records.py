@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import signal
 import uuid
 from collections import Counter
@@ -41,7 +42,7 @@ def test_after_kill_9_of_everything_nothing_runs_and_each_response_is_found(tmp_
     world = World(tmp_path, "", {"rclone": {"flags": {"bwlimit": "100k"}}})
     (world.src / "large").write_bytes(b"x" * 30_000_000)
     (world.src / "small").write_bytes(b"x")
-    with world.service() as service:
+    with world.service(os.environ) as service:
         answered = json.loads(world.command("submit", "src:small", "dst:small", "--wait").stdout)
         missing = json.loads(world.command("submit", "src:no", "dst:no", "--wait", "--request-id", "no").stdout)
         world.command("submit", "src:large", "dst:large", "--request-id", "large")

@@ -3,8 +3,6 @@
 import asyncio
 import contextlib
 import json
-import subprocess
-import sys
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,16 +15,10 @@ import yaml
 from simple_queue_server import Settings, load_settings
 from simple_queue_server.brokers import client_for
 from simple_queue_server.brokers.base import Client
-from tests.support import worker
-from tests.support.processes import running
+from tests.support import preloaded
+from tests.support.processes import Process
 from tests.support.waiting import eventually
 
-WORKER = [
-    sys.executable,
-    "-P",
-    str(worker.__file__),
-    "worker.yaml",
-]  # -P: a module beside it may be named as one of Python's
 BROKERS = ["embedded", "amqp", "sqs"]
 
 
@@ -45,8 +37,8 @@ class World:
         return directory
 
     @contextlib.contextmanager
-    def worker(self, name: str) -> Iterator[subprocess.Popen[bytes]]:
-        with running(WORKER, self.directory(name)) as process:
+    def worker(self, name: str) -> Iterator[Process]:
+        with preloaded.running(["worker.yaml"], self.directory(name), program=preloaded.SERVER) as process:
             yield process
 
     def started(self, name: str, times: int = 1) -> bool:

@@ -1,4 +1,5 @@
-"""``python crashing_service.py STEP SIDE medusa-copier-arguments…``: a service that is killed at one durable step.
+"""``main()`` with the arguments BROKER, WAY, STEP, SIDE, and those of medusa-copier: a service that is killed at one
+durable step.
 
 SIDE is ``before`` or ``after``. The kill is SIGKILL to itself, at the first time that the step is reached. The steps
 are put around the real classes from outside; the service has no hooks for this.
@@ -142,6 +143,7 @@ def arrange(broker: str, way: str, step: str, side: str) -> None:
         die_at(STEPS[broker][step], side)
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Run the service; it doesn't return."""
     arrange(*sys.argv[1:5])
     cli.main(sys.argv[5:])

@@ -2,13 +2,15 @@
 processor time that the imports take.
 
 The forked process has its own directory, environment and streams, as if it had been started by a shell; only its
-command line, in ``/proc``, is that of the process that it was forked from.
+command line, in ``/proc``, is that of the process that it was forked from. The worker that such a service starts for
+its records is forked in the same way, and is no child of the service.
 """
 
 from __future__ import annotations
 
 import atexit
 import contextlib
+import fcntl
 import functools
 import gc
 import importlib
@@ -24,9 +26,11 @@ import tempfile
 import time
 import traceback
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import IO, Any, Final, NoReturn
+from typing import Any, Final, NoReturn, Protocol
 
+from simple_queue_server.records import worker_client
 from tests.support.processes import COPIER, die_with_us, stop
 
 IMPORTED: Final = (
@@ -44,12 +48,25 @@ IMPORTED: Final = (
     "simple_queue_server.http.assembly",
     "simple_queue_server.records.reader",
     "simple_queue_server.records.submissions",
+    "simple_queue_server.records.worker",
+    "sqlalchemy.dialects.sqlite",
+    "tests.support.crashing_service",
+    "tests.support.worker",
 )
+COMMAND: Final = "medusa_copier.cli"
+CRASHING: Final = "tests.support.crashing_service"
+SERVER: Final = "tests.support.worker"
+WORKER: Final = "simple_queue_server.records.worker"
+OUR_DESCRIPTORS: Final = 256
+"""A forked process closes those that it inherited, which are below this."""
 LARGEST_ORDER_BYTES: Final = 1 << 20
 
 
 class Forked:
-    """A process that was forked, with the methods of ``subprocess.Popen`` that tests use."""
+    """A process that was forked, with what of ``subprocess.Popen`` is used."""
+
+    stdin: io.FileIO | None = None
+    stdout: io.FileIO | None = None
 
     def __init__(self, pid: int, report: socket.socket) -> None:
         self.pid = pid
@@ -88,12 +105,14 @@ class Forked:
 
 
 @contextlib.contextmanager
-def running(arguments: Sequence[str], directory: Path, *, stop_s: float = 30) -> Iterator[Forked]:
+def running(
+    arguments: Sequence[str], directory: Path, *, program: str = COMMAND, stop_s: float = 30
+) -> Iterator[Forked]:
     """``medusa-copier ARGUMENTS`` in ``directory``, its output in ``output.txt`` there; stopped by SIGTERM when the
-    block ends.
+    block ends. ``program``: another module with a ``main`` to run in its place.
     """
     with (directory / "output.txt").open("ab") as output:
-        process = _forked(arguments, directory, output, output)
+        process = _forked(_nursery(), _Order(program, list(arguments), str(directory)), None, output, output)
     try:
         yield process
     finally:
@@ -103,7 +122,7 @@ def running(arguments: Sequence[str], directory: Path, *, stop_s: float = 30) ->
 def run(arguments: Sequence[str], directory: Path, *, timeout_s: float) -> subprocess.CompletedProcess[str]:
     """Run ``medusa-copier ARGUMENTS`` to its end."""
     with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
-        process = _forked(arguments, directory, output, errors)
+        process = _forked(_nursery(), _Order(COMMAND, list(arguments), str(directory)), None, output, errors)
         try:
             process.wait(timeout_s)
         finally:
@@ -115,13 +134,49 @@ def run(arguments: Sequence[str], directory: Path, *, timeout_s: float) -> subpr
     return subprocess.CompletedProcess([COPIER, *arguments], process.wait(), *texts)
 
 
-def _forked(arguments: Sequence[str], directory: Path, output: IO[bytes], errors: IO[bytes]) -> Forked:
+class _HasFileno(Protocol):
+    def fileno(self) -> int: ...
+
+
+@dataclass(frozen=True)
+class _Order:
+    """What to run: the ``main`` of a module, and where."""
+
+    program: str
+    arguments: list[str]
+    directory: str
+    environ: dict[str, str] = field(default_factory=lambda: dict(os.environ))
+    has_own_group: bool = False
+
+
+def _forked(
+    nursery: socket.socket, order: _Order, given: _HasFileno | None, output: _HasFileno, errors: _HasFileno
+) -> Forked:
     ours, theirs = socket.socketpair()
-    order = json.dumps({"arguments": list(arguments), "directory": str(directory), "environ": dict(os.environ)})
-    with theirs:
-        descriptors = [output.fileno(), errors.fileno(), theirs.fileno()]
-        socket.send_fds(_nursery(), [order.encode("utf-8", "surrogateescape")], descriptors)
+    with theirs, Path(os.devnull).open("rb") as nothing:
+        files = (given or nothing, output, errors, theirs)
+        text = json.dumps(asdict(order)).encode("utf-8", "surrogateescape")
+        socket.send_fds(nursery, [text], [file.fileno() for file in files])
     return Forked(int(ours.recv(16)), ours)
+
+
+class _ForkedWorkers:
+    """In place of ``subprocess`` for a service's ``WorkerClient``."""
+
+    PIPE, TimeoutExpired = subprocess.PIPE, subprocess.TimeoutExpired
+
+    def __init__(self, nursery: socket.socket) -> None:
+        self._nursery = nursery
+
+    def Popen(self, command: Sequence[str], **_: Any) -> Forked:  # noqa: N802 - in place of subprocess.Popen
+        """Fork a worker, with pipes as standard input and output."""
+        order = _Order(WORKER, [command[-1]], str(Path.cwd()), has_own_group=True)
+        given, to_it = (io.FileIO(descriptor, mode) for descriptor, mode in zip(os.pipe(), "rw", strict=True))
+        from_it, output = (io.FileIO(descriptor, mode) for descriptor, mode in zip(os.pipe(), "rw", strict=True))
+        with given, output:
+            process = _forked(self._nursery, order, given, output, sys.stderr)
+        process.stdin, process.stdout = to_it, from_it
+        return process
 
 
 @functools.cache
@@ -145,10 +200,12 @@ def _end(orders: socket.socket, nursery: subprocess.Popen[bytes]) -> None:
 
 
 class _Nursery:
-    """Forks a process for each order that arrives, and reports its process id and how it ended."""
+    """Forks a process for each order that arrives, and reports its process id and how it ended. Forked processes may
+    send orders as well.
+    """
 
     def __init__(self, orders: socket.socket) -> None:
-        self._orders = orders
+        self._orders = [orders]
         self._reports: dict[int, socket.socket] = {}
         self._woken, self._wake = socket.socketpair()
         for each in (self._woken, self._wake):
@@ -157,26 +214,35 @@ class _Nursery:
         signal.signal(signal.SIGCHLD, lambda *_: None)
 
     def serve(self) -> None:
-        """Until the other side is closed."""
-        while True:
-            ready, _, _ = select.select([self._orders, self._woken], [], [])
-            if self._woken in ready:
-                self._woken.recv(4096)
-                self._report_ends()
-            if self._orders in ready:
-                order, descriptors, _, _ = socket.recv_fds(self._orders, LARGEST_ORDER_BYTES, 3)
-                if not order:
-                    return
-                self._fork(json.loads(order.decode("utf-8", "surrogateescape")), descriptors)
+        """Until the other side of the first connection is closed."""
+        first = self._orders[0]
+        while first in self._orders:
+            ready, _, _ = select.select([*self._orders, self._woken], [], [])
+            for each in ready:
+                if each is self._woken:
+                    self._woken.recv(4096)
+                    self._report_ends()
+                else:
+                    self._take(each)
 
-    def _fork(self, order: dict[str, Any], descriptors: list[int]) -> None:
-        output, errors, report = descriptors
-        pid = os.fork()
-        if pid == 0:
-            os.close(report)
-            _become(order, output, errors)
-        os.close(output)
-        os.close(errors)
+    def _take(self, connection: socket.socket) -> None:
+        text, descriptors, _, _ = socket.recv_fds(connection, LARGEST_ORDER_BYTES, 4)
+        if text:
+            self._fork(_Order(**json.loads(text.decode("utf-8", "surrogateescape"))), descriptors)
+        else:
+            self._orders.remove(connection)
+            connection.close()
+
+    def _fork(self, order: _Order, descriptors: list[int]) -> None:
+        *streams, report = descriptors
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            pid = os.fork()
+            if pid == 0:
+                _become(order, streams, theirs)
+        for stream in streams:
+            os.close(stream)
+        self._orders.append(ours)
         self._reports[pid] = socket.socket(fileno=report)
         self._reports[pid].send(str(pid).encode())
 
@@ -188,7 +254,7 @@ class _Nursery:
                     report.send(str(os.waitstatus_to_exitcode(status)).encode())
 
 
-def _become(order: dict[str, Any], output: int, errors: int) -> NoReturn:
+def _become(order: _Order, streams: Sequence[int], nursery: socket.socket) -> NoReturn:
     """What the interpreter and the kernel do for a new process."""
     status = 1
     try:
@@ -196,27 +262,31 @@ def _become(order: dict[str, Any], output: int, errors: int) -> NoReturn:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         if (die := die_with_us()) is not None:
             die()
-        os.dup2(output, 1)
-        os.dup2(errors, 2)
-        os.closerange(3, 256)
-        os.chdir(order["directory"])
+        if order.has_own_group:
+            os.setpgid(0, 0)
+        for number, stream in enumerate(streams):
+            os.dup2(stream, number)
+        connection = fcntl.fcntl(nursery, fcntl.F_DUPFD_CLOEXEC, OUR_DESCRIPTORS)
+        os.closerange(3, OUR_DESCRIPTORS)
+        setattr(worker_client, "subprocess", _ForkedWorkers(socket.socket(fileno=connection)))  # noqa: B010
+        os.chdir(order.directory)
         os.environ.clear()
-        os.environ.update(order["environ"])
+        os.environ.update(order.environ)
         time.tzset()
         sys.stdout = io.TextIOWrapper(io.FileIO(1, "w", closefd=False), encoding="utf-8", write_through=True)
         sys.stderr = io.TextIOWrapper(
             io.FileIO(2, "w", closefd=False), encoding="utf-8", errors="backslashreplace", write_through=True
         )
-        sys.argv = [COPIER, *order["arguments"]]
-        status = _status_of_main()
+        sys.argv = [COPIER, *order.arguments]
+        status = _status_of_main(order.program)
         sys.stdout.flush()
     finally:
         os._exit(status)
 
 
-def _status_of_main() -> int:
+def _status_of_main(program: str) -> int:
     try:
-        importlib.import_module("medusa_copier.cli").main()
+        importlib.import_module(program).main()
     except SystemExit as end:
         if end.code is None or isinstance(end.code, int):
             return end.code or 0

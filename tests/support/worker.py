@@ -1,4 +1,4 @@
-"""A service of simple_queue_server for tests to kill. ``python worker.py CONFIG``; works in its directory.
+"""A service of simple_queue_server for tests to kill: ``main()`` with the argument CONFIG; works in its directory.
 
 ``work`` answers with the directory's name, ``hang`` never ends, ``die`` kills the process.
 """
@@ -28,7 +28,8 @@ async def die(request: Request) -> dict[str, Any]:
     return {}
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Run the service."""
     server = Server(load_settings(sys.argv[1]))
     for action in (work, hang, die):
         server.action(action.__name__)(action)
