@@ -71,6 +71,8 @@ class Plan:
     http_requests: int = 3_000
     """By each client, and on each full queue, beside the HTTP API."""
     http_per_s: int = 500
+    scraped_rounds: int = 8
+    """Of a full queue with the API and without: a service's rate differs by a fifth from one start to the next."""
     records: int = 1_000_000
     """That pages are made from."""
     small_per_s: int = 200
@@ -101,6 +103,7 @@ QUICK: Final = Plan(
     celery_tasks=20,
     latencies=50,
     http_requests=500,
+    scraped_rounds=1,
     records=20_000,
     sizes=((4 * KIB, 100, 5), (MIB, 30, 5), (16 * MIB, 8, 2)),
     large_bytes=256 * MIB,

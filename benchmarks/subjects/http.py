@@ -33,7 +33,7 @@ def measure(world: World) -> dict[str, Any]:
     make_files(world.src / "http", world.plan.http_requests, SIZE_BYTES)
     series: dict[str, list[float]] = {}
     paced: dict[str, list[list[float]]] = {}
-    for number in range(world.plan.rounds):
+    for number in range(world.plan.scraped_rounds):
         world.tell(f"the API beside a full queue, round {number + 1}")
         series.setdefault("plain", []).append(_full_queue(world, scraped=False))
         series.setdefault("scraped", []).append(_full_queue(world, scraped=True))

@@ -700,6 +700,63 @@ def test_an_error_of_the_system_is_named_with_its_own_remedy(number: int, remedy
     assert str(error).startswith(f"the queue queue.db: [Errno {number}] {os.strerror(number)}; {remedy}")
 
 
+def writer_threads(section: EmbeddedSection) -> int:
+    return sum(thread.name == f"queue {section.path.name}" for thread in threading.enumerate())
+
+
+async def test_all_of_a_process_share_one_writer_until_the_last_of_them_is_closed(section: EmbeddedSection) -> None:
+    broker, client = EmbeddedBroker(section, max_in_flight=1), EmbeddedClient(section)
+    await broker.open()
+    async with client:
+        assert writer_threads(section) == 1
+        await client.send(b"one")
+        assert (await soon(broker.receive())).body == b"one"
+        await broker.close()
+        assert writer_threads(section) == 1
+        await client.send(b"two")
+        async with EmbeddedClient(section) as other:
+            await assert_wakes(other, section)
+    assert writer_threads(section) == 0
+
+
+async def assert_wakes(client: Client, section: EmbeddedSection) -> None:
+    """A service that opens the queue now answers at once, so wake-ups reach it, and the client."""
+    broker = EmbeddedBroker(section, max_in_flight=9)
+    await broker.open()
+    call = asyncio.create_task(client.call(b"three"))
+    while (delivery := await soon(broker.receive())).body != b"three":
+        await delivery.ack()
+    await delivery.answer(b"response")
+    assert await asyncio.wait_for(call, AT_ONCE_S) == b"response"
+    await broker.close()
+
+
+async def test_several_that_open_a_file_which_cannot_be_opened_are_all_refused(section: EmbeddedSection) -> None:
+    section.path.parent.mkdir()
+    section.path.write_bytes(b"no database" * 1000)
+    clients = [EmbeddedClient(section) for _ in range(3)]
+    errors = await soon(asyncio.gather(*(each.__aenter__() for each in clients), return_exceptions=True))
+    assert [type(error) for error in errors] == [BrokerGaveUp] * 3
+    assert writer_threads(section) == 0
+    section.path.unlink()
+    async with EmbeddedClient(section) as client:
+        await client.send(b"one")
+
+
+async def test_who_comes_after_a_file_was_replaced_uses_the_new_one(section: EmbeddedSection) -> None:
+    async with EmbeddedClient(section) as before:
+        section.path.rename(section.path.with_name("moved.db"))
+        section.path.touch()
+        with pytest.raises(BrokerGaveUp, match="was replaced"):
+            await before.send(b"one")
+        async with EmbeddedClient(section) as after:
+            await after.send(b"two")
+        with pytest.raises(BrokerGaveUp, match="was replaced"), capture_logs():
+            await before.send(b"three")
+    with contextlib.closing(sqlite3.connect(section.path)) as connection:
+        assert connection.execute("SELECT body FROM requests").fetchall() == [(b"two",)]
+
+
 async def test_more_operations_than_a_batch_has_room_for_are_all_executed_in_order(tmp_path: Path) -> None:
     store = Store(queue_path.prepare(tmp_path / "queue.db"), lambda _names: None)
     await store.open()

@@ -2,7 +2,8 @@
 
 A commit costs one sync of the disk, whether it holds one operation or hundreds: this is what makes the queue fast. So
 that they are hundreds, and so that the thread doesn't compete with the event loop for the interpreter, it gets the
-operations of a turn of the loop together, at its end.
+operations of a turn of the loop together, at its end. All that use a file in one event loop share the thread, as a
+service and its HTTP API do: two of them would wait for each other's lock and for each other's commits.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, TypeAlias, TypeVar
+from typing import Any, ClassVar, Final, TypeAlias, TypeVar
 
 from simple_queue_server.brokers.embedded.database import FileLocked, QueueFile, translate
 from simple_queue_server.brokers.embedded.tables import Tables
@@ -55,6 +56,42 @@ class Store:
     def __init__(self, path: Path, wake: Callable[[set[str]], None]) -> None:
         self._path = path
         self._wake = wake
+        self._writer: _Writer | None = None
+        self._closed = False
+
+    async def open(self) -> None:
+        """Open the file, and create its tables if it is new. Raises BrokerError."""
+        self._writer = _Writer.of(self._path)
+        await self._writer.open(self._wake)
+
+    def submit(self, operation: Operation[T]) -> asyncio.Future[T]:
+        """Execute an operation durably, after all submitted before it. Its future fails with a BrokerError."""
+        if self._closed or self._writer is None:
+            future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+            future.set_exception(BrokerGaveUp(f"the queue {self._path} is closed"))
+            return future
+        return self._writer.submit(operation)
+
+    async def run(self, operation: Operation[T]) -> T:
+        """Execute an operation and wait for it. When cancelled, it may or may not have been executed."""
+        return await self.submit(operation)
+
+    async def close(self) -> None:
+        """Finish what was submitted, then close the file, unless others use it. Idempotent."""
+        if not self._closed:
+            self._closed = True
+            if self._writer is not None:
+                await self._writer.leave(self._wake)
+
+
+class _Writer:
+    """The thread, and those that use it, by their functions that wake owners."""
+
+    _shared: ClassVar[dict[tuple[asyncio.AbstractEventLoop, Path], _Writer]] = {}
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._wakes: tuple[Callable[[set[str]], None], ...] = ()
         self._turn: list[_Job] = []
         self._jobs: queue.SimpleQueue[list[_Job]] = queue.SimpleQueue()
         self._loop = asyncio.get_running_loop()
@@ -62,39 +99,52 @@ class Store:
         self._thread = threading.Thread(target=self._work, name=f"queue {path.name}", daemon=True)
         self._closed = False
 
-    async def open(self) -> None:
-        """Open the file, and create its tables if it is new. Raises BrokerError."""
-        self._thread.start()
-        await self._opened
+    @classmethod
+    def of(cls, path: Path) -> _Writer:
+        """The writer of the file in this event loop; a new one if there is none that works."""
+        key = (asyncio.get_running_loop(), path.resolve())
+        return cls._shared.get(key) or cls._shared.setdefault(key, cls(path))
+
+    async def open(self, wake: Callable[[set[str]], None]) -> None:
+        self._wakes += (wake,)
+        if self._thread.ident is None:
+            self._thread.start()
+        await asyncio.shield(self._opened)
 
     def submit(self, operation: Operation[T]) -> asyncio.Future[T]:
-        """Execute an operation durably, after all submitted before it. Its future fails with a BrokerError."""
         future: asyncio.Future[T] = self._loop.create_future()
-        if self._closed:
-            future.set_exception(BrokerGaveUp(f"the queue {self._path} is closed"))
-        else:
-            if not self._turn:
-                self._loop.call_soon(self._hand_over)
-            self._turn.append(_Job(operation, future))
+        if not self._turn:
+            self._loop.call_soon(self._hand_over)
+        self._turn.append(_Job(operation, future))
         return future
+
+    async def leave(self, wake: Callable[[set[str]], None]) -> None:
+        """The last one to leave closes the file; the others wait until what was submitted is finished."""
+        self._wakes = tuple(each for each in self._wakes if each is not wake)
+        if self._wakes:
+            if self._is_open:
+                await asyncio.wait({self.submit(lambda _: None)})
+            return
+        self._forget()
+        self._closed = True
+        self._hand_over()
+        self._jobs.put([])
+        if self._thread.ident is not None:
+            await asyncio.to_thread(self._thread.join)
+
+    @property
+    def _is_open(self) -> bool:
+        return self._opened.done() and self._opened.exception() is None
+
+    def _forget(self) -> None:
+        """Let nobody else join."""
+        for key in [key for key, writer in self._shared.items() if writer is self]:
+            del self._shared[key]
 
     def _hand_over(self) -> None:
         turn, self._turn = self._turn, []
         for start in range(0, len(turn), MAX_BATCH_SIZE):
             self._jobs.put(turn[start : start + MAX_BATCH_SIZE])
-
-    async def run(self, operation: Operation[T]) -> T:
-        """Execute an operation and wait for it. When cancelled, it may or may not have been executed."""
-        return await self.submit(operation)
-
-    async def close(self) -> None:
-        """Finish what was submitted, then close the file. Idempotent."""
-        if not self._closed:
-            self._closed = True
-            self._hand_over()
-            self._jobs.put([])
-        if self._thread.ident is not None:
-            await asyncio.to_thread(self._thread.join)
 
     def _work(self) -> None:
         try:
@@ -110,12 +160,12 @@ class Store:
                 self._report(_deliver, outcomes)
 
     def _set_opened(self, error: Exception | None) -> None:
-        if self._opened.done():  # cancelled
-            return
         if error is None:
             self._opened.set_result(None)
         else:
+            self._forget()
             self._opened.set_exception(error)
+            self._opened.exception()  # perhaps nobody waits for it any more
 
     def _next_batch(self) -> list[_Job]:
         """The waiting jobs, at least one; an empty list when it is time to stop."""
@@ -135,11 +185,13 @@ class Store:
                 listeners = tables.listeners() if tables.filled else set()
         except Exception as caught:  # noqa: BLE001 - set on the operation's future
             error = translate(caught, self._path)
+            if isinstance(error, BrokerGaveUp):
+                self._report(lambda _: self._forget(), None)  # another file may be there by now
             if len(batch) > 1 and not isinstance(error, FileLocked):  # one failure must not affect the others
                 return [outcome for job in batch for outcome in self._commit(file, tables, [job])]
             return [_Outcome(job, error=error) for job in batch]
-        if listeners:
-            self._wake(listeners)
+        if listeners and self._wakes:
+            self._wakes[0](listeners)
         return outcomes
 
     def _report(self, callback: Callable[[Any], object], value: Any) -> None:
