@@ -19,7 +19,7 @@ from typing import Any, ClassVar, Final, TypeAlias, TypeVar
 
 from simple_queue_server.brokers.embedded.database import FileLocked, QueueFile, translate
 from simple_queue_server.brokers.embedded.tables import Tables
-from simple_queue_server.errors import BrokerGaveUp
+from simple_queue_server.errors import BrokerError, BrokerGaveUp
 
 T = TypeVar("T")
 Operation: TypeAlias = Callable[[Tables], T]
@@ -123,7 +123,8 @@ class _Writer:
         self._wakes = tuple(each for each in self._wakes if each is not wake)
         if self._wakes:
             if self._is_open:
-                await asyncio.wait({self.submit(lambda _: None)})
+                with contextlib.suppress(BrokerError):  # those who wait for the operations have it
+                    await self.submit(lambda _: None)
             return
         self._forget()
         self._closed = True
