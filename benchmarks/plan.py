@@ -18,7 +18,7 @@ class Plan:
     """How often what is compared is measured, in turn."""
     slow_rounds: int = 2
     """The same where one takes minutes: the directory with checksums, over a distance, beside a large copy."""
-    small_rounds: int = 4
+    small_rounds: int = 3
     """The same for the rates of small files, which differ by a tenth from one moment to the next."""
     large_rounds: int = 3
     """The same for the large file between local disks."""
@@ -53,7 +53,7 @@ class Plan:
     round_trips_ms: tuple[int, ...] = (1, 10, 40, 100)
     scaling_files: int = 400
     """For each copier."""
-    server_files: int = 500
+    server_files: int = 300
     """The same, to and from SFTP and WebDAV."""
     bulk_files: int = 20
     """Of 200 MiB, between local directories."""
@@ -62,8 +62,8 @@ class Plan:
     bulk_small: int = 1_250
     queued_files: int = 12
     """Of 256 MiB, to S3 far away."""
-    endurance_copies: int = 60
-    """Of the short queue: 120,000 requests."""
+    endurance_copies: int = 40
+    """Of the short queue: 80,000 requests."""
     short_queue: int = 2_000
     short_queues: int = 3
     """How often the short queue is served before the long one, and again after it."""
@@ -71,7 +71,7 @@ class Plan:
     http_requests: int = 3_000
     """By each client, and on each full queue, beside the HTTP API."""
     http_per_s: int = 500
-    scraped_rounds: int = 8
+    scraped_rounds: int = 6
     """Of a full queue with the API and without: a service's rate differs by a fifth from one start to the next."""
     records: int = 1_000_000
     """That pages are made from."""
