@@ -3,7 +3,7 @@
 # make chaos  minutes of kills, cut connections and full disks, and nothing may be lost: make chaos ARGS='--seed 7'
 # make soak   hours of the same, a million requests; may be interrupted, and goes on where it was
 # make proof  minutes of damage at rest, on the wire and under way, and no response may be untrue: make proof ARGS='--seed 7'
-# make bench  twenty minutes of measurements beside the alternatives, in memory; writes docs/benchmarks.md
+# make bench  half an hour of measurements beside the alternatives, in memory; writes docs/benchmarks.md
 # make check  lint, types and the import contract only
 # make site   build the documentation as a site, in site/
 # make lock   compile requirements/*.txt anew from pyproject.toml

@@ -18,10 +18,6 @@ class Plan:
     """How often what is compared is measured, in turn."""
     slow_rounds: int = 2
     """The same where one takes minutes: the directory with checksums, over a distance, beside a large copy."""
-    small_rounds: int = 3
-    """The same for the rates of small files, which differ by a tenth from one moment to the next."""
-    large_rounds: int = 3
-    """The same for the large file between local disks."""
     requests: int = 5_000
     """On a full queue, 4 KiB each."""
     sqs_requests: int = 1_000
@@ -92,8 +88,6 @@ class Plan:
 QUICK: Final = Plan(
     rounds=1,
     slow_rounds=1,
-    small_rounds=1,
-    large_rounds=1,
     requests=1_000,
     sqs_requests=200,
     s3_calls=300,

@@ -31,7 +31,7 @@ def measure(world: World) -> dict[str, Any]:
     with world.running(world.prepare("amqp")) as service:
         ways = _ways(world, service.config)
         _checked(world, "dst", ways["cp", "dst"][1], all_bytes=False)  # the memory's first use takes longer
-        for number in range(world.plan.large_rounds):
+        for number in range(world.plan.rounds):
             for (name, root), (rounds, copy) in list(ways.items())[:: -1 if number % 2 else 1]:  # each is first in turn
                 if number >= rounds:
                     continue
@@ -56,11 +56,11 @@ def _ways(world: World, config: Path) -> dict[tuple[str, Root], tuple[int, Copy]
         return lambda key: process.run(["cp", world.src / NAME, world.target(root) / key])
 
     return {
-        ("service", "dst"): (plan.large_rounds, service("dst")),
-        ("rclone", "dst"): (plan.large_rounds, rclone("dst")),
-        ("cp", "dst"): (plan.large_rounds, cp("dst")),
-        ("service", "disk"): (plan.large_rounds, service("disk")),
-        ("cp", "disk"): (plan.large_rounds, cp("disk")),
+        ("service", "dst"): (plan.rounds, service("dst")),
+        ("rclone", "dst"): (plan.rounds, rclone("dst")),
+        ("cp", "dst"): (plan.rounds, cp("dst")),
+        ("service", "disk"): (plan.rounds, service("disk")),
+        ("cp", "disk"): (plan.rounds, cp("disk")),
         ("checksum", "dst"): (1, service("dst", "checksum")),
         ("rclone check", "dst"): (1, lambda key: rclone("dst", "--checksum")(key) + _checked_by_rclone(world, key)),
         ("service", "bucket"): (1, service("bucket")),

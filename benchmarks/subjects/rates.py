@@ -44,7 +44,7 @@ class _Rates:
         self._number = 1
 
     def measure(self) -> dict[str, Any]:
-        for number in range(self._plan.small_rounds):
+        for number in range(self._plan.rounds):
             self._number = number + 1
             self._what_is_asked_for()
             if number < self._plan.slow_rounds:

@@ -18,7 +18,7 @@ def measure(world: World) -> dict[str, Any]:
     """``series``: ``embedded with``, ``embedded without``, ``amqp …`` → requests a second, one value a round."""
     names = make_files(world.src / "recorded", world.plan.requests, SIZE_BYTES)
     series: defaultdict[str, list[float]] = defaultdict(list)
-    for number in range(world.plan.small_rounds):
+    for number in range(world.plan.rounds):
         for kind in KINDS:
             ways = (True, False) if number % 2 else (False, True)  # neither is always the first
             for is_recorded in ways:

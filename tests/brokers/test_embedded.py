@@ -10,7 +10,6 @@ import itertools
 import json
 import os
 import random
-import resource
 import signal
 import sqlite3
 import sys
@@ -21,7 +20,7 @@ from asyncio.subprocess import Process
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AsyncExitStack
+from contextlib import AbstractContextManager, AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +41,7 @@ from simple_queue_server.system import mounts
 from simple_queue_server.system.mounts import is_network, mount_type
 from tests.support import embedded_peer
 from tests.support.contract import Stage, embedded_kit, receive, soon, take
+from tests.support.disks import files_up_to
 from tests.support.records import OFF
 
 PEER = Path(embedded_peer.__file__)
@@ -383,16 +383,9 @@ async def test_a_request_settled_twice_is_answered_once(stage: Stage) -> None:
 # Disks and files
 
 
-@contextlib.contextmanager
-def full_disk(section: EmbeddedSection) -> Iterator[None]:
+def full_disk(section: EmbeddedSection) -> AbstractContextManager[None]:
     """No file of this process can grow beyond the size of the write-ahead log."""
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    size = section.path.with_name("queue.db-wal").stat().st_size
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    return files_up_to(section.path.with_name("queue.db-wal").stat().st_size)
 
 
 async def test_an_answer_waits_while_the_disk_is_full(stage: Stage, section: EmbeddedSection) -> None:

@@ -23,7 +23,7 @@ from tests.support.processes import COPIER, Process, running
 from tests.support.storage import section
 
 NO_RECORDS: Final[dict[str, Any]] = {"records": {"enabled": False}}
-"""For tests that start many services: the process that writes records takes half a second of a core each time."""
+"""For tests that start many services: a process that writes records is started with each."""
 
 
 class World:

@@ -1,11 +1,8 @@
 """A server and its records over the memory broker: what is written when, what a broken database costs, marks."""
 
 import asyncio
-import contextlib
 import json
 import os
-import resource
-import signal
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -27,6 +24,7 @@ from simple_queue_server.records.ingest import Ingest
 from simple_queue_server.records.query import Filter, Record, Records
 from simple_queue_server.settings.sections import RecordsSection, ServerSection
 from tests.support.contract import soon
+from tests.support.disks import files_up_to
 from tests.support.memory_world import until_the_end
 from tests.support.records import RootDescriber, Stage, answered, request, taken
 
@@ -165,25 +163,12 @@ async def test_a_dead_database_costs_a_line_and_its_records_come_later(world: Wo
         assert (await world.record(f"id-{number}", "succeeded")).bytes == 5
 
 
-@contextlib.contextmanager
-def _no_room() -> Iterator[None]:
-    """No file can grow beyond 10 bytes."""
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (10, limits[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-        signal.signal(signal.SIGXFSZ, handler)
-
-
 async def test_a_full_disk_costs_bodies_and_no_request(world: World) -> None:
     world.serve()
     call = asyncio.create_task(world.ask("hang", "before"))
     await soon(world.begun.get())
     await world.record("before", "running")
-    with capture_logs() as lines, _no_room():
+    with capture_logs() as lines, files_up_to(10):
         assert (await world.ask("do", "meanwhile"))["status"] == "success"
         assert (await world.ask("fail", "failed"))["status"] == "failure"
         world.let_go.set()

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import resource
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,6 +15,10 @@ from medusa_copier.rclone.directory.job import Job
 from medusa_copier.rclone.directory.options import Selection
 from medusa_copier.rclone.errors import MachineTrouble
 from medusa_copier.rclone.scratch import remove_abandoned, scratch_file
+from tests.support.disks import files_up_to
+
+LESS_THAN_A_BUFFER = 4_096
+"""In bytes: something is still in the buffer when the file is closed."""
 
 HOLD = """
 import sys
@@ -54,21 +55,10 @@ def test_a_name_of_any_bytes_can_be_written(tmp_path: Path) -> None:
         assert Path(file.name).read_bytes() == b"caf\xe9\n"
 
 
-@contextmanager
-def _disk_that_is_almost_full() -> Iterator[None]:
-    """Less than a buffer's content can still be written."""
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (4_096, limits[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-
-
 def test_filters_that_no_longer_fit_on_the_disk_are_trouble_of_the_machine(tmp_path: Path) -> None:
     selection = Selection(exclude=("y" * 100,) * 1500)
     trouble = pytest.raises(MachineTrouble, match=r"^the list of filters can't be kept in the run directory: ")
-    with _disk_that_is_almost_full(), trouble, selection.filters(tmp_path):
+    with files_up_to(LESS_THAN_A_BUFFER), trouble, selection.filters(tmp_path):
         pass
     assert not list(tmp_path.iterdir())
 
@@ -77,7 +67,7 @@ async def test_a_list_of_files_that_no_longer_fits_on_the_disk_is_trouble_of_the
     rclone: Any = SimpleNamespace(run_directory=tmp_path)
     job: Any = SimpleNamespace(rclone=rclone)
     trouble = pytest.raises(MachineTrouble, match=r"^a list of files can't be kept in the run directory: ")
-    with _disk_that_is_almost_full(), trouble:
+    with files_up_to(LESS_THAN_A_BUFFER), trouble:
         async with Job.only(job, lambda: ["y" * 100] * 1500):
             pass
     assert not list(tmp_path.iterdir())

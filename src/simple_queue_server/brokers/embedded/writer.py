@@ -91,6 +91,7 @@ class _Writer:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._key = _Writer._key_of(path)
         self._wakes: tuple[Callable[[set[str]], None], ...] = ()
         self._turn: list[_Job] = []
         self._jobs: queue.SimpleQueue[list[_Job]] = queue.SimpleQueue()
@@ -102,8 +103,15 @@ class _Writer:
     @classmethod
     def of(cls, path: Path) -> _Writer:
         """The writer of the file in this event loop; a new one if there is none that works."""
-        key = (asyncio.get_running_loop(), path.resolve())
-        return cls._shared.get(key) or cls._shared.setdefault(key, cls(path))
+        writer = cls._shared.get(cls._key_of(path))
+        if writer is None:
+            writer = cls(path)
+            cls._shared[writer._key] = writer
+        return writer
+
+    @staticmethod
+    def _key_of(path: Path) -> tuple[asyncio.AbstractEventLoop, Path]:
+        return asyncio.get_running_loop(), path.resolve()
 
     async def open(self, wake: Callable[[set[str]], None]) -> None:
         self._wakes += (wake,)
@@ -139,8 +147,8 @@ class _Writer:
 
     def _forget(self) -> None:
         """Let nobody else join."""
-        for key in [key for key, writer in self._shared.items() if writer is self]:
-            del self._shared[key]
+        if self._shared.get(self._key) is self:
+            del self._shared[self._key]
 
     def _hand_over(self) -> None:
         turn, self._turn = self._turn, []
